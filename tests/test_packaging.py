@@ -1,0 +1,89 @@
+"""What ``pip install emit-graph`` gives: built, installed and used away from the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Folders and suffixes of files that are no source.
+MADE = {"__pycache__", "node_modules", ".pyc", ".gem", ".tgz"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, by way of the source distribution as a release is made."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT))
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a new environment with the wheel, and our dependencies by a .pth file."""
+    folder = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "venv", str(folder))
+    python = folder / "bin" / "python"
+    run(str(python), "-m", "pip", "install", "--no-deps", "--no-index", str(wheel))
+    [packages] = folder.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return python.parent
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    """The output of *command*; fails the test with it when the command fails."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(
+        command,
+        cwd=cwd,
+        env=clean,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if result.returncode:
+        pytest.fail(f"{' '.join(command)}\n{result.stdout}", pytrace=False)
+    return result.stdout
+
+
+def sources(folder: str) -> set[str]:
+    """The files of *folder* in this checkout but for what other tools have made there."""
+    files = (file.relative_to(ROOT) for file in (ROOT / folder).rglob("*") if file.is_file())
+    return {str(file) for file in files if not MADE & {*file.parts, file.suffix}}
+
+
+@pytest.mark.parametrize("folder", ["runtimes", "sdks"])
+def test_wheel_carries_the_other_languages(wheel: Path, folder: str) -> None:
+    """Every source file of runtimes/ and sdks/ is in the wheel under emit/_share, and no other."""
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    prefix = "emit/_share/"
+    carried = {name.removeprefix(prefix) for name in packed if name.startswith(prefix + folder)}
+    assert carried
+    assert carried == sources(folder)
+
+
+@pytest.mark.parametrize("script", ["emit", "emit_digraph"])
+def test_wheel_installs_its_commands(installed: Path, tmp_path: Path, script: str) -> None:
+    """The command is installed and can tell how it is used."""
+    assert "usage" in run(str(installed / script), "--help", cwd=tmp_path).lower()
+
+
+def test_wheel_imports_without_the_optional_dependencies(installed: Path, tmp_path: Path) -> None:
+    """`import emit` needs no Celery, RQ or Rich, and comes from the wheel."""
+    code = """
+import sys
+sys.modules.update(celery=None, rq=None, redis=None, rich=None)
+import emit
+print(emit.__file__)
+"""
+    python = installed / "python"
+    where = Path(run(str(python), "-I", "-c", code, cwd=tmp_path).strip())
+    assert where.is_relative_to(installed.parent)
