@@ -1,0 +1,40 @@
+"""The graph as text in the DOT language of graphviz."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emit.router import Router
+
+
+#: Words of the DOT language, which as a name need quotes.
+_KEYWORDS = frozenset({"digraph", "edge", "graph", "node", "strict", "subgraph"})
+
+
+def make_digraph(router: Router, name: str = "router") -> str:
+    """
+    The graph as DOT: a line for each subscription, sorted, then the nodes that have none.
+
+    Example:
+        >>> from emit import Router
+        >>> router = Router()
+        >>> @router.node(("n",), entry_point=True, name="first")
+        ... def first(msg):
+        ...     return 1
+        >>> print(make_digraph(router))
+        digraph router {
+        "__entry_point" -> "first";
+        }
+    """
+    edges = sorted((origin, to) for origin, heard in router.routes.items() for to in heard)
+    connected = {node for edge in edges for node in edge}
+    lines = [f"{_quote(origin)} -> {_quote(to)};" for origin, to in edges]
+    lines += [f"{_quote(node)};" for node in sorted(router.names - connected)]
+    title = name if name.isidentifier() and name.lower() not in _KEYWORDS else _quote(name)
+    return "\n".join([f"digraph {title} {{", *lines, "}"])
+
+
+def _quote(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)

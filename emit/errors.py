@@ -1,0 +1,399 @@
+"""Every exception of Emit. Imports nothing of Emit, so that any module may raise them.
+
+::
+
+    EmitError
+      GraphError (ValueError)       a wrong declaration, raised while registering
+      NodeError                     the author's side
+        ResultError (ValueError)    a result that does not fit the node's fields
+        RemoteError                 a handler in another process failed
+      DispatchError                 the queue refused a message; ``__cause__`` is its own exception
+      HostError                     the host's side: the node's process, its pipe, its pool
+        StartError                  the program cannot be started as configured
+        StartTimeout                it started and was not ready in time
+        ProcessDied                 it ended while a message was with it
+        CallTimeout                 no answer before the deadline
+        ProtocolError               it wrote what is no answer
+        FrameTooLarge               a message or an answer over ``max_frame``
+        EncodeError (ValueError)    a value that the wire cannot carry unchanged
+        PoolTimeout                 no process became free in time
+        PoolClosed                  the router or host was closed
+        Unavailable                 the breaker is open after failed starts
+
+Every one of them pickles with its attributes, since Celery and RQ send exceptions between
+processes. ``__cause__`` and the traceback stay behind, as with every Python exception.
+"""
+
+from __future__ import annotations
+
+import signal as _signal
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "CallTimeout",
+    "DispatchError",
+    "EmitError",
+    "EncodeError",
+    "FrameTooLarge",
+    "GraphError",
+    "HostError",
+    "NodeError",
+    "PoolClosed",
+    "PoolTimeout",
+    "ProcessDied",
+    "ProtocolError",
+    "RemoteError",
+    "ResultError",
+    "StartError",
+    "StartTimeout",
+    "Unavailable",
+]
+
+
+class EmitError(Exception):
+    """The root of all of Emit's own exceptions."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls cls(*args), which fails for keyword-only constructors.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[EmitError], args: tuple[Any, ...], state: dict[str, Any]) -> EmitError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class GraphError(EmitError, ValueError):
+    """A wrong declaration, raised while registering. The router stays as it was before it."""
+
+
+class NodeError(EmitError):
+    """The node's author's side of a failure. What ran it stays usable."""
+
+
+class ResultError(NodeError, ValueError):
+    """
+    A node emitted what does not fit its fields. Nothing of that run is sent on.
+
+    Attributes:
+        node: The node's name.
+        fields: The fields it declared.
+    """
+
+    def __init__(self, text: str, *, node: str = "", fields: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.node = node
+        self.fields = tuple(fields)
+
+
+class RemoteError(NodeError):
+    """
+    A handler in another process failed. Its process stays usable.
+
+    Attributes:
+        node: The node's name.
+        type: The error's class there, such as ``"ArgumentError"``.
+        message: Its text.
+        stack: Its stack, the author's own frames first.
+        retry: True: try again, False: never, None: the handler said nothing.
+        after: Seconds to wait before another attempt, or None.
+        letter: The dead letter, where this was the last attempt at a message; else None.
+    """
+
+    letter: Any = None
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        type: str,
+        message: str,
+        stack: Sequence[str] = (),
+        retry: bool | None = None,
+        after: float | None = None,
+    ) -> None:
+        where = f" ({stack[0]})" if stack else ""
+        super().__init__(f'"{node}": {type}: {message}{where}')
+        self.node = node
+        self.type = type
+        self.message = message
+        self.stack = tuple(stack)
+        self.retry = retry
+        self.after = after
+
+
+class DispatchError(EmitError):
+    """The queue refused a message. ``__cause__`` is the queue's own exception."""
+
+
+class HostError(EmitError):
+    """
+    A failure on the host's side of a node.
+
+    Attributes:
+        node: The node's name.
+        may_have_run: Whether the node's code may have seen the message. False means that
+            it certainly has not, so sending it again repeats nothing.
+        letter: The dead letter, where this was the last attempt at a message; else None.
+    """
+
+    may_have_run = True
+    letter: Any = None
+
+    def __init__(self, text: str, *, node: str, may_have_run: bool | None = None) -> None:
+        super().__init__(text)
+        self.node = node
+        if may_have_run is not None:
+            self.may_have_run = may_have_run
+
+
+class StartError(HostError):
+    """
+    The program cannot be started, or it ended before it was ready.
+
+    Attributes:
+        started: It had been started, so that another start may do better; if not, the command
+            itself is at fault.
+        argv: The command, as a tuple.
+        reason: What the system said, such as ``"command not found"``.
+        hint: What to do about it; may be empty.
+        stderr_tail: The last of what it wrote to stderr.
+    """
+
+    may_have_run = False
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        argv: Sequence[str],
+        reason: str,
+        hint: str = "",
+        stderr_tail: str = "",
+        started: bool = False,
+    ) -> None:
+        text = f'"{node}" cannot be started: {reason}: {_command(argv)}'
+        super().__init__(text + (f" ({hint})" if hint else ""), node=node)
+        self.__notes__ = _last_words(stderr_tail)
+        self.started = started
+        self.argv = tuple(argv)
+        self.reason = reason
+        self.hint = hint
+        self.stderr_tail = stderr_tail
+
+
+class StartTimeout(HostError):
+    """
+    The program started and was not ready in time. It has been killed.
+
+    Attributes:
+        timeout: Seconds, the ``start_timeout`` of the node.
+        stderr_tail: The last of what it wrote to stderr.
+    """
+
+    may_have_run = False
+
+    def __init__(self, *, node: str, timeout: float, stderr_tail: str = "", hint: str = "") -> None:
+        text = f'"{node}" was not ready within start_timeout = {timeout:g} s'
+        super().__init__(text + (f" ({hint})" if hint else ""), node=node)
+        self.__notes__ = _last_words(stderr_tail)
+        self.timeout = timeout
+        self.stderr_tail = stderr_tail
+
+
+class ProcessDied(HostError):
+    """
+    A node's process ended while a message was with it, or with a failure.
+
+    Attributes:
+        exit_code: Its exit code; None when a signal ended it or the code is not known.
+        signal: The signal's name, such as ``"SIGKILL"``, or None.
+        stderr_tail: The last of what it wrote to stderr, 8 KiB at most.
+        uptime: Seconds from its start to its end.
+        calls: Messages it had finished before.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        status: int | None,
+        stderr_tail: str = "",
+        uptime: float = 0.0,
+        calls: int = 0,
+        may_have_run: bool | None = None,
+    ) -> None:
+        self.exit_code = status if status is not None and status >= 0 else None
+        self.signal = signal_name(-status) if status is not None and status < 0 else None
+        self.stderr_tail = stderr_tail
+        self.uptime = uptime
+        self.calls = calls
+        text = f'"{node}" {describe_status(status)} after {uptime:.3g} s and {calls} calls'
+        super().__init__(text, node=node, may_have_run=may_have_run)
+        self.__notes__ = _last_words(stderr_tail)
+
+
+class CallTimeout(HostError):
+    """
+    No answer before the deadline. The process and all its children have been killed.
+
+    Attributes:
+        timeout: Seconds, the ``timeout`` of the node.
+        stderr_tail: The last of what it wrote to stderr.
+    """
+
+    def __init__(self, *, node: str, timeout: float, stderr_tail: str = "", hint: str = "") -> None:
+        text = f'"{node}" gave no answer within timeout = {timeout:g} s and was killed'
+        super().__init__(text + (f" ({hint})" if hint else ""), node=node)
+        self.__notes__ = _last_words(stderr_tail)
+        self.timeout = timeout
+        self.stderr_tail = stderr_tail
+
+
+class ProtocolError(HostError):
+    """
+    A process wrote what is no answer. It has been killed, as its pipe can't be trusted.
+
+    Attributes:
+        sample: The first bytes of what it wrote, escaped to ASCII.
+        stderr_tail: The last of what it wrote to stderr.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        reason: str,
+        sample: bytes = b"",
+        stderr_tail: str = "",
+        may_have_run: bool | None = None,
+    ) -> None:
+        self.sample = escape(sample[:80])
+        self.stderr_tail = stderr_tail
+        quoted = f": {self.sample}" if sample else ""
+        super().__init__(f'"{node}": {reason}{quoted}', node=node, may_have_run=may_have_run)
+        self.__notes__ = _last_words(stderr_tail)
+
+
+class FrameTooLarge(HostError):
+    """
+    A message or an answer over the limit. An outgoing one was never sent.
+
+    Attributes:
+        size: Bytes, or None where it was cut off before its end.
+        limit: Bytes, the ``max_frame`` of the node.
+    """
+
+    def __init__(self, *, node: str, size: int | None, limit: int, outgoing: bool) -> None:
+        what = "a message" if outgoing else "an answer"
+        of = f" of {size} bytes" if size is not None else ""
+        text = f'"{node}": {what}{of} is over max_frame = {limit} bytes'
+        super().__init__(text, node=node, may_have_run=not outgoing)
+        self.size = size
+        self.limit = limit
+
+
+class EncodeError(HostError, ValueError):
+    """
+    A value that the wire cannot carry unchanged. It was never sent; the process is kept.
+
+    Attributes:
+        path: Where it stands in the message, such as ``"items[3].price"``.
+        reason: What is wrong with it, and what would carry it.
+    """
+
+    may_have_run = False
+
+    def __init__(self, *, node: str, path: str, reason: str) -> None:
+        super().__init__(f'"{node}": {path or "the message"}: {reason}', node=node)
+        self.path = path
+        self.reason = reason
+
+
+class PoolTimeout(HostError):
+    """
+    No process became free in time. The message was not sent.
+
+    Attributes:
+        timeout: Seconds waited, the ``acquire_timeout`` of the node.
+    """
+
+    may_have_run = False
+
+    def __init__(self, *, node: str, timeout: float, size: int) -> None:
+        super().__init__(
+            f'"{node}": all {size} processes were busy for acquire_timeout = {timeout:g} s; '
+            f"a larger size or acquire_timeout may help",
+            node=node,
+        )
+        self.timeout = timeout
+
+
+class PoolClosed(HostError):
+    """The router or host was closed. Messages not yet answered may have run."""
+
+    def __init__(self, *, node: str, may_have_run: bool = False) -> None:
+        super().__init__(
+            f'"{node}": its processes were closed', node=node, may_have_run=may_have_run
+        )
+
+
+class Unavailable(HostError):
+    """
+    The node failed to start several times, so calls fail at once for a while.
+
+    Attributes:
+        retry_in: Seconds until the next start is tried.
+        last: The last start's exception.
+    """
+
+    may_have_run = False
+
+    def __init__(self, *, node: str, retry_in: float, last: BaseException | None) -> None:
+        super().__init__(
+            f'"{node}" is not available; the next start is in {retry_in:.3g} s; last cause: {last}',
+            node=node,
+        )
+        self.retry_in = retry_in
+        self.last = last
+
+
+def describe_status(status: int | None) -> str:
+    """
+    Say how a process ended, from a ``Popen.returncode``.
+
+    Example:
+        >>> describe_status(3), describe_status(-15), describe_status(None)
+        ('ended with exit code 3', 'was killed by SIGTERM', 'ended with an unknown status')
+    """
+    if status is None:
+        return "ended with an unknown status"
+    if status >= 0:
+        return f"ended with exit code {status}"
+    cause = ": out of memory?" if status == -_signal.SIGKILL else ""
+    return f"was killed by {signal_name(-status)}{cause}"
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal, or ``"signal 40"`` where it has none."""
+    try:
+        return _signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def escape(data: bytes) -> str:
+    """Bytes as printable ASCII, so that a node's output cannot drive a terminal or a log."""
+    return data.decode("ascii", "backslashreplace").encode("unicode_escape").decode("ascii")
+
+
+def _command(argv: Sequence[str]) -> str:
+    return " ".join(argv)
+
+
+def _last_words(stderr_tail: str) -> list[str]:
+    """A note for the traceback. Not in the text: logs of one line hold no node's output."""
+    tail = stderr_tail.strip()
+    return [f"Its stderr ended with:\n{tail}"] if tail else []

@@ -1,0 +1,93 @@
+"""A node's fields, and how one value that it emits fills them. No I/O here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from emit.errors import GraphError, ResultError
+
+#: Types whose values can only be a single value: the common case, told without an isinstance.
+_SINGLE = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+def check_fields(name: str, fields: Any) -> tuple[str, ...]:
+    """
+    The declared fields as a tuple.
+
+    Raises:
+        GraphError: Not an ordered iterable of different strings, or a reserved name.
+    """
+    if isinstance(fields, (str, set, frozenset, Mapping)) or not hasattr(fields, "__iter__"):
+        raise GraphError(
+            f"\"{name}\": fields must be a tuple or list of names, as in ('word',), not {fields!r}"
+        )
+    checked: tuple[str, ...] = tuple(fields)
+    for field in checked:
+        if not isinstance(field, str):
+            raise GraphError(f'"{name}": a field\'s name must be a string, not {field!r}')
+        if field in ("_origin", "keys"):  # one is Emit's own, one is what ** asks a message for
+            raise GraphError(f'"{name}": a field can\'t be called "{field}"')
+    if len(set(checked)) < len(checked):
+        raise GraphError(f'"{name}": a field is named twice in {checked!r}')
+    return checked
+
+
+def make_fit(
+    node: str, fields: tuple[str, ...], *, foreign: bool = False
+) -> Callable[[Any], dict[str, Any]]:
+    """
+    A function that makes one emitted value a dictionary of the node's fields.
+
+    A tuple fills the fields by position (so does a foreign node's list, where there are
+    several fields); a mapping with exactly the fields fills them by name; any other value
+    fills a single field; and None fills no fields. Nothing is cut off or filled up.
+
+    Args:
+        node: The node's name, for the error.
+        fields: Its fields.
+        foreign: It speaks to another program, where a tuple arrives as a list.
+
+    Returns:
+        The function. It raises :class:`emit.errors.ResultError` for anything else, and says
+        what came and what was declared.
+
+    Example:
+        >>> make_fit("count", ("word", "count"))(("rain", 2))
+        {'word': 'rain', 'count': 2}
+    """
+    only = fields[0] if len(fields) == 1 else None
+    rows = (tuple, list) if foreign and len(fields) > 1 else tuple
+
+    def fit(result: Any) -> dict[str, Any]:
+        if only is not None and type(result) in _SINGLE:
+            return {only: result}
+        if isinstance(result, rows):
+            if len(result) == len(fields):
+                return dict(zip(fields, result))  # noqa: B905  # checked; strict= costs 5 % of a hop
+        elif isinstance(result, Mapping) and result.keys() == set(fields):
+            return {field: result[field] for field in fields}
+        elif only is not None:
+            return {only: result}
+        elif not fields and result is None:
+            return {}
+        raise _misfit(node, fields, result)
+
+    return fit
+
+
+def _misfit(node: str, fields: tuple[str, ...], result: Any) -> ResultError:
+    return ResultError(
+        f'"{node}" emitted {_describe(result)}, but its fields are ({", ".join(fields)})',
+        node=node,
+        fields=fields,
+    )
+
+
+def _describe(result: Any) -> str:
+    """What came, by shape and never by content: the text may end in a log."""
+    if isinstance(result, Mapping):
+        return f"a {type(result).__name__} with the keys ({', '.join(map(str, result))})"
+    if isinstance(result, (tuple, list)):
+        return f"a {type(result).__name__} of {len(result)} values"
+    return f"a single {type(result).__name__}"

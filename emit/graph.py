@@ -1,0 +1,161 @@
+"""Names, subscriptions and ignores -> routes. No I/O here, and nothing of messages or handlers.
+
+1. A string equal to a registered name means that node only; any other string is a regular
+   expression, searched in every name. Which of the two it is, is decided when the routes are
+   made, so the order of declaration never matters.
+2. The entry point is a name like any other: ``.+`` hears it.
+3. A node does not hear itself through a regular expression; by its exact name it may.
+4. Routes are made when they are first needed after a change, not at each registration.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from emit.errors import GraphError
+
+#: The origin of a message that came from a call of the router itself.
+ENTRY = "__entry_point"
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """One wish to hear (or to ignore) origins: an exact name, or a pattern to search in names."""
+
+    pattern: re.Pattern[str]
+    name: str | None = None  # the text as written; None where only the pattern counts
+    exact: bool = False  # given as a node: never read as a regular expression
+
+    def is_name(self, names: Mapping[str, Any]) -> bool:
+        return self.exact or self.name in names
+
+
+def subscriptions(wish: Any, name_of: Callable[[Any], str], *, node: str) -> list[Subscription]:
+    """
+    Read what a user gave as ``subscribe_to`` or ``ignore``.
+
+    Args:
+        wish: None, a string, a compiled pattern, a node, or an iterable of these.
+        name_of: Gives a node's name.
+        node: The subscriber's name, for the errors.
+
+    Raises:
+        GraphError: Not one of these, or not a valid regular expression.
+    """
+    if wish is None:
+        return []
+    if isinstance(wish, str):  # an empty one would be found in every name
+        return [Subscription(_compile(wish, node), wish)] if wish else []
+    if isinstance(wish, re.Pattern):
+        return [Subscription(wish)]
+    if isinstance(wish, Subscription):
+        return [wish]
+    if callable(wish):
+        name = name_of(wish)
+        return [Subscription(re.compile(f"^{re.escape(name)}$"), name, exact=True)]
+    if isinstance(wish, Iterable):
+        return [one for part in wish for one in subscriptions(part, name_of, node=node)]
+    raise GraphError(
+        f'"{node}" can\'t subscribe to {wish!r}: give a name or regular expression, a compiled '
+        f"pattern, a node, or a list of these"
+    )
+
+
+def _compile(text: str, node: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise GraphError(f'"{node}": {text!r} is no valid regular expression: {error}') from error
+
+
+@dataclass
+class Graph:
+    """
+    The nodes' names and who hears whom.
+
+    Attributes:
+        names: Every registered name, in order of registration (a dict used as an ordered set).
+        hears: Subscriber -> its subscriptions.
+        ignores: Subscriber -> its ignores.
+        entries: The entry points, in order.
+        routes: Made by :meth:`resolve`; None where something has changed since.
+    """
+
+    names: dict[str, None] = field(default_factory=dict)
+    hears: dict[str, list[Subscription]] = field(default_factory=dict)
+    ignores: dict[str, list[Subscription]] = field(default_factory=dict)
+    entries: dict[str, None] = field(default_factory=dict)
+    routes: dict[str, tuple[str, ...]] | None = None
+
+    def add(self, name: str) -> None:
+        self.names[name] = None
+        self.routes = None
+
+    def subscribe(self, name: str, wishes: list[Subscription]) -> list[Subscription]:
+        """Add to what *name* hears. Returns all of it."""
+        self.add(name)
+        self.hears[name] = [*self.hears.get(name, ()), *wishes]
+        return self.hears[name]
+
+    def ignore(self, name: str, wishes: list[Subscription]) -> list[Subscription]:
+        """Add to what *name* does not hear after all. Returns all of it."""
+        self.routes = None
+        self.ignores[name] = [*self.ignores.get(name, ()), *wishes]
+        return self.ignores[name]
+
+    def enter(self, name: str) -> None:
+        self.entries[name] = None
+        self.routes = None
+
+    def remove(self, name: str) -> None:
+        """Forget a node, before it is registered anew."""
+        for part in (self.names, self.hears, self.ignores, self.entries):
+            part.pop(name, None)
+        self.routes = None
+
+    def resolve(self) -> dict[str, tuple[str, ...]]:
+        """Make the routes: origin -> its destinations, each once, in order of registration."""
+        self.routes = self._resolve()
+        return self.routes
+
+    def _resolve(self) -> dict[str, tuple[str, ...]]:
+        # Patterns recur ('.+' above all), so each is searched in all names only once.
+        names = {ENTRY: None, **self.names}
+        matches: dict[re.Pattern[str], list[str]] = {}
+        heard: dict[str, list[str]] = {}
+        for destination in dict.fromkeys([*self.hears, *self.entries]):
+            for origin in self._origins(destination, names, matches):
+                heard.setdefault(origin, []).append(destination)
+        return {origin: tuple(destinations) for origin, destinations in heard.items()}
+
+    def _origins(
+        self,
+        destination: str,
+        names: Mapping[str, Any],
+        matches: dict[re.Pattern[str], list[str]],
+    ) -> Iterable[str]:
+        origins: dict[str, None] = {}
+        for wish in self.hears.get(destination, ()):
+            if wish.is_name(names):
+                origins[str(wish.name)] = None
+            else:
+                origins.update((n, None) for n in _search(wish, names, matches) if n != destination)
+        for wish in self.ignores.get(destination, ()):
+            unwanted = [wish.name] if wish.is_name(names) else _search(wish, names, matches)
+            for name in unwanted:
+                origins.pop(str(name), None)
+        if destination in self.entries:
+            origins[ENTRY] = None
+        return origins
+
+
+def _search(
+    wish: Subscription, names: Iterable[str], matches: dict[re.Pattern[str], list[str]]
+) -> list[str]:
+    if wish.pattern not in matches:
+        search = wish.pattern.search
+        matches[wish.pattern] = [name for name in names if search(name)]
+    return matches[wish.pattern]

@@ -1,0 +1,286 @@
+"""
+Nodes in other languages: the door between the graph and the host.
+
+To the graph a :class:`ShellNode` is a handler like any other: a message in, results out.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import fields as fields_of
+from typing import Any
+
+from emit.errors import EmitError, GraphError, ResultError
+from emit.host import host, oneshot, plain
+from emit.host.environment import DEFAULT, environment
+from emit.host.fate import DeadLetter
+from emit.host.host import Host
+from emit.host.pool import Pool
+from emit.host.program import Limits, Program
+from emit.host.settings import Settings, check
+from emit.host.values import from_json
+
+__all__ = ["Limits", "ShellNode"]
+
+#: The knobs that go to the host as they are.
+_SETTINGS = tuple(field.name for field in fields_of(Settings))
+
+#: What else of a ShellNode can be given to ``router.node``.
+_OWN = ("command", "cwd", "env", "pass_env", "dead_letter")
+
+
+class ShellNode:
+    """
+    A node whose handler is a program in any language.
+
+    Subclass it, give it a ``command``, and decorate it as a class or as an instance. Every
+    attribute below can also be given to ``router.node(...)``. docs/knobs.md tells more of
+    those that have a default of :class:`emit.host.settings.Settings`.
+
+    Attributes:
+        command: The program and its arguments: a list, or a string that is split as a shell
+            would, but that no shell ever sees.
+        cwd: The directory it starts in; None: the current one.
+        env: Environment variables to add.
+        pass_env: Names, or patterns such as ``LC_*``, of variables that it gets from this
+            process's environment. No other passes, so that no secret does by chance.
+        dead_letter: Called with a :class:`emit.host.fate.DeadLetter` when the last attempt
+            at a message has failed; the message then has no results. None: the failure is
+            raised, with the letter as its attribute ``letter``.
+
+    Raises:
+        GraphError: By declaring it, for a setting that can't work.
+        NodeError: By calling it: the program's author's side; see :mod:`emit.errors`.
+        HostError: By calling it: the program, its pipe or its pool.
+
+    Example:
+        >>> from emit import Router
+        >>> router = Router()
+        >>> @router.node(("n",), name="count")
+        ... class Count(ShellNode):
+        ...     command = ["jq", "-c", "range(.count)"]
+        >>> Count(count=2)
+        ({'n': 0}, {'n': 1})
+    """
+
+    #: Its tuples arrive as lists, and mean the same.
+    foreign = True
+
+    #: What ``router.node`` takes for it.
+    options = (*_OWN, *_SETTINGS)
+
+    command: str | Sequence[str] = ()
+    env: Mapping[str, str] = {}  # read only; subclasses replace it
+    pass_env: Sequence[str] = DEFAULT
+    dead_letter: Callable[[DeadLetter], Any] | None = None
+
+    mode = Settings.mode
+    codec = Settings.codec
+    timeout = Settings.timeout
+    start_timeout = Settings.start_timeout
+    acquire_timeout = Settings.acquire_timeout
+    size = Settings.size
+    min_idle = Settings.min_idle
+    window = Settings.window
+    max_attempts = Settings.max_attempts
+    max_calls = Settings.max_calls
+    max_age = Settings.max_age
+    max_rss = Settings.max_rss
+    idle_timeout = Settings.idle_timeout
+    jitter = Settings.jitter
+    max_frame = Settings.max_frame
+    max_results = Settings.max_results
+    stop_grace = Settings.stop_grace
+    term_grace = Settings.term_grace
+    backoff = Settings.backoff
+    backoff_max = Settings.backoff_max
+    breaker_failures = Settings.breaker_failures
+    breaker_window = Settings.breaker_window
+    breaker_open = Settings.breaker_open
+    limits = Settings.limits
+
+    def __init__(self) -> None:
+        self.name = f"{type(self).__module__}.{type(self).__name__}"
+        self.__name__ = type(self).__name__  # as functools.wraps asks for
+        self.stream = False
+        self.logger = logging.getLogger(f"emit.node.{self.name}")
+        self._settings: Settings | None = None
+        self._pool: tuple[Host, Pool] | None = None
+        self._probed: str | None = None  # what a program in mode "auto" has turned out to be
+
+    # -- to override -----------------------------------------------------------------------
+
+    def get_command(self) -> list[str]:
+        """The command as a list."""
+        return shlex.split(self.command) if isinstance(self.command, str) else list(self.command)
+
+    def get_cwd(self) -> str | None:
+        """The directory to start the program in; None: the current one."""
+        return getattr(self, "cwd", None)
+
+    def deserialize(self, msg: str | bytes) -> Any:
+        """
+        Read one line of a one-shot program's output. Override it for programs that write
+        something else than JSON, such as bare text.
+
+        Raises:
+            ValueError: It is no JSON.
+        """
+        return from_json(msg.encode() if isinstance(msg, str) else msg)
+
+    def __call__(self, msg: Any) -> Generator[Any, None, None]:
+        """Give the program one message. Yields its results."""
+        fields = _fields(msg)
+        if self._is_oneshot():
+            yield from self._run_once(fields)
+        elif self.stream:
+            yield from self._processes().stream(fields)
+        else:
+            yield from self._processes().call(fields)
+
+    @property
+    def takes_many(self) -> bool:
+        """Whether :meth:`call_many` does what calling does: not where that is overridden."""
+        return type(self).__call__ is ShellNode.__call__
+
+    # -- for the router --------------------------------------------------------------------
+
+    def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
+        """
+        Give the program many messages; a pooled one gets them pipelined.
+
+        Yields:
+            For each message, in order, a list of its results or the exception that stands
+            for them.
+        """
+        rest = iter(messages)
+        for msg in rest:
+            yield self._outcome(msg)
+            if not self._is_oneshot():
+                yield from self._processes().call_many(map(_fields, rest))
+
+    def configure(self, name: str, options: dict[str, Any], *, stream: bool) -> None:
+        """Take the node's name, and from *options* what is a setting; then check them all."""
+        self.name = name
+        self.stream = stream
+        self.logger = logging.getLogger(f"emit.node.{name}")
+        for option in set(options).intersection(self.options):
+            setattr(self, option, options.pop(option))
+        self._check_command()
+        self._settings = self._make_settings()
+
+    def close(self) -> None:
+        """Stop its processes. A later message starts others."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool[0].close([pool[1]])
+
+    # -- one process for each message ------------------------------------------------------
+
+    def _is_oneshot(self) -> bool:
+        """Also while a program in mode "auto" has not been asked yet."""
+        mode = self.mode if self.mode != "auto" else self._probed
+        return mode in ("oneshot", None)
+
+    def _run_once(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
+        probing = self._may_probe()
+        codec = self.codec or "json"
+        data = plain.encode_message(fields, node=self.name, codec=codec, max_frame=self.max_frame)
+        program = self._program({"EMIT_PROBE": "1"} if probing else {})
+        count = 0
+        for result in self._read(oneshot.run(program, data, timeout=self.timeout), codec):
+            if probing:
+                probing = False
+                if _is_ready(result):
+                    self._probed = "persistent"
+                    continue
+            count += 1
+            self._check_count(count)
+            yield result
+        if self._probed is None and self.mode == "auto":
+            self._probed = "oneshot"
+
+    def _may_probe(self) -> bool:
+        """A program that is spoken to in its own format can't be one that has an SDK."""
+        own = type(self).deserialize is not ShellNode.deserialize or self.codec == "msgpack"
+        return self.mode == "auto" and self._probed is None and not own
+
+    def _read(self, chunks: Iterable[bytes], codec: str) -> Generator[Any, None, None]:
+        if type(self).deserialize is not ShellNode.deserialize:
+            yield from self._read_own(chunks)
+            return
+        reader = plain.results(node=self.name, codec=codec, max_frame=self.max_frame)
+        for chunk in chunks:
+            yield from reader.feed(chunk)
+        yield from reader.end()
+
+    def _read_own(self, chunks: Iterable[bytes]) -> Generator[Any, None, None]:
+        """Line by line, through an overridden ``deserialize``."""
+        held = b""
+        for chunk in chunks:
+            *lines, held = (held + chunk).split(b"\n")
+            yield from (self.deserialize(line.decode()) for line in lines if line.strip())
+        if held.strip():
+            yield self.deserialize(held.decode())
+
+    def _check_count(self, count: int) -> None:
+        if count > self.max_results and not self.stream:
+            raise ResultError(
+                f'"{self.name}" emitted more than max_results = {self.max_results} results for '
+                f"one message; stream=True has no such limit",
+                node=self.name,
+            )
+
+    # -- pooled processes ------------------------------------------------------------------
+
+    def _processes(self) -> Pool:
+        current = host.current()
+        if self._pool is None or self._pool[0] is not current:
+            settings = self._settings or self._make_settings()
+            pool = current.pool(self.name, self._program, settings, self.dead_letter)
+            self._pool = (current, pool)
+        return self._pool[1]
+
+    def _program(self, extra: Mapping[str, str] = {}) -> Program:  # read only
+        pooled = not self._is_oneshot()
+        return Program(
+            node=self.name,
+            argv=tuple(self.get_command()),
+            env={**environment(self.env, self.pass_env), **extra},
+            cwd=self.get_cwd(),
+            limits=self.limits if pooled else None,
+        )
+
+    def _outcome(self, msg: Any) -> Any:
+        try:
+            return list(self(msg))
+        except EmitError as error:
+            return error
+
+    def _make_settings(self) -> Settings:
+        settings = Settings(**{name: getattr(self, name) for name in _SETTINGS})
+        check(self.name, settings)
+        return settings
+
+    def _check_command(self) -> None:
+        if type(self).get_command is not ShellNode.get_command:
+            return
+        try:
+            command = self.get_command()
+        except (ValueError, TypeError) as error:
+            raise GraphError(f'"{self.name}": command = {self.command!r}: {error}') from error
+        if not command or not all(isinstance(word, str) for word in command):
+            raise GraphError(
+                f'"{self.name}": command must be a string or a list of strings, such as '
+                f"'ruby words.rb', not {self.command!r}"
+            )
+
+
+def _fields(msg: Any) -> dict[str, Any]:
+    return msg if isinstance(msg, dict) else dict(vars(msg))
+
+
+def _is_ready(result: Any) -> bool:
+    return isinstance(result, dict) and result.get("op") == "ready"

@@ -1,0 +1,114 @@
+"""A node: its name, its handler, and what a handler's outcome can be."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Any
+
+from emit.errors import GraphError
+from emit.message import NoResult
+
+#: Outcomes that are not a result themselves but a way to results.
+_PENDING = frozenset({GeneratorType, CoroutineType, AsyncGeneratorType})
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """
+    One node of a router.
+
+    Attributes:
+        name: Unique in its router.
+        handler: Takes a message; returns a value, a generator of values, a coroutine or an
+            asynchronous generator.
+        fit: Makes one emitted value a dictionary of the node's fields.
+        stream: Route each result as it comes, instead of all after the handler has ended.
+        foreign: The handler speaks to another program, where a tuple arrives as a list.
+        takes_many: It has a ``call_many``: messages in, for each an outcome (a list of what it
+            emitted, or an exception) in their order.
+        function: What a user calls: it runs the node and routes its results.
+    """
+
+    name: str
+    handler: Any
+    fit: Callable[[Any], dict[str, Any]]
+    stream: bool = False
+    foreign: bool = False
+    takes_many: bool = False
+    function: Callable[..., Any] | None = None
+
+    def configure(self, options: dict[str, Any]) -> None:
+        """Let the handler take from *options* what it knows, as a ShellNode its ``timeout``."""
+        configure = getattr(self.handler, "configure", None)
+        if configure is not None:
+            configure(self.name, options, stream=self.stream)
+        self.takes_many = not self.stream and getattr(self.handler, "takes_many", False)
+
+    def run(self, message: Any) -> Any:
+        """
+        Run the handler and fit what it emits to the fields.
+
+        Returns:
+            A dictionary (it emitted one value), a tuple of them (it is a generator), a
+            generator of them (it is one, and the node streams), or :class:`NoResult`.
+
+        Raises:
+            ResultError: A value does not fit.
+            Exception: Whatever the handler raised.
+        """
+        outcome = self.handler(message)
+        if type(outcome) in _PENDING:
+            outcome = _settle(outcome)
+            if type(outcome) is GeneratorType:
+                results = _fitted(outcome, self.fit)
+                return results if self.stream else tuple(results)
+        if outcome is NoResult or type(outcome) is NoResult:
+            return NoResult
+        return self.fit(outcome)
+
+
+def _fitted(
+    values: Generator[Any, None, None], fit: Callable[[Any], dict[str, Any]]
+) -> Generator[dict[str, Any], None, None]:
+    try:
+        for value in values:
+            if value is not NoResult and type(value) is not NoResult:
+                yield fit(value)
+    finally:
+        # Not left to its last reference, which a traceback may hold for long.
+        values.close()
+
+
+def _settle(outcome: Any) -> Any:
+    """What comes of it: a generator of values, or the one value that a coroutine returns."""
+    if isinstance(outcome, GeneratorType):
+        return outcome
+    # Imported here, since asyncio takes longer to import than all of Emit.
+    from emit import coroutines
+
+    if isinstance(outcome, CoroutineType):
+        return coroutines.run(outcome)
+    return coroutines.iterate(outcome)
+
+
+def make_handler(func: Any) -> Callable[[Any], Any]:
+    """
+    The callable that handles messages: *func*, or its one instance where it is a class.
+
+    Raises:
+        GraphError: Not callable, or a class that can't be made without arguments.
+    """
+    if inspect.isclass(func):
+        try:
+            func = func()
+        except TypeError as error:
+            raise GraphError(
+                f"{func.__module__}.{func.__qualname__} can't be made without arguments, as a "
+                f"node is: {error}"
+            ) from error
+    if not callable(func):
+        raise GraphError(f"a node must be callable, not {func!r}")
+    return func  # type: ignore[no-any-return]

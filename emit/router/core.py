@@ -1,0 +1,475 @@
+"""
+The router: who is called next.
+
+A message's way: ``__call__`` -> ``route`` chooses the destinations -> ``dispatch`` puts a
+delivery for each on the work list -> the runner (runner.py) takes it from there, runs the node
+and hands its results to ``_route_all`` -> ``dispatch`` again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from emit.errors import GraphError
+from emit.fields import check_fields, make_fit
+from emit.graph import ENTRY, Graph, Subscription, subscriptions
+from emit.message import Message
+from emit.node import Node, make_handler
+from emit.router.naming import Place, get_name, look_like
+from emit.router.runner import Runner
+from emit.router.worklist import WorkList
+
+#: What the options of ``Router.node`` are called that every router takes.
+OPTIONS = ("name", "stream")
+
+
+class Router:
+    """
+    Keeps the nodes of a graph and carries messages along their subscriptions, in this process.
+
+    All parameters are optional.
+
+    Args:
+        message_class: What nodes get: :class:`emit.message.Message` or a subclass.
+        node_modules: Names of modules that contain nodes. They are imported when the first
+            message is routed, so that they may import the router.
+        node_package: The package that relative names in *node_modules* start from.
+
+    Attributes:
+        routes: ``{origin: {destination, ...}}``, as the subscriptions stand now.
+        names: Every node's name.
+        regexes: ``{node: [pattern, ...]}``, what each node subscribes to.
+        ignore_regexes: The same for what it ignores.
+        fields: ``{node: (field, ...)}``.
+        functions: ``{node: callable}``.
+        resolved_node_modules: The imported modules; empty before.
+        routing_enabled: False after ``disable_routing()``.
+
+    Example:
+        >>> router = Router()
+        >>> @router.node(("word",), entry_point=True, name="words")
+        ... def words(msg):
+        ...     yield from msg.text.split()
+        >>> words(text="the rain")
+        ({'word': 'the'}, {'word': 'rain'})
+    """
+
+    def __init__(
+        self,
+        message_class: type[Message] | None = None,
+        node_modules: Sequence[str] | None = None,
+        node_package: str | None = None,
+    ) -> None:
+        self.message_class = message_class or Message
+        self.node_modules = list(node_modules or [])
+        self.node_package = node_package
+        self.resolved_node_modules: list[Any] = []
+        self.fields: dict[str, tuple[str, ...]] = {}
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.routing_enabled = True
+        self.logger = logging.getLogger("emit")
+        self._graph = Graph()
+        self._nodes: dict[str, Node] = {}
+        self._places: dict[str, Place] = {}
+        self._logged: set[tuple[str, str]] = set()
+        self._lock = threading.RLock()  # guards everything that registration writes
+        self._runner = Runner(self, self._route_all)
+        self.logger.debug("initialized %s", type(self).__name__)
+
+    # -- calling ---------------------------------------------------------------------------
+
+    def __call__(self, /, **kwargs: Any) -> None:
+        """
+        Route a message to all nodes marked as entry points.
+
+        Unlike a node, this takes keyword arguments only, no single dictionary.
+
+        Raises:
+            Exception: Whatever a node raised, with a note that names the node. Messages
+                not yet delivered are dropped.
+        """
+        self.logger.info("received a message for the entry points")
+        self.route(ENTRY, self.message_class(kwargs))
+
+    def get_message_from_call(self, /, *args: Any, **kwargs: Any) -> Message:
+        """
+        The message of a node's call: a single dictionary (or message), or keyword arguments.
+
+        Raises:
+            TypeError: Called in any other way.
+        """
+        if len(args) == 1 and not kwargs and isinstance(args[0], (dict, Message)):
+            return self.message_class(args[0])
+        if kwargs and not args:
+            return self.message_class(kwargs)
+        raise TypeError("Pass either keyword arguments or a dictionary argument")
+
+    # -- declaring -------------------------------------------------------------------------
+
+    def node(
+        self,
+        fields: Iterable[str],
+        subscribe_to: Any = None,
+        entry_point: bool = False,
+        ignore: Any = None,
+        **wrapper_options: Any,
+    ) -> Callable[[Any], Callable[..., Any]]:
+        """
+        Decorate a function, a class or a callable object to make it a node.
+
+        Args:
+            fields: Names of what it returns, in order.
+            subscribe_to: Whom it hears: a name or regular expression, a compiled pattern, a
+                node, or a list, tuple or set of these. A string that is a node's name means
+                that node only; any other is searched in every name.
+            entry_point: Also hear calls of the router itself.
+            ignore: Whom it does not hear after all; the same forms.
+            **wrapper_options: ``name``: a name other than ``module.function``.
+                ``stream=True``: send each result on as it comes, where otherwise a handler
+                that fails half-way sends nothing. What the handler's class understands (see
+                ``ShellNode``) goes there, all else to ``wrap_node``.
+
+        Returns:
+            The decorator. It gives a function that takes one dictionary, or keyword
+            arguments, runs the node, routes its results, and returns what it emitted: a
+            dictionary, a tuple of them (from a generator), or ``NoResult``.
+
+        Raises:
+            GraphError: The declaration is wrong. Nothing was registered.
+
+        Example:
+            >>> router = Router()
+            >>> @router.node(["quotient", "remainder"], name="divide")
+            ... def divide(msg):
+            ...     return msg.numer // msg.denom, msg.numer % msg.denom
+            >>> divide(numer=7, denom=3)
+            {'quotient': 2, 'remainder': 1}
+        """
+
+        def outer(func: Any) -> Callable[..., Any]:
+            options = dict(wrapper_options)
+            own = {key: options.pop(key) for key in OPTIONS if key in options}
+            wrapped = self.wrap_as_node(func, **own)
+            node = wrapped.node  # type: ignore[attr-defined]
+            node.configure(options)
+            wrapped = self.wrap_node(wrapped, options)
+            self.register(node.name, wrapped, fields, subscribe_to, entry_point, ignore)
+            self._adopt(node)
+            return wrapped
+
+        return outer
+
+    def wrap_as_node(
+        self, func: Any, name: str | None = None, stream: bool = False
+    ) -> Callable[..., Any]:
+        """
+        Wrap a function, class or callable object as a node, without registering it.
+
+        Returns:
+            A function as :meth:`node` describes it, with *func*'s name and documentation.
+        """
+        handler = make_handler(func)
+        name = name or self.get_name(func)
+        node = Node(
+            name=name,
+            handler=handler,
+            fit=partial(self.wrap_result, name),
+            stream=stream,
+            foreign=getattr(handler, "foreign", False),
+        )
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return self._runner.call(node, self.get_message_from_call(*args, **kwargs))
+
+        look_like(function, func, node.name)
+        function.node = node  # type: ignore[attr-defined]
+        node.function = function
+        return function
+
+    def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+        """
+        For subclasses: do additional work on a wrapped node.
+
+        Args:
+            node: The wrapped function.
+            options: The arguments of :meth:`node` that this class does not know.
+
+        Returns:
+            What stands for the node from now on.
+
+        Raises:
+            GraphError: Here, where no option is known.
+        """
+        if options:
+            wrapped = getattr(node, "node", None)
+            known = (*OPTIONS, *getattr(getattr(wrapped, "handler", None), "options", ()))
+            raise GraphError(
+                f'"{get_name(node)}": {type(self).__name__}.node takes no option '
+                f"{', '.join(map(repr, options))} (it takes: {', '.join(known)})"
+            )
+        return node
+
+    def get_name(self, func: Any) -> str:
+        """
+        The name to refer to a function by: its ``name`` if it has one, else ``module.name``.
+
+        Example:
+            >>> import json
+            >>> Router().get_name(json.dumps)
+            'json.dumps'
+        """
+        return get_name(func)
+
+    def register(
+        self,
+        name: str,
+        func: Callable[..., Any],
+        fields: Iterable[str],
+        subscribe_to: Any,
+        entry_point: bool,
+        ignore: Any,
+    ) -> None:
+        """
+        Register a named function in the graph. The arguments are those of :meth:`node`.
+
+        Raises:
+            GraphError: Another node has that name (the text says where), or an argument is
+                wrong. Nothing was registered.
+        """
+        checked = check_fields(name, fields)
+        # Read once, and before anything is written: a generator of names can't be read twice.
+        hears, ignores = self._read(subscribe_to, name), self._read(ignore, name)
+        place = Place.of_caller()
+        with self._lock:
+            self._claim(name, place)
+            self.fields[name] = checked
+            self.functions[name] = func
+            self._nodes.pop(name, None)
+            node = getattr(func, "node", None)
+            if isinstance(node, Node) and node.name == name:
+                self._adopt(node)
+            self.register_route(hears, name)
+            if ignores:
+                self.register_ignore(ignores, name)
+            if entry_point:
+                self.add_entry_point(name)
+        self.logger.debug('registered "%s"', name)
+
+    def _adopt(self, node: Node) -> None:
+        self._nodes[node.name] = node
+        if type(self).wrap_result is Router.wrap_result:  # quicker than a look-up each time
+            node.fit = make_fit(node.name, self.fields[node.name], foreign=node.foreign)
+
+    def _claim(self, name: str, place: Place) -> None:
+        taken = self._places.get(name)
+        if taken is not None:
+            if not place.repeats(taken):
+                raise GraphError(
+                    f'two nodes are called "{name}": one at {taken}, one at {place}; '
+                    f"give one of them another name, as in router.node(..., name='other')"
+                )
+            self._graph.remove(name)
+        self._places[name] = place
+
+    def register_route(self, origins: Any, destination: str) -> list[Any]:
+        """
+        Subscribe *destination* to *origins* as well.
+
+        Args:
+            origins: As ``subscribe_to`` in :meth:`node`.
+            destination: The subscriber's name.
+
+        Returns:
+            The patterns, as in ``regexes[destination]``.
+        """
+        with self._lock:
+            wishes = self._graph.subscribe(destination, self._read(origins, destination))
+        return [wish.pattern for wish in wishes]
+
+    def register_ignore(self, origins: Any, destination: str) -> list[Any]:
+        """The opposite of :meth:`register_route`: what *destination* does not hear after all."""
+        with self._lock:
+            wishes = self._graph.ignore(destination, self._read(origins, destination))
+        return [wish.pattern for wish in wishes]
+
+    def _read(self, wish: Any, node: str) -> list[Subscription]:
+        return subscriptions(wish, self.get_name, node=node)
+
+    def add_entry_point(self, destination: str) -> set[str]:
+        """Add a node that hears calls of the router. Returns all that do."""
+        with self._lock:
+            self._graph.enter(destination)
+            return set(self._graph.entries)
+
+    def regenerate_routes(self) -> None:
+        """
+        Make the routes from the subscriptions as they stand now.
+
+        Nobody needs to call this: it happens by itself before the next message.
+        """
+        self._resolve_routes()
+
+    @property
+    def routes(self) -> dict[str, set[str]]:
+        routes = self._graph.routes
+        if routes is None:
+            routes = self._resolve_routes()
+        return {origin: set(heard) for origin, heard in routes.items()}
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._graph.names)
+
+    @property
+    def regexes(self) -> dict[str, list[Any]]:
+        return {name: [w.pattern for w in wishes] for name, wishes in self._graph.hears.items()}
+
+    @property
+    def ignore_regexes(self) -> dict[str, list[Any]]:
+        return {name: [w.pattern for w in wishes] for name, wishes in self._graph.ignores.items()}
+
+    def _resolve_routes(self) -> dict[str, tuple[str, ...]]:
+        with self._lock:
+            routes = self._graph.resolve()
+            if self.logger.isEnabledFor(logging.INFO):
+                self._log_routes(routes)
+        return routes
+
+    def _log_routes(self, routes: dict[str, tuple[str, ...]]) -> None:
+        edges = {(origin, heard) for origin, hearing in routes.items() for heard in hearing}
+        for origin, destination in sorted(edges - self._logged):
+            self.logger.info('added route "%s" -> "%s"', origin, destination)
+        self._logged = edges
+
+    # -- modules and switches --------------------------------------------------------------
+
+    def resolve_node_modules(self) -> list[Any]:
+        """
+        Import the modules given as *node_modules*, once.
+
+        Raises:
+            Exception: What an import raised. None counts as imported then, and the next
+                message tries again.
+        """
+        # Not under the lock: a thread that imports one of them holds its import lock, and waits
+        # for ours when it gets to a node.
+        if not self.resolved_node_modules:
+            self.resolved_node_modules = [
+                importlib.import_module(module, self.node_package) for module in self.node_modules
+            ]
+        return self.resolved_node_modules
+
+    def disable_routing(self) -> None:
+        """Send nothing on from now on, as in a unit test of one node."""
+        self.routing_enabled = False
+
+    def enable_routing(self) -> None:
+        """Undo :meth:`disable_routing`."""
+        self.routing_enabled = True
+
+    @contextmanager
+    def routing_disabled(self) -> Iterator[None]:
+        """
+        Send nothing on inside a ``with`` block.
+
+        Example:
+            >>> router = Router()
+            >>> with router.routing_disabled():
+            ...     router.routing_enabled
+            False
+        """
+        before, self.routing_enabled = self.routing_enabled, False
+        try:
+            yield
+        finally:
+            self.routing_enabled = before
+
+    def close(self) -> None:
+        """
+        Stop the processes of foreign nodes. A later message starts others.
+
+        ``with router:`` does it at the end of the block, and every program does it at its end.
+        """
+        for node in self._nodes.values():
+            if node.foreign:
+                node.handler.close()
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # -- the way of a message --------------------------------------------------------------
+
+    def route(self, origin: str, message: Any) -> None:
+        """
+        Dispatch a message to all subscribers of *origin*.
+
+        Called inside a handler, the deliveries wait until the handler has ended; otherwise
+        they are done, with all that follows from them, when this returns.
+
+        Args:
+            origin: Name of the node that the message comes from.
+            message: A message, or a dictionary of its fields.
+        """
+        fields = message if isinstance(message, dict) else dict(vars(message))
+        self._runner.do(lambda work: self._route_all(origin, (fields,), work))
+
+    def _route_all(self, origin: str, results: Iterable[dict[str, Any]], work: WorkList) -> None:
+        """One destination after the other, so that its messages stand together for call_many."""
+        if self.node_modules and not self.resolved_node_modules:
+            self.resolve_node_modules()
+        if not self.routing_enabled:
+            return
+        routes = self._graph.routes
+        if routes is None:
+            routes = self._resolve_routes()
+        for destination in routes.get(origin, ()):
+            if work.takes_all:
+                for result in results:
+                    work.inbox.append((origin, destination, result))
+            else:
+                for result in results:
+                    self.dispatch(origin, destination, self.message_class(result))
+
+    def dispatch(self, origin: str, destination: str, message: Any) -> Any:
+        """
+        Deliver a message to one node: here, by putting it on the work list of this thread.
+
+        Subclasses send it elsewhere, typically as ``func(_origin=origin, **message)``.
+
+        Args:
+            origin: Name of the node that it comes from.
+            destination: Name of the node that it goes to.
+            message: The message.
+
+        Raises:
+            GraphError: There is no node *destination*.
+        """
+        fields = message if isinstance(message, dict) else dict(vars(message))
+        self._runner.do(lambda work: work.inbox.append((origin, destination, fields)))
+
+    def _dispatches_here(self) -> bool:
+        """Whether dispatch is the one above, so that its work can be done in bulk."""
+        return type(self).dispatch is Router.dispatch and "dispatch" not in vars(self)
+
+    def wrap_result(self, name: str, result: Any) -> dict[str, Any]:
+        """
+        One result of a node as a dictionary of its fields; see :func:`emit.fields.make_fit`.
+
+        Raises:
+            ValueError: The name has no associated fields.
+            ResultError: The result does not fit them.
+        """
+        fields = self.fields.get(name)
+        if fields is None:
+            raise ValueError(f'"{name}" has no associated fields')
+        node = self._nodes.get(name)
+        return make_fit(name, fields, foreign=node is not None and node.foreign)(result)

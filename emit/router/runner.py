@@ -1,0 +1,197 @@
+"""
+Runs nodes in the calling thread: takes deliveries from the work list, and hands what a node
+emits back to the router. There is no recursion: a chain of any length, or a cycle that ends,
+needs no more stack than one hop.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from emit.errors import GraphError
+from emit.message import Message, NoResult
+from emit.node import Node
+from emit.router.worklist import WorkList
+
+if TYPE_CHECKING:
+    from emit.router.core import Router
+
+#: Routes the results of one node: (its name, the results, the work list).
+RouteAll = Callable[[str, Iterable[dict[str, Any]], WorkList], None]
+
+
+class Runner:
+    """
+    Args:
+        router: Whose nodes these are.
+        route_all: Called with what a node has emitted.
+    """
+
+    def __init__(self, router: Router, route_all: RouteAll) -> None:
+        self._router = router
+        self._route_all = route_all
+        self._local = threading.local()
+
+    @property
+    def work(self) -> WorkList | None:
+        """The work list that this thread is working off, if any."""
+        return getattr(self._local, "work", None)
+
+    def do(self, add: Callable[[WorkList], None]) -> None:
+        """
+        Add deliveries: inside a handler they wait for its end; otherwise they are worked off
+        here, with all that follows from them.
+        """
+        work = self.work
+        if work is None:
+            self._work_off(add)
+        else:
+            add(work)
+
+    def call(self, node: Node, message: Message) -> Any:
+        """A call of a node's function, by a user or (through a wrapper) by the work list."""
+        work = self.work
+        if work is not None and work.delivering is node:
+            work.delivering = None
+            return self._run(node, message, work)
+        return self._work_off(lambda own: self._run(node, message, own, collect=True))
+
+    def _work_off(self, first: Callable[[WorkList], Any]) -> Any:
+        """Do *first*, then all deliveries that follow from it."""
+        outer = self.work
+        work = self._local.work = self._new_work()
+        try:
+            outcome = first(work)
+            self._drain(work)
+            return outcome
+        finally:
+            self._local.work = outer
+            work.close()
+
+    def _new_work(self) -> WorkList:
+        return WorkList(
+            takes_all=self._router._dispatches_here(),
+            logged=self._router.logger.isEnabledFor(logging.INFO),
+        )
+
+    def _drain(self, work: WorkList) -> None:
+        # The hot loop: what a hop costs is mostly the number of calls made from here.
+        nodes, functions, take = self._router._nodes, self._router.functions, work.take
+        make = _message_maker(self._router.message_class)
+        while (delivery := take()) is not None:
+            origin, destination, fields = delivery
+            if destination is None:  # one result of a stream
+                self._route_all(origin, (fields,), work)
+                continue
+            node = nodes.get(destination)
+            if node is not None and node.function is functions[destination]:
+                # A message of its own for each: what one subscriber changes, no other sees.
+                message = make({**fields, "_origin": origin})
+                if node.takes_many and (more := work.take_same(destination)):
+                    rest = (make({**fields, "_origin": origin}) for origin, _, fields in more)
+                    work.push(node.name, self._run_many(node, chain([message], rest), work))
+                else:
+                    self._run(node, message, work)
+            else:
+                self._deliver(origin, destination, fields, work)
+
+    def _deliver(self, origin: str, destination: str, fields: Any, work: WorkList) -> None:
+        """Call what ``wrap_node`` or ``register`` has put in the node's place."""
+        function = self._router.functions.get(destination)
+        if function is None:
+            raise GraphError(f'"{destination}" is not the name of a node')
+        work.delivering = self._router._nodes.get(destination)
+        function(**{**fields, "_origin": origin})
+        work.delivering = None  # the wrapper may not have called it, or elsewhere
+
+    def _run(self, node: Node, message: Message, work: WorkList, collect: bool = False) -> Any:
+        """Run one node and route its results; *collect* those of a stream, to return them."""
+        if work.logged:
+            self._log_receipt(node, message)
+        try:
+            outcome = node.run(message)
+        except Exception as error:
+            _add_note(error, node.name, message)
+            raise
+        kind = type(outcome)
+        if kind is dict:
+            self._route_all(node.name, (outcome,), work)
+        elif kind is tuple:
+            self._route_all(node.name, outcome, work)
+        elif outcome is not NoResult:
+            results = _noted(outcome, node.name, message)
+            if not collect:
+                work.push(node.name, results)
+                return NoResult
+            outcome = tuple(self._passed_on(node.name, results, work))
+        return outcome
+
+    def _run_many(
+        self, node: Node, messages: Iterable[Message], work: WorkList
+    ) -> Generator[dict[str, Any], None, None]:
+        """The results of messages that a foreign node gets together, as they come in order."""
+        sent: deque[Message] = deque()
+        for outcome in node.handler.call_many(self._noting(messages, node, sent, work)):
+            message = sent.popleft()
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                results = [node.fit(value) for value in outcome]
+            except Exception as error:
+                _add_note(error, node.name, message)
+                raise
+            yield from results
+
+    def _noting(
+        self, messages: Iterable[Message], node: Node, sent: deque[Message], work: WorkList
+    ) -> Iterator[Message]:
+        for message in messages:
+            if work.logged:
+                self._log_receipt(node, message)
+            sent.append(message)
+            yield message
+
+    def _passed_on(
+        self, origin: str, results: Generator[Any, None, None], work: WorkList
+    ) -> Iterator[Any]:
+        with closing(results):
+            for result in results:
+                self._route_all(origin, (result,), work)
+                self._drain(work)
+                yield result
+
+    def _log_receipt(self, node: Node, message: Message) -> None:
+        logger, fields = self._router.logger, vars(message)
+        logger.info('"%s" received a message from %s', node.name, fields.get("_origin", "a call"))
+        logger.debug('calling "%s" with %s', node.name, ", ".join(map(str, fields)))
+
+
+def _message_maker(message_class: type[Message]) -> Callable[[dict[str, Any]], Message]:
+    """Makes messages of dictionaries that nobody else holds: without a copy where it can."""
+    return message_class.of if message_class.__init__ is Message.__init__ else message_class
+
+
+def _noted(
+    results: Generator[Any, None, None], name: str, message: Message
+) -> Generator[Any, None, None]:
+    """The results of a stream, which runs when they are asked for, long after Node.run."""
+    try:
+        yield from results
+    except Exception as error:
+        _add_note(error, name, message)
+        raise
+
+
+def _add_note(error: Exception, name: str, message: Message) -> None:
+    """Say where it happened, below the traceback; the type and the text stay as they are."""
+    note = f'in node "{name}", with a message from "{vars(message).get("_origin", "a call")}"'
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:  # Python 3.10
+        vars(error)["__notes__"] = [*vars(error).get("__notes__", ()), note]
