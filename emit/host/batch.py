@@ -1,0 +1,235 @@
+"""
+Many messages through one pool: pipelined to each process, spread over several, each message
+with a fate of its own.
+
+1. Up to ``window`` messages are written ahead to a process, and refilled in slices: a process
+   then reads and answers while the host decodes, where a host that takes and refills a whole
+   window runs in lockstep with it (half the speed).
+2. A message that is charged with a failure runs again alone: nothing else is in its process.
+3. Outcomes come in the order of the messages. So that a slow first one does not pile up the
+   others' results, only so many messages are taken from the source ahead of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from emit.errors import EncodeError, FrameTooLarge, RemoteError
+from emit.host.fate import FAILURES, Job, split
+from emit.host.transport import Poll, remaining
+
+if TYPE_CHECKING:
+    from emit.errors import HostError
+    from emit.host.pool import Lease, Pool
+    from emit.host.process import Process
+
+#: A window is refilled when a fourth of it is free.
+_SLICES = 4
+
+#: Windows of messages taken from the source ahead of the oldest without an outcome, for each
+#: process of the pool.
+_AHEAD = 4
+
+
+class Lane:
+    """One process in use by a batch: its lease, and since when it has been working."""
+
+    def __init__(self, lease: Lease, timeout: float) -> None:
+        assert lease.process is not None
+        self.lease = lease
+        self.process: Process = lease.process
+        self.window = min(getattr(self.process.session, "window", 1 << 16), 1 << 16)
+        self.deadline = time.monotonic() + timeout
+        self.progress = time.monotonic()
+
+    @property
+    def load(self) -> int:
+        return self.process.open_count
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it works on a message that must have no company."""
+        jobs = self.process.open_jobs if self.load == 1 else []
+        return bool(jobs) and jobs[0].alone
+
+
+class Batch:
+    """
+    Args:
+        pool: Whose processes to use.
+        messages: The messages; taken as they are needed, so an endless source is fine.
+    """
+
+    def __init__(self, pool: Pool, messages: Iterable[Mapping[str, Any]]) -> None:
+        self._pool = pool
+        self._settings = pool.settings
+        self._source = enumerate(messages)
+        self._exhausted = False
+        self._ready: deque[Job] = deque()  # taken or given back, not yet with a process
+        self._later: list[tuple[float, Job]] = []  # asked for another attempt at a time
+        self._unsettled: deque[Job] = deque()  # all without an outcome that was yielded
+        self._lanes: list[Lane] = []
+        self._poll: Poll | None = None
+
+    def outcomes(self) -> Generator[Any, None, None]:
+        """An outcome for each message, in order; see :meth:`Pool.call_many`."""
+        try:
+            self._refill()
+            while self._unsettled:
+                while self._unsettled and self._unsettled[0].outcome is not None:
+                    yield from self._yield_settled()
+                if self._unsettled:
+                    self._work()
+        finally:
+            for lane in self._lanes:
+                self._pool.release(lane.lease)
+
+    def _yield_settled(self) -> Generator[Any, None, None]:
+        """Hand out what is finished. The time that the caller takes is not the processes'."""
+        began = time.monotonic()
+        while self._unsettled and self._unsettled[0].outcome is not None:
+            yield self._settle(self._unsettled.popleft())
+        pause = time.monotonic() - began
+        for lane in self._lanes:
+            lane.deadline += pause
+            lane.progress += pause
+        self._refill()
+
+    def _settle(self, job: Job) -> Any:
+        try:
+            return self._pool.settle(job)
+        except Exception as error:
+            if error is not job.outcome:  # the handler of dead letters failed
+                raise
+            return error
+
+    def _refill(self) -> None:
+        """Take messages from the source, as far ahead as the processes can use them."""
+        ahead = _AHEAD * self._settings.window * max(1, len(self._lanes))
+        while not self._exhausted and len(self._unsettled) < ahead:
+            index, fields = next(self._source, (None, None))
+            if index is None or fields is None:
+                self._exhausted = True
+                return
+            job = Job(fields, index)
+            self._ready.append(job)
+            self._unsettled.append(job)
+
+    def _work(self) -> None:
+        """One round: send what can be sent, wait, take what has come."""
+        self._wake_later()
+        self._find_lanes()
+        for lane in self._lanes:
+            self._feed(lane)
+        if not any(lane.load for lane in self._lanes):
+            return self._rest()
+        self._step()
+        for lane in list(self._lanes):
+            if lane.load:
+                self._take(lane)
+
+    def _rest(self) -> None:
+        """Nothing runs: what is left asked to be tried again later."""
+        if self._later and not self._ready:
+            time.sleep(max(0.0, min(at for at, _ in self._later) - time.monotonic()))
+
+    def _wake_later(self) -> None:
+        now = time.monotonic()
+        self._ready.extend(job for at, job in self._later if at <= now)
+        self._later = [(at, job) for at, job in self._later if at > now]
+
+    def _find_lanes(self) -> None:
+        """The first process is waited for; more are taken while messages wait for one."""
+        if not self._ready:
+            return
+        if not self._lanes:
+            self._add(self._pool.acquire(time.monotonic() + self._settings.timeout))
+        elif len(self._ready) > self._settings.window or self._ready[0].alone:
+            lease = self._pool.try_acquire()
+            if lease is not None:
+                self._add(lease)
+            else:
+                self._pool.grow_soon()
+
+    def _add(self, lease: Lease) -> None:
+        self._lanes.append(Lane(lease, self._settings.timeout))
+        self._poll = None
+
+    def _feed(self, lane: Lane) -> None:
+        window = min(self._settings.window, lane.window)
+        slice_ = max(1, window // _SLICES)
+        if not self._ready or lane.load > window - slice_ or lane.is_alone:
+            return
+        if lane.load == 0:
+            lane.deadline = time.monotonic() + self._settings.timeout
+            lane.progress = time.monotonic()
+        while self._ready and lane.load < window:
+            if self._ready[0].alone and lane.load:
+                break
+            job = self._ready.popleft()
+            self._submit(lane, job)
+            if job.alone:
+                break
+        lane.process.flush()
+
+    def _submit(self, lane: Lane, job: Job) -> None:
+        try:
+            lane.process.submit(job, self._pool.meta(job))
+        except (EncodeError, FrameTooLarge) as error:
+            job.outcome = error
+
+    def _step(self) -> None:
+        if self._poll is None:
+            self._poll = Poll([lane.process.pipes for lane in self._lanes])
+        working = [lane for lane in self._lanes if lane.load]
+        if any(lane.process.pipes.over for lane in working):
+            return
+        until = min([*(lane.deadline for lane in working), *(at for at, _ in self._later)])
+        self._poll.step(remaining(until))
+
+    def _take(self, lane: Lane) -> None:
+        process = lane.process
+        try:
+            done = process.receive()
+        except FAILURES as error:
+            return self._failed(lane, error)
+        now = time.monotonic()
+        if done:
+            self._pool.account.answered(
+                [job.outcome for job in done], (now - lane.progress) / len(done)
+            )
+            lane.progress, lane.deadline = now, now + self._settings.timeout
+            for job in done:
+                if isinstance(job.outcome, RemoteError) and job.outcome.retry:
+                    self._again(job, job.outcome)
+            if process.condemned and not lane.load:
+                self._leave(lane)
+        elif now >= lane.deadline:
+            self._failed(lane, process.timed_out())
+
+    def _again(self, job: Job, error: RemoteError) -> None:
+        job.outcome = None
+        self._pool.judge(job, error)
+        if job.outcome is None:
+            self._later.append((time.monotonic() + self._pool.retry_delay(job, error), job))
+
+    def _failed(self, lane: Lane, error: HostError) -> None:
+        """Sort out whose fault it was, and give the others back."""
+        concurrency = lane.process.concurrency
+        suspect, others = split(lane.process.open_jobs, concurrency)
+        self._leave(lane)
+        for job in others:
+            job.release()
+        self._ready.extendleft(reversed(others))
+        if suspect is not None:
+            self._pool.judge(suspect, error)
+            if suspect.outcome is None:
+                self._ready.appendleft(suspect)
+
+    def _leave(self, lane: Lane) -> None:
+        self._lanes.remove(lane)
+        self._poll = None
+        self._pool.release(lane.lease)

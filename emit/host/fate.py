@@ -1,0 +1,165 @@
+"""
+What becomes of a message whose process failed: pure rules. No I/O here.
+
+1. A process that answers one message at a time was working on the oldest when it died: that
+   one is charged with an attempt and runs again, alone. Those behind it never started, so they
+   go to another process and are charged with nothing. (Charging all of 50 dead-lettered 313
+   innocents of 20,000; charging the oldest alone, none.)
+2. A process that works on several at a time has several suspects. None is charged; each
+   runs again alone, and the one that dies alone is charged.
+3. A death before ``ready`` charges nobody.
+4. After ``max_attempts`` charges the message becomes a dead letter, with all its causes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from emit.errors import (
+    CallTimeout,
+    FrameTooLarge,
+    HostError,
+    ProcessDied,
+    ProtocolError,
+    RemoteError,
+)
+
+#: Failures of a process, as opposed to answers: the message may run again on a fresh one.
+FAILURES = (ProcessDied, CallTimeout, ProtocolError)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """
+    Why one attempt at a message failed.
+
+    Attributes:
+        type: The exception's class name.
+        text: Its text.
+        stderr_tail: What the process last wrote to stderr; may be empty.
+        exit_code: Its exit code, or None.
+        signal: The signal that killed it, or None.
+        at: When, in seconds since the epoch.
+    """
+
+    type: str
+    text: str
+    stderr_tail: str
+    exit_code: int | None
+    signal: str | None
+    at: float
+
+    @classmethod
+    def of(cls, error: BaseException, at: float) -> Cause:
+        return cls(
+            type=type(error).__name__,
+            text=str(error),
+            stderr_tail=getattr(error, "stderr_tail", ""),
+            exit_code=getattr(error, "exit_code", None),
+            signal=getattr(error, "signal", None),
+            at=at,
+        )
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """
+    A message that was given up.
+
+    Attributes:
+        node: The node's name.
+        message: The message's fields, unchanged.
+        causes: Why each attempt failed, the first one first.
+        since: When it was first taken up, in seconds since the epoch.
+    """
+
+    node: str
+    message: Mapping[str, Any]
+    causes: tuple[Cause, ...]
+    since: float
+
+    def __repr__(self) -> str:
+        # Without the message: a repr ends in logs.
+        last = self.causes[-1].text if self.causes else "no cause"
+        return f"<DeadLetter {self.node} after {len(self.causes)} attempts: {last}>"
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """
+    One message on its way to its fate.
+
+    Attributes:
+        fields: The message.
+        index: Its place in a batch.
+        causes: Why the charged attempts failed.
+        alone: Run it with no other message in the process.
+        results: What has come of it so far.
+        overflow: More results came than ``max_results``.
+        outcome: Its end: its results, or the exception that stands for them. None: open.
+    """
+
+    fields: Mapping[str, Any]
+    index: int = 0
+    causes: list[Cause] = field(default_factory=list)
+    alone: bool = False
+    results: list[Any] = field(default_factory=list)
+    overflow: bool = False
+    outcome: list[Any] | Exception | None = None
+    since: float = field(default_factory=time.time)
+
+    @property
+    def attempt(self) -> int:
+        """The number of the next attempt; 1 is the first."""
+        return len(self.causes) + 1
+
+    def charge(self, error: HostError | RemoteError, max_attempts: int, at: float) -> bool:
+        """
+        Note a failed attempt.
+
+        Returns:
+            Whether it may run again. If not, its outcome is *error*, which carries the dead
+            letter as ``error.letter``.
+        """
+        self.causes.append(Cause.of(error, at))
+        self.release()
+        self.alone = True
+        if len(self.causes) < max_attempts:
+            return True
+        self.bury(error)
+        return False
+
+    def bury(self, error: HostError | RemoteError) -> None:
+        error.letter = DeadLetter(error.node, self.fields, tuple(self.causes), self.since)
+        self.outcome = error
+
+    def release(self) -> None:
+        """It was open in a process that failed, but not because of it: run it again, whole."""
+        self.results = []
+        self.overflow = False
+
+
+def split(open_jobs: list[Job], concurrency: int) -> tuple[Job | None, list[Job]]:
+    """
+    Sort what was open in a process that failed, the oldest first.
+
+    Returns:
+        Who is charged (None: nobody can be told), and the others, which run again.
+    """
+    if not open_jobs:
+        return None, []
+    if concurrency == 1 or len(open_jobs) == 1:
+        return open_jobs[0], open_jobs[1:]
+    for job in open_jobs[:concurrency]:
+        job.alone = True
+    return None, open_jobs
+
+
+def is_final(error: Exception) -> bool:
+    """Whether an outcome stands as it is: the author's answer, or what no process can change."""
+    if isinstance(error, RemoteError):
+        return error.retry is not True
+    return not isinstance(error, FAILURES) or isinstance(error, FrameTooLarge)

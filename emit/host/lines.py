@@ -1,0 +1,118 @@
+"""
+A program's stderr as log records: bytes in, lines out. No I/O here but logging.
+
+Chunks and not lines are read, since a progress bar has no line ends; what is kept in memory
+is bounded whatever comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+#: Bytes of a line that are logged; what is longer is cut and says so.
+LINE = 8 * 1024
+
+#: Bytes of the newest output that go into every crash error.
+TAIL = 8 * 1024
+
+#: What a line may begin with to say its level: Telegraf's ``E!``, and ``[WARN]`` or ``WARN:``.
+_PREFIX = re.compile(
+    r"\s*(?:(?P<letter>[EWIDT])!|\[(?P<word>[A-Za-z]+)\]|(?P<bare>[A-Z]{4,8})(?::|\s+--))\s*"
+)
+_LEVELS = {
+    "E": logging.ERROR,
+    "W": logging.WARNING,
+    "I": logging.INFO,
+    "D": logging.DEBUG,
+    "T": logging.DEBUG,
+    "FATAL": logging.CRITICAL,
+    "CRITICAL": logging.CRITICAL,
+    "ERROR": logging.ERROR,
+    "WARNING": logging.WARNING,
+    "WARN": logging.WARNING,
+    "INFO": logging.INFO,
+    "NOTICE": logging.INFO,
+    "DEBUG": logging.DEBUG,
+    "TRACE": logging.DEBUG,
+}
+
+#: Control characters could drive the terminal that shows the log.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Lines:
+    """
+    Args:
+        node: The node's name; the lines go to the logger ``emit.node.<name>``.
+
+    Attributes:
+        size: Bytes fed so far.
+    """
+
+    def __init__(self, node: str) -> None:
+        self.logger = logging.getLogger(f"emit.node.{node}")
+        self.size = 0
+        self._tail = b""
+        self._partial = b""
+        self._cut = False
+
+    @property
+    def tail(self) -> str:
+        """The last 8 KiB, as text that is safe to print."""
+        return clean(self._tail.decode("utf-8", "replace"))
+
+    def feed(self, data: bytes) -> None:
+        """Take a chunk, and log the lines that it completes."""
+        self.size += len(data)
+        self._tail = (self._tail + data)[-TAIL:]
+        *complete, rest = (self._partial + data).split(b"\n")
+        for line in complete:
+            self._end_line(line)
+        if self._cut:
+            rest = b""
+        elif len(rest) > LINE:
+            self._log(rest)
+            self._cut, rest = True, b""
+        self._partial = rest
+
+    def finish(self) -> None:
+        """Log the last line, if it had no end."""
+        rest, self._partial = self._partial, b""
+        if rest:
+            self._end_line(rest)
+
+    def _end_line(self, line: bytes) -> None:
+        if self._cut:  # the rest of a line whose beginning is in the log
+            self._cut = False
+        else:
+            self._log(line)
+
+    def _log(self, line: bytes) -> None:
+        text = line[:LINE].decode("utf-8", "replace").rstrip("\r")
+        if len(line) > LINE:
+            text += f" ... (cut at {LINE} bytes)"
+        level, text = read_level(text)
+        if text.strip():
+            self.logger.log(level, "%s", clean(text))
+
+
+def read_level(text: str) -> tuple[int, str]:
+    """
+    The level that a line announces, and the line without its mark; INFO where it has none.
+
+    Example:
+        >>> read_level("E! disk full"), read_level("[WARN] slow"), read_level("ready")
+        ((40, 'disk full'), (30, 'slow'), (20, 'ready'))
+    """
+    match = _PREFIX.match(text)
+    if match:
+        mark = match["letter"] or (match["word"] or match["bare"]).upper()
+        if mark in _LEVELS:
+            return _LEVELS[mark], text[match.end() :]
+    return logging.INFO, text
+
+
+def clean(text: str) -> str:
+    """Text with its control characters escaped, except tabs and line ends."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -1,0 +1,69 @@
+"""A process for one message: the message in, end of input, output until its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+
+from emit.errors import CallTimeout, ProcessDied
+from emit.host import spawn
+from emit.host.lines import Lines
+from emit.host.program import Program
+from emit.host.stalled import describe_stall
+from emit.host.transport import Pipes, Poll, remaining
+
+
+def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, None, None]:
+    """
+    Run a program on one message.
+
+    Its output comes in chunks as it is written. The program has ended well when the generator
+    ends; one that is closed early kills it. It need not read its input.
+
+    Args:
+        program: What to run.
+        data: Its whole input.
+        timeout: Seconds for all of it.
+
+    Raises:
+        StartError: It can't be started.
+        ProcessDied: It ended with another exit code than 0, or by a signal.
+        CallTimeout: It had not ended in time. It and all it had started have been killed.
+    """
+    began = time.monotonic()
+    deadline = began + timeout
+    child = spawn.start(program, timeout=timeout)
+    try:
+        pipes = Pipes(child, Lines(program.node))
+        poll = Poll([pipes])
+        pipes.send(data)
+        pipes.finish()
+        while not pipes.dead or pipes.received:
+            yield from _take(pipes)
+            if pipes.dead:
+                continue
+            if remaining(deadline) <= 0:
+                raise CallTimeout(
+                    node=program.node,
+                    timeout=timeout,
+                    stderr_tail=pipes.lines.tail,
+                    hint=describe_stall(child.pid),
+                )
+            poll.step(remaining(deadline))
+        if child.status != 0:
+            raise ProcessDied(
+                node=program.node,
+                status=child.status,
+                stderr_tail=pipes.lines.tail,
+                uptime=time.monotonic() - began,
+            )
+    except BaseException:
+        child.kill_tree()
+        raise
+    finally:
+        child.close()
+
+
+def _take(pipes: Pipes) -> list[bytes]:
+    chunks, pipes.received = pipes.received, []
+    return chunks

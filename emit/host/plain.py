@@ -1,0 +1,179 @@
+"""Plain messages in and plain results out, for programs without an SDK. No I/O here.
+
+``oneshot``: the message, then the end of input; results until the end of output.
+``lines``: a line in, a line out.
+
+JSON is one value per line. msgpack is one object after another, each followed by a newline byte,
+which is also what the integer 10 looks like: so results and tens take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+
+from emit.errors import EncodeError, FrameTooLarge, ProtocolError
+from emit.host.values import (
+    MAX_DEPTH,
+    MAX_FRAME,
+    Encoder,
+    Hooks,
+    Malformed,
+    Unfit,
+    check_keys,
+    from_json,
+    layers,
+    refuse_extension,
+)
+
+__all__ = ["JsonResults", "MsgpackResults", "Results", "encode_message", "results"]
+
+
+def encode_message(
+    msg: Mapping[str, Any], *, node: str, codec: str = "json", max_frame: int = MAX_FRAME
+) -> bytes:
+    """
+    A message as a program reads it: a line of JSON, or one msgpack map.
+
+    Raises:
+        EncodeError: A value that the codec cannot carry.
+        FrameTooLarge: It is over ``max_frame`` bytes, the newline not counted.
+
+    Example:
+        >>> encode_message({"n": 2}, node="count")
+        b'{"n":2}\\n'
+    """
+    encoder = Encoder()
+    encode, end = (encoder.json, b"\n") if codec == "json" else (encoder.msgpack, b"")
+    try:
+        data = encode(msg if type(msg) is dict else dict(msg))
+    except Unfit as error:
+        raise EncodeError(node=node, path=error.path, reason=error.reason) from None
+    if len(data) > max_frame:
+        raise FrameTooLarge(node=node, size=len(data), limit=max_frame, outgoing=True)
+    return data + end
+
+
+def results(*, node: str, codec: str = "json", max_frame: int = MAX_FRAME) -> Results:
+    """
+    A reader of the results of one program.
+
+    Example:
+        >>> reader = results(node="count")
+        >>> reader.feed(b'0\\n\\n{"n":'), reader.feed(b'1}'), reader.end()
+        ([0], [], [{'n': 1}])
+    """
+    kind = JsonResults if codec == "json" else MsgpackResults
+    return kind(node, max_frame)
+
+
+class JsonResults:
+    """
+    One JSON value per line; blank lines are skipped.
+
+    Both methods raise `ProtocolError` for a line that is no value, quoting it, and
+    `FrameTooLarge` for one over the limit. Results before it in the same bytes are lost with it,
+    as the message has failed.
+    """
+
+    def __init__(self, node: str, max_frame: int) -> None:
+        self._node = node
+        self._max = max_frame
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Take the next bytes and return the results they complete."""
+        end = data.rfind(b"\n")
+        self._held += data[: end + 1]
+        whole = bytes(self._held) if end >= 0 else b""
+        if end >= 0:
+            self._held.clear()
+        self._held += data[end + 1 :]
+        values = [self._value(line) for line in whole.split(b"\n") if line.strip()]
+        self._check_size(self._held)
+        return values
+
+    def end(self) -> list[Any]:
+        """The end of output: the last line may lack its newline."""
+        return self.feed(b"\n")
+
+    def _value(self, line: bytes) -> Any:
+        self._check_size(line)
+        try:
+            return from_json(line)
+        except Malformed as error:
+            reason = f"a line of its output {error}"
+            raise ProtocolError(node=self._node, reason=reason, sample=line) from None
+
+    def _check_size(self, line: bytes | bytearray) -> None:
+        if len(line) > self._max:
+            raise FrameTooLarge(node=self._node, size=None, limit=self._max, outgoing=False)
+
+
+class MsgpackResults:
+    """One msgpack object after another, each followed by a newline byte. Raises as JsonResults."""
+
+    def __init__(self, node: str, max_frame: int) -> None:
+        self._node = node
+        self._max = max_frame
+        self._hooks = Hooks()
+        self._unpacker = msgpack.Unpacker(
+            timestamp=3,
+            ext_hook=refuse_extension,
+            max_buffer_size=2**31 - 1,  # The size of one object is checked here.
+            **self._hooks.options(),
+        )
+        self._fed = 0
+        self._start = 0  # Where the object that is being read began.
+        self._newline = False  # Whether a newline is due.
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Take the next bytes and return the results they complete."""
+        values: list[Any] = []
+        self._fed += len(data)
+        self._unpacker.feed(data)
+        try:
+            for value in self._unpacker:
+                self._take(value, values)
+        except Malformed as error:
+            raise self._broken(str(error), data) from None
+        except (ValueError, OverflowError, MemoryError, msgpack.UnpackException) as error:
+            raise self._broken(f"is no msgpack: {error or type(error).__name__}", data) from None
+        self._check_size(self._fed)
+        return values
+
+    def end(self) -> list[Any]:
+        """The end of output: the last newline may be missing, nothing else."""
+        if self._start != self._fed:
+            raise self._broken("ends in the middle of an object", b"")
+        return []
+
+    def _take(self, value: Any, values: list[Any]) -> None:
+        here = self._unpacker.tell()
+        self._check_size(here)
+        if self._newline and (value != 10 or here != self._start + 1):
+            raise Malformed("has a result that no newline follows")
+        if not self._newline:
+            _check(value)
+            values.append(value)
+        self._hooks.items = 0
+        self._start = here
+        self._newline = not self._newline
+
+    def _check_size(self, here: int) -> None:
+        if here - self._start > self._max:
+            raise FrameTooLarge(node=self._node, size=None, limit=self._max, outgoing=False)
+
+    def _broken(self, reason: str, data: bytes) -> ProtocolError:
+        return ProtocolError(node=self._node, reason=f"its output {reason}", sample=data)
+
+
+Results = JsonResults | MsgpackResults
+
+
+def _check(value: Any) -> None:
+    check_keys(value)
+    if sum(1 for _ in layers(value)) > MAX_DEPTH:
+        raise Malformed(f"nests deeper than {MAX_DEPTH} levels")

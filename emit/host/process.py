@@ -1,0 +1,407 @@
+"""
+One supervised process of a node, and the conversation with it.
+
+1. One thread at a time uses a process: the holder of its lease.
+2. Whatever interrupts an exchange (a soft time limit, Ctrl-C, an abandoned generator) leaves
+   bytes of the old answer in the pipe, which the next caller would take for his. So a process
+   that is left in the middle of an exchange is discarded, never used again.
+3. A call is open from `submit` until its job has an outcome; jobs that are open when the
+   process fails are in `open_jobs`, the oldest first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from emit.errors import (
+    CallTimeout,
+    FrameTooLarge,
+    HostError,
+    ProcessDied,
+    ProtocolError,
+    RemoteError,
+    ResultError,
+    StartError,
+    StartTimeout,
+)
+from emit.host import frames, spawn
+from emit.host.accounting import family
+from emit.host.command import is_transient
+from emit.host.fate import Job
+from emit.host.line_session import LineSession
+from emit.host.lines import Lines, clean
+from emit.host.program import Program
+from emit.host.session import Broken, Session, Unmatched
+from emit.host.settings import Settings
+from emit.host.stalled import describe_stall
+from emit.host.transport import Pipes, Poll, remaining
+
+#: Seconds to wait for an exit status after stdout has come to its end.
+_STATUS = 0.1
+
+_HINT = (
+    "a line on stdout that is no frame: %s (print to stderr or use the SDK's log; "
+    "more such lines are only counted)"
+)
+
+
+class Process:
+    """
+    A running program that has said it is ready.
+
+    Attributes:
+        program: What was started.
+        child: The program as the system has it.
+        session: The conversation; `session.ready` tells what the process announced.
+        born: When it was started, by the monotonic clock.
+        used: When it was last given back.
+        calls: Messages it has answered.
+        strays: Lines on its stdout that were no frames.
+        start_seconds: What it took to be ready.
+        retiring: A replacement is being started.
+        condemned: Why it is to be replaced when its open calls are done; None: it is not.
+    """
+
+    def __init__(self, program: Program, settings: Settings, child: spawn.Child) -> None:
+        self.program = program
+        self.child = child
+        self.session: Session | LineSession = _converse(program, settings)
+        self.born = self.used = child.started
+        self.calls = 0
+        self.strays = 0
+        self.condemned: str | None = None
+        self.start_seconds = 0.0
+        self.retiring = False
+        self._failed: frames.Failure | None = None
+        self._settings = settings
+        self._jobs: dict[int, Job] = {}
+        self._buffer = bytearray()
+        self.pipes = Pipes(child, Lines(program.node))
+        self._poll = Poll([self.pipes])
+
+    @classmethod
+    def start(cls, program: Program, settings: Settings) -> Process:
+        """
+        Start a program and wait until it is ready.
+
+        Raises:
+            StartError: It can't be started, or it ended before it was ready.
+            StartTimeout: It was not ready within ``start_timeout``. It has been killed.
+        """
+        deadline = time.monotonic() + settings.start_timeout
+        child = spawn.start(program, timeout=settings.start_timeout)
+        process = cls(program, settings, child)
+        try:
+            process._shake_hands(deadline)
+        except BaseException:
+            process.discard()
+            raise
+        process.start_seconds = time.monotonic() - process.born
+        return process
+
+    @property
+    def node(self) -> str:
+        return self.program.node
+
+    @property
+    def concurrency(self) -> int:
+        """How many messages it works on at a time, as it announced."""
+        return self.session.ready.concurrency if self.session.ready else 1
+
+    @property
+    def open_count(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def open_jobs(self) -> list[Job]:
+        return list(self._jobs.values())
+
+    # -- calls -----------------------------------------------------------------------------
+
+    def submit(self, job: Job, meta: Mapping[str, Any] | None = None) -> None:
+        """
+        Encode a call. It is sent with the next `flush`.
+
+        Raises:
+            EncodeError, FrameTooLarge: It can't be sent. Nothing of it was, and the process
+                stays usable.
+        """
+        number, data = self.session.call(job.fields, node=None, meta=meta)
+        self._jobs[number] = job
+        self._buffer += data
+
+    def flush(self) -> None:
+        """Send what was submitted, as much as the pipe takes; `wait` sends the rest."""
+        if self._buffer:
+            self.pipes.send(self._buffer)
+            self._buffer = bytearray()
+
+    def call(self, job: Job, meta: Mapping[str, Any] | None, deadline: float) -> None:
+        """
+        One message, until its job has an outcome.
+
+        Raises:
+            ProcessDied, CallTimeout, ProtocolError: The process is of no more use.
+            EncodeError, FrameTooLarge: The message can't be sent; the process stays usable.
+        """
+        self.submit(job, meta)
+        self.flush()
+        while job.outcome is None:
+            self.wait(deadline)
+            self.receive()
+
+    def wait(self, deadline: float) -> None:
+        """
+        Wait until something has come from the process.
+
+        Raises:
+            CallTimeout: Nothing has until *deadline*.
+        """
+        if self.pipes.over:
+            return
+        left = remaining(deadline)
+        if left <= 0:
+            raise self.timed_out()
+        self._poll.step(left)
+
+    def receive(self) -> list[Job]:
+        """
+        Take what has come.
+
+        Returns:
+            The jobs that have an outcome now.
+
+        Raises:
+            ProcessDied, ProtocolError: The process is of no more use. What it had answered
+                before is in its jobs.
+        """
+        done: list[Job] = []
+        pipes = self.pipes
+        if pipes.over and not pipes.received:
+            self._see_end()
+            if not pipes.received:
+                raise self._failure()
+        chunks, pipes.received = pipes.received, []
+        for chunk in chunks:
+            for event in self.session.receive(chunk):
+                if type(event) is frames.End:  # the common case, first
+                    job = self._jobs.pop(event.id)
+                    self._finish(job, event.msgs)
+                    done.append(job)
+                else:
+                    self._take(event, done)
+        return done
+
+    def _see_end(self) -> None:
+        """A pipe is at its end: is the process, too? Then take all that it had written."""
+        if not self.pipes.dead and self.child.wait(_STATUS):
+            self.pipes.drain()
+
+    def _failure(self) -> HostError:
+        """What has become of a process whose pipes are at an end."""
+        tail = self.pipes.lines.tail
+        if self.pipes.dead:
+            return ProcessDied(
+                node=self.node,
+                status=self.child.status,
+                stderr_tail=tail,
+                uptime=time.monotonic() - self.born,
+                calls=self.calls,
+            )
+        closed = "stdout" if self.pipes.ended else "stdin"
+        return ProtocolError(
+            node=self.node, reason=f"it closed its {closed} and lives on", stderr_tail=tail
+        )
+
+    def timed_out(self) -> CallTimeout:
+        return CallTimeout(
+            node=self.node,
+            timeout=self._settings.timeout,
+            stderr_tail=self.pipes.lines.tail,
+            hint=describe_stall(self.child.pid),
+        )
+
+    def look(self) -> str | None:
+        """
+        Look at an idle process before it is used again.
+
+        Returns:
+            Why it can't be used: it has died, or said what nobody asked for. None: it can.
+        """
+        try:
+            self._poll.step(0)
+            self.receive()
+        except HostError as error:
+            return str(error)
+        return self.condemned
+
+    def rss(self) -> int:
+        """Bytes of memory of it and its children."""
+        return sum(member.memory_info().rss for member in family(self.child.pid))
+
+    # -- its end ---------------------------------------------------------------------------
+
+    def discard(self) -> None:
+        """Kill it and all it has started, at once."""
+        self.child.kill_tree()
+        self.pipes.drain_errors()
+        self.child.close()
+
+    def begin_stop(self) -> None:
+        """Ask it to end: ``bye``, then the end of its input."""
+        with contextlib.suppress(ProtocolError):
+            self.pipes.send(self.session.bye())
+        self.pipes.finish()
+
+    def finish_stop(self, began: float) -> None:
+        """See it end by the ladder: *stop_grace*, SIGTERM, *term_grace*, SIGKILL."""
+        grace = began + self._settings.stop_grace
+        if not self._ends_by(grace):
+            self.child.terminate()
+            self._ends_by(max(grace, time.monotonic()) + self._settings.term_grace)
+        self.discard()
+
+    def _ends_by(self, deadline: float) -> bool:
+        while not self.pipes.dead and remaining(deadline) > 0:
+            self._poll.step(remaining(deadline))
+            self.pipes.received.clear()
+        return self.pipes.dead
+
+    # -- what comes ------------------------------------------------------------------------
+
+    def _shake_hands(self, deadline: float) -> None:
+        self.pipes.send(self.session.hello())
+        try:
+            while self.session.ready is None:
+                if self._failed is not None:
+                    raise self._not_ready(
+                        f"it could not load: {self._failed.type}: {self._failed.message}",
+                        self._failed.stack[0] if self._failed.stack else "",
+                    )
+                if remaining(deadline) <= 0:
+                    raise StartTimeout(
+                        node=self.node,
+                        timeout=self._settings.start_timeout,
+                        stderr_tail=self.pipes.lines.tail,
+                        hint=describe_stall(self.child.pid),
+                    )
+                self._poll.step(remaining(deadline))
+                self.receive()
+        except (ProcessDied, ProtocolError) as error:
+            raise self._not_ready(f"before it was ready, {_without_node(error)}") from error
+
+    def _not_ready(self, reason: str, hint: str = "") -> StartError:
+        return StartError(
+            node=self.node,
+            argv=self.program.argv,
+            reason=reason,
+            hint=hint,
+            stderr_tail=self.pipes.lines.tail,
+            started=True,
+        )
+
+    def _finish(self, job: Job, results: Any) -> None:
+        self.calls += 1
+        if len(job.results) + len(results) > self._settings.max_results or job.overflow:
+            job.outcome = ResultError(
+                f'"{self.node}" emitted more than max_results = {self._settings.max_results} '
+                f"results for one message; stream=True has no such limit",
+                node=self.node,
+            )
+        else:
+            job.outcome = job.results + results if job.results else results
+
+    def _take(self, event: Any, done: list[Job]) -> None:
+        match event:
+            case frames.Out():
+                self._add(self._jobs[event.id], event.msgs)
+            case frames.Err():
+                job = self._jobs.pop(event.id)
+                self.calls += 1
+                job.outcome = _remote_error(self.node, event)
+                done.append(job)
+            case frames.Log():
+                self._log(event)
+            case frames.Stray():
+                self._stray(event.data)
+            case frames.TooLarge():
+                done.extend(self._too_large(event))
+            case frames.Failure():
+                self._failed = event
+                self.condemned = f"it can't go on: {event.type}"
+            case Unmatched():
+                self.condemned = "it answered what nobody had asked"
+                logger = self.pipes.lines.logger
+                logger.warning("an answer to no open call: %s", type(event.frame).__name__)
+            case Broken():
+                raise event.error
+
+    def _add(self, job: Job, results: Any) -> None:
+        if len(job.results) + len(results) > self._settings.max_results:
+            job.overflow = True  # the rest is read, so that the process stays usable, and dropped
+            job.results = []
+        elif not job.overflow:
+            job.results.extend(results)
+
+    def _log(self, event: frames.Log) -> None:
+        level = logging.getLevelName(event.level.upper())
+        extra = {"emit_call": event.id, "emit_fields": event.fields}
+        self.pipes.lines.logger.log(
+            level if isinstance(level, int) else logging.INFO, "%s", clean(event.text), extra=extra
+        )
+
+    def _stray(self, data: bytes) -> None:
+        self.strays += 1
+        text = clean(data.decode("utf-8", "replace"))
+        if self.strays == 1:
+            self.pipes.lines.logger.warning(_HINT, text)
+        else:
+            self.pipes.lines.logger.debug("stdout: %s", text)
+
+    def _too_large(self, event: frames.TooLarge) -> list[Job]:
+        job = self._jobs.pop(event.id, None) if event.id is not None else None
+        if job is None:
+            self.condemned = "it wrote a frame over max_frame"
+            return []
+        job.outcome = FrameTooLarge(
+            node=self.node, size=event.size, limit=event.limit, outgoing=False
+        )
+        return [job]
+
+    def __repr__(self) -> str:
+        state = f"{len(self._jobs)} open" if self._jobs else "idle"
+        return f"<Process {self.node} pid {self.child.pid} [{state}, {self.calls} calls]>"
+
+
+def is_permanent(error: HostError) -> bool:
+    """
+    Whether another start would fail alike: the command itself is wrong. A program that was
+    started and ended, or hung, may do better next time, when a database is back.
+    """
+    return isinstance(error, StartError) and not error.started and not is_transient(error)
+
+
+def _converse(program: Program, settings: Settings) -> Session | LineSession:
+    if settings.mode == "lines":
+        return LineSession(program.node, max_frame=settings.max_frame)
+    codecs = ("json",) if settings.codec == "json" else ("msgpack", "json")
+    return Session(program.node, codecs=codecs, max_frame=settings.max_frame)
+
+
+def _remote_error(node: str, event: frames.Err) -> RemoteError:
+    return RemoteError(
+        node=node,
+        type=event.type,
+        message=event.message,
+        stack=tuple(event.stack),
+        retry=event.retry,
+        after=event.after,
+    )
+
+
+def _without_node(error: HostError) -> str:
+    return "it " + str(error).removeprefix(f'"{error.node}"').lstrip(": ")

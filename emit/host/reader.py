@@ -1,0 +1,257 @@
+"""Bytes from a process to frames: both codecs, in pieces of any size. No I/O here.
+
+1. The same bytes give the same events however they were cut.
+2. At most ``max_frame`` bytes are held, and each byte is copied a bounded number of times.
+3. A 0x00 where a frame may begin starts a msgpack frame; it also ends a line of text, since
+   JSON has no raw 0x00 in it. So a stray print cannot swallow the frame behind it.
+4. Text that is no frame is the author's print, and never an error. What begins like a frame and
+   is none breaks the protocol: two threads' frames in one another, or invalid UTF-8.
+5. After a violation nothing is read any more.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+from collections.abc import Callable
+
+import msgpack  # type: ignore[import-untyped]
+
+from emit.host.frames import OPS, BadFrame, Frame, Read, Stray, TooLarge, Violation, from_wire
+from emit.host.values import (
+    MAX_DEPTH,
+    MAX_FRAME,
+    Malformed,
+    from_json,
+    from_msgpack,
+    has_long_numbers,
+)
+
+__all__ = ["Reader"]
+
+#: Bytes that are kept of a stray line, and of an unfinished one for diagnosis.
+_KEPT = 8192
+
+#: Bytes of an oversized frame that are looked at for its op and id.
+_HEAD = 64
+
+#: The envelope adds a map and a list around a result.
+_DEPTH = MAX_DEPTH + 2
+
+_BRACE = ord("{")
+_length_at = struct.Struct(">I").unpack_from
+_MAPS = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
+_LIKE_A_FRAME = re.compile(rb'\s*\{.*?"op"\s*:\s*"(?:%b)"' % "|".join(OPS).encode(), re.DOTALL)
+_WHOSE = re.compile(rb'\s*\{\s*"op"\s*:\s*"(out|end|err)"\s*,\s*"id"\s*:\s*(-?\d+)\s*[,}]')
+
+
+class Reader:
+    """
+    Turns what a process writes into frames, stray text and complaints.
+
+    Args:
+        max_frame: Bytes of the largest frame, framing not counted; from 64 to 2**24 - 1.
+        binary: Whether msgpack frames may come. Without them a 0x00 is text like any other.
+
+    Example:
+        >>> Reader().feed(b'hello\\n{"op":"end","id":1}\\n')
+        [Stray(data=b'hello'), End(id=1, msgs=())]
+    """
+
+    def __init__(self, *, max_frame: int = MAX_FRAME, binary: bool = True) -> None:
+        if not _HEAD <= max_frame <= MAX_FRAME:
+            raise ValueError(f"max_frame must be from {_HEAD} to {MAX_FRAME}, not {max_frame}")
+        self._max = max_frame
+        self._binary = binary
+        self._held = bytearray()  # The start of a frame or line whose end has not come.
+        self._skip = 0  # Bytes of an oversized msgpack frame still to pass over.
+        self._step: Callable[[bytes, int, list[Read]], int] = self._text
+
+    @property
+    def rest(self) -> bytes:
+        """The start of the frame or line that is not finished, 8 KiB at most; for diagnosis."""
+        return bytes(self._held[:_KEPT])
+
+    def feed(self, data: bytes) -> list[Read]:
+        """Take the next bytes and return what they complete, in order."""
+        events: list[Read] = []
+        position = 0
+        while position < len(data):
+            position = self._step(data, position, events)
+        return events
+
+    # Each step takes some of data from start on and returns where it stopped.
+
+    def _text(self, data: bytes, start: int, events: list[Read]) -> int:
+        """Lines, up to a 0x00 or to the last newline; the rest is held."""
+        zero = data.find(b"\0", start) if self._binary else -1
+        end = zero if zero >= 0 else data.rfind(b"\n", start)
+        if end < 0:
+            return self._hold(data, start, events)
+        block = data[start:end]
+        if self._held:
+            block = bytes(self._held) + block
+            self._held.clear()
+        if zero < 0:
+            return max(end + 1, self._lines(block, events))
+        self._step = self._frames
+        return max(end, self._lines(block, events))
+
+    def _hold(self, data: bytes, start: int, events: list[Read]) -> int:
+        self._held += data[start:]
+        if len(self._held) > self._max:
+            events.append(self._overlong(bytes(self._held)))
+            self._held.clear()
+            self._step = self._rest_of_line
+        return len(data)
+
+    def _rest_of_line(self, data: bytes, start: int, events: list[Read]) -> int:
+        """Pass over an overlong line."""
+        newline = data.find(b"\n", start)
+        zero = data.find(b"\0", start) if self._binary else -1
+        ends = [end for end in (newline, zero) if end >= 0]
+        if not ends:
+            return len(data)
+        self._step = self._text
+        return min(ends)
+
+    def _frames(self, data: bytes, start: int, events: list[Read]) -> int:
+        """Whole msgpack frames, for as long as nothing is odd about them."""
+        end, stop = len(data), start
+        try:
+            while end - start > 4 and data[start] == 0 and data[start + 4] in _MAPS:
+                size = _length_at(data, start)[0]
+                stop = start + 4 + size
+                if not 0 < size <= self._max or stop > end:
+                    break
+                if (frame := _frame(data[start + 4 : stop])) is not None:
+                    events.append(frame)
+                start = stop
+        except BadFrame as error:
+            return self._violation(str(error), data[start:stop], events)
+        if start < end:
+            self._step = self._partial if data[start] == 0 else self._text
+        return start
+
+    def _partial(self, data: bytes, start: int, events: list[Read]) -> int:
+        """One msgpack frame that is cut, too large or a lie."""
+        held = self._held
+        try:
+            while len(held) < (need := _needed(held, self._max)):
+                if start == len(data):
+                    return start
+                piece = data[start : start + need - len(held)]
+                held += piece
+                start += len(piece)
+            if (found := self._whole(bytes(held))) is not None:
+                events.append(found)
+        except BadFrame as error:
+            return self._violation(str(error), bytes(held), events)
+        held.clear()
+        return start
+
+    def _whole(self, held: bytes) -> Read | None:
+        """A whole frame, or as much of an oversized one as is looked at."""
+        size = _length_at(held)[0]
+        if size <= self._max:
+            self._step = self._frames
+            return _frame(held[4:])
+        self._skip = size + 4 - len(held)
+        self._step = self._rest_of_frame
+        return TooLarge(size, self._max, *_whose_map(held[4:]))
+
+    def _rest_of_frame(self, data: bytes, start: int, events: list[Read]) -> int:
+        passed = min(self._skip, len(data) - start)
+        self._skip -= passed
+        if not self._skip:
+            self._step = self._text
+        return start + passed
+
+    def _stop(self, data: bytes, start: int, events: list[Read]) -> int:
+        return len(data)
+
+    # What the steps find.
+
+    def _lines(self, block: bytes, events: list[Read]) -> int:
+        long_numbers = has_long_numbers(block)
+        line = block
+        try:
+            for line in block.split(b"\n"):
+                if line and (event := self._line(line, long_numbers)) is not None:
+                    events.append(event)
+        except BadFrame as error:
+            return self._violation(str(error), line, events)
+        return 0
+
+    def _line(self, line: bytes, long_numbers: bool) -> Read | None:
+        if len(line) > self._max:
+            return self._overlong(line)
+        if line[0] != _BRACE and not line.lstrip().startswith(b"{"):
+            return _stray(line) if line != b"\r" else None
+        try:
+            fields = from_json(line, _DEPTH, long_numbers)
+        except Malformed as error:
+            if _LIKE_A_FRAME.match(line):
+                raise BadFrame(f"a frame {error}") from None
+            return _stray(line)
+        frame = from_wire(fields)
+        return _stray(line) if frame is None and type(fields.get("op")) is not str else frame
+
+    def _overlong(self, line: bytes) -> Read:
+        if line.lstrip()[:1] != b"{":
+            return _stray(line[: self._max])
+        told = _WHOSE.match(line[:_HEAD])
+        if told is None:
+            return TooLarge(None, self._max)
+        return TooLarge(None, self._max, int(told[2]), told[1] != b"out")
+
+    def _violation(self, reason: str, sample: bytes, events: list[Read]) -> int:
+        """The last event. Returns where no step goes on."""
+        events.append(Violation(reason, sample[:80]))
+        self._held.clear()
+        self._step = self._stop
+        return sys.maxsize
+
+
+def _frame(body: bytes) -> Frame | None:
+    """The frame in a msgpack map, or None if its op is not known."""
+    try:
+        fields = from_msgpack(body, _DEPTH)
+    except Malformed as error:
+        raise BadFrame(f"a frame {error}") from None
+    frame = from_wire(fields)
+    if frame is None and type(fields.get("op")) is not str:
+        raise BadFrame("a frame has no op")
+    return frame
+
+
+def _stray(line: bytes) -> Stray:
+    return Stray(line[:_KEPT].removesuffix(b"\r"))
+
+
+def _needed(held: bytearray, limit: int) -> int:
+    """How many bytes of a msgpack frame are worth another look. A lie is told at byte 4 or 5."""
+    if len(held) < 4:
+        return 4
+    size: int = _length_at(held)[0]
+    if size == 0:
+        raise BadFrame("a frame of length 0")
+    if len(held) < 5:
+        return 5
+    if held[4] not in _MAPS:
+        raise BadFrame(f"a length of {size} bytes with no map behind it")
+    return 4 + (size if size <= limit else _HEAD)
+
+
+def _whose_map(head: bytes) -> tuple[int | None, bool]:
+    """The id in the first bytes of a map, and whether its frame is the last of the call."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(head)
+    try:
+        unpacker.read_map_header()
+        first, op, second, id = (unpacker.unpack() for _ in range(4))
+    except (ValueError, msgpack.UnpackException):
+        return None, True
+    told = (first, second) == ("op", "id") and op in ("out", "end", "err") and type(id) is int
+    return (id, op != "out") if told else (None, True)

@@ -1,0 +1,227 @@
+"""
+One small process beside each host: when the host dies, kill what it leaves behind.
+
+Run as ``python -IS sentinel.py COOKIE HOST_PID`` by the host; imports nothing of Emit. Its
+stdin is the lifeline, whose other end only the host holds and which closes with it, whatever
+killed it. On it come lines ``+sid from to`` as programs start, with the clock ticks since boot
+between which the session began, and ``-sid`` as they are gone.
+
+A process is the host's when its environment carries the host's cookie, or when it is in one of
+the told sessions. What clears its environment *and* takes a new session is not found.
+Without /proc (macOS) only the told sessions' process groups are killed.
+
+`sweep` and what it needs serve the host itself too, see `tree`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+#: The variable that marks every process of a host, and by inheritance all that these start.
+#: Its value is a path, as hosts nest: ``<host>.<number>/<inner host>.<number>``.
+COOKIE = "EMIT_HOST_COOKIE"
+
+#: Seconds between two reads of the lifeline, so that a storm of starts costs the sentinel
+#: little. The host's death is seen at once all the same.
+REST = 0.05
+
+#: Seconds: a child forked as the host died shows its cookie only after its exec.
+LINGER = 0.25
+
+#: Seconds after which the sentinel gives up, as on a process that hangs in the kernel.
+GIVE_UP = 10.0
+
+#: Seconds between two rounds of a sweep.
+PAUSE = 0.002
+
+
+class Process(NamedTuple):
+    """A line of the process table; ``started`` in clock ticks since boot."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+    started: int
+
+
+Sessions = dict[int, tuple[int, int]]
+Test = Callable[[Process], bool]
+
+
+def main(cookie: str, host: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sessions = listen(int(host))
+    if sys.platform == "linux":
+        sweep(belongs(cookie, sessions), seconds=GIVE_UP, at_least=LINGER)
+    else:
+        kill_groups(sessions)
+
+
+def listen(host: int) -> Sessions:
+    """Follow the lifeline until the host is dead; return the sessions it left."""
+    os.set_blocking(0, False)
+    ready, hangup = watch(host, select.POLLIN), watch(host, 0)
+    sessions: Sessions = {}
+    rest = b""
+    while True:
+        if os.getppid() == host:
+            ready.poll()
+        data = read()
+        if data == b"" or (data is None and os.getppid() != host):
+            return sessions
+        *lines, rest = (rest + (data or b"")).split(b"\n")
+        for line in lines:
+            note(sessions, line)
+        hangup.poll(REST * 1000)
+
+
+def watch(host: int, events: int) -> select.poll:
+    """The lifeline, and the host itself: a child it forked from C may hold the lifeline too."""
+    poller = select.poll()
+    poller.register(0, events)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # it is dead, or the kernel has no pidfd
+            poller.register(os.pidfd_open(host), select.POLLIN)
+    return poller
+
+
+def read() -> bytes | None:
+    """What is on the lifeline; empty at its end, None if there is nothing now."""
+    try:
+        return os.read(0, 65536)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def note(sessions: Sessions, line: bytes) -> None:
+    sid, *ticks = (int(word) for word in line[1:].split())
+    if line[:1] == b"+":
+        sessions[sid] = (ticks[0], ticks[1])
+    else:
+        sessions.pop(sid, None)
+
+
+def belongs(cookie: str, sessions: Sessions) -> Test:
+    """The test for all of a host's processes."""
+    prefix = f"{cookie}.".encode()
+
+    def test(process: Process) -> bool:
+        return in_session(process, sessions) or any(
+            token.startswith(prefix) for token in lineage(process.pid)
+        )
+
+    return test
+
+
+def in_session(process: Process, sessions: Sessions) -> bool:
+    """
+    Whether it is in a told session, and that is still the same session.
+
+    The kernel gives no new process the number of a session that has members. So a leader of
+    another age is a foreigner's, and so are its members.
+    """
+    if process.session not in sessions:
+        return False
+    first, last = sessions[process.session]
+    leader = look(process.session)
+    same = leader is None or first <= leader.started <= last
+    return same and process.started >= first
+
+
+def sweep(test: Test, *, seconds: float, at_least: float = 0.0) -> bool:
+    """
+    Kill what passes *test*, and what that started meanwhile, until two rounds find nothing.
+
+    Returns:
+        False if there was still something after *seconds*.
+    """
+    start = time.monotonic()
+    strangers: set[int] = set()
+    quiet = 0
+    while (age := time.monotonic() - start) < seconds:
+        if kill_round(test, strangers):
+            quiet = 0
+        else:
+            # Rounds that kill look at new pids only, to outrun a program that forks and exits
+            # without end; the rounds that confirm look at all.
+            strangers.clear()
+            quiet += 1
+        if quiet >= 2 and age >= at_least:
+            return True
+        time.sleep(PAUSE if quiet else 0)
+    return False
+
+
+def kill_round(test: Test, strangers: set[int]) -> int:
+    killed = 0
+    for pid in pids():
+        if pid in strangers or (process := look(pid)) is None or process.state in "ZX":
+            continue
+        if pid != os.getpid() and test(process):
+            killed += kill(process)
+        else:
+            strangers.add(pid)
+    return killed
+
+
+def kill(process: Process) -> bool:
+    """SIGKILL, through a pidfd where there is one: the number may have a new owner by now."""
+    try:
+        with contextlib.ExitStack() as stack:
+            pidfd = os.pidfd_open(process.pid)
+            stack.callback(os.close, pidfd)
+            now = look(process.pid)
+            if now is None or now.started != process.started:
+                return False
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:  # gone, or not ours to signal
+        return False
+    return True
+
+
+def kill_groups(sessions: Sessions) -> None:
+    for sid in sessions:
+        with contextlib.suppress(OSError):
+            os.killpg(sid, signal.SIGKILL)
+
+
+def pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def look(pid: int) -> Process | None:
+    """The process, a zombie too; None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            stat = file.read()
+    except OSError:
+        return None
+    # The name, in brackets, may hold spaces and brackets.
+    words = stat[stat.rindex(b")") + 2 :].split()
+    return Process(pid, words[0].decode(), int(words[1]), int(words[3]), int(words[19]))
+
+
+def lineage(pid: int) -> list[bytes]:
+    """The cookies of a process, one for each host above it; empty where it may not be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return []
+    prefix = f"{COOKIE}=".encode()
+    return next((v[len(prefix) :].split(b"/") for v in variables if v.startswith(prefix)), [])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,374 @@
+"""One conversation between the host and a process of a node. No I/O here, and no clock.
+
+Bytes in, events out; and for each thing the host has to say, the bytes to write. The owner
+moves the bytes, keeps the time, and decides what happens to the process and its calls.
+
+1. `TRANSITIONS` is all there is to know about which frame may come when. A frame that is not in
+   it for the current state breaks the protocol; a host that sends one has a bug.
+2. An answer belongs to the call whose id it carries. Ids are never reused, and nothing is ever
+   matched by order.
+3. The first answer to a call closes it. What comes for a closed or unknown id is `Unmatched`;
+   such a process is not to be trusted with another call.
+4. A refused message changes nothing: no id is used up, no byte is to be written.
+5. Each event is delivered once, in the order of the bytes, however these were cut. After a
+   `Broken` there are none, and every method raises its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+from emit.errors import EncodeError, FrameTooLarge, ProtocolError
+from emit.host.codec import CODECS, Codec, Json
+from emit.host.frames import (
+    FROM_HOST,
+    VERSION,
+    Bye,
+    Call,
+    Cancel,
+    End,
+    Err,
+    Failure,
+    Frame,
+    Hello,
+    Log,
+    Out,
+    Ping,
+    Pong,
+    Ready,
+    Stray,
+    TooLarge,
+    Violation,
+    op_of,
+)
+from emit.host.reader import Reader
+from emit.host.values import MAX_FRAME, Unfit
+
+__all__ = ["TRANSITIONS", "Broken", "Event", "Session", "State", "Unmatched"]
+
+
+class State(Enum):
+    """Where a conversation stands. The values are the names in ``runtimes/PROTOCOL.md``."""
+
+    NEW = "new"
+    STARTING = "starting"
+    READY = "ready"
+    CLOSING = "closing"
+    FAILED = "failed"
+    BROKEN = "broken"
+
+
+TRANSITIONS: dict[State, dict[type[Frame], State]] = {
+    State.NEW: {
+        Hello: State.STARTING,
+    },
+    State.STARTING: {
+        Ready: State.READY,
+        Failure: State.FAILED,
+        Log: State.STARTING,
+        Bye: State.CLOSING,
+    },
+    State.READY: {
+        Call: State.READY,
+        Cancel: State.READY,
+        Ping: State.READY,
+        Out: State.READY,
+        End: State.READY,
+        Err: State.READY,
+        Log: State.READY,
+        Pong: State.READY,
+        Failure: State.FAILED,
+        Bye: State.CLOSING,
+    },
+    State.CLOSING: {
+        Ready: State.CLOSING,
+        Cancel: State.CLOSING,
+        Out: State.CLOSING,
+        End: State.CLOSING,
+        Err: State.CLOSING,
+        Log: State.CLOSING,
+        Pong: State.CLOSING,
+        Failure: State.FAILED,
+    },
+    State.FAILED: {
+        Log: State.FAILED,
+    },
+    State.BROKEN: {},
+}
+
+
+class Unmatched(NamedTuple):
+    """An answer to no open call. Discard the process once its open calls are done."""
+
+    frame: Out | End | Err
+
+
+class Broken(NamedTuple):
+    """The last event: the process broke the protocol. ``Session.open`` tells who was waiting."""
+
+    error: ProtocolError
+
+
+Event = Ready | Out | End | Err | Failure | Log | Pong | Stray | TooLarge | Unmatched | Broken
+
+_NO_MORE: Mapping[str, Any] = {}
+
+
+class Session:
+    """
+    One conversation with one process.
+
+    Args:
+        node: The node's name, for hello and for errors.
+        codecs: What to offer, the preferred one first.
+        max_frame: Bytes of the largest frame, both ways; below 2**24.
+        config: A map for the process to start with, or None.
+
+    Raises:
+        ValueError: An unknown codec, or a max_frame out of range.
+
+    Example:
+        >>> session = Session("count", codecs=["json"])
+        >>> _ = session.hello()
+        >>> session.receive(b'{"op":"ready","v":1}\\n')[0].codec
+        'json'
+        >>> session.call({"n": 2})
+        (1, b'\\n{"op":"call","id":1,"msg":{"n":2}}\\n')
+        >>> session.receive(b'{"op":"end","id":1,"msgs":[0,1]}\\n')
+        [End(id=1, msgs=[0, 1])]
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        codecs: Sequence[str] = tuple(CODECS),
+        max_frame: int = MAX_FRAME,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not codecs or not set(codecs) <= set(CODECS):
+            raise ValueError(f"codecs must be of {', '.join(CODECS)}, not {list(codecs)}")
+        self.node = node
+        self.state = State.NEW
+        self.ready: Ready | None = None
+        self.error: ProtocolError | None = None
+        self._codecs = tuple(codecs)
+        self._max_frame = max_frame
+        self._config = config
+        self._codec: Codec = Json()
+        self._reader = Reader(max_frame=max_frame, binary="msgpack" in codecs)
+        self._next = 1
+        self._open: dict[int, None] = {}
+        self._lost: set[int] = set()  # Failed by an oversized frame; their answers may follow.
+
+    def __repr__(self) -> str:
+        return f"<Session {self.node} [{self.state.value}, {len(self._open)} open]>"
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """The ids of the calls that have no answer yet, the oldest first."""
+        return tuple(self._open)
+
+    @property
+    def codec(self) -> str:
+        """The codec of the calls: "json" until the process has taken another."""
+        return self._codec.name
+
+    @property
+    def rest(self) -> bytes:
+        """What came of a frame or line that is not finished, 8 KiB at most; for diagnosis."""
+        return self._reader.rest
+
+    # What the host says. Each returns the bytes to write.
+
+    def hello(self) -> bytes:
+        """The first frame. Raises what `call` raises, if ``config`` does not fit."""
+        return self._send(Hello([VERSION], self._codecs, self.node, self._max_frame, self._config))
+
+    def call(
+        self,
+        msg: Mapping[str, Any],
+        *,
+        node: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> tuple[int, bytes]:
+        """
+        Open a call.
+
+        Args:
+            msg: The message: a map of text to values.
+            node: Which node of the process; None where it has one.
+            meta: ``origin``, ``attempt``, ``deadline_ms`` and ``traceparent``, as they apply.
+
+        Returns:
+            The call's id and the bytes to write.
+
+        Raises:
+            EncodeError: A value that the codec cannot carry. The session stays as it was.
+            FrameTooLarge: The frame is over ``max_frame``. The session stays as it was.
+            ProtocolError: The session is broken.
+            RuntimeError: The process is not ready, or has been told bye: a bug of the caller.
+        """
+        if self.state is not State.READY:
+            self._next_state(Call)
+        id = self._next
+        more = _NO_MORE if node is None and meta is None else _extras(node, meta)
+        plain = msg if type(msg) is dict else dict(msg)
+        try:
+            body = self._codec.call(id, plain, more)
+        except Unfit as error:
+            raise self._unfit(error) from None
+        data = self._wrap(body)
+        self._next = id + 1
+        self._open[id] = None
+        return id, data
+
+    def cancel(self, id: int) -> bytes:
+        """Ask for an open call to end early; only if ``ready.caps`` has "cancel". It stays open
+        until its answer comes."""
+        return self._send(Cancel(id))
+
+    def ping(self, n: int) -> bytes:
+        """Ask an idle process for a pong with the same n."""
+        return self._send(Ping(n))
+
+    def bye(self) -> bytes:
+        """Ask the process to finish what is open and to exit. No call can follow."""
+        return self._send(Bye())
+
+    # What the process says.
+
+    def receive(self, data: bytes) -> list[Event]:
+        """
+        Take the next bytes of the process.
+
+        Returns:
+            What happened, in order:
+
+            - `Ready`, once; `Log`, `Pong` and `Stray` as they come.
+            - `Out` for results so far of an open call; `End` and `Err` close one, and so does a
+              `TooLarge` with an id. A `TooLarge` whose call is not told comes once for each open
+              call, as any of them may have lost results, or once without an id if none is open.
+            - `Failure`: the process cannot go on. Open calls stay open; it exits.
+            - `Unmatched` for an answer to no open call.
+            - `Broken`, as the last, with the error to raise.
+
+        Raises:
+            ProtocolError: The session was broken before.
+        """
+        if self.error is not None:
+            raise self.error
+        events: list[Event] = []
+        allowed = TRANSITIONS[self.state]
+        for read in self._reader.feed(data):
+            if isinstance(read, End) and read.id in self._open and End in allowed:
+                del self._open[read.id]  # One per message; _take would do the same.
+                events.append(read)
+            else:
+                self._take(read, events)
+                if self.error is not None:
+                    break
+                allowed = TRANSITIONS[self.state]
+        return events
+
+    def _take(self, read: Any, events: list[Event]) -> None:
+        match read:
+            case Stray():
+                events.append(read)
+            case TooLarge():
+                self._lose(read, events)
+            case Violation(reason, sample):
+                self._break(reason, sample, events)
+            case _ if isinstance(read, FROM_HOST):
+                said = op_of(type(read))
+                reason = f"wrote {said!r}, which only the host sends; does it echo its input?"
+                self._break(reason, b"", events)
+            case _ if type(read) not in TRANSITIONS[self.state]:
+                self._break(f"wrote {op_of(type(read))!r} while {self.state.value}", b"", events)
+            case Ready():
+                self._start(read, events)
+            case Out() | End() | Err():
+                self._answer(read, events)
+            case _:
+                self.state = TRANSITIONS[self.state][type(read)]
+                events.append(read)
+
+    def _start(self, ready: Ready, events: list[Event]) -> None:
+        if ready.v != VERSION:
+            reason = f"speaks version {ready.v} of the protocol; this host speaks {VERSION}"
+            return self._break(reason, b"", events)
+        if ready.codec not in self._codecs:
+            reason = f"took codec {ready.codec!r:.40}; offered were {', '.join(self._codecs)}"
+            return self._break(reason, b"", events)
+        self.ready = ready
+        self._codec = CODECS[ready.codec]()
+        self.state = TRANSITIONS[self.state][Ready]
+        events.append(ready)
+
+    def _answer(self, frame: Out | End | Err, events: list[Event]) -> None:
+        last = type(frame) is not Out
+        if frame.id in self._open:
+            if last:
+                del self._open[frame.id]
+            events.append(frame)
+        elif frame.id in self._lost:
+            if last:
+                self._lost.discard(frame.id)
+        else:
+            events.append(Unmatched(frame))
+
+    def _lose(self, frame: TooLarge, events: list[Event]) -> None:
+        """Fail the call that an oversized frame belongs to, or all that it may belong to."""
+        if frame.id is None:
+            lost = list(self._open)
+            self._lost.update(lost)
+        else:
+            lost = [frame.id] if frame.id in self._open else []
+            if not frame.last:
+                self._lost.update(lost)
+        for id in lost:
+            del self._open[id]
+            events.append(frame._replace(id=id))
+        if not lost:
+            events.append(frame._replace(id=None))
+
+    def _break(self, reason: str, sample: bytes, events: list[Event]) -> None:
+        self.state = State.BROKEN
+        self.error = ProtocolError(node=self.node, reason=reason, sample=sample)
+        events.append(Broken(self.error))
+
+    def _send(self, frame: Frame) -> bytes:
+        state = self._next_state(type(frame))
+        try:
+            body = self._codec.body(frame)
+        except Unfit as error:
+            raise self._unfit(error) from None
+        data = self._wrap(body)
+        self.state = state
+        return data
+
+    def _next_state(self, kind: type[Frame]) -> State:
+        if self.error is not None:
+            raise self.error
+        try:
+            return TRANSITIONS[self.state][kind]
+        except KeyError:
+            raise RuntimeError(f"{op_of(kind)!r} cannot be sent while {self.state.value}") from None
+
+    def _wrap(self, body: bytes) -> bytes:
+        if len(body) > self._max_frame:
+            raise FrameTooLarge(
+                node=self.node, size=len(body), limit=self._max_frame, outgoing=True
+            )
+        return self._codec.wrap(body)
+
+    def _unfit(self, error: Unfit) -> EncodeError:
+        return EncodeError(node=self.node, path=error.path, reason=error.reason)
+
+
+def _extras(node: str | None, meta: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields of a call that not every call has."""
+    fields = {"node": node, "meta": meta}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,209 @@
+"""
+Bytes in and out of running programs, moved by the calling thread.
+
+One poll over stdin, stdout, stderr and the death of one or several programs. There is no
+reader thread: handing a message from one thread to another costs more than the pipe (13 us on
+one core), and a thread that holds a lock when the host forks leaves the child deadlocked.
+
+The end of stdout is not the end of the program, and its death is not the end of stdout (a
+grandchild may hold the pipe), so both are told apart here.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Sequence
+
+from emit.host.child import Child
+from emit.host.lines import Lines
+
+#: Bytes per read. From 256 KiB on each read maps fresh memory: 14 us instead of 1.4.
+CHUNK = 64 * 1024
+
+#: Seconds between two looks at a program where the system has no pidfd.
+_TICK = 0.05
+
+
+class Pipes:
+    """
+    The pipes of one child.
+
+    Attributes:
+        child: Whose they are.
+        lines: Where its stderr goes.
+        received: What has come on stdout and was not taken yet.
+        ended: Whether stdout has come to its end.
+        dead: Whether the program has ended. What it wrote before is in `received` by then.
+        broken: Whether it has closed its stdin, so that nothing more can be sent.
+        sent: Bytes written in its life.
+        taken: Bytes read from stdout in its life.
+    """
+
+    def __init__(self, child: Child, lines: Lines) -> None:
+        self.child = child
+        self.lines = lines
+        self.received: list[bytes] = []
+        self.ended = False
+        self.dead = False
+        self.broken = False
+        self.sent = 0
+        self.taken = 0
+        self._outgoing = memoryview(b"")
+        self._finishing = False
+
+    @property
+    def over(self) -> bool:
+        """Whether one of the pipes or the program has come to its end: no exchange is possible."""
+        return self.dead or self.ended or self.broken
+
+    @property
+    def sending(self) -> bool:
+        """Whether there is something left to write."""
+        return bool(self._outgoing) and not self.broken
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Write *data*, as much as the pipe takes now; the rest goes out as it is polled."""
+        self._outgoing = memoryview(bytes(self._outgoing) + data if self._outgoing else data)
+        self.flush()
+
+    def finish(self) -> None:
+        """Close stdin once all is written."""
+        self._finishing = True
+        if not self.sending:
+            self.child.close_stdin()
+
+    def flush(self) -> None:
+        while self._outgoing and not self.broken:
+            try:
+                count = os.write(self.child.stdin, self._outgoing)
+            except BlockingIOError:
+                return
+            except BrokenPipeError:
+                self.broken = True
+                return
+            self.sent += count
+            self._outgoing = self._outgoing[count:]
+        if self._finishing:
+            self.child.close_stdin()
+
+    def read(self) -> None:
+        """Take one chunk from stdout."""
+        try:
+            data = os.read(self.child.stdout, CHUNK)
+        except BlockingIOError:
+            return
+        if data:
+            self.taken += len(data)
+            self.received.append(data)
+        else:
+            self.ended = True
+
+    def read_errors(self) -> bool:
+        """Take one chunk from stderr. Returns whether more may come."""
+        try:
+            data = os.read(self.child.stderr, CHUNK)
+        except BlockingIOError:
+            return True
+        if data:
+            self.lines.feed(data)
+        else:
+            self.lines.finish()
+        return bool(data)
+
+    def drain(self) -> None:
+        """After its death: take what is left in both pipes, and wait for nobody."""
+        self.dead = True
+        while not self.ended and self._took_some():
+            pass
+        self.drain_errors()
+        self.lines.finish()
+
+    def drain_errors(self) -> None:
+        """Take what stderr holds just now, a pipe's size at the most."""
+        before = -1
+        while self.lines.size != before:
+            before = self.lines.size
+            if not self.read_errors():
+                return
+
+    def _took_some(self) -> bool:
+        before = self.taken
+        self.read()
+        return self.taken > before
+
+
+class Poll:
+    """
+    Waits for several programs at once.
+
+    Args:
+        all_pipes: Whose pipes to watch. Descriptors of others are left alone, so the cost
+            does not grow with the number of programs that idle.
+    """
+
+    def __init__(self, all_pipes: Sequence[Pipes]) -> None:
+        self._pipes = list(all_pipes)
+        self._poll = select.poll()
+        self._handlers: dict[int, tuple[Pipes, str]] = {}
+        self._blind = any(pipes.child.pidfd is None for pipes in self._pipes)
+        for pipes in self._pipes:
+            child = pipes.child
+            self._watch(child.stdout, pipes, "out")
+            self._watch(child.stderr, pipes, "err")
+            if child.pidfd is not None:
+                self._watch(child.pidfd, pipes, "death")
+
+    def step(self, timeout: float) -> None:
+        """
+        Wait until something can be moved, *timeout* seconds at most, and move it.
+
+        Returns also when it was only stderr that moved, or nothing: the caller looks at its
+        pipes, and at the clock.
+        """
+        for pipes in self._pipes:
+            if pipes.sending and pipes.child.stdin not in self._handlers:
+                self._watch(pipes.child.stdin, pipes, "in")
+        if self._blind:
+            timeout = min(timeout, _TICK)
+        for fd, _ in self._poll.poll(max(0.0, timeout) * 1000):
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                self._handle(fd, *handler)
+        if self._blind:
+            self._look()
+
+    def _handle(self, fd: int, pipes: Pipes, what: str) -> None:
+        if what == "out":
+            pipes.read()
+            if pipes.ended:
+                self._forget(fd)
+        elif what == "err":
+            if not pipes.read_errors():
+                self._forget(fd)
+        elif what == "in":
+            pipes.flush()
+            if not pipes.sending:
+                self._forget(fd)
+        elif pipes.child.poll():
+            self._forget(fd)
+            pipes.drain()
+
+    def _watch(self, fd: int, pipes: Pipes, what: str) -> None:
+        self._poll.register(fd, select.POLLOUT if what == "in" else select.POLLIN)
+        self._handlers[fd] = (pipes, what)
+
+    def _forget(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        del self._handlers[fd]
+
+    def _look(self) -> None:
+        for pipes in self._pipes:
+            if not pipes.dead and pipes.child.poll():
+                pipes.drain()
+
+
+def remaining(deadline: float) -> float:
+    """Seconds left until a time by the monotonic clock; 0 when it has passed."""
+    return max(0.0, deadline - time.monotonic())

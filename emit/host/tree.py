@@ -1,0 +1,136 @@
+"""
+Killing a process and all that it started.
+
+A signal to the process alone leaves its children; one to its group leaves what took a new
+session; following parents leaves daemons, whose parents are gone. So it is all three and then
+a sweep by cookie, the variable that each process inherits in its environment.
+
+macOS has no /proc: there psutil follows parents and reads environments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+
+from emit.host import sentinel
+
+__all__ = ["kill_tree", "signal_group"]
+
+#: Seconds until killing is given up, as on a process that hangs in the kernel.
+BOUND = 2.0
+
+
+def kill_tree(pid: int, cookie: str, *, pinned: bool, bound: float = BOUND) -> bool:
+    """
+    Leave nothing of what *pid* started.
+
+    Args:
+        pid: The leader of its session, dead or alive.
+        cookie: What its environment carries and no other process's.
+        pinned: Whether *pid* is sure not to belong to another process by now, as it is while
+            we have not reaped it. If not, only the cookie counts.
+        bound: Seconds, after which it returns anyway.
+
+    Returns:
+        Whether nothing is left. Not found is what clears its environment, takes a new
+        session and has lost its parents, all three.
+    """
+    family = _family(pid) if pinned else set()
+    if pinned:
+        signal_group(pid, signal.SIGKILL)
+    if sys.platform == "linux":
+        return sentinel.sweep(_belongs(pid, cookie, family, pinned), seconds=bound)
+    return sweep_portably(cookie, family, seconds=bound)
+
+
+def signal_group(pgid: int, number: int) -> bool:
+    """
+    Signal a process group.
+
+    Returns:
+        False where that was refused: the group is gone, or its members have another user's
+        id. Nothing follows from it about who is alive, so the caller goes on regardless.
+    """
+    try:
+        os.killpg(pgid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _family(pid: int) -> set[tuple[int, float]]:
+    """The descendants of *pid* with their starts. Taken before a kill: orphans lose parents."""
+    if sys.platform == "linux":
+        return _descendants(pid)
+    return portable_family(pid)
+
+
+def _descendants(pid: int) -> set[tuple[int, float]]:
+    table = [p for p in map(sentinel.look, sentinel.pids()) if p is not None]
+    children: dict[int, list[sentinel.Process]] = {}
+    for process in table:
+        children.setdefault(process.parent, []).append(process)
+    found: set[tuple[int, float]] = set()
+    todo = children.get(pid, [])
+    while todo:
+        process = todo.pop()
+        found.add((process.pid, process.started))
+        todo.extend(children.get(process.pid, []))
+    return found
+
+
+def _belongs(
+    pid: int, cookie: str, family: set[tuple[int, float]], pinned: bool
+) -> Callable[[sentinel.Process], bool]:
+    token = cookie.encode()
+
+    def test(process: sentinel.Process) -> bool:
+        return (
+            (pinned and process.session == pid)
+            or (process.pid, process.started) in family
+            or token in sentinel.lineage(process.pid)
+        )
+
+    return test
+
+
+def portable_family(pid: int) -> set[tuple[int, float]]:
+    with contextlib.suppress(psutil.Error):
+        return {(p.pid, p.create_time()) for p in psutil.Process(pid).children(recursive=True)}
+    return set()
+
+
+def sweep_portably(cookie: str, family: set[tuple[int, float]], *, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    quiet = 0
+    while time.monotonic() < end:
+        quiet = 0 if _kill_round(cookie, family) else quiet + 1
+        if quiet == 2:
+            return True
+        time.sleep(sentinel.PAUSE)
+    return False
+
+
+def _kill_round(cookie: str, family: set[tuple[int, float]]) -> int:
+    killed = 0
+    for process in psutil.process_iter():
+        # psutil compares the start before it signals.
+        with contextlib.suppress(psutil.Error, OSError):
+            if _is_ours(process, cookie, family):
+                process.kill()
+                killed += 1
+    return killed
+
+
+def _is_ours(process: psutil.Process, cookie: str, family: set[tuple[int, float]]) -> bool:
+    if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+        return False
+    known = (process.pid, process.create_time()) in family
+    return known or cookie in process.environ().get(sentinel.COOKIE, "").split("/")

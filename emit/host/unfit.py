@@ -1,0 +1,129 @@
+"""Why the wire cannot carry a value, and where in the message it stands. No I/O here.
+
+Only reached after an encoder has refused, so it may take its time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+__all__ = ["MAX_DEPTH", "MAX_ITEMS", "Unfit", "explain"]
+
+#: Levels of lists and maps in a message or a result, itself included. orjson writes 253.
+MAX_DEPTH = 128
+
+#: Members of lists and maps in a frame, all levels together.
+MAX_ITEMS = 10**6
+
+_VALUES = "str, int, float, bool, None, list or dict"
+
+
+class Unfit(ValueError):
+    """
+    A value that cannot be carried.
+
+    Attributes:
+        path: Where it stands, such as ``"items[3].price"``; empty for the whole.
+        reason: What is wrong with it, and what would carry it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.path = path
+        self.reason = reason
+
+
+def explain(value: object, *, binary: bool, otherwise: str) -> Unfit:
+    """
+    The first culprit in a value, depth first.
+
+    Args:
+        value: What an encoder has refused.
+        binary: Whether it was for msgpack, which carries more.
+        otherwise: The reason to give if nothing is found.
+    """
+    return next(_culprits(value, "", 1, binary), Unfit("", otherwise))
+
+
+def _culprits(value: object, path: str, level: int, binary: bool) -> Iterator[Unfit]:
+    reason = _refusal(value, level, binary)
+    if reason:
+        yield Unfit(path, reason)
+    elif type(value) is dict:
+        for key, item in value.items():
+            yield from _culprits(item, _join(path, key), level + 1, binary)
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):  # type: ignore[arg-type]
+            yield from _culprits(item, f"{path}[{index}]", level + 1, binary)
+
+
+def _join(path: str, key: str) -> str:
+    if not key.isidentifier():
+        return f"{path}[{key!r}]"
+    return f"{path}.{key}" if path else key
+
+
+def _refusal(value: Any, level: int, binary: bool) -> str:
+    """Why this one value cannot be carried, its members aside; empty if it can."""
+    kind = type(value)
+    if kind in (dict, list, tuple) and level > MAX_DEPTH:
+        return f"nests deeper than {MAX_DEPTH} levels"
+    if kind is dict:
+        return _key_refusal(value)
+    if kind in (bool, type(None), list, tuple):
+        return ""
+    check = _SCALARS.get(kind)
+    if check is None:
+        return f"{kind.__module__}.{kind.__qualname__} is no value of the wire; give {_VALUES}"
+    return check(value, binary)
+
+
+def _key_refusal(value: dict[Any, Any]) -> str:
+    for key in value:
+        if type(key) is not str:
+            return f"has a key of type {type(key).__name__}; keys must be str"
+        if _text_refusal(key, True):
+            return "has a key with a lone surrogate, which is no UTF-8"
+    return ""
+
+
+def _text_refusal(value: str, binary: bool) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "a lone surrogate in text is no UTF-8"
+    return ""
+
+
+def _int_refusal(value: int, binary: bool) -> str:
+    return "" if -(2**63) <= value < 2**64 else "an integer beyond 64 bits; give it as text"
+
+
+def _float_refusal(value: float, binary: bool) -> str:
+    return "" if binary or math.isfinite(value) else _not_in_json(str(value))
+
+
+def _bytes_refusal(value: bytes, binary: bool) -> str:
+    return "" if binary else _not_in_json("a bytes object")
+
+
+def _datetime_refusal(value: datetime, binary: bool) -> str:
+    if value.utcoffset() is None:
+        return "a datetime without a time zone names no instant; give it a tzinfo"
+    return "" if binary else _not_in_json("a datetime")
+
+
+def _not_in_json(what: str) -> str:
+    return f'{what} has no form in JSON; codec = "msgpack" on the node carries it'
+
+
+_SCALARS: dict[type, Callable[[Any, bool], str]] = {
+    str: _text_refusal,
+    int: _int_refusal,
+    float: _float_refusal,
+    bytes: _bytes_refusal,
+    datetime: _datetime_refusal,
+}
