@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["Message", "NoResult"]
 
@@ -48,6 +48,10 @@ class Message:
         # Called only when the look-up has failed.
         there = ", ".join(map(str, self.__dict__)) or "nothing"
         raise AttributeError(f'"{name}" is not included in this message (it has: {there})')
+
+    if TYPE_CHECKING:  # so that a type checker lets fields be set
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def __getitem__(self, name: str) -> Any:
         return self.__dict__[name]

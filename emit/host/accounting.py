@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ class Account:
         self._past = Usage()
         self._peak = 0
 
-    def answered(self, outcomes: list[Any], seconds: float) -> None:
+    def answered(self, outcomes: Sequence[Any], seconds: float) -> None:
         """Messages have got their outcome; *seconds* is what each took."""
         with self._lock:
             self._calls += len(outcomes)

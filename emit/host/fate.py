@@ -13,9 +13,8 @@ What becomes of a message whose process failed: pure rules. No I/O here.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from emit.errors import (
@@ -72,14 +71,12 @@ class DeadLetter:
     Attributes:
         node: The node's name.
         message: The message's fields, unchanged.
-        causes: Why each attempt failed, the first one first.
-        since: When it was first taken up, in seconds since the epoch.
+        causes: Why each attempt failed and when, the first one first.
     """
 
     node: str
     message: Mapping[str, Any]
     causes: tuple[Cause, ...]
-    since: float
 
     def __repr__(self) -> str:
         # Without the message: a repr ends in logs.
@@ -97,19 +94,18 @@ class Job:
         index: Its place in a batch.
         causes: Why the charged attempts failed.
         alone: Run it with no other message in the process.
-        results: What has come of it so far.
+        results: What has come of it so far, where it comes in parts.
         overflow: More results came than ``max_results``.
         outcome: Its end: its results, or the exception that stands for them. None: open.
     """
 
     fields: Mapping[str, Any]
     index: int = 0
-    causes: list[Cause] = field(default_factory=list)
+    causes: tuple[Cause, ...] = ()
     alone: bool = False
-    results: list[Any] = field(default_factory=list)
+    results: list[Any] | None = None
     overflow: bool = False
     outcome: list[Any] | Exception | None = None
-    since: float = field(default_factory=time.time)
 
     @property
     def attempt(self) -> int:
@@ -124,7 +120,7 @@ class Job:
             Whether it may run again. If not, its outcome is *error*, which carries the dead
             letter as ``error.letter``.
         """
-        self.causes.append(Cause.of(error, at))
+        self.causes = (*self.causes, Cause.of(error, at))
         self.release()
         self.alone = True
         if len(self.causes) < max_attempts:
@@ -133,12 +129,12 @@ class Job:
         return False
 
     def bury(self, error: HostError | RemoteError) -> None:
-        error.letter = DeadLetter(error.node, self.fields, tuple(self.causes), self.since)
+        error.letter = DeadLetter(error.node, self.fields, self.causes)
         self.outcome = error
 
     def release(self) -> None:
         """It was open in a process that failed, but not because of it: run it again, whole."""
-        self.results = []
+        self.results = None
         self.overflow = False
 
 

@@ -3,10 +3,10 @@ The processes of one node: who may use which, when one is started, replaced, giv
 
 Decisions are made under the lock, starting and stopping happens outside it.
 
-A slot is held by a :class:`Lease` object and by nothing else: the set of leases is weak, so a
-caller that is thrown out anywhere, between any two instructions, gives its slot back when the
-lease is collected, and its process is killed then. (Counters in try/finally leaked one of four
-slots in 350 interrupts.)
+A slot is a :class:`Lease` object and nothing else. The set of leases is weak: idle ones are held
+by the pool, leased ones by their caller alone. So a caller that is thrown out anywhere, between
+any two instructions, gives its slot back when the lease is collected, and its process is killed
+then. (Counters in try/finally leaked one of four slots in 350 interrupts.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from emit.host.fate import FAILURES, DeadLetter, Job
 from emit.host.process import Process, is_permanent
 from emit.host.program import Program
 from emit.host.settings import Settings
-from emit.host.supervisor import Lifespan, Starts
+from emit.host.supervisor import Starts
 from emit.host.transport import remaining
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ class Lease:
     A slot in a pool, with or (while it is being started) without its process.
 
     Attributes:
-        process: The leased process.
-        since: When the slot was taken, by the monotonic clock.
+        process: The process; None before its start and after its end.
+        since: When the slot was first taken, by the monotonic clock.
     """
 
     __slots__ = ("__weakref__", "process", "since")
 
-    def __init__(self, process: Process | None = None) -> None:
-        self.process = process
+    def __init__(self) -> None:
+        self.process: Process | None = None
         self.since = time.monotonic()
 
 
@@ -82,13 +82,13 @@ class Pool:
         self._host = host
         self._dead_letter = dead_letter
         self._lock = threading.Lock()  # guards all below
-        self._idle: list[Process] = []  # the one used last is used next: others can time out
+        self._idle: list[Lease] = []  # the one used last is used next: others can time out
         self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
         self._waiters: deque[queue.SimpleQueue[None]] = deque()
         self._starts = Starts(settings)
-        self._lifespans: weakref.WeakKeyDictionary[Process, Lifespan] = weakref.WeakKeyDictionary()
         self._growing = False
         self._closed = False
+        self._meta = {"deadline_ms": int(settings.timeout * 1000)}
 
     # -- messages --------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Pool:
             while job.outcome is None:
                 process.wait(deadline)
                 process.receive()
-                results, job.results = job.results, []
+                results, job.results = job.results, None
                 if results:
                     deadline = time.monotonic() + self.settings.timeout
                     yield from results
@@ -152,10 +152,7 @@ class Pool:
 
     def meta(self, job: Job) -> dict[str, Any]:
         """What the process is told about a call."""
-        meta: dict[str, Any] = {"deadline_ms": int(self.settings.timeout * 1000)}
-        if job.causes:
-            meta["attempt"] = job.attempt
-        return meta
+        return {**self._meta, "attempt": job.attempt} if job.causes else self._meta
 
     def judge(self, job: Job, error: HostError | RemoteError) -> None:
         """Charge a job with a failure of its process, or with an answer that asks for more."""
@@ -165,13 +162,16 @@ class Pool:
     def _attempt(self, job: Job) -> None:
         began = time.monotonic()
         deadline = began + self.settings.timeout
-        with self.lease(deadline) as process:
-            try:
-                process.call(job, self.meta(job), deadline)
-            except FAILURES as error:
-                self.judge(job, error)
-                return
-        self.account.answered([job.outcome], time.monotonic() - began)
+        lease = self.acquire(deadline)
+        try:
+            assert lease.process is not None
+            lease.process.call(job, self.meta(job), deadline)
+        except FAILURES as error:
+            self.judge(job, error)
+            return
+        finally:
+            self.release(lease)
+        self.account.answered((job.outcome,), time.monotonic() - began)
         if isinstance(job.outcome, RemoteError) and job.outcome.retry:
             self._again(job, job.outcome)
 
@@ -211,54 +211,55 @@ class Pool:
 
     def acquire(self, deadline: float) -> Lease:
         """As :meth:`lease`; the caller has to give it back to :meth:`release`."""
-        began = time.monotonic()
-        limit = self.settings.acquire_timeout
-        end = deadline if limit is None else min(deadline, began + limit)
-        while True:
-            lease = self._take(end)
-            if lease is None:
-                continue
-            if lease.process is None:
-                self._start_into(lease, end)
-            elif not self._is_fit(lease.process):
-                self._drop(lease)
-                continue
-            self.account.waited(time.monotonic() - began)
-            return lease
+        lease = self.try_acquire()
+        return lease if lease is not None else self._wait_for_lease(deadline)
 
     def try_acquire(self) -> Lease | None:
         """A lease of an idle process, if there is one."""
-        with self._lock:
-            lease = self._reserve_idle()
-        if lease is None or lease.process is None or self._is_fit(lease.process):
-            return lease
-        self._drop(lease)
+        while self._idle:
+            with self._lock:
+                if not self._idle:
+                    break
+                lease = self._idle.pop()
+            if lease.process is not None and self._is_fit(lease.process):
+                return lease
+            self._drop(lease)
         return None
 
     def release(self, lease: Lease) -> None:
         """Take a process back, or kill it where it is not fit for the next caller."""
         process = lease.process
-        if process is None:
+        if process is None or process.open_count or process.condemned or self._closed:
             self._drop(lease)
             return
         process.used = time.monotonic()
-        if process.open_jobs or process.condemned or self._closed:
-            self._drop(lease)
-            return
-        reason = self._reason_to_replace(process)
+        reason = process.worn()
         with self._lock:
-            self._leases.discard(lease)
-            self._idle.append(process)
-            self._wake()
+            self._idle.append(lease)
+            if self._waiters:
+                self._wake()
         if reason is not None and not process.retiring:
             process.retiring = True
             self._host.keeper.do(lambda: self.replace(process, reason))
 
+    def _wait_for_lease(self, deadline: float) -> Lease:
+        began = time.monotonic()
+        end = min(deadline, began + self._patience())
+        while True:
+            lease = self._take(end)
+            if lease is not None:
+                self._start_into(lease, end)
+            else:
+                lease = self.try_acquire()
+            if lease is not None:
+                self.account.waited(time.monotonic() - began)
+                return lease
+
     def _take(self, end: float) -> Lease | None:
-        """A slot, with a process or with the right to start one. None: try again."""
+        """A slot with the right to start a process. None, after a while: try again."""
         with self._lock:
             lease = self._reserve()
-            if lease is not None:
+            if lease is not None or self._idle:
                 return lease
             waiter: queue.SimpleQueue[None] = queue.SimpleQueue()
             self._waiters.append(waiter)
@@ -275,32 +276,24 @@ class Pool:
     def _reserve(self) -> Lease | None:
         if self._closed:
             raise PoolClosed(node=self.node)
-        lease = self._reserve_idle()
-        if lease is not None or not self._has_room():
-            return lease
+        if self._idle or not self._has_room():
+            return None
         now = time.monotonic()
         if self._starts.is_open(now):
             until = self._starts.open_until or now
             raise Unavailable(
                 node=self.node, retry_in=max(0.0, until - now), last=self._starts.last
             )
-        if self._starts.delay(now) > 0:
-            return None
+        return self._begin_start(now) if self._starts.delay(now) == 0 else None
+
+    def _begin_start(self, now: float) -> Lease:
         self._starts.began(now)
         lease = Lease()
         self._leases.add(lease)
         return lease
 
-    def _reserve_idle(self) -> Lease | None:
-        if not self._idle:
-            return None
-        lease = Lease()
-        self._leases.add(lease)
-        lease.process = self._idle.pop()
-        return lease
-
     def _has_room(self) -> bool:
-        return len(self._idle) + len(self._leases) < self.settings.size
+        return len(self._leases) < self.settings.size
 
     def _patience(self) -> float:
         limit = self.settings.acquire_timeout
@@ -353,7 +346,6 @@ class Pool:
             raise
         with self._lock:
             self._starts.worked()
-            self._lifespans[process] = Lifespan.draw(self.settings, random.random())
         self.account.started(process)
         return process
 
@@ -375,39 +367,28 @@ class Pool:
         """Start one more process, if there is room, and let it idle. For the keeper's thread."""
         with self._lock:
             self._growing = False
-            busy = self._closed or not self._has_room() or self._starts.delay(time.monotonic()) > 0
-            lease = None if busy else Lease()
-            if lease is not None:
-                self._starts.began(time.monotonic())
-                self._leases.add(lease)
+            now = time.monotonic()
+            may = not self._closed and self._has_room() and self._starts.delay(now) == 0
+            lease = self._begin_start(now) if may else None
         if lease is not None:
             self._start_into(lease, time.monotonic() + self.settings.start_timeout)
             self.release(lease)
 
     def replace(self, old: Process, reason: str) -> None:
         """Start another process, and only then stop *old*. For the keeper's thread."""
-        lease = Lease()
-        self._start_into(lease, time.monotonic() + self.settings.start_timeout)
+        fresh = Lease()
+        self._start_into(fresh, time.monotonic() + self.settings.start_timeout)
         with self._lock:
-            found = old in self._idle
-            if found:
-                self._idle.remove(old)
-            else:
-                old.condemned = reason
-            if lease.process is not None:
-                self._idle.insert(0, lease.process)
+            worn = next((lease for lease in self._idle if lease.process is old), None)
+            if worn is not None:
+                self._idle.remove(worn)
+                self._leases.discard(worn)
+            old.condemned = reason  # where it is in use, its caller's release ends it
+            self._leases.add(fresh)
+            self._idle.insert(0, fresh)
             self._wake()
-        lease.process = None
-        if found:
+        if worn is not None:
             self.stop(old, reason)
-
-    def _reason_to_replace(self, process: Process) -> str | None:
-        lifespan = self._lifespans.get(process)
-        if lifespan is None:
-            return None
-        rss = process.rss() if lifespan.max_rss is not None else None
-        age = time.monotonic() - process.born
-        return lifespan.is_over(calls=process.calls, age=age, rss=rss)
 
     def stop(self, process: Process, cause: str) -> None:
         """Stop a process politely; *cause* is for the account."""
@@ -437,42 +418,39 @@ class Pool:
     def _take_expired(self) -> list[Process]:
         now = time.monotonic()
         with self._lock:
-            expired = [p for p in self._idle if self._is_expired(p, now)]
             spare = max(0, len(self._idle) - self.settings.min_idle)
-            expired = expired[:spare]
-            self._idle = [p for p in self._idle if p not in expired]
-        return expired
-
-    def _is_expired(self, process: Process, now: float) -> bool:
-        lifespan = self._lifespans.get(process)
-        return lifespan is not None and lifespan.is_idle_too_long(now - process.used)
+            expired = [lease for lease in self._idle if _is_expired(lease, now)][:spare]
+            return [self._give_up(lease) for lease in expired]
 
     def _find_worn(self) -> list[tuple[Process, str]]:
         with self._lock:
-            idle = [process for process in self._idle if not process.retiring]
-        worn = [(process, self._reason_to_replace(process)) for process in idle]
+            idle = [lease.process for lease in self._idle if lease.process is not None]
+        worn = [(process, process.worn()) for process in idle if not process.retiring]
         return [(process, reason) for process, reason in worn if reason is not None]
 
     def take_longest_idle(self, before: float) -> Process | None:
         """Give up the process that has idled longest, if it has since before *before*."""
         with self._lock:
-            process = min(self._idle, key=lambda p: p.used, default=None)
-            if process is None or process.used >= before:
-                return None
-            self._idle.remove(process)
-            return process
+            lease = min(self._idle, key=_last_use, default=None)
+            return None if lease is None or _last_use(lease) >= before else self._give_up(lease)
+
+    def _give_up(self, lease: Lease) -> Process:
+        self._idle.remove(lease)
+        self._leases.discard(lease)
+        assert lease.process is not None
+        return lease.process
 
     @property
     def longest_idle(self) -> float:
         """Since when its longest idle process has idled; infinite where none does."""
         with self._lock:
-            return min((process.used for process in self._idle), default=float("inf"))
+            return min(map(_last_use, self._idle), default=float("inf"))
 
     @property
     def busy(self) -> int:
         """How many processes are in use, or being started."""
         with self._lock:
-            return len(self._leases)
+            return len(self._leases) - len(self._idle)
 
     def snapshot(self) -> dict[str, Any]:
         """Its part of :meth:`emit.host.host.Host.snapshot`."""
@@ -480,7 +458,7 @@ class Pool:
         with self._lock:
             figures |= {
                 "size": self.settings.size,
-                "busy": len(self._leases),
+                "busy": len(self._leases) - len(self._idle),
                 "idle": len(self._idle),
                 "queued": len(self._waiters),
                 "breaker": "open" if self._starts.is_open(time.monotonic()) else "closed",
@@ -491,21 +469,20 @@ class Pool:
     def processes(self) -> list[Process]:
         """All of its processes, idle and leased."""
         with self._lock:
-            leased = [lease.process for lease in self._leases if lease.process is not None]
-            return [*self._idle, *leased]
+            return [lease.process for lease in self._leases if lease.process is not None]
 
     def close(self) -> list[Process]:
         """Take no more messages. Returns the idle processes, for the host to stop together."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
             while self._waiters:
                 self._wake()
-        return idle
+            return [self._give_up(lease) for lease in list(self._idle)]
 
     def __repr__(self) -> str:
         with self._lock:
-            busy, idle, queued = len(self._leases), len(self._idle), len(self._waiters)
+            idle, queued = len(self._idle), len(self._waiters)
+            busy = len(self._leases) - idle
         state = "closed" if self._closed else self._breaker()
         return (
             f"<Pool {self.node} [Calls: {busy} active, {queued} queued | "
@@ -514,3 +491,12 @@ class Pool:
 
     def _breaker(self) -> str:
         return " | Breaker: open" if self._starts.is_open(time.monotonic()) else ""
+
+
+def _last_use(lease: Lease) -> float:
+    return lease.process.used if lease.process is not None else float("inf")
+
+
+def _is_expired(lease: Lease, now: float) -> bool:
+    process = lease.process
+    return process is not None and process.lifespan.is_idle_too_long(now - process.used)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,7 @@ from emit.host.program import Program
 from emit.host.session import Broken, Session, Unmatched
 from emit.host.settings import Settings
 from emit.host.stalled import describe_stall
+from emit.host.supervisor import Lifespan
 from emit.host.transport import Pipes, Poll, remaining
 
 #: Seconds to wait for an exit status after stdout has come to its end.
@@ -62,6 +64,7 @@ class Process:
         calls: Messages it has answered.
         strays: Lines on its stdout that were no frames.
         start_seconds: What it took to be ready.
+        lifespan: When it is to be replaced.
         retiring: A replacement is being started.
         condemned: Why it is to be replaced when its open calls are done; None: it is not.
     """
@@ -80,6 +83,7 @@ class Process:
         self._settings = settings
         self._jobs: dict[int, Job] = {}
         self._buffer = bytearray()
+        self.lifespan = Lifespan.draw(settings, random.random())
         self.pipes = Pipes(child, Lines(program.node))
         self._poll = Poll([self.pipes])
 
@@ -232,12 +236,22 @@ class Process:
         Returns:
             Why it can't be used: it has died, or said what nobody asked for. None: it can.
         """
+        if self.condemned is None and self._poll.is_quiet:
+            return None
         try:
             self._poll.step(0)
             self.receive()
         except HostError as error:
             return str(error)
         return self.condemned
+
+    def worn(self) -> str | None:
+        """Why it should be replaced now, or None."""
+        lifespan = self.lifespan
+        if lifespan.is_endless:
+            return None
+        rss = self.rss() if lifespan.max_rss is not None else None
+        return lifespan.is_over(calls=self.calls, age=time.monotonic() - self.born, rss=rss)
 
     def rss(self) -> int:
         """Bytes of memory of it and its children."""
@@ -306,14 +320,16 @@ class Process:
 
     def _finish(self, job: Job, results: Any) -> None:
         self.calls += 1
-        if len(job.results) + len(results) > self._settings.max_results or job.overflow:
+        if job.results is not None:
+            results = job.results + results
+        if job.overflow or len(results) > self._settings.max_results:
             job.outcome = ResultError(
                 f'"{self.node}" emitted more than max_results = {self._settings.max_results} '
                 f"results for one message; stream=True has no such limit",
                 node=self.node,
             )
         else:
-            job.outcome = job.results + results if job.results else results
+            job.outcome = results
 
     def _take(self, event: Any, done: list[Job]) -> None:
         match event:
@@ -341,11 +357,14 @@ class Process:
                 raise event.error
 
     def _add(self, job: Job, results: Any) -> None:
-        if len(job.results) + len(results) > self._settings.max_results:
-            job.overflow = True  # the rest is read, so that the process stays usable, and dropped
+        if job.overflow:
+            return
+        if job.results is None:
             job.results = []
-        elif not job.overflow:
-            job.results.extend(results)
+        job.results += results
+        if len(job.results) > self._settings.max_results:
+            # The rest is read, so that the process stays usable, and dropped.
+            job.overflow, job.results = True, None
 
     def _log(self, event: frames.Log) -> None:
         level = logging.getLevelName(event.level.upper())

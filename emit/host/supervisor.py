@@ -112,6 +112,11 @@ class Lifespan:
             idle_timeout=settings.idle_timeout,
         )
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether no call, year or byte is too many: the default, and the quickest answer."""
+        return self.max_calls is None and self.max_age is None and self.max_rss is None
+
     def is_over(self, *, calls: int, age: float, rss: int | None) -> str | None:
         """Why a process should be replaced now: ``max_calls``, ``max_age``, ``max_rss``."""
         if self.max_calls is not None and calls >= self.max_calls:

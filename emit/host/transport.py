@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from emit.host.child import Child
 from emit.host.lines import Lines
@@ -37,6 +37,7 @@ class Pipes:
         ended: Whether stdout has come to its end.
         dead: Whether the program has ended. What it wrote before is in `received` by then.
         broken: Whether it has closed its stdin, so that nothing more can be sent.
+        sending: Whether there is something left to write.
         sent: Bytes written in its life.
         taken: Bytes read from stdout in its life.
     """
@@ -50,6 +51,7 @@ class Pipes:
         self.broken = False
         self.sent = 0
         self.taken = 0
+        self.sending = False
         self._outgoing = memoryview(b"")
         self._finishing = False
 
@@ -58,14 +60,12 @@ class Pipes:
         """Whether one of the pipes or the program has come to its end: no exchange is possible."""
         return self.dead or self.ended or self.broken
 
-    @property
-    def sending(self) -> bool:
-        """Whether there is something left to write."""
-        return bool(self._outgoing) and not self.broken
-
-    def send(self, data: bytes | bytearray | memoryview) -> None:
+    def send(self, data: bytes | bytearray) -> None:
         """Write *data*, as much as the pipe takes now; the rest goes out as it is polled."""
-        self._outgoing = memoryview(bytes(self._outgoing) + data if self._outgoing else data)
+        if self.sending:
+            data = bytes(self._outgoing) + data
+        self._outgoing = memoryview(data)
+        self.sending = not self.broken
         self.flush()
 
     def finish(self) -> None:
@@ -75,42 +75,56 @@ class Pipes:
             self.child.close_stdin()
 
     def flush(self) -> None:
-        while self._outgoing and not self.broken:
+        while self.sending:
             try:
                 count = os.write(self.child.stdin, self._outgoing)
             except BlockingIOError:
                 return
             except BrokenPipeError:
                 self.broken = True
+                self.sending = False
                 return
             self.sent += count
             self._outgoing = self._outgoing[count:]
+            self.sending = bool(self._outgoing)
         if self._finishing:
             self.child.close_stdin()
 
-    def read(self) -> None:
-        """Take one chunk from stdout."""
+    def read(self) -> bool:
+        """Take one chunk from stdout. Returns whether it has come to its end."""
         try:
             data = os.read(self.child.stdout, CHUNK)
         except BlockingIOError:
-            return
+            return False
         if data:
             self.taken += len(data)
             self.received.append(data)
         else:
             self.ended = True
+        return self.ended
 
     def read_errors(self) -> bool:
-        """Take one chunk from stderr. Returns whether more may come."""
+        """Take one chunk from stderr. Returns whether it has come to its end."""
         try:
             data = os.read(self.child.stderr, CHUNK)
         except BlockingIOError:
-            return True
+            return False
         if data:
             self.lines.feed(data)
         else:
             self.lines.finish()
-        return bool(data)
+        return not data
+
+    def see_death(self) -> bool:
+        """Look whether the program has ended; then take what it had written."""
+        if not self.dead and self.child.poll():
+            self.drain()
+        return self.dead
+
+    def push(self) -> bool:
+        """Write what is left to write. Returns whether all is written, or nothing can be."""
+        self.flush()
+        return not self.sending
 
     def drain(self) -> None:
         """After its death: take what is left in both pipes, and wait for nobody."""
@@ -125,7 +139,7 @@ class Pipes:
         before = -1
         while self.lines.size != before:
             before = self.lines.size
-            if not self.read_errors():
+            if self.read_errors():
                 return
 
     def _took_some(self) -> bool:
@@ -144,16 +158,17 @@ class Poll:
     """
 
     def __init__(self, all_pipes: Sequence[Pipes]) -> None:
-        self._pipes = list(all_pipes)
+        self._pipes = tuple(all_pipes)
         self._poll = select.poll()
-        self._handlers: dict[int, tuple[Pipes, str]] = {}
-        self._blind = any(pipes.child.pidfd is None for pipes in self._pipes)
+        #: What to do when a descriptor is ready. It returns whether to watch it no longer.
+        self._handlers: dict[int, Callable[[], bool]] = {}
+        self._blind = [pipes for pipes in self._pipes if pipes.child.pidfd is None]
         for pipes in self._pipes:
             child = pipes.child
-            self._watch(child.stdout, pipes, "out")
-            self._watch(child.stderr, pipes, "err")
+            self._watch(child.stdout, pipes.read)
+            self._watch(child.stderr, pipes.read_errors)
             if child.pidfd is not None:
-                self._watch(child.pidfd, pipes, "death")
+                self._watch(child.pidfd, pipes.see_death)
 
     def step(self, timeout: float) -> None:
         """
@@ -162,46 +177,27 @@ class Poll:
         Returns also when it was only stderr that moved, or nothing: the caller looks at its
         pipes, and at the clock.
         """
+        handlers = self._handlers
         for pipes in self._pipes:
-            if pipes.sending and pipes.child.stdin not in self._handlers:
-                self._watch(pipes.child.stdin, pipes, "in")
+            if pipes.sending and pipes.child.stdin not in handlers:
+                self._watch(pipes.child.stdin, pipes.push, select.POLLOUT)
         if self._blind:
             timeout = min(timeout, _TICK)
-        for fd, _ in self._poll.poll(max(0.0, timeout) * 1000):
-            handler = self._handlers.get(fd)
-            if handler is not None:
-                self._handle(fd, *handler)
-        if self._blind:
-            self._look()
+        for fd, _ in self._poll.poll(timeout * 1000):
+            if fd in handlers and handlers[fd]():
+                self._poll.unregister(fd)
+                del handlers[fd]
+        for pipes in self._blind:
+            pipes.see_death()
 
-    def _handle(self, fd: int, pipes: Pipes, what: str) -> None:
-        if what == "out":
-            pipes.read()
-            if pipes.ended:
-                self._forget(fd)
-        elif what == "err":
-            if not pipes.read_errors():
-                self._forget(fd)
-        elif what == "in":
-            pipes.flush()
-            if not pipes.sending:
-                self._forget(fd)
-        elif pipes.child.poll():
-            self._forget(fd)
-            pipes.drain()
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing can be moved just now."""
+        return not self._poll.poll(0) and not self._blind
 
-    def _watch(self, fd: int, pipes: Pipes, what: str) -> None:
-        self._poll.register(fd, select.POLLOUT if what == "in" else select.POLLIN)
-        self._handlers[fd] = (pipes, what)
-
-    def _forget(self, fd: int) -> None:
-        self._poll.unregister(fd)
-        del self._handlers[fd]
-
-    def _look(self) -> None:
-        for pipes in self._pipes:
-            if not pipes.dead and pipes.child.poll():
-                pipes.drain()
+    def _watch(self, fd: int, handler: Callable[[], bool], events: int = select.POLLIN) -> None:
+        self._poll.register(fd, events)
+        self._handlers[fd] = handler
 
 
 def remaining(deadline: float) -> float:

@@ -1,0 +1,170 @@
+"""
+Calls to a long-lived process: one at a time, and pipelined.
+
+One at a time, beside the raw round trip: the same child, the same bytes, written and read with
+nothing around them. Pipelined, beside `concurrent.futures` with one process. A message has 100
+bytes. The C child tells what the host itself costs; the other is our Python SDK.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from measure import ROOT, ratio, rounds, table, verdict
+
+from emit.host.environment import environment
+from emit.host.host import Host
+from emit.host.pool import Pool
+from emit.host.program import Limits, Program
+from emit.host.settings import Settings
+
+HERE = Path(__file__).resolve().parent
+SINGLE, MANY = 500, 20_000
+MESSAGE = {"word": "rain" * 5, "count": 12, "_origin": "graph.words", "text": "the rain in spa"}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1) as executor:
+        host = Host()
+        pools = {"Python SDK": python_pool(host)}
+        if compiler := shutil.which("cc"):
+            pools["C child"] = c_pool(host, compiler, folder)
+        try:
+            one_at_a_time(pools)
+            pipelined(pools, executor)
+        finally:
+            host.close()
+
+
+def python_pool(host: Host) -> Pool:
+    code = "import emit_sdk; emit_sdk.serve(lambda msg: msg)"
+    env = environment({"PYTHONPATH": str(ROOT / "sdks" / "python")})
+    return make_pool(host, "python", (sys.executable, "-c", code), env, None)
+
+
+def c_pool(host: Host, compiler: str, folder: str) -> Pool:
+    program = str(Path(folder, "echo"))
+    subprocess.run([compiler, "-O2", "-o", program, str(HERE / "echo.c")], check=True)
+    return make_pool(host, "c", (program,), environment({}), "json")
+
+
+def make_pool(host: Host, node: str, argv: Any, env: dict[str, str], codec: str | None) -> Pool:
+    program = Program(node=node, argv=argv, env=env, limits=Limits())
+    settings = Settings(mode="persistent", codec=codec, size=1)
+    pool = host.pool(node, lambda: program, settings)
+    assert pool.call(MESSAGE) == [MESSAGE]
+    return pool
+
+
+def one_at_a_time(pools: dict[str, Pool]) -> None:
+    contestants: dict[str, Callable[[], float]] = {}
+    for name, pool in pools.items():
+        contestants[f"{name}, raw pipe"] = lambda pool=pool: raw_p50(pool)
+        contestants[f"{name}, Pool.call"] = lambda pool=pool: call_p50(pool)
+    taken = rounds(contestants, 15)
+    rows = []
+    for name in pools:
+        raw, call = taken[f"{name}, raw pipe"], taken[f"{name}, Pool.call"]
+        mine = ratio(call, raw)
+        rows.append((f"{name}, raw pipe", f"{statistics.median(raw):.1f}", ""))
+        reached = f"{mine:.2f}, {verdict(mine <= 1.3)}"
+        rows.append((f"{name}, Pool.call", f"{statistics.median(call):.1f}", reached))
+    table(("one at a time", "p50 us", "x raw (target 1.3)"), rows)
+
+
+def call_p50(pool: Pool) -> float:
+    return median_us(lambda: pool.call(MESSAGE))
+
+
+def raw_p50(pool: Pool) -> float:
+    """The same child and the same bytes, by a bare write and read."""
+    with raw(pool) as exchange:
+        return median_us(exchange)
+
+
+@contextmanager
+def raw(pool: Pool) -> Iterator[Callable[[], None]]:
+    with pool.lease(time.monotonic() + 10) as process:
+        child = process.child
+        os.set_blocking(child.stdin, True)
+        os.set_blocking(child.stdout, True)
+        _, data = process.session.call(MESSAGE, meta={"deadline_ms": 30000})
+        del process.session._open[next(iter(process.session.open))]
+
+        def exchange() -> None:
+            os.write(child.stdin, data)
+            os.read(child.stdout, 65536)
+
+        yield exchange
+        os.set_blocking(child.stdin, False)
+        os.set_blocking(child.stdout, False)
+
+
+def median_us(exchange: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(SINGLE):
+        began = time.perf_counter()
+        exchange()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1e6
+
+
+def pipelined(pools: dict[str, Pool], executor: ProcessPoolExecutor) -> None:
+    contestants = {name: (lambda pool=pool: many(pool)) for name, pool in pools.items()}
+    contestants["submit"] = lambda: submitted(executor)
+    contestants["map, chunks of 256"] = lambda: mapped(executor)
+    taken = rounds(contestants, 5)
+    rows = []
+    for name in pools:
+        to_submit = 1 / ratio(taken[name], taken["submit"])
+        to_map = 1 / ratio(taken[name], taken["map, chunks of 256"])
+        reached = f"{to_submit:.1f}, {verdict(to_submit >= 5)}"
+        rows.append((f"{name}, call_many", rate(taken[name]), reached, f"{to_map:.2f}"))
+    for name in ("submit", "map, chunks of 256"):
+        rows.append((f"ProcessPoolExecutor.{name}", rate(taken[name]), "", ""))
+    table(("pipelined", "calls/s", "x submit (target 5)", "x map"), rows)
+
+
+def rate(times: list[float]) -> str:
+    return f"{1 / statistics.median(times):,.0f}"
+
+
+def many(pool: Pool) -> float:
+    began = time.perf_counter()
+    count = sum(1 for outcome in pool.call_many(MESSAGE for _ in range(MANY)) if outcome)
+    assert count == MANY
+    return (time.perf_counter() - began) / MANY
+
+
+def submitted(executor: ProcessPoolExecutor) -> float:
+    began = time.perf_counter()
+    futures = [executor.submit(echo, dict(MESSAGE)) for _ in range(MANY // 10)]
+    assert all(future.result() == MESSAGE for future in futures)
+    return (time.perf_counter() - began) / (MANY // 10)
+
+
+def mapped(executor: ProcessPoolExecutor) -> float:
+    # Distinct messages: pickle writes a repeated one as a reference.
+    messages = [{**MESSAGE, "word": f"rain{n}"} for n in range(MANY)]
+    began = time.perf_counter()
+    assert sum(1 for _ in executor.map(echo, messages, chunksize=256)) == MANY
+    return (time.perf_counter() - began) / MANY
+
+
+def echo(message: dict[str, Any]) -> dict[str, Any]:
+    return message
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Microseconds per message on the wire, beside the bare codecs.
+
+One call and its answer of a message of 100 bytes: what the session adds to encoding the message
+and decoding the answer, with the ids, the checks of every value and the table of states. In
+chunks of 256 messages, as `call_many` has them; no pipe and no process.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import measure
+import msgpack  # type: ignore[import-untyped]
+import orjson
+
+from emit.host.codec import encode
+from emit.host.frames import End, Ready
+from emit.host.session import Session
+
+MESSAGES = 256
+MESSAGE = {
+    "sku": "A-1000",
+    "count": 3,
+    "price": 12.5,
+    "name": "some words here",
+    "tags": ["a", "b"],
+    "flag": True,
+}
+META = {"origin": "split", "attempt": 1, "deadline_ms": 30_000}
+TARGETS = {"json": 2.5, "msgpack": 3.0}
+BARE = {"json": (orjson.dumps, orjson.loads), "msgpack": (msgpack.packb, msgpack.unpackb)}
+
+
+def main() -> None:
+    rows = []
+    for codec, target in TARGETS.items():
+        contestants = {
+            "bare": bare(*BARE[codec]),
+            "session": session(codec, None),
+            "with meta": session(codec, META),
+        }
+        taken = measure.rounds(contestants, 60)
+        for name, times in taken.items():
+            typical = statistics.median(times)
+            reached = f"{target} us, {measure.verdict(typical <= target)}"
+            times_bare = f"{measure.ratio(times, taken['bare']):.2f}"
+            goal = reached if name == "session" else ""
+            rows.append((f"{codec}, {name}", f"{typical:.2f}", times_bare, goal))
+    measure.table(("", "us per message", "times bare", "target"), rows)
+
+
+def bare(dump: Callable[[Any], bytes], load: Callable[[bytes], Any]) -> Callable[[], float]:
+    """The message encoded and an answer decoded, each on its own."""
+    answer = dump({"op": "end", "id": 1234, "msgs": [MESSAGE]})
+
+    def run() -> float:
+        began = time.perf_counter()
+        for _ in range(MESSAGES):
+            dump(MESSAGE)
+            load(answer)
+        return (time.perf_counter() - began) / MESSAGES * 1e6
+
+    return run
+
+
+def session(codec: str, meta: dict[str, Any] | None) -> Callable[[], float]:
+    """Calls written one by one, their answers received in one piece."""
+    conversation = Session("node", codecs=[codec])
+    conversation.hello()
+    conversation.receive(encode(Ready(1, codec)))
+
+    def run() -> float:
+        began = time.perf_counter()
+        buffer = bytearray()
+        for _ in range(MESSAGES):
+            buffer += conversation.call(MESSAGE, meta=meta)[1]
+        called = time.perf_counter() - began
+        answers = b"".join(encode(End(id, [MESSAGE]), codec) for id in conversation.open)
+        began = time.perf_counter()
+        events = conversation.receive(answers)
+        taken = called + time.perf_counter() - began
+        assert len(events) == MESSAGES
+        return taken / MESSAGES * 1e6
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1004 @@
+"""
+Write a node of an Emit graph in another Python: one file, no dependencies, Python 3.8 or newer.
+
+::
+
+    from emit_sdk import serve
+
+    def count(msg):
+        yield from range(msg.count)
+
+    serve(count)
+
+The map of this file, which the SDKs of other languages follow: errors, nodes (what an author
+writes), codec, frames, session, serve, testing. The wire is described in runtimes/PROTOCOL.md.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextvars
+import itertools
+import json
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import time
+
+TYPE_CHECKING = False  # importing typing would cost 6 ms of every start
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO, Callable, Iterator, NoReturn
+
+__version__ = "0.5.0"
+__all__ = ["Message", "Reject", "Retry", "boot", "call", "context", "node", "serve", "take_wire"]
+
+SLICE = 16 * 1024  #: Bytes per read: the host refills the pipe while this slice is worked on.
+ENOUGH = 32 * 1024  #: Bytes of results that are worth a write of their own.
+LINGER = 0.001  #: Seconds that a finished result may wait for company.
+DEPTH, MEMBERS = 128, 1_000_000  #: Levels, and members of lists and maps, that a host takes.
+GRACE = 4.0  #: Seconds from seeing the end to the exit: 5 in all, as watch() looks once a second.
+
+_PARENT = os.getppid()
+
+
+# Errors
+
+
+class Retry(Exception):
+    """Raise it to be given the same message again, *after* seconds from now."""
+
+    def __init__(self, text: str = "try again", after: float | None = None) -> None:
+        if after is not None and not 0 <= after < float("inf"):
+            raise ValueError(f"after must be seconds from 0 up, not {after!r}")
+        super().__init__(text)
+        self.after = after
+
+
+class Reject(Exception):
+    """Raise it when no attempt with this message can succeed."""
+
+
+class EncodeError(ValueError):
+    """A result that the wire cannot carry unchanged. The text says which part of it, and why."""
+
+
+class FrameTooLarge(EncodeError):
+    """A result, or a frame from the host, beyond ``max_frame``. Nothing of it was written."""
+
+
+class Cancelled(Exception):
+    """The host cancelled the call before it began."""
+
+
+def _describe(error: BaseException, depth: int = 4) -> dict[str, Any]:
+    about: dict[str, Any] = {"type": type(error).__name__, "message": _text(error)}
+    about["stack"] = _stack(error)
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and depth:
+        about["cause"] = _describe(cause, depth - 1)
+    if isinstance(error, (Retry, Reject)):
+        about["retry"] = isinstance(error, Retry)
+    if isinstance(error, Retry) and error.after is not None:
+        about["after"] = error.after
+    return about
+
+
+def _stack(error: BaseException) -> list[str]:
+    # Innermost first, but the author's lines before those of libraries, and none of ours.
+    from traceback import extract_tb
+
+    frames = [f for f in extract_tb(error.__traceback__, limit=-40) if f.filename != __file__]
+    libraries = (sys.prefix, sys.base_prefix, "<frozen")
+    frames.reverse()
+    frames.sort(key=lambda frame: frame.filename.startswith(libraries))
+    return [_text(f"{f.filename}:{f.lineno} in {f.name}: {f.line}", 400) for f in frames]
+
+
+def _text(value: object, most: int = 8192) -> str:
+    try:
+        text = str(value)
+    except Exception as error:  # an author's own __str__ may fail as well
+        text = f"(no text: __str__ raised {type(error).__name__})"
+    text = text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+# Nodes: what an author writes and reads
+
+
+class Message(dict):  # type: ignore[type-arg]  # Python 3.8 has no dict[str, Any]
+    """
+    The fields of one message: a dict whose keys are attributes too.
+
+    A field named like a method of dict, such as ``items``, is read as ``msg["items"]``.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f'no field "{name}"; the message has: {", ".join(self)}') from None
+
+
+class Call:
+    """
+    One message given to a handler.
+
+    Attributes:
+        id: The call's number in this process; None outside of a host.
+        node: Name of the node that was called.
+        origin: Name of the node that emitted the message, or None.
+        attempt: Which attempt this is, counted by the host.
+        traceparent: The sender's W3C trace context, or None.
+        config: The node's configuration at the host.
+    """
+
+    node: str | None = None
+    origin: str | None = None
+    attempt = 1
+    traceparent: str | None = None
+    _deadline: float | None = None
+    _cancelled = False
+    _task: Any = None
+    _size = 0
+
+    def __init__(self, frame: dict[str, Any], session: _Session | None = None) -> None:
+        self.id, self.node = frame.get("id"), frame.get("node")
+        self._msg: Any = frame.get("msg")
+        self._parts: list[bytes] = []
+        self._session = session
+        if frame.get("meta"):
+            self._read_meta(frame["meta"])
+
+    def _read_meta(self, meta: dict[str, Any]) -> None:
+        self.origin, self.traceparent = meta.get("origin"), meta.get("traceparent")
+        self.attempt = meta.get("attempt", 1)
+        if meta.get("deadline_ms") is not None:
+            self._deadline = time.monotonic() + meta["deadline_ms"] / 1000
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self._session.config if self._session else {}
+
+    def remaining(self) -> float | None:
+        """Return the seconds until the deadline, below 0 when it has passed; None without one."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the host has cancelled this call. A long handler asks now and then."""
+        if self._session:
+            self._session.look()
+        return self._cancelled
+
+
+_current: contextvars.ContextVar[Call | None] = contextvars.ContextVar("emit_call", default=None)
+
+
+def context() -> Call:
+    """Return the current call. Outside of one, as in a test: a call that nobody cancels."""
+    return _current.get() or Call({})
+
+
+_registered: dict[Any, str] = {}  # handler: name
+
+
+def node(handler: Any = None, *, name: str = "") -> Any:
+    """
+    Register *handler* as a node of this program, and return it unchanged.
+
+    A handler with exactly one parameter, called ``msg``, ``message``, ``m`` or ``_``, is given the
+    whole message. Any other parameters are fields: each is passed by its name, a default makes it
+    optional, ``**rest`` takes what else there is, and without ``**rest`` that is left out.
+
+    What it returns or yields are results. None returned is no result; None yielded is one.
+    """
+    if handler is None:
+        return lambda handler: node(handler, name=name)
+    _registered[handler] = name or handler.__name__
+    return handler
+
+
+class _Node:
+    # A handler, and how to hand it a message.
+
+    def __init__(self, handler: Callable[..., Any]) -> None:
+        self.name = _registered.get(handler) or handler.__name__
+        self.handler, self.rest = handler, False
+        self.inputs: dict[str, list[str]] = {}
+        code: Any = getattr(handler, "__code__", None)
+        self.is_async = bool(code and code.co_flags & 0x280)  # coroutine, async generator
+        shape = code and (code.co_argcount, code.co_kwonlyargcount, code.co_flags & 0x0C)
+        if shape != (1, 0, 0) or code.co_varnames[0] not in ("msg", "message", "m", "_"):
+            self._read_parameters()
+
+    def _read_parameters(self) -> None:
+        import inspect  # 10 ms, which only handlers that name fields pay for
+
+        parameters = list(inspect.signature(self.handler).parameters.values())
+        inner = inspect.unwrap(self.handler)
+        self.is_async = inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
+        if [p.name for p in parameters] in (["msg"], ["message"], ["m"], ["_"]):
+            return
+        if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters):
+            raise TypeError(f"{self.name} must take one `msg`, or the fields it needs by name")
+        named = [p for p in parameters if p.kind != p.VAR_KEYWORD]
+        required = [p.name for p in named if p.default is p.empty]
+        optional = [p.name for p in named if p.default is not p.empty]
+        self.inputs, self.rest = {"required": required, "optional": optional}, named != parameters
+
+    def __call__(self, msg: dict[str, Any]) -> Any:
+        if not isinstance(msg, dict):
+            raise TypeError(f"a message is a map of fields, not {type(msg).__name__}")
+        if not self.inputs:
+            return self.handler(Message(msg))
+        for name in self.inputs["required"]:
+            if name not in msg:
+                raise TypeError(f'{self.name} needs "{name}"; the message has: {", ".join(msg)}')
+        known = self.inputs["required"] + self.inputs["optional"]
+        return self.handler(**(msg if self.rest else {k: msg[k] for k in known if k in msg}))
+
+
+def _drain(result: Any, emit: Callable[[Any], None]) -> None:
+    if not hasattr(type(result), "__next__"):
+        return None if result is None else emit(result)
+    try:
+        for item in result:
+            emit(item)
+    finally:
+        if hasattr(result, "close"):
+            result.close()  # so that a generator's own `finally` runs now
+
+
+async def _drain_async(result: Any, emit: Callable[[Any], None]) -> None:
+    if not hasattr(type(result), "__aiter__"):
+        return _drain(await result if hasattr(type(result), "__await__") else result, emit)
+    try:
+        async for item in result:
+            emit(item)
+    finally:
+        if hasattr(result, "aclose"):
+            await result.aclose()
+
+
+def _drive(node: _Node, msg: dict[str, Any], emit: Callable[[Any], None]) -> None:
+    if not node.is_async:
+        return _drain(node(msg), emit)
+    import asyncio
+
+    asyncio.run(_drain_async(node(msg), emit))
+
+
+# Codec: values to bytes and back, and nothing changed silently
+
+_PLAIN: frozenset[Any] = frozenset((str, int, float, bool, type(None)))
+_KEYS = frozenset((str,))
+_DIGITS = re.compile(rb"\d{19}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_NO_JSON = 'JSON cannot carry it; msgpack can: pip install msgpack here, codec = "msgpack" there'
+
+
+def _is_plain(value: Any, leaves: frozenset[Any], levels: int = DEPTH) -> bool:
+    # The encoders make text of the key 1 and of a UUID. issuperset(map(...)) runs in C.
+    kind = type(value)
+    if (kind is dict or kind is Message) and _KEYS.issuperset(map(type, value)):
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return kind in leaves
+    if not levels or leaves.issuperset(map(type, value)):
+        return bool(levels)
+    for item in value:
+        if type(item) not in leaves and not _is_plain(item, leaves, levels - 1):
+            return False
+    return True
+
+
+def _clean(value: Any, leaves: frozenset[Any], path: str = "result", levels: int = DEPTH) -> Any:
+    # Copies a value into plain types, or says where and why it cannot be carried.
+    if isinstance(value, (dict, list, tuple)):
+        if not levels:
+            raise EncodeError(f"{path[:80]}... nests deeper than {DEPTH} levels")
+        return _clean_inside(value, leaves, path, levels - 1)
+    if isinstance(value, str):
+        if value.encode("utf-8", "replace") != value.encode("utf-8", "surrogatepass"):
+            raise EncodeError(f"{path} is no valid text: it holds a lone surrogate")
+        return value.encode().decode()
+    if value is None or isinstance(value, bool):
+        return value
+    return _clean_number(value, leaves, path)
+
+
+def _clean_inside(value: Any, leaves: frozenset[Any], path: str, levels: int) -> Any:
+    if not isinstance(value, dict):
+        return [_clean(item, leaves, f"{path}[{at}]", levels) for at, item in enumerate(value)]
+    for key in value:
+        if not isinstance(key, str):
+            raise EncodeError(f"{path} has the key {key!r}; a key must be text")
+    return {
+        _clean(key, leaves, f"a key of {path}"): _clean(item, leaves, f"{path}.{key}", levels)
+        for key, item in value.items()
+    }
+
+
+def _members(value: Any) -> int:
+    items = value.values() if isinstance(value, dict) else value
+    return len(items) + sum(map(_members, items)) if isinstance(value, (dict, list, tuple)) else 0
+
+
+def _clean_number(value: Any, leaves: frozenset[Any], path: str) -> Any:
+    if isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 64:
+            raise EncodeError(f"{path} is an integer beyond 64 bits; emit it as text")
+        return int.__int__(value)
+    if not isinstance(value, float):
+        return _clean_binary(value, leaves, path)
+    if bytes not in leaves and (value != value or abs(value) == float("inf")):
+        raise EncodeError(f"{path} is {value}: {_NO_JSON}")
+    return float.__float__(value)
+
+
+def _clean_binary(value: Any, leaves: frozenset[Any], path: str) -> Any:
+    from datetime import datetime
+
+    kind = type(value).__name__
+    if not isinstance(value, (bytes, bytearray, memoryview, datetime)):
+        raise EncodeError(f"{path} is a {kind}, which no codec carries")
+    if bytes not in leaves:
+        raise EncodeError(f"{path} is a {kind}: {_NO_JSON}")
+    if not isinstance(value, datetime):
+        return bytes(value)
+    if value.tzinfo is None:
+        raise EncodeError(f"{path} is a datetime without a time zone")
+    return value
+
+
+class _Codec:
+    leaves: frozenset[Any] = _PLAIN
+    dumps: Callable[[Any], bytes]
+    suspect: Callable[[bytes], object] = staticmethod(lambda data: False)
+
+    def value(self, value: Any) -> bytes:
+        # One result. Most are tried as they are: only on suspicion is each part looked at.
+        try:
+            if _is_plain(value, self.leaves):
+                data = self.dumps(value)
+                if not self.suspect(data):
+                    return data
+        except (ValueError, TypeError, OverflowError):
+            pass  # _clean says where and why
+        return self.dumps(_clean(value, self.leaves))
+
+
+class _Json(_Codec):
+    name = "json"
+
+    def __init__(self, orjson: Any = None) -> None:
+        encode = json.JSONEncoder(
+            ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+        ).encode
+        self.decode = json.JSONDecoder(parse_constant=self._no_constant).decode
+        self.orjson, self.dumps = orjson, lambda value: encode(value).encode()
+        self.suspect = _DIGITS.search  # the standard library takes integers of any size
+        if orjson:
+            self.dumps, self.suspect = orjson.dumps, lambda data: b"null" in data  # perhaps a NaN
+
+    def _no_constant(self, name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
+
+    def loads(self, data: bytes) -> Any:
+        if self.orjson and not _DIGITS.search(data):  # it reads 2**64 as a float
+            return self.orjson.loads(data)
+        value = self.decode(data.decode())
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()  # raises for a lone one
+        return value
+
+    def frame(self, fields: dict[str, Any]) -> bytes:
+        # The newline in front keeps a stray print without one from gluing itself to the frame.
+        return b"\n" + self.dumps(fields) + b"\n"
+
+    def results(self, op: bytes, number: int, parts: list[bytes]) -> bytes:
+        return b'\n{"op":"%s","id":%d,"msgs":[%s]}\n' % (op, number, b",".join(parts))
+
+    def split(self, buffer: bytearray) -> list[bytes]:
+        end = buffer.rfind(b"\n", max(0, len(buffer) - SLICE)) + 1  # before that, there is none
+        lines = bytes(buffer[:end]).split(b"\n")
+        del buffer[:end]
+        return [line for line in lines if line.strip()]
+
+
+class _Msgpack(_Codec):
+    name = "msgpack"
+
+    def __init__(self, msgpack: Any) -> None:
+        from datetime import datetime
+        from functools import partial
+
+        self.leaves = _PLAIN | {bytes, datetime}
+        # Quicker than packb by half, and not for two threads: the session's lock sees to that.
+        self.dumps = msgpack.Packer(datetime=True).pack
+        self.packb = msgpack.packb
+        self.loads = partial(msgpack.unpackb, timestamp=3)  # 3: datetime in UTC
+
+    def frame(self, fields: dict[str, Any]) -> bytes:
+        return self._sized(self.packb(fields))  # packb: a finalizer may log while dumps runs
+
+    def results(self, op: bytes, number: int, parts: list[bytes]) -> bytes:
+        # {"op": op, "id": number, "msgs": [...]} around results that are packed already.
+        sizes = b"\xa2id\xcf%b\xa4msgs\xdd%b"
+        head = sizes % (number.to_bytes(8, "big"), len(parts).to_bytes(4, "big"))
+        return self._sized(b"\x83\xa2op\xa3" + op + head + b"".join(parts))
+
+    def _sized(self, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + data
+
+    def split(self, buffer: bytearray) -> list[bytes]:
+        if len(buffer) < 4 + int.from_bytes(buffer[:4], "big"):
+            return []  # most slices of a large frame: no copy of what is there so far
+        at, end, frames, data = 0, 0, [], bytes(buffer)
+        while end <= len(data):
+            frames.append(data[at + 4 : end])
+            at, end = end, end + 4 + int.from_bytes(data[end : end + 4], "big")
+        del frames[0]
+        del buffer[:at]
+        return frames
+
+
+def _choose(offered: list[str]) -> Any:
+    try:
+        import msgpack  # type: ignore[import-untyped,unused-ignore]
+
+        if "msgpack" in offered and msgpack.version >= (1, 0):
+            return _Msgpack(msgpack)
+    except ImportError:
+        pass
+    try:
+        import orjson
+    except ImportError:
+        return _Json()
+    return _Json(orjson)
+
+
+# Frames: the two descriptors that nobody else may touch
+
+_wire: tuple[BinaryIO, int] | None = None
+
+
+def take_wire() -> tuple[BinaryIO, int]:
+    """
+    Take descriptors 0 and 1 away from everybody, and return private ones: a reader, a number.
+
+    Afterwards a read finds the end of input, and a print, a library's or a child process's too,
+    goes to stderr. A terminal stays, as does any input with EMIT_MSG: they are for a debugger.
+
+    `serve` calls this, importing does not: a test imports this file too. A launcher calls it
+    before it loads the author's file; without one the host takes lines before `ready` as prints.
+    """
+    global _wire
+    if _wire is None:
+        _wire = os.fdopen(os.dup(0), "rb", SLICE), os.dup(1)  # dup makes them close-on-exec
+        if not (os.isatty(0) or "EMIT_MSG" in os.environ):
+            _silence(0, inheritable=True)
+        os.dup2(2, 1)
+        os.set_blocking(_wire[1], True)
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(line_buffering=True)
+    return _wire
+
+
+def _silence(fd: int, inheritable: bool = False) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, fd, inheritable)
+    os.close(null)
+
+
+def _write(fd: int, data: bytes | bytearray) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+# Session: the calls of one process under a host
+
+
+class _Session:
+    # The main thread reads. With concurrency 1 and no async handler it runs the calls as well:
+    # a hop between threads costs more than most handlers do. Else threads and a loop run them.
+
+    def __init__(self, nodes: dict[str, _Node], concurrency: int) -> None:
+        self.nodes, self.concurrency, self.running = nodes, concurrency, 0
+        self.is_async = any(node.is_async for node in nodes.values())
+        self.inline = concurrency == 1 and not self.is_async
+        self.source, self.sink = take_wire()
+        self.poll, self.main = select.poll(), threading.get_ident()
+        self.poll.register(self.source, select.POLLIN)
+        self.input = bytearray()
+        self.codec: Any = _Json()
+        # Guards what follows. Reentrant, for a signal handler or a finalizer that logs.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.open: dict[Any, Call] = {}
+        self.waiting: collections.deque[Call] = collections.deque()
+        self.partial: dict[Call, None] = {}  # calls with results that are in no frame yet
+        self.unsent, self.oldest = bytearray(), 0.0
+        self.writing = self.armed = self.ended = self.gone = False
+        self.leaving = 0.0  # when the input ended
+        self.due = threading.Lock()  # held, but for the moment in which flush_late is wanted
+        self.due.acquire()
+
+    def run(self, hello: dict[str, Any]) -> None:
+        self.preferred = hello.get("node")
+        self.max_frame = hello.get("max_frame", (1 << 24) - 1)
+        self.config = hello.get("config") or {}
+        self.room = self.max_frame - 64  # for results, beside the frame's other fields
+        # Ctrl-C reaches every process of a terminal, and the host decides. A function and not
+        # SIG_IGN, which the author's child processes would inherit.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self.end_input())
+        codec = _choose(hello.get("codecs", ()))
+        self.send({**_ready(self.nodes, self.concurrency), "codec": codec.name})
+        self.codec = codec
+        self.log_handler = _log_through(self.send)  # after ready: logging takes 6 ms to import
+        os.register_at_fork(after_in_child=self.forget)
+        for job in (self.flush_late, self.watch):
+            threading.Thread(target=job, daemon=True).start()
+        self.start_runners()
+        self.loop()
+
+    def loop(self) -> None:
+        while True:
+            self.start_calls()
+            if self.ended or self.gone or not self.fill():
+                break
+        self.leaving = self.leaving or time.monotonic()
+        with self.lock:
+            self.changed.wait_for(lambda: not self.open)  # watch() sees to the limit
+        if self.is_async:
+            self.aloop.call_soon_threadsafe(self.stop.set)
+            self.aloop_thread.join()
+
+    # Frames in
+
+    def fill(self) -> bool:
+        data = self.source.read1(SLICE)  # type: ignore[attr-defined]
+        self.input += data
+        for raw in self.codec.split(self.input):
+            frame = self.codec.loads(raw)
+            receive = _RECEIVERS.get(frame.get("op"))
+            if receive:  # what is unknown comes from a newer host
+                receive(self, frame)
+        if len(self.input) > self.max_frame + 4:
+            raise FrameTooLarge(f"a frame beyond the {self.max_frame} bytes of max_frame")
+        return bool(data)
+
+    def accept(self, frame: dict[str, Any]) -> None:
+        call = Call(frame, self)
+        if call.node is None:
+            call.node = self.preferred if self.preferred in self.nodes else next(iter(self.nodes))
+        self.open[call.id] = call
+        self.waiting.append(call)
+
+    def cancel(self, frame: dict[str, Any]) -> None:
+        call = self.open.get(frame["id"])
+        if call:
+            call._cancelled = True
+            if call._task:
+                self.aloop.call_soon_threadsafe(call._task.cancel)
+
+    def pong(self, frame: dict[str, Any]) -> None:
+        self.send({"op": "pong", "n": frame.get("n")})
+
+    def bye(self, frame: dict[str, Any]) -> None:
+        self.ended = True
+
+    def look(self) -> None:
+        # A `cancel` may wait in the pipe while the main thread is busy with a handler.
+        if self.inline and threading.get_ident() == self.main:
+            while self.poll.poll(0) and self.fill():
+                pass
+
+    # Calls
+
+    def start_runners(self) -> None:
+        if not self.inline:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self.threads = ThreadPoolExecutor(self.concurrency)
+        if self.is_async:
+            import asyncio
+
+            self.asyncio = asyncio
+            self.aloop_thread = threading.Thread(target=asyncio.run, args=(self.live(),))
+            with self.lock:
+                self.aloop_thread.start()
+                self.changed.wait()
+
+    async def live(self) -> None:
+        # One loop for all calls, so that handlers can keep connections between them.
+        with self.lock:
+            self.aloop, self.stop = self.asyncio.get_running_loop(), self.asyncio.Event()
+            self.changed.notify_all()
+        await self.stop.wait()
+
+    def start_calls(self) -> None:
+        if self.inline:
+            while self.waiting:
+                self.run_call(self.waiting.popleft())
+            _current.set(None)
+            return
+        with self.lock:
+            while self.waiting and self.running < self.concurrency:
+                self.running += 1
+                call = self.waiting.popleft()
+                if call.node in self.nodes and self.nodes[call.node].is_async:
+                    self.asyncio.run_coroutine_threadsafe(self.run_call_async(call), self.aloop)
+                else:
+                    self.threads.submit(self.run_call, call)
+
+    def run_call(self, call: Call) -> None:
+        _current.set(call)
+        try:
+            result = self.invoke(call)
+            if hasattr(type(result), "__next__"):
+                _drain(result, lambda value: self.emit(call, value))
+            elif result is not None:  # the only result: the end takes it along
+                with self.lock:
+                    call._parts.append(self.encode(call, result))
+        except BaseException as error:  # a SystemExit has to answer the call, too
+            self.finish(call, error)
+        else:
+            self.finish(call)
+
+    async def run_call_async(self, call: Call) -> None:
+        _current.set(call)
+        # Not from outside: a task that is cancelled before it began would run none of this.
+        call._task = self.asyncio.current_task()
+        try:
+            await _drain_async(self.invoke(call), lambda value: self.emit(call, value))
+        except BaseException as error:
+            self.finish(call, error)
+        else:
+            self.finish(call)
+
+    def invoke(self, call: Call) -> Any:
+        if call._cancelled:
+            raise Cancelled("cancelled by the host before it began")
+        if call.node not in self.nodes:
+            raise LookupError(f'no node "{call.node}" here, only: {", ".join(self.nodes)}')
+        return self.nodes[call.node](call._msg)
+
+    # Frames out
+
+    def emit(self, call: Call, value: Any) -> None:
+        with self.lock:
+            part = self.encode(call, value)
+            if call._size + len(part) > min(ENOUGH, self.room):
+                self.put_partial(call)
+                self.write()
+            call._parts.append(part)
+            call._size += len(part) + 1
+            self.partial[call] = None
+            self.arm()
+
+    def encode(self, call: Call, value: Any) -> bytes:
+        part: bytes = self.codec.value(value)
+        if len(part) > MEMBERS and _members(value) > MEMBERS - 100:  # some for the frame itself
+            raise EncodeError(f"{call.node} emitted a result of over {MEMBERS - 100} members")
+        if len(part) <= self.room:
+            return part
+        raise FrameTooLarge(
+            f"{call.node} emitted a result of {len(part)} bytes; a frame holds at most "
+            f"{self.max_frame}: emit less at once, or raise max_frame of the node"
+        )
+
+    def put_partial(self, call: Call) -> None:
+        if self.partial.pop(call, call) is None:
+            self.put(self.codec.results(b"out", call.id, call._parts))
+            call._parts, call._size = [], 0
+
+    def finish(self, call: Call, error: BaseException | None = None) -> None:
+        with self.lock:
+            self.open.pop(call.id, None)
+            self.partial.pop(call, None)
+            if error is None:
+                self.put(self.codec.results(b"end", call.id, call._parts))
+            else:
+                self.put(self.codec.frame({"op": "err", "id": call.id, **_describe(error)}))
+            if not self.inline:
+                self.running -= 1
+                self.start_calls()
+                self.changed.notify_all()
+            fresh = len(self.unsent) < ENOUGH and time.monotonic() - self.oldest < LINGER
+            if self.waiting and fresh:
+                self.arm()
+            else:
+                self.write()
+
+    def send(self, fields: dict[str, Any]) -> None:
+        with self.lock:
+            self.put(self.codec.frame(fields))
+            self.write()
+
+    def put(self, frame: bytes) -> None:
+        if not self.unsent:
+            self.oldest = time.monotonic()
+        self.unsent += frame
+
+    def write(self) -> None:
+        if self.writing:
+            return  # called again by a finalizer: the loop below takes its frame along
+        self.writing = True
+        try:
+            while self.unsent and not self.gone:
+                data, self.unsent = self.unsent, bytearray()
+                _write(self.sink, data)
+        except OSError:  # nobody is listening any more
+            self.gone = True
+        finally:
+            self.writing = False
+
+    def arm(self) -> None:
+        if not self.armed:
+            self.armed = True
+            self.due.release()
+
+    def flush_late(self) -> None:
+        # So that no result waits for a slow handler, the next one's or its own.
+        while True:
+            self.due.acquire()
+            time.sleep(LINGER)
+            with self.lock:
+                self.armed = False
+                for call in list(self.partial):
+                    self.put_partial(call)
+                self.write()
+
+    # The end
+
+    def end_input(self) -> None:
+        # A blocked read is tried again after a signal, and finds the end. What was read before is
+        # kept, and no exception has to fly through the author's code.
+        self.leaving = self.leaving or time.monotonic()
+        _silence(self.source.fileno())
+
+    def watch(self) -> None:
+        # The main thread may be busy in a handler: this one sees the host go.
+        hangup = select.poll()
+        hangup.register(self.source, 0)
+        while True:
+            time.sleep(1)
+            if self.gone or os.getppid() != _PARENT:  # not 1: in a container the host may be 1
+                self.end_input()
+                signal.pthread_kill(self.main, signal.SIGTERM)
+            if hangup.poll(0):
+                self.leaving = self.leaving or time.monotonic()
+            if self.leaving and time.monotonic() - self.leaving > GRACE:
+                os._exit(1)
+
+    def forget(self) -> None:
+        # A forked child must not answer for this process, nor keep its pipes open.
+        import logging
+
+        self.gone, self.lock = True, threading.RLock()
+        logging.getLogger().removeHandler(self.log_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _silence(self.source.fileno())
+        _silence(self.sink)
+
+
+_RECEIVERS = {
+    "call": _Session.accept,
+    "cancel": _Session.cancel,
+    "ping": _Session.pong,
+    "bye": _Session.bye,
+}
+
+
+def _log_through(send: Callable[[dict[str, Any]], None]) -> Any:
+    # Everything logged in this program reaches the host, with the id of the call it belongs to.
+    import logging
+
+    class Frames(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            call, level = _current.get(), min(record.levelno // 10 * 10, logging.CRITICAL)
+            name = logging.getLevelName(max(level, logging.DEBUG)).lower()
+            frame = {"op": "log", "level": name, "text": _text(self.format(record))}
+            send({**frame, "fields": {"logger": record.name}, **({"id": call.id} if call else {})})
+
+    root, handler = logging.getLogger(), Frames()
+    if not root.handlers and root.level == logging.WARNING:
+        root.setLevel(logging.INFO)
+    for old in root.handlers[:]:
+        if getattr(old, "stream", None) in (sys.stdout, sys.stderr):
+            root.removeHandler(old)  # stderr would only say it a second time
+    root.addHandler(handler)
+    return handler
+
+
+# Serve
+
+_offered: tuple[Any, int] | None = None  # what an imported file would have served
+
+
+def serve(*handlers: Callable[..., Any], concurrency: int = 1) -> None:
+    """
+    Serve *handlers*, or all that `node` registered, until the input ends.
+
+    Under a host this speaks frames. By hand, ``echo '{"count": 3}' | python count.py``, it prints
+    one line of JSON per result; ``EMIT_MSG='{"count": 3}' python count.py`` leaves the terminal
+    to a debugger. EMIT_NODE chooses among several nodes then.
+
+    Does nothing when the calling file was imported. Call it last, from the main thread.
+
+    Args:
+        handlers: Generator functions, functions, ``async def`` of both kinds.
+        concurrency: How many calls run at a time, in threads or, for ``async def``, tasks.
+
+    Raises:
+        SystemExit: Status 1 after a failure by hand, or a program that cannot be served.
+    """
+    global _offered
+    if sys._getframe(1).f_globals.get("__name__") == "__main__":
+        _serve(lambda: (handlers or _registered, concurrency))
+    else:
+        _offered = handlers or _registered, concurrency
+
+
+def boot(path: str, name: str = "") -> None:
+    """
+    Load the file at *path* and serve it: what a launcher calls. It need not know of Emit.
+
+    Serves the function *name*; else what the file serves or registers; else its only function.
+    """
+    take_wire()
+    _serve(lambda: _load(path, name))
+
+
+def _load(path: str, name: str) -> tuple[Any, int]:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    stem = os.path.splitext(os.path.basename(path))[0]
+    spec: Any = spec_from_file_location(stem, path)
+    module = sys.modules[stem] = module_from_spec(spec)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    spec.loader.exec_module(module)
+    if name:
+        return [getattr(module, name)], 1
+    own = [v for v in vars(module).values() if getattr(v, "__module__", "") == stem]
+    return _offered or (_registered or [f for f in own if hasattr(f, "__code__")], 1)
+
+
+def _serve(load: Callable[[], tuple[Any, int]]) -> None:
+    source, sink = take_wire()
+    failure: BaseException | None = None
+    nodes: dict[str, _Node] = {}
+    concurrency = 1
+    try:
+        handlers, concurrency = load()
+        nodes = _named([_Node(handler) for handler in handlers])
+    except BaseException as error:
+        failure = error
+    first = os.environb.get(b"EMIT_MSG") or _first_line(source)
+    hello = _hello(first)
+    if hello and not failure and 1 not in hello.get("v", ()):
+        failure = ValueError(f"this SDK speaks version 1, not any of {hello.get('v')}")
+    if hello and failure:
+        _write(sink, _Json().frame({"op": "err", "id": None, **_describe(failure)}))
+        sys.exit(1)
+    if failure:
+        raise failure
+    if hello:
+        session = _Session(nodes, concurrency)
+        try:
+            session.run(hello)
+        except Exception as error:  # what came is no frame
+            session.leaving = time.monotonic()
+            session.send({"op": "err", "id": None, **_describe(error)})
+            sys.exit(os.EX_PROTOCOL)
+    else:
+        _plain(nodes, concurrency, first)
+
+
+def _named(nodes: list[_Node]) -> dict[str, _Node]:
+    by_name = {node.name: node for node in nodes}
+    if not nodes or len(by_name) < len(nodes):
+        raise ValueError(f"each node needs a name of its own: {[node.name for node in nodes]}")
+    return by_name
+
+
+def _first_line(source: BinaryIO) -> bytes:
+    return next((line for line in source if line.strip()), b"")
+
+
+def _hello(line: bytes) -> Any:
+    try:
+        frame = json.loads(line)
+    except ValueError:
+        return None
+    return frame if isinstance(frame, dict) and frame.get("op") == "hello" else None
+
+
+def _ready(nodes: dict[str, _Node], concurrency: int) -> dict[str, Any]:
+    return {
+        "op": "ready",
+        "v": 1,
+        "sdk": f"python/{__version__}",
+        "concurrency": concurrency,
+        "nodes": list(nodes),
+        "inputs": {name: node.inputs for name, node in nodes.items() if node.inputs},
+        "caps": ["cancel"],
+    }
+
+
+def _plain(nodes: dict[str, _Node], concurrency: int, first: bytes) -> None:
+    # No host: messages in, one line per result out.
+    source, sink = take_wire()
+    packed = first[:1] >= b"\x80"  # the first byte of a msgpack map, and of no JSON
+    codec = _choose(["msgpack"] if packed else [])
+    if os.environ.get("EMIT_PROBE") == "1":
+        _write(sink, _Json().frame(_ready(nodes, concurrency)))
+    failed = False
+    for raw in [first + source.read()] if packed else _messages(first, source):
+        try:
+            _drive(_chosen(nodes), codec.loads(raw), lambda v: _print(sink, codec.value(v)))
+        except Exception as error:
+            failed = True
+            _complain(error)
+    if failed:
+        sys.exit(1)
+
+
+def _messages(first: bytes, source: BinaryIO) -> Iterator[bytes]:
+    # One message per line, or one document over several lines, or the one of the environment.
+    lines = iter(()) if "EMIT_MSG" in os.environ else source
+    try:
+        json.loads(first or b"{}")
+    except ValueError:
+        first += b"".join(lines)
+    yield from (line for line in itertools.chain([first], lines) if line.strip())
+
+
+def _chosen(nodes: dict[str, _Node]) -> _Node:
+    name = os.environ.get("EMIT_NODE") or next(iter(nodes))
+    if name not in nodes or (len(nodes) > 1 and "EMIT_NODE" not in os.environ):
+        raise LookupError(f"set EMIT_NODE to one of: {', '.join(nodes)}")
+    return nodes[name]
+
+
+def _print(sink: int, data: bytes) -> None:
+    try:
+        _write(sink, data + b"\n")
+    except BrokenPipeError:
+        sys.exit(0)  # as of `| head -1`: the reader has what it wanted
+
+
+def _complain(error: BaseException) -> None:
+    import traceback
+
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace)
+
+
+# Testing
+
+
+def call(handler: Callable[..., Any], /, **fields: Any) -> list[Any]:
+    """
+    Give *handler* one message, and return the list of its results as a host would see them.
+
+    Works in any test runner, without Emit. Raises what the handler raises, and EncodeError for a
+    result that no codec carries.
+
+    Example:
+        >>> call(count, count=3)
+        [0, 1, 2]
+    """
+    results: list[Any] = []
+    _drive(_Node(handler), fields, lambda v: results.append(_clean(v, _PLAIN | {bytes})))
+    return results

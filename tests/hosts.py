@@ -1,0 +1,62 @@
+"""Other host processes for tests, since a test run must not be killed, or lose its signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+
+PREAMBLE = """
+import os, resource, signal, sys, threading, time
+from emit.errors import *
+from emit.host import spawn
+from emit.host.spawn import *
+
+def sentinel_pid():
+    return spawn._current.lifeline.pid
+"""
+
+
+def open_host(code: str) -> subprocess.Popen[str]:
+    """A host that runs *code*, with a pipe at its stdin and stdout."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+    )
+
+
+def run_host(code: str, *, status: int = 0) -> str:
+    """Run *code* in a host until that ends with *status*; return what it printed."""
+    with open_host(code) as host:
+        said, _ = host.communicate(timeout=60)
+    assert status == host.returncode, said
+    return said
+
+
+def tagged(tag: str) -> list[int]:
+    """The living processes with *tag* in their command; a zombie's command is empty."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(psutil.Error):
+            if any(tag in word for word in psutil.Process(pid).cmdline()):
+                found.append(pid)
+    return found
+
+
+def count(tag: str, expected: int, within: float = 10.0) -> int:
+    """Wait until *expected* processes live; return how many do."""
+    end = time.monotonic() + within
+    while (number := len(tagged(tag))) != expected and time.monotonic() < end:
+        time.sleep(0.005)
+    return number

@@ -1,0 +1,67 @@
+"""Whether a piece of code leaves descriptors, threads or processes behind, for all tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import psutil
+
+from emit.host.environment import environment
+from emit.host.spawn import Program, start
+
+#: What a host keeps from its first start on, until it ends.
+IMMORTAL = ("emit-spawner", "emit-closer", "sentinel.py")
+
+
+class Held(NamedTuple):
+    """What this process holds; each list sorted."""
+
+    descriptors: list[str]
+    threads: list[str]
+    children: list[str]
+
+
+def held() -> Held:
+    threads = [t.name for t in threading.enumerate() if t.name not in IMMORTAL]
+    return Held(_descriptors(), sorted(threads), sorted(_children()))
+
+
+@contextlib.contextmanager
+def no_leaks(within: float = 5.0) -> Iterator[None]:
+    """
+    Assert that the body leaves as many descriptors, threads and children as it found.
+
+    A thread closes what was dropped, so up to *within* seconds may pass.
+    """
+    start(Program("warm-up", ("true",), environment({}))).close()
+    before = held()
+    yield
+    end = time.monotonic() + within
+    while (after := held()) != before and time.monotonic() < end:
+        time.sleep(0.005)
+    assert after == before
+
+
+def _descriptors() -> list[str]:
+    """Their kinds, as ``pipe`` or ``/etc/hosts``; the one of this listing is left out."""
+    if sys.platform != "linux":
+        return ["descriptor"] * len(os.listdir("/dev/fd"))
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}").partition(":[")[0])
+    return sorted(target for target in found if not target.endswith(f"{os.getpid()}/fd"))
+
+
+def _children() -> Iterator[str]:
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            words = child.cmdline()
+            if not any(word.endswith(IMMORTAL) for word in words):
+                yield f"{child.pid} {' '.join(words)}"

@@ -1,0 +1,190 @@
+"""The two halves and what may import what, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: Module -> its file, for every module of the package.
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "emit").rglob("*.py"))
+    if "_share" not in path.parts
+}
+TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in FILES.items()}
+
+#: What the two halves are; the rest (emit, emit.cli, emit.errors, emit.multilang) joins them.
+GRAPH = ("message", "fields", "node", "coroutines", "graph", "router", "digraph", "testing")
+HOST = ("host",)
+DOOR = "emit.multilang"
+
+#: The layers of the graph half: each may import only what stands before it.
+ORDER = ("errors", "message", "fields", "coroutines", "node", "graph", "router", "testing")
+
+#: Imports inside a function, and why.
+LATE = {
+    ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
+}
+
+#: Who may import an optional dependency.
+OPTIONAL = {
+    "celery": {"emit.router.celery"},
+    "rq": {"emit.router.rq"},
+    "redis": {"emit.router.rq"},
+    "rich": {"emit.cli"},
+}
+
+#: Files that start programs.
+SPAWNING = {"emit.host.spawn", "emit.host.lifeline", "emit.host.trampoline"}
+STARTS = {
+    *((name, "os") for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),
+    *((name, "os") for name in ("popen", "execv", "execve", "execvp", "execvpe")),
+}
+
+
+def imports(module: str, tree: ast.AST | None = None) -> Iterator[str]:
+    """The full names of what a module imports at run time, at any depth of it."""
+    for node in ast.walk(_without_type_checking(tree or TREES[module])):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=source, names=names, level=0):
+                for alias in names:
+                    # "from emit.host import spawn" imports a module, not a name.
+                    whole = f"{source}.{alias.name}"
+                    yield whole if whole in FILES else str(source)
+
+
+def _without_type_checking(tree: ast.AST) -> ast.AST:
+    kept = ast.Module(body=[], type_ignores=[])
+    kept.body = [
+        node
+        for node in getattr(tree, "body", [])
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    ]
+    return kept
+
+
+def own_imports(module: str) -> set[str]:
+    return {name for name in imports(module) if name.split(".")[0] == "emit"}
+
+
+def within(module: str, parts: tuple[str, ...]) -> bool:
+    return any(module == f"emit.{part}" or module.startswith(f"emit.{part}.") for part in parts)
+
+
+def test_the_source_was_found() -> None:
+    """The other tests look at something."""
+    assert {"emit", "emit.errors", "emit.router.core", "emit.host.spawn", DOOR} <= set(FILES)
+    assert "emit.errors" in own_imports("emit.router.core")
+
+
+def test_errors_imports_nothing() -> None:
+    """Any module may raise an error, so errors imports none of them."""
+    assert own_imports("emit.errors") == set()
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if within(module, GRAPH)])
+def test_the_graph_half_knows_no_processes(module: str) -> None:
+    """A module of the graph half imports neither the host half nor the door between them."""
+    assert not [name for name in own_imports(module) if within(name, (*HOST, "multilang", "cli"))]
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if within(module, HOST)])
+def test_the_host_half_knows_no_graph(module: str) -> None:
+    """A module of the host half imports nothing of the graph half."""
+    assert not [name for name in own_imports(module) if within(name, (*GRAPH, "multilang", "cli"))]
+    assert "emit" not in own_imports(module)
+
+
+@pytest.mark.parametrize("part", ORDER)
+def test_the_order_of_the_graph_half(part: str) -> None:
+    """Each layer imports only those before it."""
+    before = ORDER[: ORDER.index(part) + 1]
+    for module in FILES:
+        if within(module, (part,)):
+            assert not [name for name in own_imports(module) if not within(name, before)], module
+
+
+def test_no_cycles() -> None:
+    """No module imports itself by way of others."""
+    graph = {
+        # A package that only gathers its modules is not one of its modules' needs.
+        module: {name for name in own_imports(module) if not module.startswith(f"{name}.")}
+        for module in FILES
+    }
+    TopologicalSorter(graph).prepare()
+
+
+def test_no_module_imports_the_package_it_is_in() -> None:
+    """Inside the package, names come from where they are defined, never from emit itself."""
+    inside = [m for m in FILES if "emit" in own_imports(m) and m.split(".")[1:2] != ["cli"]]
+    assert inside == []
+
+
+def test_imports_inside_functions() -> None:
+    """An import inside a function is one of those listed here with its reason."""
+    late = set()
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                late |= {(module, name) for name in imports(module, node)}
+    optional = {(module, name) for module, name in late if name.split(".")[0] in OPTIONAL}
+    assert late - optional == set(LATE)
+
+
+def test_optional_dependencies() -> None:
+    """Celery, RQ, redis and rich are imported only by the modules made for them."""
+    for module in FILES:
+        for name in imports(module):
+            owners = OPTIONAL.get(name.split(".")[0], {""})
+            assert owners == {""} or any(
+                f"{module}.".startswith(f"{owner}.") for owner in owners
+            ), f"{module} imports {name}"
+
+
+def starts_programs(tree: ast.AST) -> bool:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=owner), attr=name) if (name, owner) in STARTS:
+                return True
+            case ast.Attribute(value=ast.Name(id="subprocess"), attr=name) if name[0].islower():
+                return True
+            case ast.Attribute(value=ast.Name(id="subprocess"), attr="Popen"):
+                return True
+            case ast.ImportFrom(module="subprocess" | "multiprocessing"):
+                return True
+    return False
+
+
+def test_who_starts_programs() -> None:
+    """Only the files made for it start a program or fork."""
+    assert {module for module, tree in TREES.items() if starts_programs(tree)} <= SPAWNING
+
+
+@pytest.mark.parametrize("heavy", ["asyncio", "celery", "rq", "redis", "rich", "tomllib"])
+def test_import_emit_is_light(heavy: str) -> None:
+    """``import emit`` brings in no optional dependency and nothing that is slow to import."""
+    program = f"import sys, emit; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_size(module: str) -> None:
+    """No module has more than 400 lines with something on them."""
+    lines = FILES[module].read_text("utf-8").splitlines()
+    assert sum(1 for line in lines if line.strip()) <= 400
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_every_module_says_what_it_is(module: str) -> None:
+    """Every module begins with its documentation."""
+    assert ast.get_docstring(TREES[module]) or not TREES[module].body

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emit.host import sentinel, tree
+from emit.host.environment import environment
+from emit.host.spawn import Child, Limits, Program, start
+from tests.hosts import count, tagged
+from tests.leaks import no_leaks
+
+CHAOS = os.environ.get("EMIT_CHAOS") == "1"
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    with no_leaks():
+        yield
+
+
+@pytest.fixture
+def tag() -> Iterator[str]:
+    """A number of seconds to sleep that no other process has; killed afterwards whatever fails."""
+    name = f"86{os.getpid()}.{next(numbers)}"
+    yield name
+    for pid in tagged(name):
+        os.kill(pid, signal.SIGKILL)
+
+
+def run(*argv: str, limits: Limits | None = None) -> Child:
+    return start(Program("n", argv, environment({}), limits=limits))
+
+
+DAEMON = """
+import os, sys, time
+if os.fork():
+    time.sleep(1000)
+os.setsid()
+if os.fork():
+    os._exit(0)
+os.execvp("sleep", ["sleep", sys.argv[1]])
+"""
+
+# A moving target: a new process in a new session each millisecond, its parent gone.
+RUNNER = """
+import os, sys, time
+while True:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    time.sleep(0.001)
+"""
+
+SHAPES = {
+    "alone": (1, ["sleep", "{}"]),
+    "child of sh": (2, ["sh", "-c", "sleep {}; true"]),
+    "grandchild": (3, ["sh", "-c", "sh -c 'sleep {}; true'; true"]),
+    "background": (3, ["sh", "-c", "sleep {} & sleep {}; true"]),
+    "own session": (3, ["sh", "-c", "setsid sleep {} & sleep {}; true"]),
+    "own session, no environment": (3, ["sh", "-c", "env -i setsid sleep {} & sleep {}; true"]),
+    "no environment, leader gone": (1, ["sh", "-c", "env -i sleep {} & exit 0"]),
+    "leader gone": (1, ["sh", "-c", "sleep {} & exit 0"]),
+    "own session, leader gone": (1, ["sh", "-c", "setsid sleep {} & exit 0"]),
+    "daemon": (2, [sys.executable, "-c", DAEMON, "{}"]),
+}
+
+
+@linux_only
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nothing_is_left_of_a_tree(tag: str, shape: str) -> None:
+    """Groups, sessions and daemons: all gone when kill_tree returns."""
+    expected, argv = SHAPES[shape]
+    child = run(*(word.replace("{}", tag) for word in argv))
+    assert expected == count(tag, expected)
+    assert child.kill_tree()
+    assert tagged(tag) == []
+    child.close()
+
+
+@pytest.mark.requires("ruby")
+def test_a_wrapped_ruby(tag: str) -> None:
+    """A shell that runs ruby that runs a program: what ``bundle exec`` in a shell looks like."""
+    child = run("sh", "-c", f"ruby -e 'system(\"sleep {tag}; true\")'; true", limits=Limits())
+    assert count(tag, 4) == 4
+    assert child.kill_tree()
+    assert tagged(tag) == []
+    child.close()
+
+
+@linux_only
+@pytest.mark.parametrize("_", range(100 if CHAOS else 3))
+def test_a_runner_is_caught(tag: str, _: int) -> None:
+    """A program that forks and exits each millisecond is outrun."""
+    child = run(sys.executable, "-ISc", RUNNER, tag)
+    assert child.wait(10.0)
+    assert child.kill_tree()
+    assert count(tag, 0, within=0.1) == 0
+    child.close()
+
+
+@linux_only
+def test_what_is_not_found(tag: str) -> None:
+    """Documented: cleared environment, new session and lost parents, all three, survive."""
+    child = run("sh", "-c", f"env -i setsid sleep {tag} & exit 0")
+    assert child.wait(10.0)
+    assert count(tag, 1) == 1
+    assert child.kill_tree()
+    assert count(tag, 1) == 1
+    child.close()
+
+
+def test_a_stopped_process_is_killed(tag: str) -> None:
+    """SIGSTOP protects nothing."""
+    child = run("sh", "-c", f"kill -STOP $$; sleep {tag}")
+    assert count(tag, 1) == 1
+    assert child.kill_tree()
+    assert child.status == -signal.SIGKILL
+    child.close()
+
+
+def test_a_stopped_process_hears_terminate(tag: str) -> None:
+    """SIGTERM alone would wait for a SIGCONT that never comes."""
+    child = run("sleep", tag)
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+    child.terminate()
+    assert child.wait(10.0)
+    assert child.status == -signal.SIGTERM
+    child.close()
+
+
+def test_terminate_reaches_the_group(tag: str) -> None:
+    """A shell's child gets the signal too."""
+    child = run("sh", "-c", f"sleep {tag}; true")
+    assert count(tag, 2) == 2
+    child.terminate()
+    assert count(tag, 0) == 0
+    child.close()
+
+
+def test_a_group_left_behind_dies_at_close(tag: str) -> None:
+    """What a program left in its group does not outlive close, also without kill_tree."""
+    child = run("sh", "-c", f"sleep {tag} & exit 3")
+    assert child.wait(10.0)
+    child.close()
+    assert count(tag, 0) == 0
+    assert child.status == 3
+
+
+@linux_only
+@pytest.mark.parametrize("refusal", [PermissionError, ProcessLookupError])
+def test_a_refused_signal_stops_nothing(
+    tag: str, monkeypatch: pytest.MonkeyPatch, refusal: type[OSError]
+) -> None:
+    """Where killpg is refused, the sweep kills all the same."""
+
+    def refuse(pgid: int, number: int) -> None:
+        raise refusal
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    child = run("sh", "-c", f"sleep {tag}; true")
+    assert count(tag, 2) == 2
+    child.terminate()
+    assert not child.poll()
+    assert child.kill_tree()
+    assert tagged(tag) == []
+    child.close()
+
+
+@linux_only
+def test_the_next_owner_of_a_pid_is_never_signalled(tag: str) -> None:
+    """A child that somebody else reaped leaves a number that may be anybody's."""
+    old, new = pair_with_one_pid(tag)
+    old.terminate()
+    assert old.kill_tree()
+    old.close()
+    assert not new.poll()
+    assert old.status is None
+    new.close()
+
+
+def pair_with_one_pid(tag: str) -> tuple[Child, Child]:
+    """A dead child, reaped behind its back, and a living one that got its number."""
+    for _ in range(50):
+        old = run("true")
+        os.waitpid(old.pid, 0)
+        try:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(old.pid - 1))
+        except OSError:
+            old.close()
+            pytest.skip("only root can choose pids")
+        new = run("sleep", tag)
+        if new.pid == old.pid:
+            return old, new
+        old.close()
+        new.close()
+    pytest.skip("another process was faster each time")
+
+
+@linux_only
+def test_a_kill_checks_the_start(tag: str) -> None:
+    """A pid whose process is of another age than the one seen gets no signal."""
+    child = run("sleep", tag)
+    seen = sentinel.look(child.pid)
+    assert seen is not None
+    assert not sentinel.kill(seen._replace(started=seen.started - 1))
+    assert not child.poll()
+    assert sentinel.kill(seen)
+    assert child.wait(10.0)
+    child.close()
+
+
+@linux_only
+def test_a_told_session_of_another_age_is_not_ours(tag: str) -> None:
+    """The sentinel leaves a session alone whose leader began outside the told time."""
+    child = run("sleep", tag)
+    seen = sentinel.look(child.pid)
+    assert seen is not None
+    assert sentinel.in_session(seen, {seen.session: (seen.started, seen.started)})
+    assert not sentinel.in_session(seen, {seen.session: (seen.started - 9, seen.started - 2)})
+    assert not sentinel.in_session(seen, {seen.session + 1: (0, seen.started)})
+    child.close()
+
+
+@pytest.mark.parametrize("shape", ["grandchild", "own session", "daemon"])
+def test_the_portable_sweep(tag: str, shape: str) -> None:
+    """What macOS uses, psutil alone, finds the same on any system."""
+    expected, argv = SHAPES[shape]
+    child = run(*(word.replace("{}", tag) for word in argv))
+    assert expected == count(tag, expected)
+    family = tree.portable_family(child.pid)
+    tree.signal_group(child.pid, signal.SIGKILL)
+    assert tree.sweep_portably(child.cookie, family, seconds=5.0)
+    assert tagged(tag) == []
+    child.close()
+
+
+def test_a_sweep_ends_in_time() -> None:
+    """What cannot be killed does not hold the host for longer than the bound."""
+    assert not sentinel.sweep(lambda process: process.pid == 0, seconds=0.0)
