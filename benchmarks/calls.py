@@ -25,7 +25,7 @@ from measure import ROOT, ratio, rounds, table, verdict
 
 from emit.host.environment import environment
 from emit.host.host import Host
-from emit.host.pool import Pool
+from emit.host.calls import Calls
 from emit.host.program import Limits, Program
 from emit.host.settings import Settings
 
@@ -47,55 +47,55 @@ def main() -> None:
             host.close()
 
 
-def python_pool(host: Host) -> Pool:
+def python_pool(host: Host) -> Calls:
     code = "import emit_sdk; emit_sdk.serve(lambda msg: msg)"
     env = environment({"PYTHONPATH": str(ROOT / "sdks" / "python")})
     return make_pool(host, "python", (sys.executable, "-c", code), env, None)
 
 
-def c_pool(host: Host, compiler: str, folder: str) -> Pool:
+def c_pool(host: Host, compiler: str, folder: str) -> Calls:
     program = str(Path(folder, "echo"))
     subprocess.run([compiler, "-O2", "-o", program, str(HERE / "echo.c")], check=True)
     return make_pool(host, "c", (program,), environment({}), "json")
 
 
-def make_pool(host: Host, node: str, argv: Any, env: dict[str, str], codec: str | None) -> Pool:
+def make_pool(host: Host, node: str, argv: Any, env: dict[str, str], codec: str | None) -> Calls:
     program = Program(node=node, argv=argv, env=env, limits=Limits())
     settings = Settings(mode="persistent", codec=codec, size=1)
-    pool = host.pool(node, lambda: program, settings)
+    pool = host.calls(node, lambda: program, settings)
     assert pool.call(MESSAGE) == [MESSAGE]
     return pool
 
 
-def one_at_a_time(pools: dict[str, Pool]) -> None:
+def one_at_a_time(pools: dict[str, Calls]) -> None:
     contestants: dict[str, Callable[[], float]] = {}
     for name, pool in pools.items():
         contestants[f"{name}, raw pipe"] = lambda pool=pool: raw_p50(pool)
-        contestants[f"{name}, Pool.call"] = lambda pool=pool: call_p50(pool)
+        contestants[f"{name}, Calls.call"] = lambda pool=pool: call_p50(pool)
     taken = rounds(contestants, 15)
     rows = []
     for name in pools:
-        raw, call = taken[f"{name}, raw pipe"], taken[f"{name}, Pool.call"]
+        raw, call = taken[f"{name}, raw pipe"], taken[f"{name}, Calls.call"]
         mine = ratio(call, raw)
         rows.append((f"{name}, raw pipe", f"{statistics.median(raw):.1f}", ""))
         reached = f"{mine:.2f}, {verdict(mine <= 1.3)}"
-        rows.append((f"{name}, Pool.call", f"{statistics.median(call):.1f}", reached))
+        rows.append((f"{name}, Calls.call", f"{statistics.median(call):.1f}", reached))
     table(("one at a time", "p50 us", "x raw (target 1.3)"), rows)
 
 
-def call_p50(pool: Pool) -> float:
+def call_p50(pool: Calls) -> float:
     return median_us(lambda: pool.call(MESSAGE))
 
 
-def raw_p50(pool: Pool) -> float:
+def raw_p50(pool: Calls) -> float:
     """The same child and the same bytes, by a bare write and read."""
     with raw(pool) as exchange:
         return median_us(exchange)
 
 
 @contextmanager
-def raw(pool: Pool) -> Iterator[Callable[[], None]]:
-    with pool.lease(time.monotonic() + 10) as process:
+def raw(pool: Calls) -> Iterator[Callable[[], None]]:
+    with pool.pool.lease(time.monotonic() + 10) as process:
         child = process.child
         os.set_blocking(child.stdin, True)
         os.set_blocking(child.stdout, True)
@@ -120,7 +120,7 @@ def median_us(exchange: Callable[[], Any]) -> float:
     return statistics.median(times) * 1e6
 
 
-def pipelined(pools: dict[str, Pool], executor: ProcessPoolExecutor) -> None:
+def pipelined(pools: dict[str, Calls], executor: ProcessPoolExecutor) -> None:
     contestants = {name: (lambda pool=pool: many(pool)) for name, pool in pools.items()}
     contestants["submit"] = lambda: submitted(executor)
     contestants["map, chunks of 256"] = lambda: mapped(executor)
@@ -140,7 +140,7 @@ def rate(times: list[float]) -> str:
     return f"{1 / statistics.median(times):,.0f}"
 
 
-def many(pool: Pool) -> float:
+def many(pool: Calls) -> float:
     began = time.perf_counter()
     count = sum(1 for outcome in pool.call_many(MESSAGE for _ in range(MANY)) if outcome)
     assert count == MANY

@@ -30,7 +30,8 @@ MESSAGE = {
     "flag": True,
 }
 META = {"origin": "split", "attempt": 1, "deadline_ms": 30_000}
-TARGETS = {"json": 2.5, "msgpack": 3.0}
+#: Times the bare codec, which checks nothing and matches no answer to its call.
+TARGETS = {"json": 4.5, "msgpack": 3.0}
 BARE = {"json": (orjson.dumps, orjson.loads), "msgpack": (msgpack.packb, msgpack.unpackb)}
 
 
@@ -45,10 +46,9 @@ def main() -> None:
         taken = measure.rounds(contestants, 60)
         for name, times in taken.items():
             typical = statistics.median(times)
-            reached = f"{target} us, {measure.verdict(typical <= target)}"
-            times_bare = f"{measure.ratio(times, taken['bare']):.2f}"
-            goal = reached if name == "session" else ""
-            rows.append((f"{codec}, {name}", f"{typical:.2f}", times_bare, goal))
+            times_bare = measure.ratio(times, taken["bare"])
+            goal = "" if name == "bare" else f"{target}, {measure.verdict(times_bare <= target)}"
+            rows.append((f"{codec}, {name}", f"{typical:.2f}", f"{times_bare:.2f}", goal))
     measure.table(("", "us per message", "times bare", "target"), rows)
 
 
@@ -57,11 +57,11 @@ def bare(dump: Callable[[Any], bytes], load: Callable[[bytes], Any]) -> Callable
     answer = dump({"op": "end", "id": 1234, "msgs": [MESSAGE]})
 
     def run() -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(MESSAGES):
             dump(MESSAGE)
             load(answer)
-        return (time.perf_counter() - began) / MESSAGES * 1e6
+        return (time.process_time() - began) / MESSAGES * 1e6
 
     return run
 
@@ -73,15 +73,15 @@ def session(codec: str, meta: dict[str, Any] | None) -> Callable[[], float]:
     conversation.receive(encode(Ready(1, codec)))
 
     def run() -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         buffer = bytearray()
         for _ in range(MESSAGES):
             buffer += conversation.call(MESSAGE, meta=meta)[1]
-        called = time.perf_counter() - began
+        called = time.process_time() - began
         answers = b"".join(encode(End(id, [MESSAGE]), codec) for id in conversation.open)
-        began = time.perf_counter()
+        began = time.process_time()
         events = conversation.receive(answers)
-        taken = called + time.perf_counter() - began
+        taken = called + time.process_time() - began
         assert len(events) == MESSAGES
         return taken / MESSAGES * 1e6
 

@@ -220,6 +220,7 @@ class ProcessDied(HostError):
         *,
         node: str,
         status: int | None,
+        reason: str = "",
         stderr_tail: str = "",
         uptime: float = 0.0,
         calls: int = 0,
@@ -230,7 +231,8 @@ class ProcessDied(HostError):
         self.stderr_tail = stderr_tail
         self.uptime = uptime
         self.calls = calls
-        text = f'"{node}" {describe_status(status)} after {uptime:.3g} s and {calls} calls'
+        how = reason or describe_status(status)
+        text = f'"{node}" {how} after {uptime:.3g} s and {calls} calls'
         super().__init__(text, node=node, may_have_run=may_have_run)
         self.__notes__ = _last_words(stderr_tail)
 

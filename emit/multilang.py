@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields as fields_of
+from itertools import chain
 from typing import Any
 
-from emit.errors import EmitError, GraphError, ResultError
+from emit.errors import EmitError, FrameTooLarge, GraphError, ResultError
 from emit.host import host, oneshot, plain
+from emit.host.calls import Calls
 from emit.host.environment import DEFAULT, environment
 from emit.host.fate import DeadLetter
 from emit.host.host import Host
-from emit.host.pool import Pool
 from emit.host.program import Limits, Program
 from emit.host.settings import Settings, check
 from emit.host.values import from_json
@@ -28,7 +30,7 @@ __all__ = ["Limits", "ShellNode"]
 _SETTINGS = tuple(field.name for field in fields_of(Settings))
 
 #: What else of a ShellNode can be given to ``router.node``.
-_OWN = ("command", "cwd", "env", "pass_env", "dead_letter")
+_OWN = ("command", "cwd", "env", "pass_env", "program_node", "dead_letter")
 
 
 class ShellNode:
@@ -46,6 +48,8 @@ class ShellNode:
         env: Environment variables to add.
         pass_env: Names, or patterns such as ``LC_*``, of variables that it gets from this
             process's environment. No other passes, so that no secret does by chance.
+        program_node: Which of the program's nodes this is, where it has several. Those of one
+            program share its processes.
         dead_letter: Called with a :class:`emit.host.fate.DeadLetter` when the last attempt
             at a message has failed; the message then has no results. None: the failure is
             raised, with the letter as its attribute ``letter``.
@@ -74,6 +78,7 @@ class ShellNode:
     command: str | Sequence[str] = ()
     env: Mapping[str, str] = {}  # read only; subclasses replace it
     pass_env: Sequence[str] = DEFAULT
+    program_node: str | None = None
     dead_letter: Callable[[DeadLetter], Any] | None = None
 
     mode = Settings.mode
@@ -107,7 +112,7 @@ class ShellNode:
         self.stream = False
         self.logger = logging.getLogger(f"emit.node.{self.name}")
         self._settings: Settings | None = None
-        self._pool: tuple[Host, Pool] | None = None
+        self._calls: tuple[Host, Calls] | None = None
         self._probed: str | None = None  # what a program in mode "auto" has turned out to be
 
     # -- to override -----------------------------------------------------------------------
@@ -173,9 +178,9 @@ class ShellNode:
 
     def close(self) -> None:
         """Stop its processes. A later message starts others."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool[0].close([pool[1]])
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            calls[0].close(calls[1])
 
     # -- one process for each message ------------------------------------------------------
 
@@ -190,15 +195,17 @@ class ShellNode:
         data = plain.encode_message(fields, node=self.name, codec=codec, max_frame=self.max_frame)
         program = self._program({"EMIT_PROBE": "1"} if probing else {})
         count = 0
-        for result in self._read(oneshot.run(program, data, timeout=self.timeout), codec):
-            if probing:
-                probing = False
-                if _is_ready(result):
-                    self._probed = "persistent"
-                    continue
-            count += 1
-            self._check_count(count)
-            yield result
+        # Closed here: after a failure, who keeps the exception would keep the process, too.
+        with closing(oneshot.run(program, data, timeout=self.timeout)) as chunks:
+            for result in self._read(chunks, codec):
+                if probing:
+                    probing = False
+                    if _is_ready(result):
+                        self._probed = "persistent"
+                        continue
+                count += 1
+                self._check_count(count)
+                yield result
         if self._probed is None and self.mode == "auto":
             self._probed = "oneshot"
 
@@ -218,12 +225,15 @@ class ShellNode:
 
     def _read_own(self, chunks: Iterable[bytes]) -> Generator[Any, None, None]:
         """Line by line, through an overridden ``deserialize``."""
-        held = b""
-        for chunk in chunks:
-            *lines, held = (held + chunk).split(b"\n")
-            yield from (self.deserialize(line.decode()) for line in lines if line.strip())
-        if held.strip():
-            yield self.deserialize(held.decode())
+        held: list[bytes] = []
+        for chunk in chain(chunks, [b"\n"]):
+            first, *more = chunk.split(b"\n")
+            held.append(first)
+            if sum(map(len, held)) > self.max_frame:
+                raise FrameTooLarge(node=self.name, size=None, limit=self.max_frame, outgoing=False)
+            if more:
+                lines, held = [b"".join(held), *more[:-1]], more[-1:]
+                yield from (self.deserialize(line.decode()) for line in lines if line.strip())
 
     def _check_count(self, count: int) -> None:
         if count > self.max_results and not self.stream:
@@ -235,13 +245,18 @@ class ShellNode:
 
     # -- pooled processes ------------------------------------------------------------------
 
-    def _processes(self) -> Pool:
+    def _processes(self) -> Calls:
         current = host.current()
-        if self._pool is None or self._pool[0] is not current:
-            settings = self._settings or self._make_settings()
-            pool = current.pool(self.name, self._program, settings, self.dead_letter)
-            self._pool = (current, pool)
-        return self._pool[1]
+        if self._calls is None or self._calls[0] is not current:
+            calls = current.calls(
+                self.name,
+                self._program,
+                self._settings or self._make_settings(),
+                program_node=self.program_node,
+                dead_letter=self.dead_letter,
+            )
+            self._calls = (current, calls)
+        return self._calls[1]
 
     def _program(self, extra: Mapping[str, str] = {}) -> Program:  # read only
         pooled = not self._is_oneshot()

@@ -17,32 +17,31 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from emit.errors import HostError
-
 if TYPE_CHECKING:
     from emit.host.process import Process
 
-#: Buckets to a doubling: a percentile is told to within 19 %.
+#: Buckets to a doubling: a percentile is told to within 25 %.
 _FINENESS = 4
-
-#: The shortest time told apart, in seconds.
-_SHORTEST = 1e-6
 
 
 class Times:
-    """Durations in seconds, kept as counts in buckets that grow by a fourth of a doubling."""
+    """Durations in seconds, kept as counts in buckets: four to each doubling."""
 
     def __init__(self) -> None:
         self.count = 0
         self.total = 0.0
         self.longest = 0.0
-        self._buckets: Counter[int] = Counter()
+        self._buckets: dict[int, int] = {}
 
     def add(self, seconds: float, times: int = 1) -> None:
         self.count += times
         self.total += seconds * times
-        self.longest = max(self.longest, seconds)
-        self._buckets[_bucket(seconds)] += times
+        if seconds > self.longest:
+            self.longest = seconds
+        # frexp splits into a power of two and a share of it, which is cut in four.
+        share, power = math.frexp(seconds)
+        bucket = power * _FINENESS + int(share * 2 * _FINENESS) - _FINENESS
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + times
 
     def percentile(self, share: float) -> float:
         """The duration that *share* of all do not pass; 0 where there are none."""
@@ -51,7 +50,10 @@ class Times:
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen >= wanted:
-                return min(self.longest, float(_SHORTEST * 2 ** ((bucket + 1) / _FINENESS)))
+                power, quarter = divmod(bucket, _FINENESS)
+                return min(
+                    self.longest, math.ldexp((quarter + 1 + _FINENESS) / (2 * _FINENESS), power)
+                )
         return 0.0
 
     def summary(self) -> dict[str, float]:
@@ -65,56 +67,61 @@ class Times:
         }
 
 
-def _bucket(seconds: float) -> int:
-    return max(0, int(math.log2(max(seconds, _SHORTEST) / _SHORTEST) * _FINENESS))
+class CallAccount:
+    """What has become of one node's messages. Each method may be called from any thread."""
 
-
-class Account:
-    """
-    One node's figures. Each method may be called from any thread.
-
-    Args:
-        node: The node's name.
-    """
-
-    def __init__(self, node: str) -> None:
-        self.node = node
-        self._lock = threading.Lock()  # guards all below
-        self._calls = 0
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards all below; reentrant as the pool's
+        self.calls = 0
         self._failures: Counter[str] = Counter()
         self._retries: Counter[str] = Counter()
-        self._starts = 0
-        self._start_failures = 0
-        self._ends: Counter[str] = Counter()
         self._waits = Times()
         self._times = Times()
-        self._start_times = Times()
-        self._past = Usage()
-        self._peak = 0
 
-    def answered(self, outcomes: Sequence[Any], seconds: float) -> None:
-        """Messages have got their outcome; *seconds* is what each took."""
+    def answered(self, outcomes: Sequence[Any], seconds: float, waited: float = 0.0) -> None:
+        """Messages have got their outcome; *seconds* is what each took, *waited* of it idly."""
         with self._lock:
-            self._calls += len(outcomes)
+            self.calls += len(outcomes)
             self._times.add(seconds, len(outcomes))
+            self._waits.add(waited, len(outcomes))
             for outcome in outcomes:
                 if isinstance(outcome, Exception):
                     self._failures[type(outcome).__name__] += 1
 
-    def retried(self, error: Exception) -> None:
+    def charged(self, error: Exception) -> None:
+        """An attempt at a message has failed."""
         with self._lock:
             self._retries[type(error).__name__] += 1
 
-    def waited(self, seconds: float) -> None:
+    def snapshot(self) -> dict[str, Any]:
         with self._lock:
-            self._waits.add(seconds)
+            return {
+                "calls": self.calls,
+                "failures": dict(self._failures),
+                "retries": dict(self._retries),
+                "wait_seconds": self._waits.summary(),
+                "call_seconds": self._times.summary(),
+            }
+
+
+class ProcessAccount:
+    """What the processes of a pool have cost. Each method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards all below; reentrant as the pool's
+        self._starts = 0
+        self._start_failures = 0
+        self._ends: Counter[str] = Counter()
+        self._start_times = Times()
+        self._past = Usage()
+        self._peak = 0
 
     def started(self, process: Process) -> None:
         with self._lock:
             self._starts += 1
             self._start_times.add(process.start_seconds)
 
-    def failed_to_start(self, error: HostError) -> None:
+    def failed_to_start(self) -> None:
         with self._lock:
             self._start_failures += 1
 
@@ -134,14 +141,9 @@ class Account:
             self._peak = max([self._peak, *(usage.rss_bytes for _, usage in each)])
             total = live + self._past
             return {
-                "calls": self._calls,
-                "failures": dict(self._failures),
-                "retries": dict(self._retries),
                 "starts": self._starts,
                 "start_failures": self._start_failures,
                 "ends": dict(self._ends),
-                "wait_seconds": self._waits.summary(),
-                "call_seconds": self._times.summary(),
                 "start_seconds": self._start_times.summary(),
                 "sent_bytes": total.sent_bytes,
                 "received_bytes": total.received_bytes,

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from emit.errors import EncodeError, FrameTooLarge, RemoteError
 from emit.host.fate import FAILURES, Job, split
+from emit.host.process import MEMORY_TICK
 from emit.host.transport import Poll, remaining
 
 if TYPE_CHECKING:
     from emit.errors import HostError
-    from emit.host.pool import Lease, Pool
+    from emit.host.calls import Calls
+    from emit.host.pool import Lease
     from emit.host.process import Process
 
 #: A window is refilled when a fourth of it is free.
@@ -59,13 +61,14 @@ class Lane:
 class Batch:
     """
     Args:
-        pool: Whose processes to use.
+        calls: Whose messages they are, and so whose processes to use.
         messages: The messages; taken as they are needed, so an endless source is fine.
     """
 
-    def __init__(self, pool: Pool, messages: Iterable[Mapping[str, Any]]) -> None:
-        self._pool = pool
-        self._settings = pool.settings
+    def __init__(self, calls: Calls, messages: Iterable[Mapping[str, Any]]) -> None:
+        self._calls = calls
+        self._pool = calls.pool
+        self._settings = calls.settings
         self._source = enumerate(messages)
         self._exhausted = False
         self._ready: deque[Job] = deque()  # taken or given back, not yet with a process
@@ -75,7 +78,7 @@ class Batch:
         self._poll: Poll | None = None
 
     def outcomes(self) -> Generator[Any, None, None]:
-        """An outcome for each message, in order; see :meth:`Pool.call_many`."""
+        """An outcome for each message, in order; see :meth:`Calls.call_many`."""
         try:
             self._refill()
             while self._unsettled:
@@ -100,7 +103,7 @@ class Batch:
 
     def _settle(self, job: Job) -> Any:
         try:
-            return self._pool.settle(job)
+            return self._calls.settle(job)
         except Exception as error:
             if error is not job.outcome:  # the handler of dead letters failed
                 raise
@@ -114,7 +117,7 @@ class Batch:
             if index is None or fields is None:
                 self._exhausted = True
                 return
-            job = Job(fields, index)
+            job = self._calls.job(fields, index)
             self._ready.append(job)
             self._unsettled.append(job)
 
@@ -161,7 +164,8 @@ class Batch:
     def _feed(self, lane: Lane) -> None:
         window = min(self._settings.window, lane.window)
         slice_ = max(1, window // _SLICES)
-        if not self._ready or lane.load > window - slice_ or lane.is_alone:
+        full = lane.load > window - slice_ or lane.is_alone
+        if not self._ready or full or lane.process.condemned:
             return
         if lane.load == 0:
             lane.deadline = time.monotonic() + self._settings.timeout
@@ -177,7 +181,7 @@ class Batch:
 
     def _submit(self, lane: Lane, job: Job) -> None:
         try:
-            lane.process.submit(job, self._pool.meta(job))
+            lane.process.submit(job, self._calls.meta(job))
         except (EncodeError, FrameTooLarge) as error:
             job.outcome = error
 
@@ -188,23 +192,27 @@ class Batch:
         if any(lane.process.pipes.over for lane in working):
             return
         until = min([*(lane.deadline for lane in working), *(at for at, _ in self._later)])
-        self._poll.step(remaining(until))
+        tick = MEMORY_TICK if self._settings.max_rss is not None else self._settings.timeout
+        self._poll.step(min(tick, remaining(until)))
 
     def _take(self, lane: Lane) -> None:
         process = lane.process
         try:
             done = process.receive()
+            if not done:
+                process.check_memory()
         except FAILURES as error:
             return self._failed(lane, error)
         now = time.monotonic()
         if done:
-            self._pool.account.answered(
+            self._calls.account.answered(
                 [job.outcome for job in done], (now - lane.progress) / len(done)
             )
             lane.progress, lane.deadline = now, now + self._settings.timeout
             for job in done:
                 if isinstance(job.outcome, RemoteError) and job.outcome.retry:
                     self._again(job, job.outcome)
+            self._pool.retire_if_worn(process)
             if process.condemned and not lane.load:
                 self._leave(lane)
         elif now >= lane.deadline:
@@ -212,9 +220,9 @@ class Batch:
 
     def _again(self, job: Job, error: RemoteError) -> None:
         job.outcome = None
-        self._pool.judge(job, error)
+        self._calls.judge(job, error)
         if job.outcome is None:
-            self._later.append((time.monotonic() + self._pool.retry_delay(job, error), job))
+            self._later.append((time.monotonic() + self._calls.retry_delay(job, error), job))
 
     def _failed(self, lane: Lane, error: HostError) -> None:
         """Sort out whose fault it was, and give the others back."""
@@ -225,7 +233,7 @@ class Batch:
             job.release()
         self._ready.extendleft(reversed(others))
         if suspect is not None:
-            self._pool.judge(suspect, error)
+            self._calls.judge(suspect, error)
             if suspect.outcome is None:
                 self._ready.appendleft(suspect)
 

@@ -29,8 +29,11 @@ class Codec(Protocol):
     def body(self, frame: Frame) -> bytes:
         """The frame without its framing: what ``max_frame`` counts."""
 
-    def call(self, id: int, msg: Mapping[str, Any], more: Mapping[str, Any]) -> bytes:
-        """The body of a call; *more* holds its ``node`` and ``meta``, if any."""
+    def extras(self, fields: Mapping[str, Any]) -> bytes:
+        """A map of further fields, for `call`."""
+
+    def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
+        """The body of a call; *extras* are what else it has, or empty."""
 
     def wrap(self, body: bytes) -> bytes:
         """The body, framed."""
@@ -47,12 +50,15 @@ class Json:
     def body(self, frame: Frame) -> bytes:
         return self._encode(to_wire(frame))
 
-    def call(self, id: int, msg: Mapping[str, Any], more: Mapping[str, Any]) -> bytes:
+    def extras(self, fields: Mapping[str, Any]) -> bytes:
+        return self._encode(fields)
+
+    def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
         text = self._encode(msg)
-        if not more:
+        if not extras:
             return b'{"op":"call","id":%d,"msg":%b}' % (id, text)
-        # The extra fields' own braces make room for the rest of the envelope.
-        return b'{"op":"call","id":%d,"msg":%b,%b' % (id, text, self._encode(more)[1:])
+        # The closing brace of the extras is the one of the whole.
+        return b'{"op":"call","id":%d,"msg":%b,%b' % (id, text, extras[1:])
 
     def wrap(self, body: bytes) -> bytes:
         return b"\n%b\n" % body
@@ -69,12 +75,14 @@ class Msgpack:
     def body(self, frame: Frame) -> bytes:
         return self._encode(to_wire(frame))
 
-    def call(self, id: int, msg: Mapping[str, Any], more: Mapping[str, Any]) -> bytes:
+    def extras(self, fields: Mapping[str, Any]) -> bytes:
+        return self._encode(fields)
+
+    def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
         packed = self._encode(msg)
         # A map of up to 15 entries starts with one byte, 0x80 plus their number.
-        entries = self._encode(more)[1:] if more else b""
-        head = 0x83 + len(more)
-        return b"%c\xa2op\xa4call\xa2id%b\xa3msg%b%b" % (head, _integer(id), packed, entries)
+        head = 3 + extras[0] if extras else 0x83
+        return b"%c\xa2op\xa4call\xa2id%b\xa3msg%b%b" % (head, _integer(id), packed, extras[1:])
 
     def wrap(self, body: bytes) -> bytes:
         return _LENGTH.pack(len(body)) + body

@@ -92,6 +92,8 @@ class Job:
     Attributes:
         fields: The message.
         index: Its place in a batch.
+        node: Whose it is.
+        program_node: Which of the program's nodes is to have it, where there are several.
         causes: Why the charged attempts failed.
         alone: Run it with no other message in the process.
         results: What has come of it so far, where it comes in parts.
@@ -101,6 +103,8 @@ class Job:
 
     fields: Mapping[str, Any]
     index: int = 0
+    node: str = ""
+    program_node: str | None = None
     causes: tuple[Cause, ...] = ()
     alone: bool = False
     results: list[Any] | None = None
@@ -129,7 +133,7 @@ class Job:
         return False
 
     def bury(self, error: HostError | RemoteError) -> None:
-        error.letter = DeadLetter(error.node, self.fields, self.causes)
+        error.letter = DeadLetter(self.node, self.fields, self.causes)
         self.outcome = error
 
     def release(self) -> None:

@@ -13,9 +13,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from emit.errors import PoolTimeout
+from emit.host.calls import Calls
 from emit.host.fate import DeadLetter
 from emit.host.keeper import Keeper
 from emit.host.pool import Lease, Pool
@@ -54,30 +56,49 @@ class Host:
         self.max_rss = max_rss
         self.pid = os.getpid()
         self.keeper = Keeper(self._keep)
-        self._lock = threading.Lock()  # guards the two below
-        self._pools: dict[int, Pool] = {}
+        self._lock = threading.Lock()  # guards the three below
+        self._nodes: list[Calls] = []
+        self._shared: dict[Any, Pool] = {}
         self._starting: weakref.WeakSet[Lease] = weakref.WeakSet()
         self._closed = False
 
-    def pool(
+    def calls(
         self,
         node: str,
         program: Callable[[], Program],
         settings: Settings,
+        *,
+        program_node: str | None = None,
         dead_letter: Callable[[DeadLetter], Any] | None = None,
-    ) -> Pool:
-        """Make the pool of a node. Nothing is started but its ``min_idle`` processes."""
-        pool = Pool(node, program, settings, self, dead_letter)
+    ) -> Calls:
+        """
+        Make a node: its calls, and a pool for them. Only ``min_idle`` processes are started.
+
+        Nodes that say which node of their program they are share one pool with the others of
+        the same program, environment and settings.
+        """
+        pool = self._shared_pool(program(), settings) if program_node else None
+        if pool is None:
+            pool = Pool(node, program, settings, self)
+        calls = Calls(node, pool, program_node, dead_letter)
         with self._lock:
-            self._pools[id(pool)] = pool
+            self._nodes.append(calls)
         if pool.needs_keeping:
             self.keeper.wake()
-        return pool
+        return calls
+
+    def _shared_pool(self, program: Program, settings: Settings) -> Pool:
+        key = (program.argv, program.cwd, frozenset(program.env.items()), settings)
+        with self._lock:
+            if key not in self._shared:
+                program = replace(program, node=" ".join(program.argv))
+                self._shared[key] = Pool(program.node, lambda: program, settings, self)
+            return self._shared[key]
 
     @property
     def pools(self) -> list[Pool]:
         with self._lock:
-            return list(self._pools.values())
+            return list({id(calls.pool): calls.pool for calls in self._nodes}.values())
 
     # -- admission -------------------------------------------------------------------------
 
@@ -141,10 +162,11 @@ class Host:
 
             * ``calls``, and by the name of the exception ``failures`` (messages that ended in
               one) and ``retries`` (attempts that were charged);
-            * ``starts``, ``start_failures``, and ``ends`` by cause: ``failed``, ``stopped``,
-              ``idle``, ``evicted``, ``max_calls``, ``max_age``, ``max_rss``;
-            * ``wait_seconds`` (for a process), ``call_seconds`` and ``start_seconds``, each as
-              ``{"p50", "p90", "p99", "max", "mean"}``, to within 19 %;
+            * ``wait_seconds`` (for a process) and ``call_seconds`` (the wait included), each as
+              ``{"p50", "p90", "p99", "max", "mean"}``, to within 25 %;
+            * of its pool, which nodes of one program may share: ``starts``,
+              ``start_failures``, ``ends`` by cause (``failed``, ``stopped``, ``idle``,
+              ``evicted``, ``max_calls``, ``max_age``, ``max_rss``), ``start_seconds``;
             * ``sent_bytes``, ``received_bytes``, ``strays`` (lines on stdout that were no
               frames), ``cpu_seconds``, ``rss_bytes`` and ``peak_rss_bytes`` (of one process
               and its children, as far as it was looked at);
@@ -156,7 +178,7 @@ class Host:
             "pid": self.pid,
             "max_processes": self.max_processes,
             "max_rss": self.max_rss,
-            "nodes": {pool.node: pool.snapshot() for pool in self.pools},
+            "nodes": {calls.node: calls.snapshot() for calls in list(self._nodes)},
         }
 
     def __repr__(self) -> str:
@@ -165,7 +187,9 @@ class Host:
         idle = sum(len(pool.processes) for pool in pools) - busy
         of = f" of {self.max_processes}" if self.max_processes is not None else ""
         closed = " | closed" if self._closed else ""
-        return f"<Host [{len(pools)} nodes | Processes: {busy} busy, {idle} idle{of}{closed}]>"
+        return (
+            f"<Host [{len(self._nodes)} nodes | Processes: {busy} busy, {idle} idle{of}{closed}]>"
+        )
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -175,24 +199,25 @@ class Host:
             pool.keep()
         return bool(needy)
 
-    def close(self, pools: list[Pool] | None = None) -> None:
+    def close(self, calls: Calls | None = None) -> None:
         """
-        Stop the processes of *pools* (default: all), politely and all together.
+        Stop all processes, or those that only *calls* uses, politely and together.
 
         Calls that are under way in other threads end with ``PoolClosed`` or with their answer.
         Does nothing in a forked child, whose processes these are not. Any number of times.
         """
         if self.pid != os.getpid():
             return
-        chosen = self.pools if pools is None else pools
-        if pools is None:
+        if calls is None:
             self._closed = True
-            self.keeper.stop(timeout=max([0.0, *(p.settings.stop_grace for p in chosen)]))
-        stopping = [(pool, process) for pool in chosen for process in pool.close()]
+            self.keeper.stop(timeout=max([0.0, *(p.settings.stop_grace for p in self.pools)]))
         with self._lock:
-            for pool in chosen:
-                self._pools.pop(id(pool), None)
-        _stop_together(stopping)
+            closing = self._nodes if calls is None else [calls]
+            self._nodes = [other for other in self._nodes if other not in closing]
+            used = {id(other.pool) for other in self._nodes}
+            pools = {id(c.pool): c.pool for c in closing if id(c.pool) not in used}
+            self._shared = {k: pool for k, pool in self._shared.items() if id(pool) not in pools}
+        _stop_together([(pool, p) for pool in pools.values() for p in pool.close()])
 
 
 def _stop_together(stopping: list[tuple[Pool, Process]]) -> None:

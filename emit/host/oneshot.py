@@ -23,7 +23,7 @@ def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, No
     Args:
         program: What to run.
         data: Its whole input.
-        timeout: Seconds for all of it.
+        timeout: Seconds for all of it, without what the caller takes between two chunks.
 
     Raises:
         StartError: It can't be started.
@@ -39,7 +39,7 @@ def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, No
         pipes.send(data)
         pipes.finish()
         while not pipes.dead or pipes.received:
-            yield from _take(pipes)
+            deadline += yield from _take(pipes)
             if pipes.dead:
                 continue
             if remaining(deadline) <= 0:
@@ -64,6 +64,9 @@ def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, No
         child.close()
 
 
-def _take(pipes: Pipes) -> list[bytes]:
+def _take(pipes: Pipes) -> Generator[bytes, None, float]:
+    """What has come. Returns the seconds that the caller took for it: not the program's."""
     chunks, pipes.received = pipes.received, []
-    return chunks
+    began = time.monotonic()
+    yield from chunks
+    return time.monotonic() - began

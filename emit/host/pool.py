@@ -17,14 +17,12 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from emit.errors import HostError, PoolClosed, PoolTimeout, RemoteError, Unavailable
-from emit.host.accounting import Account
-from emit.host.batch import Batch
-from emit.host.fate import FAILURES, DeadLetter, Job
+from emit.errors import HostError, PoolClosed, PoolTimeout, Unavailable
+from emit.host.accounting import ProcessAccount
 from emit.host.process import Process, is_permanent
 from emit.host.program import Program
 from emit.host.settings import Settings
@@ -58,12 +56,13 @@ class Lease:
 class Pool:
     """
     Args:
-        node: The node's name.
+        node: The node's name; or the command, where several nodes share its processes.
         program: Makes what is started; called at the first start.
         settings: Its knobs.
         host: Whose pool it is: it bounds processes and starts over all nodes.
-        dead_letter: Called with each dead letter; its message then has no results. None: the
-            failure is raised, with the letter as an attribute.
+
+    Attributes:
+        account: What its processes have cost.
     """
 
     def __init__(
@@ -72,121 +71,22 @@ class Pool:
         program: Callable[[], Program],
         settings: Settings,
         host: Host,
-        dead_letter: Callable[[DeadLetter], Any] | None = None,
     ) -> None:
         self.node = node
         self.settings = settings
-        self.account = Account(node)
+        self.account = ProcessAccount()
         self._make_program = program
         self._program: Program | None = None
         self._host = host
-        self._dead_letter = dead_letter
-        self._lock = threading.Lock()  # guards all below
+        # Guards all below. Reentrant: the collector may close an abandoned generator, and so
+        # release its lease, in the middle of what this thread does here.
+        self._lock = threading.RLock()
         self._idle: list[Lease] = []  # the one used last is used next: others can time out
         self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
-        self._waiters: deque[queue.SimpleQueue[None]] = deque()
+        self._waiters: deque[queue.SimpleQueue[Lease | None]] = deque()
         self._starts = Starts(settings)
         self._growing = False
         self._closed = False
-        self._meta = {"deadline_ms": int(settings.timeout * 1000)}
-
-    # -- messages --------------------------------------------------------------------------
-
-    def call(self, fields: Mapping[str, Any]) -> list[Any]:
-        """
-        Give one message to a process.
-
-        Returns:
-            What its handler emitted; empty where it emitted nothing.
-
-        Raises:
-            NodeError: The handler failed. The process stays usable.
-            HostError: The process, its pipe or its pool failed ``max_attempts`` times, or the
-                message can't be sent at all.
-        """
-        job = Job(fields)
-        while job.outcome is None:
-            self._attempt(job)
-        return self.settle(job)
-
-    def stream(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
-        """
-        As :meth:`call`, but each result comes as it is emitted, and none is kept.
-
-        After the first result nothing is tried again: it may already have gone on.
-        """
-        job = Job(fields)
-        deadline = time.monotonic() + self.settings.timeout
-        with self.lease(deadline) as process:
-            process.submit(job, self.meta(job))
-            process.flush()
-            while job.outcome is None:
-                process.wait(deadline)
-                process.receive()
-                results, job.results = job.results, None
-                if results:
-                    deadline = time.monotonic() + self.settings.timeout
-                    yield from results
-        yield from self.settle(job)
-
-    def call_many(self, messages: Iterable[Mapping[str, Any]]) -> Generator[Any, None, None]:
-        """
-        Give many messages to the pool's processes, pipelined.
-
-        Returns:
-            An outcome for each, in their order: a list of results, or the exception that
-            stands for them. Closing the generator early kills the processes it uses.
-        """
-        return Batch(self, messages).outcomes()
-
-    def settle(self, job: Job) -> list[Any]:
-        """A finished job's results; raises what stands for them, or buries it where asked."""
-        outcome = job.outcome
-        if not isinstance(outcome, Exception):
-            return outcome or []
-        letter = getattr(outcome, "letter", None)
-        if letter is not None and self._dead_letter is not None:
-            self._dead_letter(letter)
-            return []
-        raise outcome
-
-    def meta(self, job: Job) -> dict[str, Any]:
-        """What the process is told about a call."""
-        return {**self._meta, "attempt": job.attempt} if job.causes else self._meta
-
-    def judge(self, job: Job, error: HostError | RemoteError) -> None:
-        """Charge a job with a failure of its process, or with an answer that asks for more."""
-        self.account.retried(error)
-        job.charge(error, self.settings.max_attempts, time.time())
-
-    def _attempt(self, job: Job) -> None:
-        began = time.monotonic()
-        deadline = began + self.settings.timeout
-        lease = self.acquire(deadline)
-        try:
-            assert lease.process is not None
-            lease.process.call(job, self.meta(job), deadline)
-        except FAILURES as error:
-            self.judge(job, error)
-            return
-        finally:
-            self.release(lease)
-        self.account.answered((job.outcome,), time.monotonic() - began)
-        if isinstance(job.outcome, RemoteError) and job.outcome.retry:
-            self._again(job, job.outcome)
-
-    def _again(self, job: Job, error: RemoteError) -> None:
-        """The author asks for another attempt: after the delay that he gave, or the backoff."""
-        job.outcome = None
-        self.judge(job, error)
-        if job.outcome is None:
-            time.sleep(self.retry_delay(job, error))
-
-    def retry_delay(self, job: Job, error: RemoteError) -> float:
-        if error.after is not None:
-            return error.after
-        wait = self.settings.backoff * 2.0 ** (len(job.causes) - 1)
-        return min(self.settings.backoff_max, wait) * (0.5 + random.random() / 2)
 
     # -- leases ----------------------------------------------------------------------------
 
@@ -229,49 +129,75 @@ class Pool:
     def release(self, lease: Lease) -> None:
         """Take a process back, or kill it where it is not fit for the next caller."""
         process = lease.process
-        if process is None or process.open_count or process.condemned or self._closed:
+        if process is None or process.open_count or process.condemned:
             self._drop(lease)
             return
-        process.used = time.monotonic()
-        reason = process.worn()
-        with self._lock:
-            self._idle.append(lease)
-            if self._waiters:
-                self._wake()
-        if reason is not None and not process.retiring:
+        self.retire_if_worn(process)
+        if not self._offer(lease):
+            self._drop(lease)
+
+    def retire_if_worn(self, process: Process) -> None:
+        """Have a leased process replaced soon, if it is worn; it serves until then."""
+        reason = None if process.retiring else process.worn()
+        if reason is not None:
             process.retiring = True
             self._host.keeper.do(lambda: self.replace(process, reason))
 
-    def _wait_for_lease(self, deadline: float) -> Lease:
-        began = time.monotonic()
-        end = min(deadline, began + self._patience())
-        while True:
-            lease = self._take(end)
-            if lease is not None:
-                self._start_into(lease, end)
-            else:
-                lease = self.try_acquire()
-            if lease is not None:
-                self.account.waited(time.monotonic() - began)
-                return lease
+    def _offer(self, lease: Lease) -> bool:
+        """
+        Let the next caller have it. False: the pool is closed.
 
-    def _take(self, end: float) -> Lease | None:
-        """A slot with the right to start a process. None, after a while: try again."""
+        Who waits longest gets it: where any caller may take it, one that calls again and again
+        is the quickest each time (2 of 32 threads made 3,970 of 4,000 calls).
+        """
+        assert lease.process is not None
+        with self._lock:
+            lease.process.used = time.monotonic()
+            if self._waiters and not self._closed:
+                self._waiters.popleft().put(lease)
+            elif not self._closed:
+                self._idle.append(lease)
+            return not self._closed
+
+    def _wait_for_lease(self, deadline: float) -> Lease:
+        end = min(deadline, time.monotonic() + self._patience())
+        waiter: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+        lease: Lease | None = None
+        try:
+            while lease is None:
+                lease = self._take(waiter, end)
+                if lease is None:
+                    lease = self.try_acquire()
+                elif lease.process is None:
+                    self._start_into(lease, end)
+        finally:
+            self._leave(waiter)
+        return lease
+
+    def _take(self, waiter: queue.SimpleQueue[Lease | None], end: float) -> Lease | None:
+        """A slot with its process or the right to start one. None, after a while: try again."""
         with self._lock:
             lease = self._reserve()
             if lease is not None or self._idle:
                 return lease
-            waiter: queue.SimpleQueue[None] = queue.SimpleQueue()
-            self._waiters.append(waiter)
+            if waiter not in self._waiters:
+                self._waiters.append(waiter)
             pause = self._starts.delay(time.monotonic()) if self._has_room() else _RECHECK
         if remaining(end) <= 0:
             raise PoolTimeout(node=self.node, timeout=self._patience(), size=self.settings.size)
         with suppress(queue.Empty):
-            waiter.get(timeout=min(remaining(end), max(pause, 0.001), _RECHECK))
+            return waiter.get(timeout=min(remaining(end), max(pause, 0.001), _RECHECK))
+        return None
+
+    def _leave(self, waiter: queue.SimpleQueue[Lease | None]) -> None:
+        """Stop waiting, and pass on what has come at the last moment."""
         with self._lock:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
-        return None
+        while not waiter.empty():
+            late = waiter.get_nowait()
+            if late is not None:
+                self.release(late)
 
     def _reserve(self) -> Lease | None:
         if self._closed:
@@ -342,7 +268,7 @@ class Pool:
             if not is_permanent(error):
                 with self._lock:
                     self._starts.failed(time.monotonic(), error, random.random())
-            self.account.failed_to_start(error)
+            self.account.failed_to_start()
             raise
         with self._lock:
             self._starts.worked()
@@ -376,15 +302,23 @@ class Pool:
 
     def replace(self, old: Process, reason: str) -> None:
         """Start another process, and only then stop *old*. For the keeper's thread."""
-        fresh = Lease()
-        self._start_into(fresh, time.monotonic() + self.settings.start_timeout)
+        with self._lock:
+            now = time.monotonic()
+            old.retiring = not self._closed and self._starts.delay(now) == 0
+            fresh = self._begin_start(now) if old.retiring else None
+        if fresh is None:  # after a failed start; the next release of *old* asks again
+            return
+        try:
+            self._start_into(fresh, now + self.settings.start_timeout)
+        except BaseException:
+            old.retiring = False
+            raise
         with self._lock:
             worn = next((lease for lease in self._idle if lease.process is old), None)
             if worn is not None:
                 self._idle.remove(worn)
                 self._leases.discard(worn)
             old.condemned = reason  # where it is in use, its caller's release ends it
-            self._leases.add(fresh)
             self._idle.insert(0, fresh)
             self._wake()
         if worn is not None:
@@ -453,7 +387,7 @@ class Pool:
             return len(self._leases) - len(self._idle)
 
     def snapshot(self) -> dict[str, Any]:
-        """Its part of :meth:`emit.host.host.Host.snapshot`."""
+        """Its part of a node in :meth:`emit.host.host.Host.snapshot`."""
         figures = self.account.snapshot(self.processes)
         with self._lock:
             figures |= {

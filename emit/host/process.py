@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +31,7 @@ from emit.errors import (
     StartTimeout,
 )
 from emit.host import frames, spawn
-from emit.host.accounting import family
+from emit.host.accounting import usage_of
 from emit.host.command import is_transient
 from emit.host.fate import Job
 from emit.host.line_session import LineSession
@@ -44,6 +45,10 @@ from emit.host.transport import Pipes, Poll, remaining
 
 #: Seconds to wait for an exit status after stdout has come to its end.
 _STATUS = 0.1
+
+#: Seconds between two looks at the memory of a process that has ``max_rss`` and works: one that
+#: allocates 1 GB/s is then found 110 MB above its limit.
+MEMORY_TICK = 0.1
 
 _HINT = (
     "a line on stdout that is no frame: %s (print to stderr or use the SDK's log; "
@@ -83,6 +88,7 @@ class Process:
         self._settings = settings
         self._jobs: dict[int, Job] = {}
         self._buffer = bytearray()
+        self._memory_due = 0.0
         self.lifespan = Lifespan.draw(settings, random.random())
         self.pipes = Pipes(child, Lines(program.node))
         self._poll = Poll([self.pipes])
@@ -134,12 +140,14 @@ class Process:
             EncodeError, FrameTooLarge: It can't be sent. Nothing of it was, and the process
                 stays usable.
         """
-        number, data = self.session.call(job.fields, node=None, meta=meta)
+        number, data = self.session.call(job.fields, node=job.program_node, meta=meta)
         self._jobs[number] = job
         self._buffer += data
 
     def flush(self) -> None:
         """Send what was submitted, as much as the pipe takes; `wait` sends the rest."""
+        if self._settings.max_rss is not None:
+            self._memory_due = time.monotonic() + MEMORY_TICK
         if self._buffer:
             self.pipes.send(self._buffer)
             self._buffer = bytearray()
@@ -164,13 +172,33 @@ class Process:
 
         Raises:
             CallTimeout: Nothing has until *deadline*.
+            ProcessDied: It has grown over ``max_rss`` and is to be killed.
         """
         if self.pipes.over:
             return
         left = remaining(deadline)
         if left <= 0:
             raise self.timed_out()
-        self._poll.step(left)
+        self._poll.step(left if self._settings.max_rss is None else min(left, MEMORY_TICK))
+        if not self.pipes.received:
+            self.check_memory()
+
+    def check_memory(self) -> None:
+        """
+        Look how much memory it has, if it has been at work for a while since it was last sent
+        something: a quick call is looked at when it is over.
+
+        Raises:
+            ProcessDied: More than ``max_rss``. It is to be killed.
+        """
+        limit, now = self._settings.max_rss, time.monotonic()
+        if limit is None or now < self._memory_due:
+            return
+        self._memory_due = now + MEMORY_TICK
+        rss = self.rss()
+        if rss > limit:
+            reason = f"was killed with {rss} bytes of memory, over max_rss = {limit},"
+            raise self._died(-signal.SIGKILL, reason)
 
     def receive(self) -> list[Job]:
         """
@@ -207,18 +235,20 @@ class Process:
 
     def _failure(self) -> HostError:
         """What has become of a process whose pipes are at an end."""
-        tail = self.pipes.lines.tail
         if self.pipes.dead:
-            return ProcessDied(
-                node=self.node,
-                status=self.child.status,
-                stderr_tail=tail,
-                uptime=time.monotonic() - self.born,
-                calls=self.calls,
-            )
+            return self._died(self.child.status)
         closed = "stdout" if self.pipes.ended else "stdin"
-        return ProtocolError(
-            node=self.node, reason=f"it closed its {closed} and lives on", stderr_tail=tail
+        reason = f"it closed its {closed} and lives on"
+        return ProtocolError(node=self.node, reason=reason, stderr_tail=self.pipes.lines.tail)
+
+    def _died(self, status: int | None, reason: str = "") -> ProcessDied:
+        return ProcessDied(
+            node=self.node,
+            status=status,
+            reason=reason,
+            stderr_tail=self.pipes.lines.tail,
+            uptime=time.monotonic() - self.born,
+            calls=self.calls,
         )
 
     def timed_out(self) -> CallTimeout:
@@ -255,7 +285,7 @@ class Process:
 
     def rss(self) -> int:
         """Bytes of memory of it and its children."""
-        return sum(member.memory_info().rss for member in family(self.child.pid))
+        return usage_of(self).rss_bytes
 
     # -- its end ---------------------------------------------------------------------------
 
@@ -338,7 +368,7 @@ class Process:
             case frames.Err():
                 job = self._jobs.pop(event.id)
                 self.calls += 1
-                job.outcome = _remote_error(self.node, event)
+                job.outcome = _remote_error(job.node, event)
                 done.append(job)
             case frames.Log():
                 self._log(event)

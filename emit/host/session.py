@@ -113,8 +113,6 @@ class Broken(NamedTuple):
 
 Event = Ready | Out | End | Err | Failure | Log | Pong | Stray | TooLarge | Unmatched | Broken
 
-_NO_MORE: Mapping[str, Any] = {}
-
 
 class Session:
     """
@@ -160,6 +158,9 @@ class Session:
         self._codec: Codec = Json()
         self._reader = Reader(max_frame=max_frame, binary="msgpack" in codecs)
         self._next = 1
+        # The node and meta of the last call, and their bytes: most calls have those of the last.
+        self._told: tuple[str | None, Mapping[str, Any] | None] = (None, None)
+        self._extras = b""
         self._open: dict[int, None] = {}
         self._lost: set[int] = set()  # Failed by an oversized frame; their answers may follow.
 
@@ -200,7 +201,8 @@ class Session:
         Args:
             msg: The message: a map of text to values.
             node: Which node of the process; None where it has one.
-            meta: ``origin``, ``attempt``, ``deadline_ms`` and ``traceparent``, as they apply.
+            meta: ``origin``, ``attempt``, ``deadline_ms`` and ``traceparent``, as they apply;
+                encoded anew only where it differs from the last call's.
 
         Returns:
             The call's id and the bytes to write.
@@ -214,10 +216,11 @@ class Session:
         if self.state is not State.READY:
             self._next_state(Call)
         id = self._next
-        more = _NO_MORE if node is None and meta is None else _extras(node, meta)
         plain = msg if type(msg) is dict else dict(msg)
         try:
-            body = self._codec.call(id, plain, more)
+            if node != self._told[0] or meta != self._told[1]:
+                self._tell(node, meta)
+            body = self._codec.call(id, plain, self._extras)
         except Unfit as error:
             raise self._unfit(error) from None
         data = self._wrap(body)
@@ -321,13 +324,13 @@ class Session:
 
     def _lose(self, frame: TooLarge, events: list[Event]) -> None:
         """Fail the call that an oversized frame belongs to, or all that it may belong to."""
-        if frame.id is None:
-            lost = list(self._open)
+        if frame.id in self._lost:
+            if frame.last:
+                self._lost.discard(frame.id)
+            return
+        lost = [id for id in self._open if frame.id in (id, None)]
+        if frame.id is None or not frame.last:
             self._lost.update(lost)
-        else:
-            lost = [frame.id] if frame.id in self._open else []
-            if not frame.last:
-                self._lost.update(lost)
         for id in lost:
             del self._open[id]
             events.append(frame._replace(id=id))
@@ -338,6 +341,12 @@ class Session:
         self.state = State.BROKEN
         self.error = ProtocolError(node=self.node, reason=reason, sample=sample)
         events.append(Broken(self.error))
+
+    def _tell(self, node: str | None, meta: Mapping[str, Any] | None) -> None:
+        fields = {"node": node, "meta": meta}
+        given = {name: value for name, value in fields.items() if value is not None}
+        self._extras = self._codec.extras(given) if given else b""
+        self._told = (node, None if meta is None else dict(meta))
 
     def _send(self, frame: Frame) -> bytes:
         state = self._next_state(type(frame))
@@ -366,9 +375,3 @@ class Session:
 
     def _unfit(self, error: Unfit) -> EncodeError:
         return EncodeError(node=self.node, path=error.path, reason=error.reason)
-
-
-def _extras(node: str | None, meta: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The fields of a call that not every call has."""
-    fields = {"node": node, "meta": meta}
-    return {name: value for name, value in fields.items() if value is not None}

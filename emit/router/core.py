@@ -21,7 +21,7 @@ from emit.fields import check_fields, make_fit
 from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message
 from emit.node import Node, make_handler
-from emit.router.naming import Place, get_name, look_like
+from emit.router.naming import Place, Places, get_name, look_like
 from emit.router.runner import Runner
 from emit.router.worklist import WorkList
 
@@ -66,6 +66,8 @@ class Router:
         node_modules: Sequence[str] | None = None,
         node_package: str | None = None,
     ) -> None:
+        if isinstance(node_modules, str):
+            raise GraphError(f"node_modules must be a list of names, such as [{node_modules!r}]")
         self.message_class = message_class or Message
         self.node_modules = list(node_modules or [])
         self.node_package = node_package
@@ -76,7 +78,7 @@ class Router:
         self.logger = logging.getLogger("emit")
         self._graph = Graph()
         self._nodes: dict[str, Node] = {}
-        self._places: dict[str, Place] = {}
+        self._places = Places()
         self._logged: set[tuple[str, str]] = set()
         self._lock = threading.RLock()  # guards everything that registration writes
         self._runner = Runner(self, self._route_all)
@@ -151,6 +153,8 @@ class Router:
             >>> divide(numer=7, denom=3)
             {'quotient': 2, 'remainder': 1}
         """
+        if callable(fields):
+            raise GraphError("write @router.node(fields, ...): it has to be told the node's fields")
 
         def outer(func: Any) -> Callable[..., Any]:
             options = dict(wrapper_options)
@@ -247,7 +251,8 @@ class Router:
         hears, ignores = self._read(subscribe_to, name), self._read(ignore, name)
         place = Place.of_caller()
         with self._lock:
-            self._claim(name, place)
+            if self._places.claim(name, place):
+                self._graph.remove(name)
             self.fields[name] = checked
             self.functions[name] = func
             self._nodes.pop(name, None)
@@ -265,17 +270,6 @@ class Router:
         self._nodes[node.name] = node
         if type(self).wrap_result is Router.wrap_result:  # quicker than a look-up each time
             node.fit = make_fit(node.name, self.fields[node.name], foreign=node.foreign)
-
-    def _claim(self, name: str, place: Place) -> None:
-        taken = self._places.get(name)
-        if taken is not None:
-            if not place.repeats(taken):
-                raise GraphError(
-                    f'two nodes are called "{name}": one at {taken}, one at {place}; '
-                    f"give one of them another name, as in router.node(..., name='other')"
-                )
-            self._graph.remove(name)
-        self._places[name] = place
 
     def register_route(self, origins: Any, destination: str) -> list[Any]:
         """

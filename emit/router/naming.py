@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import WRAPPER_ASSIGNMENTS, partial
 from typing import Any
 
+from emit.errors import GraphError
+
 
 def get_name(func: Any) -> str:
     """
@@ -70,3 +72,29 @@ class Place:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
+
+
+class Places:
+    """Which place each node's name was declared at."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Place] = {}
+
+    def claim(self, name: str, place: Place) -> bool:
+        """
+        Take a name.
+
+        Returns:
+            Whether it was taken before, by an earlier run of the same code.
+
+        Raises:
+            GraphError: Another place has it.
+        """
+        taken = self._taken.get(name)
+        if taken is not None and not place.repeats(taken):
+            raise GraphError(
+                f'two nodes are called "{name}": one at {taken}, one at {place}; '
+                f"give one of them another name, as in router.node(..., name='other')"
+            )
+        self._taken[name] = place
+        return taken is not None

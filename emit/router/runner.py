@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from copy import copy
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ class Runner:
         work = self.work
         if work is not None and work.delivering is node:
             work.delivering = None
-            return self._run(node, message, work)
+            # A copy: what the wrapper does to it must not change what is routed.
+            return copy(self._run(node, message, work))
         return self._work_off(lambda own: self._run(node, message, own, collect=True))
 
     def _work_off(self, first: Callable[[WorkList], Any]) -> Any:
@@ -137,16 +139,9 @@ class Runner:
     ) -> Generator[dict[str, Any], None, None]:
         """The results of messages that a foreign node gets together, as they come in order."""
         sent: deque[Message] = deque()
-        for outcome in node.handler.call_many(self._noting(messages, node, sent, work)):
-            message = sent.popleft()
-            try:
-                if isinstance(outcome, Exception):
-                    raise outcome
-                results = [node.fit(value) for value in outcome]
-            except Exception as error:
-                _add_note(error, node.name, message)
-                raise
-            yield from results
+        with closing(node.handler.call_many(self._noting(messages, node, sent, work))) as outcomes:
+            for outcome in outcomes:
+                yield from _fitted(node, outcome, sent.popleft())
 
     def _noting(
         self, messages: Iterable[Message], node: Node, sent: deque[Message], work: WorkList
@@ -175,6 +170,17 @@ class Runner:
 def _message_maker(message_class: type[Message]) -> Callable[[dict[str, Any]], Message]:
     """Makes messages of dictionaries that nobody else holds: without a copy where it can."""
     return message_class.of if message_class.__init__ is Message.__init__ else message_class
+
+
+def _fitted(node: Node, outcome: Any, message: Message) -> list[dict[str, Any]]:
+    """What one of many messages has come to, as results."""
+    try:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return [node.fit(value) for value in outcome]
+    except Exception as error:
+        _add_note(error, node.name, message)
+        raise
 
 
 def _noted(

@@ -1,0 +1,156 @@
+"""
+The messages of one node, and what becomes of each: results, the author's error, or the last
+failure after so many attempts, with a dead letter.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any
+
+from emit.errors import HostError, RemoteError
+from emit.host.accounting import CallAccount
+from emit.host.batch import Batch
+from emit.host.fate import FAILURES, DeadLetter, Job
+from emit.host.pool import Pool
+
+
+class Calls:
+    """
+    Args:
+        node: The node's name.
+        pool: Its processes, which other nodes of the same program may share.
+        program_node: Which of the program's nodes it is, where it has several.
+        dead_letter: Called with each dead letter; its message then has no results. None: the
+            failure is raised, with the letter as an attribute.
+
+    Attributes:
+        account: What has become of its messages.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        pool: Pool,
+        program_node: str | None = None,
+        dead_letter: Callable[[DeadLetter], Any] | None = None,
+    ) -> None:
+        self.node = node
+        self.pool = pool
+        self.settings = pool.settings
+        self.account = CallAccount()
+        self._program_node = program_node
+        self._dead_letter = dead_letter
+        self._meta = {"deadline_ms": int(self.settings.timeout * 1000)}
+
+    def call(self, fields: Mapping[str, Any]) -> list[Any]:
+        """
+        Give one message to a process.
+
+        Returns:
+            What its handler emitted; empty where it emitted nothing.
+
+        Raises:
+            NodeError: The handler failed. The process stays usable.
+            HostError: The process, its pipe or its pool failed ``max_attempts`` times, or the
+                message can't be sent at all.
+        """
+        job = self.job(fields)
+        while job.outcome is None:
+            self._attempt(job)
+        return self.settle(job)
+
+    def stream(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
+        """
+        As :meth:`call`, but each result comes as it is emitted, and none is kept.
+
+        After the first result nothing is tried again: it may already have gone on.
+        """
+        job = self.job(fields)
+        deadline = time.monotonic() + self.settings.timeout
+        with self.pool.lease(deadline) as process:
+            process.submit(job, self.meta(job))
+            process.flush()
+            while job.outcome is None:
+                process.wait(deadline)
+                process.receive()
+                results, job.results = job.results, None
+                if results:
+                    deadline = time.monotonic() + self.settings.timeout
+                    yield from results
+        yield from self.settle(job)
+
+    def call_many(self, messages: Iterable[Mapping[str, Any]]) -> Generator[Any, None, None]:
+        """
+        Give many messages to the node's processes, pipelined.
+
+        Returns:
+            An outcome for each, in their order: a list of results, or the exception that
+            stands for them. Closing the generator early kills the processes it uses.
+        """
+        return Batch(self, messages).outcomes()
+
+    def job(self, fields: Mapping[str, Any], index: int = 0) -> Job:
+        return Job(fields, index, node=self.node, program_node=self._program_node)
+
+    def settle(self, job: Job) -> list[Any]:
+        """A finished job's results; raises what stands for them, or buries it where asked."""
+        outcome = job.outcome
+        if not isinstance(outcome, Exception):
+            return outcome or []
+        letter = getattr(outcome, "letter", None)
+        if letter is not None and self._dead_letter is not None:
+            self._dead_letter(letter)
+            return []
+        raise outcome
+
+    def meta(self, job: Job) -> dict[str, Any]:
+        """What the process is told about a call."""
+        return {**self._meta, "attempt": job.attempt} if job.causes else self._meta
+
+    def judge(self, job: Job, error: HostError | RemoteError) -> None:
+        """Charge a job with a failure of its process, or with an answer that asks for more."""
+        self.account.charged(error)
+        if not job.charge(error, self.settings.max_attempts, time.time()):
+            self.account.answered((error,), 0.0)
+
+    def _attempt(self, job: Job) -> None:
+        began = time.monotonic()
+        deadline = began + self.settings.timeout
+        lease = self.pool.acquire(deadline)
+        waited = time.monotonic() - began
+        try:
+            assert lease.process is not None
+            lease.process.call(job, self.meta(job), deadline)
+        except FAILURES as error:
+            self.judge(job, error)
+            return
+        finally:
+            self.pool.release(lease)
+        outcome = job.outcome
+        if isinstance(outcome, RemoteError) and outcome.retry:
+            self._again(job, outcome)
+        else:
+            self.account.answered((outcome,), time.monotonic() - began, waited)
+
+    def _again(self, job: Job, error: RemoteError) -> None:
+        """The author asks for another attempt: after the delay that he gave, or the backoff."""
+        job.outcome = None
+        self.judge(job, error)
+        if job.outcome is None:
+            time.sleep(self.retry_delay(job, error))
+
+    def retry_delay(self, job: Job, error: RemoteError) -> float:
+        if error.after is not None:
+            return error.after
+        wait = self.settings.backoff * 2.0 ** (len(job.causes) - 1)
+        return min(self.settings.backoff_max, wait) * (0.5 + random.random() / 2)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The node in :meth:`emit.host.host.Host.snapshot`."""
+        return {**self.account.snapshot(), **self.pool.snapshot()}
+
+    def __repr__(self) -> str:
+        return f"<Calls {self.node} [{self.account.calls} done | {self.pool!r}]>"
