@@ -23,9 +23,9 @@ from typing import Any
 
 from measure import ROOT, ratio, rounds, table, verdict
 
+from emit.host.calls import Calls
 from emit.host.environment import environment
 from emit.host.host import Host
-from emit.host.calls import Calls
 from emit.host.program import Limits, Program
 from emit.host.settings import Settings
 

@@ -61,6 +61,8 @@ ONE_OF_EACH: list[Frame] = [
     Bye(),
 ]
 
+#: A loaded machine is no failure.
+SLOW = [hypothesis.HealthCheck.too_slow]
 both = pytest.mark.parametrize("codec", CODECS)
 
 
@@ -110,7 +112,8 @@ def test_one_of_each_is_all() -> None:
 def test_a_call_by_hand(codec: str, more: dict[str, Any], id: int) -> None:
     """The call put together by hand is the one that the whole map would give."""
     chosen = CODECS[codec]()
-    data = chosen.wrap(chosen.call(id, {"n": [1]}, more))
+    extras = chosen.extras(more) if more else b""
+    data = chosen.wrap(chosen.call(id, {"n": [1]}, extras))
     assert all_ways(data) == [Call(id, {"n": [1]}, **more)]
 
 
@@ -408,7 +411,7 @@ piece_of_output = (
 
 
 @hypothesis.given(st.lists(piece_of_output, max_size=12), st.data(), st.booleans())
-@hypothesis.settings(max_examples=400, deadline=None)
+@hypothesis.settings(max_examples=400, deadline=None, suppress_health_check=SLOW)
 def test_pieces_never_matter(parts: list[bytes], data: st.DataObject, binary: bool) -> None:
     """Any bytes cut anywhere give the same events; after a violation there are none."""
     whole = b"".join(parts)

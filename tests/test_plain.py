@@ -17,6 +17,8 @@ from emit.errors import EncodeError, FrameTooLarge, ProtocolError
 from emit.host.frames import Ready, from_wire
 from emit.host.plain import encode_message, results
 
+#: A loaded machine is no failure.
+SLOW = [hypothesis.HealthCheck.too_slow]
 both = pytest.mark.parametrize("codec", ["json", "msgpack"])
 
 
@@ -68,7 +70,7 @@ def test_messages_that_do_not_fit() -> None:
     ),
     size=st.integers(1, 30),
 )
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 def test_results(codec: str, values: list[Any], size: int) -> None:
     """Results come back in order, tens and newlines included, in pieces of any size."""
     assert collect(written(values, codec), size, codec=codec) == values

@@ -34,6 +34,8 @@ from emit.host.frames import (
 from emit.host.reader import Reader
 from emit.host.session import TRANSITIONS, Broken, Session, State, Unmatched
 
+#: A loaded machine is no failure.
+SLOW = [hypothesis.HealthCheck.too_slow]
 both = pytest.mark.parametrize("codec", CODECS)
 
 ANSWERS: dict[type[Frame], Frame] = {
@@ -139,6 +141,21 @@ def test_meta() -> None:
     _, data = session.call({"n": 1}, node="count", meta=meta)
     assert said(data) == [Call(1, {"n": 1}, "count", meta)]
     assert said(session.call({"n": 1})[1]) == [Call(2, {"n": 1})]
+
+
+@both
+def test_meta_that_changes(codec: str) -> None:
+    """Each call carries its own meta, also where the caller keeps one dict and changes it."""
+    session = started(codec)
+    meta = {"attempt": 1}
+    for attempt in (1, 1, 2, 3):
+        meta["attempt"] = attempt
+        id, data = session.call({"n": 1}, meta=meta)
+        assert said(data) == [Call(id, {"n": 1}, None, {"attempt": attempt})]
+    with pytest.raises(EncodeError) as caught:
+        session.call({"n": 1}, meta={"attempt": object()})
+    assert caught.value.path == "meta.attempt"
+    assert said(session.call({"n": 1}, meta=meta)[1]) == [Call(5, {"n": 1}, None, meta)]
 
 
 def test_any_mapping_is_a_message() -> None:
@@ -346,11 +363,14 @@ def test_an_answer_over_the_limit(codec: str) -> None:
 @both
 def test_partial_results_over_the_limit(codec: str) -> None:
     """After an oversized out the call has failed, and what else comes for it is dropped."""
-    session = started(codec, calls=1, max_frame=200)
-    data = [encode(frame, codec) for frame in (Out(1, ["x" * 200]), Out(1, [1]), End(1), End(1))]
-    first, last = session.receive(b"".join(data))
-    assert isinstance(first, TooLarge)
-    assert (first.id, last) == (1, Unmatched(End(1)))
+    session = started(codec, max_frame=200)
+    big = ["x" * 200]
+    for end in (End(1), End(1, big)):
+        id, _ = session.call({})
+        frames = [Out(id, big), Out(id, [1]), Out(id, big), end._replace(id=id), End(id)]
+        events = session.receive(b"".join(encode(frame, codec) for frame in frames))
+        assert [type(event) for event in events] == [TooLarge, Unmatched]
+        assert events[0] == TooLarge(events[0].size, 200, id, last=False)
 
 
 def test_an_oversized_frame_of_nobody() -> None:
@@ -421,7 +441,7 @@ def test_an_answer_that_is_cut_at_every_byte() -> None:
     ),
     st.integers(1, 40),
 )
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
 def test_anything(parts: list[bytes], size: int) -> None:
     """Whatever comes in whatever pieces, the events are the same and only Broken ends them."""
     first, second = (started_with_both() for _ in range(2))

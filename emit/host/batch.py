@@ -94,20 +94,12 @@ class Batch:
         """Hand out what is finished. The time that the caller takes is not the processes'."""
         began = time.monotonic()
         while self._unsettled and self._unsettled[0].outcome is not None:
-            yield self._settle(self._unsettled.popleft())
+            yield self._calls.settle(self._unsettled.popleft())
         pause = time.monotonic() - began
         for lane in self._lanes:
             lane.deadline += pause
             lane.progress += pause
         self._refill()
-
-    def _settle(self, job: Job) -> Any:
-        try:
-            return self._calls.settle(job)
-        except Exception as error:
-            if error is not job.outcome:  # the handler of dead letters failed
-                raise
-            return error
 
     def _refill(self) -> None:
         """Take messages from the source, as far ahead as the processes can use them."""

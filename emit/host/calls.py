@@ -60,7 +60,7 @@ class Calls:
         job = self.job(fields)
         while job.outcome is None:
             self._attempt(job)
-        return self.settle(job)
+        return self._results(job)
 
     def stream(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
         """
@@ -78,9 +78,10 @@ class Calls:
                 process.receive()
                 results, job.results = job.results, None
                 if results:
-                    deadline = time.monotonic() + self.settings.timeout
                     yield from results
-        yield from self.settle(job)
+                    # Not before: while the caller takes them, the process may be blocked.
+                    deadline = time.monotonic() + self.settings.timeout
+        yield from self._results(job)
 
     def call_many(self, messages: Iterable[Mapping[str, Any]]) -> Generator[Any, None, None]:
         """
@@ -95,16 +96,30 @@ class Calls:
     def job(self, fields: Mapping[str, Any], index: int = 0) -> Job:
         return Job(fields, index, node=self.node, program_node=self._program_node)
 
-    def settle(self, job: Job) -> list[Any]:
-        """A finished job's results; raises what stands for them, or buries it where asked."""
-        outcome = job.outcome
+    def settle(self, job: Job) -> list[Any] | Exception:
+        """
+        A finished job's results, or what stands for them; a dead letter goes where asked.
+
+        The job loses its outcome: an exception's traceback holds frames that hold the job, and
+        in a circle the message would stay in memory until the collector's next round.
+        """
+        outcome, job.outcome = job.outcome, None
         if not isinstance(outcome, Exception):
             return outcome or []
         letter = getattr(outcome, "letter", None)
         if letter is not None and self._dead_letter is not None:
             self._dead_letter(letter)
             return []
-        raise outcome
+        return outcome
+
+    def _results(self, job: Job) -> list[Any]:
+        outcome = self.settle(job)
+        if isinstance(outcome, list):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # as above
 
     def meta(self, job: Job) -> dict[str, Any]:
         """What the process is told about a call."""
@@ -125,8 +140,9 @@ class Calls:
             assert lease.process is not None
             lease.process.call(job, self.meta(job), deadline)
         except FAILURES as error:
-            self.judge(job, error)
-            return
+            if job.outcome is None:  # else it was answered, and nonsense came after that
+                self.judge(job, error)
+                return
         finally:
             self.pool.release(lease)
         outcome = job.outcome

@@ -384,6 +384,7 @@ class Process:
                 logger = self.pipes.lines.logger
                 logger.warning("an answer to no open call: %s", type(event.frame).__name__)
             case Broken():
+                self.condemned = str(event.error)
                 raise event.error
 
     def _add(self, job: Job, results: Any) -> None:

@@ -118,7 +118,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_rss", 2**20, _INFINITE),
     ("idle_timeout", _LEAST, _INFINITE),
     ("jitter", 0, 1),
-    ("max_frame", 64, MAX_FRAME),
+    ("max_frame", 1024, MAX_FRAME),  # less can't carry the first frame
     ("max_results", 1, _INFINITE),
     *((name, 0, 3600.0) for name in ("stop_grace", "term_grace", "backoff", "backoff_max")),
     ("breaker_failures", 1, 1000),

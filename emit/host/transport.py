@@ -22,6 +22,10 @@ from emit.host.lines import Lines
 #: Bytes per read. From 256 KiB on each read maps fresh memory: 14 us instead of 1.4.
 CHUNK = 64 * 1024
 
+#: Bytes that a pipe holds at the most. What follows them is not the program's last words, but
+#: those of a process that outlives it, and perhaps without end.
+_PIPE = 1024 * 1024
+
 #: Seconds between two looks at a program where the system has no pidfd.
 _TICK = 0.05
 
@@ -129,15 +133,16 @@ class Pipes:
     def drain(self) -> None:
         """After its death: take what is left in both pipes, and wait for nobody."""
         self.dead = True
-        while not self.ended and self._took_some():
+        end = self.taken + _PIPE
+        while not self.ended and self._took_some() and self.taken < end:
             pass
         self.drain_errors()
         self.lines.finish()
 
     def drain_errors(self) -> None:
         """Take what stderr holds just now, a pipe's size at the most."""
-        before = -1
-        while self.lines.size != before:
+        before, end = -1, self.lines.size + _PIPE
+        while before < self.lines.size < end:
             before = self.lines.size
             if self.read_errors():
                 return

@@ -1,0 +1,25 @@
+"""Run all benchmarks, or those named: ``python -m benchmarks [NAME ...]``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+#: In the order of a message's way; each file says what it measures.
+NAMES = ("imports", "declare", "hops", "oneshot", "wire", "calls", "memory")
+
+
+def main(chosen: list[str]) -> int:
+    unknown = set(chosen) - set(NAMES)
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}", file=sys.stderr)
+        return 64
+    for name in chosen or NAMES:
+        print(f"\n== {name}", flush=True)
+        subprocess.run([sys.executable, str(Path(__file__).with_name(f"{name}.py"))], check=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""Every snippet of the README and of docs/ runs, and prints what the page says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import require
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Block(NamedTuple):
+    """One fenced block: its language, its ``file=`` if any, its text, and what it should print."""
+
+    language: str
+    file: str
+    body: str
+    output: str | None
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """A python block is a script; with ``file=`` it is only written; an output may follow it."""
+    found = list(FENCE.finditer(page.read_text("utf-8")))
+    for number, match in enumerate(found):
+        language, _, rest = match["info"].partition(" ")
+        after = found[number + 1] if number + 1 < len(found) else None
+        is_output = after is not None and after["info"] == ""
+        gap = page.read_text("utf-8")[match.end() : after.start()] if after else "-"
+        output = after["body"] if after and is_output and not gap.strip() else None
+        yield Block(language, rest.removeprefix("file="), match["body"], output)
+
+
+def environment() -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "sdks" / "python")]
+    # The interpreter that runs the tests, and the commands installed beside it, come first.
+    commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join(paths)
+    return {**os.environ, "PATH": commands, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
+
+
+def run(command: list[str] | str, folder: Path) -> str:
+    done = subprocess.run(
+        command,
+        shell=isinstance(command, str),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page: Path, tmp_path: Path) -> None:
+    """The page's files are written, its scripts and commands run in order, the outputs agree."""
+    for block in blocks(page):
+        if block.file:
+            (tmp_path / block.file).write_text(block.body)
+        elif block.language == "python":
+            require(*[tool for tool in ("ruby", "node", "go") if f'["{tool}"' in block.body])
+            printed = run([sys.executable, "-c", block.body], tmp_path)
+            assert block.output is None or printed == block.output
+        elif block.language == "console":
+            console(block.body, tmp_path)
+
+
+def console(body: str, folder: Path) -> None:
+    """Lines that begin with ``$`` are run; what stands below each is what it prints."""
+    for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+        command, _, expected = part.partition("\n")
+        assert run(command, folder) == expected
+
+
+def test_links() -> None:
+    """Every relative link of a page leads to a file."""
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), (page, target)

@@ -1,0 +1,376 @@
+"""The examples, run as a user runs them, and what they print."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+Result = subprocess.CompletedProcess[str]
+
+#: The quickstart as the documentation of 2013 prints it, without its line numbers.
+QUICKSTART = """\
+from __future__ import print_function
+from collections import Counter
+from emit import Router
+import sys
+
+router = Router()
+
+def prefix(name):
+    return '%s.%s' % (__name__, name)
+
+
+@router.node(('word',), entry_point=True)
+def words(msg):
+    print('got document')
+    for word in msg.document.strip().split(' '):
+        yield word
+
+
+WORDS = Counter()
+
+
+@router.node(('word', 'count'), prefix('words'))
+def count_word(msg):
+    print('got word (%s)' % msg.word)
+
+    global WORDS
+    WORDS.update([msg.word])
+
+    return msg.word, WORDS[msg.word]
+
+
+if __name__ == '__main__':
+    router(document=sys.stdin.read())
+
+    print()
+    print('Top 5 words:')
+    for word, count in WORDS.most_common(5):
+        print('    %s: %s' % (word, count))
+"""
+
+#: What it prints; words that are equally frequent come in the order of their first appearance.
+COUNTED = """\
+got document
+got word (the)
+got word (rain)
+got word (in)
+got word (spain)
+got word (falls)
+got word (mainly)
+got word (on)
+got word (the)
+got word (plain)
+
+Top 5 words:
+    the: 2
+    rain: 1
+    in: 1
+    spain: 1
+    falls: 1
+"""
+
+TEXT = "The listen silent enlist tinsel: Word-count, the WORDS; café naïve a_b it's constructor.\n"
+
+
+@pytest.fixture
+def only(tmp_path: Path) -> Callable[..., str]:
+    """A PATH that has these programs and no others."""
+
+    def path(*names: str) -> str:
+        folder = tmp_path / "path"
+        folder.mkdir()
+        found = {name: shutil.which(name) for name in (*names, "dirname")}
+        for name, program in {**found, "python3": sys.executable}.items():
+            assert program, f"{name} is not on the PATH"
+            # Not a link: a Python finds its virtual environment beside what is called.
+            executable(folder / name, f'exec {program} "$@"')
+        return str(folder)
+
+    return path
+
+
+def executable(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A folder of text, with all that is not simple text in it."""
+    folder = tmp_path / "text"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "plain.txt").write_text(TEXT * 10)
+    (folder / "sub" / "crlf").write_bytes(b"one two\r\nthree" + b"\r\n")
+    (folder / "sub" / "no-end").write_bytes(b"joined")
+    (folder / "sub" / "not-utf8").write_bytes(b"caf\xe9 surrogate \xed\xa0\x80 half\xc3")
+    (folder / "empty").touch()
+    (folder / "binary").write_bytes(b"\x7fELF\0binary")
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "file").write_text("hidden")
+    return folder
+
+
+def run(*command: str | Path, stdin: str | None = None, **env: str) -> Result:
+    return subprocess.run(
+        [str(word) for word in command],
+        input=stdin or "",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        timeout=100,
+    )
+
+
+def demo(
+    *args: str | Path, graph: Path = EXAMPLES / "polyglot" / "graph.py", **more: str
+) -> Result:
+    return run(sys.executable, graph, *args, **more)
+
+
+def counts(shown: str) -> dict[str, int]:
+    """The table of the demo."""
+    rows = re.findall(r"^  ([a-z]+) +([\d,]+)(?:  #+)?$", shown, re.MULTILINE)
+    return {word: int(number.replace(",", "")) for word, number in rows}
+
+
+# The documentation's examples
+
+
+def test_the_quickstart_as_printed(tmp_path: Path) -> None:
+    """Typed in from the documentation, it gives the documented result."""
+    graph = tmp_path / "graph.py"
+    graph.write_text(QUICKSTART)
+    done = run(sys.executable, graph, stdin="the rain in spain falls mainly on the plain\n")
+    assert (done.stdout, done.stderr, done.returncode) == (COUNTED, "", 0)
+
+
+def test_simple(only: Callable[..., str]) -> None:
+    """The same from examples/simple, by its run target."""
+    done = run(EXAMPLES / "simple" / "run", PATH=only())
+    assert (done.stdout, done.stderr, done.returncode) == (COUNTED, "", 0)
+
+
+@pytest.mark.requires("ruby")
+def test_multilang(only: Callable[..., str]) -> None:
+    """Python and Ruby programs that know nothing of Emit answer the documented message."""
+    done = run(EXAMPLES / "multilang" / "run", PATH=only("ruby"))
+    numbers = "({'n': 0}, {'n': 1}, {'n': 2})"
+    assert done.stdout == f"PythonShellNode {numbers}\nRubyShellNode {numbers}\n"
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.requires("ruby")
+def test_multilang_through_bundler(tmp_path: Path, only: Callable[..., str]) -> None:
+    """Where there is Bundler, the command is the documented one."""
+    path = only("ruby")
+    executable(tmp_path / "path" / "bundle", f'echo "$*" >>{tmp_path}/called; shift; exec "$@"')
+    done = run(EXAMPLES / "multilang" / "run", PATH=path)
+    assert "RubyShellNode ({'n': 0}" in done.stdout
+    assert (tmp_path / "called").read_text() == "exec ruby test.rb\n"
+
+
+def test_multilang_without_ruby(only: Callable[..., str]) -> None:
+    """It says what is missing, and runs the rest."""
+    done = run(EXAMPLES / "multilang" / "run", PATH=only())
+    assert "PythonShellNode ({'n': 0}" in done.stdout
+    assert 'left out: "__main__.RubyShellNode" cannot be started: command not found' in done.stdout
+
+
+# The demo
+
+
+@pytest.mark.requires("ruby", "node", "go")
+def test_the_demo_on_a_folder(text: Path) -> None:
+    """Every language has its turn, and the counts are those that plain Python finds."""
+    for number in range(4):  # pieces of a megabyte, cut anywhere
+        (text / f"long{number}").write_text("abcdefg hijklmn\n" * 70_000)
+    done = demo(text)
+    assert done.returncode == 0, done.stderr
+    assert counts(done.stdout)["abcdefg"] == 280_000
+    assert counts(done.stdout)["the"] == 20
+    assert "Languages: python, ruby, node, go; left out: none" in done.stdout
+    assert "Checked against plain Python: 560,1" in done.stdout
+    assert re.search(r"All of it took \d+\.\d s\.", done.stdout)
+    assert re.search(r": [\d.]+ ms in a process of its own, [\d.]+ ms in a long", done.stdout)
+    assert "left out: 1 binary files, such as " in done.stderr
+
+
+@pytest.mark.requires("ruby", "node", "go")
+@pytest.mark.parametrize("program", ["count.py", "count.rb", "count.mjs", "count.go"])
+def test_all_programs_count_the_same(text: Path, tmp_path: Path, program: str) -> None:
+    """What a word is, is the same in every language."""
+    source = EXAMPLES / "polyglot" / program
+    commands = {"py": [sys.executable], "rb": ["ruby"], "mjs": ["node"], "go": ["go", "run"]}
+    strange = (
+        "K\u0130I\u017f ab abc ABC_def \u2028x\U0001d41atail toString __proto__ \0nul fooBar1baz"
+    )
+    said = run(
+        *commands[program.partition(".")[2]],
+        source,
+        stdin=json.dumps({"text": strange + TEXT}),
+    )
+    words = Counter(word.lower() for word in re.findall("[A-Za-z]{3,}", strange + TEXT))
+    assert json.loads(said.stdout) == {"counts": dict(words)}
+
+
+def test_the_demo_on_a_file_without_ruby(text: Path, only: Callable[..., str]) -> None:
+    """Missing languages are named; nothing but the result is on stdout, with no colour."""
+    done = demo(text / "plain.txt", PATH=only())
+    assert done.returncode == 0, done.stderr
+    assert counts(done.stdout)["words"] == 10
+    assert "Most anagrams: enlist, listen, silent, tinsel" in done.stdout
+    left_out = "ruby (not found), node (not found), go (not found)"
+    assert f"Languages: python; left out: {left_out}" in done.stdout
+    assert "\033" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_language_that_is_there_but_broken(
+    text: Path, tmp_path: Path, only: Callable[..., str]
+) -> None:
+    """A version manager's shim without a version, and a failing build, leave a language out."""
+    path = only()
+    for name in ("ruby", "go"):
+        executable(tmp_path / "path" / name, "echo no version is set >&2; exit 1")
+    done = demo(text, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "ruby (ruby --version failed: no version is set)" in done.stdout
+    assert "go (go build failed: no version is set)" in done.stdout
+
+
+def test_the_demo_on_standard_input(only: Callable[..., str]) -> None:
+    """A dash reads what is piped in; nothing at all has no words, and that is checked as well."""
+    path = only()
+    done = demo("-", stdin=TEXT, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert counts(done.stdout)["the"] == 2
+    done = demo("-", PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "(no words)" in done.stdout
+    assert "0 words, 0 different" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing", "there is no file or folder"),
+        ("text/.hidden/none", "there is no file or folder"),
+        ("text/binary", "there is no text in .*binary files"),
+        ("void", "there is no text in .*: it is empty"),
+    ],
+)
+def test_a_path_without_text(tmp_path: Path, text: Path, name: str, says: str) -> None:
+    """One clear line and exit code 2."""
+    (tmp_path / "void").mkdir()
+    done = demo(tmp_path / name)
+    assert done.returncode == 2
+    assert re.search(says, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(text: Path) -> None:
+    """It is left out with a reason."""
+    (text / "plain.txt").chmod(0)
+    done = demo(text)
+    assert done.returncode == 0, done.stderr
+    assert "plain.txt (Permission denied)" in done.stderr
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the demo, to be changed."""
+    shutil.copytree(EXAMPLES / "polyglot", tmp_path / "examples" / "polyglot")
+    (tmp_path / "sdks").symlink_to(ROOT / "sdks")
+    return tmp_path / "examples" / "polyglot"
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_the_check_sees_a_wrong_count(text: Path, copy: Path, only: Callable[..., str]) -> None:
+    """A program that counts one word too often is found out, and the demo fails."""
+    change(copy / "count.py", "words = ", "words = ['spurious'] + ")
+    done = demo(text, graph=copy / "graph.py", PATH=only())
+    assert done.returncode == 1
+    assert "WRONG: 1 differences from plain Python" in done.stderr
+    assert '"spurious": 1 counted, 0 there' in done.stderr
+    assert "Checked" not in done.stdout
+
+
+def test_the_check_sees_a_lost_word(text: Path, copy: Path, only: Callable[..., str]) -> None:
+    """So is a long-lived process that answers nonsense."""
+    change(copy / "letters.py", "sorted(msg.word)", "reversed(msg.word)")
+    done = demo(text, graph=copy / "graph.py", PATH=only())
+    assert done.returncode == 1
+    assert "letters.py has sorted wrongly" in done.stderr
+
+
+def test_a_program_that_fails(text: Path, copy: Path, only: Callable[..., str]) -> None:
+    """Its exit code and its last words are shown, and no traceback of ours."""
+    change(copy / "count.py", "words = ", "sys.exit('out of paper') #")
+    done = demo(text, graph=copy / "graph.py", PATH=only())
+    assert done.returncode == 1
+    assert 'error: "count_python" ended with exit code 1' in done.stderr
+    assert "out of paper" in done.stderr
+    assert "emit/router" not in done.stderr
+
+
+def test_the_bar_on_a_terminal(text: Path, only: Callable[..., str]) -> None:
+    """A terminal gets a bar and colour; NO_COLOR takes the colour away."""
+    shown = on_terminal(text, PATH=only())
+    assert "100%" in shown
+    assert "\033[32m" in shown
+    assert "Checked against plain Python" in shown
+    assert "\033[32m" not in on_terminal(text, PATH=os.environ["PATH"], NO_COLOR="1")
+
+
+def on_terminal(*args: str | Path, **env: str) -> str:
+    """What the demo shows on a terminal."""
+    master, slave = pty.openpty()
+    with io.FileIO(master) as screen:
+        command = [sys.executable, str(EXAMPLES / "polyglot" / "graph.py"), *map(str, args)]
+        full = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+        with subprocess.Popen(command, stdout=slave, stderr=slave, env=full):
+            os.close(slave)
+            return b"".join(iter(lambda: _read(screen), b"")).decode()
+
+
+def _read(screen: io.FileIO) -> bytes:
+    try:
+        return screen.read(4096)
+    except OSError:  # how Linux tells the end
+        return b""
+
+
+def test_the_demo_writes_nothing_beside_itself(
+    text: Path, copy: Path, only: Callable[..., str]
+) -> None:
+    """What it builds is in a folder for temporary files, which is gone in the end."""
+    scratch = text.parent / "scratch"
+    scratch.mkdir()
+    before = set(copy.rglob("*"))
+    environment = {"PATH": only(), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+    assert demo(text, graph=copy / "graph.py", **environment).returncode == 0
+    assert set(copy.rglob("*")) == before
+    assert list(scratch.iterdir()) == []
