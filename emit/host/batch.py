@@ -5,7 +5,7 @@ with a fate of its own.
 1. Up to ``window`` messages are written ahead to a process, and refilled in slices: a process
    then reads and answers while the host decodes, where a host that takes and refills a whole
    window runs in lockstep with it (half the speed).
-2. A message that is charged with a failure runs again alone: nothing else is in its process.
+2. A message suspected of a failure runs again alone: nothing else is in its process.
 3. Outcomes come in the order of the messages. So that a slow first one does not pile up the
    others' results, only so many messages are taken from the source ahead of it.
 """
@@ -117,7 +117,7 @@ class Batch:
         """One round: send what can be sent, wait, take what has come."""
         self._wake_later()
         self._find_lanes()
-        for lane in self._lanes:
+        for lane in list(self._lanes):
             self._feed(lane)
         if not any(lane.load for lane in self._lanes):
             return self._rest()
@@ -160,6 +160,8 @@ class Batch:
         if not self._ready or full or lane.process.condemned:
             return
         if lane.load == 0:
+            if lane.process.look() is not None:  # it died idle: no message is to be charged
+                return self._leave(lane)
             lane.deadline = time.monotonic() + self._settings.timeout
             lane.progress = time.monotonic()
         while self._ready and lane.load < window:
@@ -219,7 +221,7 @@ class Batch:
     def _failed(self, lane: Lane, error: HostError) -> None:
         """Sort out whose fault it was, and give the others back."""
         concurrency = lane.process.concurrency
-        suspect, others = split(lane.process.open_jobs, concurrency)
+        suspect, others = split(lane.process.open_jobs, concurrency, error)
         self._leave(lane)
         for job in others:
             job.release()

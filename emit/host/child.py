@@ -252,10 +252,11 @@ class Child:
         self._reaped = True
 
     def _close_descriptors(self) -> None:
-        for fd in (self.stdin, self.stdout, self.stderr, self.confirmation):
+        fds = (self.stdin, self.stdout, self.stderr, self.confirmation)
+        self.stdin = self.stdout = self.stderr = self.confirmation = -1
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self.stdin = self.stdout = self.stderr = self.confirmation = -1
         with self._looking:
             if self.pidfd is not None:
                 os.close(self.pidfd)

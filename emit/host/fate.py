@@ -1,12 +1,14 @@
 """
 What becomes of a message whose process failed: pure rules. No I/O here.
 
-1. A process that answers one message at a time was working on the oldest when it died: that
-   one is charged with an attempt and runs again, alone. Those behind it never started, so they
-   go to another process and are charged with nothing. (Charging all of 50 dead-lettered 313
-   innocents of 20,000; charging the oldest alone, none.)
-2. A process that works on several at a time has several suspects. None is charged; each
-   runs again alone, and the one that dies alone is charged.
+1. A process that hangs or talks nonsense is at the oldest message that is open: that one is
+   charged with an attempt and runs again, alone. Those behind it never started, so they go
+   to another process and are charged with nothing. (Charging all of 50 dead-lettered 313
+   innocents of 20,000.)
+2. A process that died may have taken finished answers with it, since answers wait up to 1 ms
+   for company; and one that works on several at a time has several suspects. None is charged;
+   each runs again alone, and the one whose process fails then is charged. (Charging the oldest
+   had up to 30 innocents, one process start for each, for every message that kills.)
 3. A death before ``ready`` charges nobody.
 4. After ``max_attempts`` charges the message becomes a dead letter, with all its causes.
 """
@@ -142,18 +144,21 @@ class Job:
         self.overflow = False
 
 
-def split(open_jobs: list[Job], concurrency: int) -> tuple[Job | None, list[Job]]:
+def split(
+    open_jobs: list[Job], concurrency: int, error: HostError
+) -> tuple[Job | None, list[Job]]:
     """
-    Sort what was open in a process that failed, the oldest first.
+    Sort what was open in a process that failed with *error*, the oldest first.
 
     Returns:
         Who is charged (None: nobody can be told), and the others, which run again.
     """
     if not open_jobs:
         return None, []
-    if concurrency == 1 or len(open_jobs) == 1:
+    is_at_the_oldest = concurrency == 1 and not isinstance(error, ProcessDied)
+    if is_at_the_oldest or len(open_jobs) == 1:
         return open_jobs[0], open_jobs[1:]
-    for job in open_jobs[:concurrency]:
+    for job in open_jobs if concurrency == 1 else open_jobs[:concurrency]:
         job.alone = True
     return None, open_jobs
 

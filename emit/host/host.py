@@ -21,7 +21,7 @@ from emit.host.calls import Calls
 from emit.host.fate import DeadLetter
 from emit.host.keeper import Keeper
 from emit.host.pool import Lease, Pool
-from emit.host.process import Process
+from emit.host.process import Process, stop_all
 from emit.host.program import Program
 from emit.host.settings import Settings
 from emit.host.transport import remaining
@@ -221,12 +221,9 @@ class Host:
 
 
 def _stop_together(stopping: list[tuple[Pool, Process]]) -> None:
-    began = time.monotonic()
     for pool, process in stopping:
         pool.account.ended(process, "stopped")
-        process.begin_stop()
-    for _, process in stopping:
-        process.finish_stop(began)
+    stop_all([process for _, process in stopping])
 
 
 _current: Host | None = None

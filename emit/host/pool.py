@@ -11,6 +11,7 @@ then. (Counters in try/finally leaked one of four slots in 350 interrupts.)
 
 from __future__ import annotations
 
+import os
 import queue
 import random
 import threading
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from emit.errors import HostError, PoolClosed, PoolTimeout, Unavailable
 from emit.host.accounting import ProcessAccount
-from emit.host.process import Process, is_permanent
+from emit.host.process import Process, is_permanent, stop_all
 from emit.host.program import Program
 from emit.host.settings import Settings
 from emit.host.supervisor import Starts
@@ -128,6 +129,8 @@ class Pool:
 
     def release(self, lease: Lease) -> None:
         """Take a process back, or kill it where it is not fit for the next caller."""
+        if self._host.pid != os.getpid():
+            return  # an abandoned call in a forked child: the process is the parent's
         process = lease.process
         if process is None or process.open_count or process.condemned:
             self._drop(lease)
@@ -327,9 +330,7 @@ class Pool:
     def stop(self, process: Process, cause: str) -> None:
         """Stop a process politely; *cause* is for the account."""
         self.account.ended(process, cause)
-        began = time.monotonic()
-        process.begin_stop()
-        process.finish_stop(began)
+        stop_all([process])
 
     # -- housekeeping ----------------------------------------------------------------------
 

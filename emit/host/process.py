@@ -16,7 +16,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emit.errors import (
@@ -301,19 +301,10 @@ class Process:
             self.pipes.send(self.session.bye())
         self.pipes.finish()
 
-    def finish_stop(self, began: float) -> None:
-        """See it end by the ladder: *stop_grace*, SIGTERM, *term_grace*, SIGKILL."""
-        grace = began + self._settings.stop_grace
-        if not self._ends_by(grace):
-            self.child.terminate()
-            self._ends_by(max(grace, time.monotonic()) + self._settings.term_grace)
-        self.discard()
-
-    def _ends_by(self, deadline: float) -> bool:
-        while not self.pipes.dead and remaining(deadline) > 0:
-            self._poll.step(remaining(deadline))
-            self.pipes.received.clear()
-        return self.pipes.dead
+    @property
+    def graces(self) -> tuple[float, float]:
+        """Seconds to end after the end of its input, and after SIGTERM."""
+        return self._settings.stop_grace, self._settings.term_grace
 
     # -- what comes ------------------------------------------------------------------------
 
@@ -425,6 +416,34 @@ class Process:
     def __repr__(self) -> str:
         state = f"{len(self._jobs)} open" if self._jobs else "idle"
         return f"<Process {self.node} pid {self.child.pid} [{state}, {self.calls} calls]>"
+
+
+def stop_all(processes: Sequence[Process]) -> None:
+    """
+    Stop processes politely and side by side, by the ladder: the end of their input,
+    *stop_grace*, SIGTERM, *term_grace*, SIGKILL.
+    """
+    for process in processes:
+        process.begin_stop()
+    stubborn = _wait_for_ends(processes, max((p.graces[0] for p in processes), default=0.0))
+    for process in stubborn:
+        process.child.terminate()
+    _wait_for_ends(stubborn, max((p.graces[1] for p in stubborn), default=0.0))
+    for process in processes:
+        process.discard()
+
+
+def _wait_for_ends(processes: Sequence[Process], grace: float) -> list[Process]:
+    """Returns those that have not ended."""
+    end = time.monotonic() + grace
+    poll = Poll([process.pipes for process in processes])
+    living = list(processes)
+    while living and remaining(end) > 0:
+        poll.step(remaining(end))
+        for process in living:
+            process.pipes.received.clear()
+        living = [process for process in living if not process.pipes.dead]
+    return living
 
 
 def is_permanent(error: HostError) -> bool:

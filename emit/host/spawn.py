@@ -46,6 +46,9 @@ __all__ = ["Child", "Limits", "Program", "environment", "is_transient", "resolve
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between two looks at a start.
+_SLICE = 0.05
+
 
 def start(program: Program, *, timeout: float = 30.0) -> Child:
     """
@@ -104,8 +107,10 @@ def _confirm(program: Program, child: Child, timeout: float, end: float) -> None
         return
     poller = select.poll()
     poller.register(child.confirmation, select.POLLIN)
-    if not poller.poll(max(0.0, end - time.monotonic()) * 1000):
-        raise _too_slow(program, timeout)
+    # In slices, since gevent's poll can miss the end of a pipe whose number was just reused.
+    while not poller.poll(_SLICE * 1000):
+        if time.monotonic() >= end:
+            raise _too_slow(program, timeout)
     words = os.read(child.confirmation, 100).decode().split()
     child.close_confirmation()
     if words:

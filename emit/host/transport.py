@@ -26,7 +26,7 @@ CHUNK = 64 * 1024
 #: those of a process that outlives it, and perhaps without end.
 _PIPE = 1024 * 1024
 
-#: Seconds between two looks at a program where the system has no pidfd.
+#: Seconds between two looks at a program where not every event wakes us.
 _TICK = 0.05
 
 
@@ -140,9 +140,9 @@ class Pipes:
         self.lines.finish()
 
     def drain_errors(self) -> None:
-        """Take what stderr holds just now, a pipe's size at the most."""
+        """Take what stderr holds just now, a pipe's size at the most; of a closed one nothing."""
         before, end = -1, self.lines.size + _PIPE
-        while before < self.lines.size < end:
+        while before < self.lines.size < end and self.child.stderr >= 0:
             before = self.lines.size
             if self.read_errors():
                 return
@@ -168,6 +168,9 @@ class Poll:
         #: What to do when a descriptor is ready. It returns whether to watch it no longer.
         self._handlers: dict[int, Callable[[], bool]] = {}
         self._blind = [pipes for pipes in self._pipes if pipes.child.pidfd is None]
+        # gevent's poll can miss what happens on a pipe whose number was just reused.
+        is_patched = type(self._poll).__module__ != "select"
+        self._tick = _TICK if self._blind or is_patched else float("inf")
         for pipes in self._pipes:
             child = pipes.child
             self._watch(child.stdout, pipes.read)
@@ -186,8 +189,8 @@ class Poll:
         for pipes in self._pipes:
             if pipes.sending and pipes.child.stdin not in handlers:
                 self._watch(pipes.child.stdin, pipes.push, select.POLLOUT)
-        if self._blind:
-            timeout = min(timeout, _TICK)
+        if timeout > self._tick:
+            timeout = self._tick
         for fd, _ in self._poll.poll(timeout * 1000):
             if fd in handlers and handlers[fd]():
                 self._poll.unregister(fd)
