@@ -153,4 +153,4 @@ def _check_order(node: str, settings: Settings) -> None:
 
 def _range(name: str, low: float, high: float) -> str:
     kind = "a whole number " if name in _WHOLE else ""
-    return f"{kind}from {low:g} to {high:g}" if high < _INFINITE else f"{kind}of {low:g} or more"
+    return f"{kind}from {low:,} to {high:,}" if high < _INFINITE else f"{kind}of {low:,} or more"

@@ -1,0 +1,33 @@
+"""What the demo shows: a bar while it runs, a table in the end."""
+
+import os
+import sys
+from collections import Counter
+
+WIDTH = 30
+
+
+def progress(share: float) -> None:
+    """Draw a bar on stderr, if that is a terminal; *share* is from 0 to 1."""
+    if not sys.stderr.isatty():
+        return
+    bar = "#" * round(share * WIDTH)
+    end = "\r\033[K" if share >= 1 else ""  # in the end it makes room for the table
+    print(f"\r[{bar:<{WIDTH}}] {share:4.0%}{end}", end="", file=sys.stderr, flush=True)
+
+
+def table(counts: Counter[str], rows: int = 10) -> str:
+    """The most frequent words, equal counts by the alphabet."""
+    first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:rows]
+    if not first:
+        return "  (no words)"
+    wide = max(len(word) for word, _ in first)
+    return "\n".join(
+        f"  {word:<{wide}}  {count:>10,}  {coloured('#' * (WIDTH * count // first[0][1]))}".rstrip()
+        for word, count in first
+    )
+
+
+def coloured(text: str) -> str:
+    plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
+    return text if plain else f"\033[32m{text}\033[0m"

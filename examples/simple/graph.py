@@ -1,0 +1,37 @@
+"""The quickstart of the documentation: counts the words of a document, and prints the top 5."""
+
+import sys
+from collections import Counter
+
+from emit import Router
+
+router = Router()
+
+
+def prefix(name):
+    return f"{__name__}.{name}"
+
+
+@router.node(("word",), entry_point=True)
+def words(msg):
+    print("got document")
+    yield from msg.document.strip().split(" ")
+
+
+WORDS = Counter()
+
+
+@router.node(("word", "count"), prefix("words"))
+def count_word(msg):
+    print(f"got word ({msg.word})")
+    WORDS.update([msg.word])
+    return msg.word, WORDS[msg.word]
+
+
+if __name__ == "__main__":
+    router(document=sys.stdin.read())
+
+    print()
+    print("Top 5 words:")
+    for word, count in WORDS.most_common(5):
+        print(f"    {word}: {count}")
