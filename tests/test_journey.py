@@ -26,8 +26,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     calls: list[str] = []
     for module, class_name, name in ROWS:
         owner = getattr(import_module("emit." + module.replace("/", ".")), class_name)
-        monkeypatch.setattr(owner, name, noting(getattr(owner, name), f"{class_name}.{name}", calls))
-    yield calls
+        monkeypatch.setattr(
+            owner, name, noting(getattr(owner, name), f"{class_name}.{name}", calls)
+        )
+    return calls
 
 
 def noting(function: Callable[..., Any], label: str, calls: list[str]) -> Callable[..., Any]:

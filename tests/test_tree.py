@@ -51,10 +51,12 @@ if os.fork():
 os.execvp("sleep", ["sleep", sys.argv[1]])
 """
 
-# A moving target: a new process in a new session each millisecond, its parent gone.
+# A moving target: a new process in a new session each millisecond, its parent gone. It ends by
+# itself in half a minute: one that a failing test left behind would take a core for ever.
 RUNNER = """
 import os, sys, time
-while True:
+end = time.monotonic() + 30
+while time.monotonic() < end:
     if os.fork():
         os._exit(0)
     os.setsid()

@@ -183,7 +183,7 @@ class Batch:
         if self._poll is None:
             self._poll = Poll([lane.process.pipes for lane in self._lanes])
         working = [lane for lane in self._lanes if lane.load]
-        if any(lane.process.pipes.over for lane in working):
+        if any(lane.process.is_over for lane in working):
             return
         until = min([*(lane.deadline for lane in working), *(at for at, _ in self._later)])
         tick = MEMORY_TICK if self._settings.max_rss is not None else self._settings.timeout

@@ -69,6 +69,7 @@ class Calls:
         After the first result nothing is tried again: it may already have gone on.
         """
         job = self.job(fields)
+        job.streamed = True
         deadline = time.monotonic() + self.settings.timeout
         with self.pool.lease(deadline) as process:
             process.submit(job, self.meta(job))

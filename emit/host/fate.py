@@ -99,6 +99,7 @@ class Job:
         causes: Why the charged attempts failed.
         alone: Run it with no other message in the process.
         results: What has come of it so far, where it comes in parts.
+        streamed: Its results are taken as they come, so there is no limit of them.
         overflow: More results came than ``max_results``.
         outcome: Its end: its results, or the exception that stands for them. None: open.
     """
@@ -110,6 +111,7 @@ class Job:
     causes: tuple[Cause, ...] = ()
     alone: bool = False
     results: list[Any] | None = None
+    streamed: bool = False
     overflow: bool = False
     outcome: list[Any] | Exception | None = None
 
@@ -144,9 +146,7 @@ class Job:
         self.overflow = False
 
 
-def split(
-    open_jobs: list[Job], concurrency: int, error: HostError
-) -> tuple[Job | None, list[Job]]:
+def split(open_jobs: list[Job], concurrency: int, error: HostError) -> tuple[Job | None, list[Job]]:
     """
     Sort what was open in a process that failed with *error*, the oldest first.
 

@@ -21,9 +21,10 @@ from emit.host.calls import Calls
 from emit.host.fate import DeadLetter
 from emit.host.keeper import Keeper
 from emit.host.pool import Lease, Pool
-from emit.host.process import Process, stop_all
+from emit.host.process import Process
 from emit.host.program import Program
 from emit.host.settings import Settings
+from emit.host.stopping import stop_all
 from emit.host.transport import remaining
 
 #: Processes that may be starting at the same time: 16 are back in 1.2 s, and a herd of 500

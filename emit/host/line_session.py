@@ -69,10 +69,12 @@ class LineSession:
         """The answer, once its line is complete; anything else breaks the conversation."""
         self._held += data
         if b"\n" not in data:
-            return self._check_length()
+            return self._check_length(self._held)
         line, _, rest = bytes(self._held).partition(b"\n")
         if self._open is None or rest:
             return [self._broken("it wrote a line that nobody had asked for", rest or line)]
+        if too_long := self._check_length(line):
+            return too_long
         self._held.clear()
         number, self._open = self._open, None
         try:
@@ -80,11 +82,11 @@ class LineSession:
         except Malformed as error:
             return [self._broken(f"its line {error}", line)]
 
-    def _check_length(self) -> list[Any]:
-        if len(self._held) <= self._max_frame:
+    def _check_length(self, line: bytes | bytearray) -> list[Any]:
+        if len(line) <= self._max_frame:
             return []
         reason = f"its line is longer than max_frame = {self._max_frame} bytes"
-        return [self._broken(reason, bytes(self._held[:80]))]
+        return [self._broken(reason, bytes(line[:80]))]
 
     def _broken(self, reason: str, sample: bytes) -> Broken:
         return Broken(ProtocolError(node=self.node, reason=reason, sample=sample))

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from emit.errors import HostError, PoolClosed, PoolTimeout, Unavailable
 from emit.host.accounting import ProcessAccount
-from emit.host.process import Process, is_permanent, stop_all
+from emit.host.process import Process, is_permanent
 from emit.host.program import Program
 from emit.host.settings import Settings
+from emit.host.stopping import stop_all
 from emit.host.supervisor import Starts
 from emit.host.transport import remaining
 
@@ -133,6 +134,8 @@ class Pool:
             return  # an abandoned call in a forked child: the process is the parent's
         process = lease.process
         if process is None or process.open_count or process.condemned:
+            if process is not None and process.condemned:
+                _warn(process, process.condemned)
             self._drop(lease)
             return
         self.retire_if_worn(process)
@@ -247,7 +250,7 @@ class Pool:
     def _is_fit(self, process: Process) -> bool:
         reason = process.look()
         if reason is not None:
-            process.pipes.lines.logger.warning("%r is discarded: %s", process, reason)
+            _warn(process, reason)
         return reason is None
 
     # -- starts and replacements -----------------------------------------------------------
@@ -426,6 +429,10 @@ class Pool:
 
     def _breaker(self) -> str:
         return " | Breaker: open" if self._starts.is_open(time.monotonic()) else ""
+
+
+def _warn(process: Process, reason: str) -> None:
+    process.pipes.lines.logger.warning("%r is discarded: %s", process, reason)
 
 
 def _last_use(lease: Lease) -> float:

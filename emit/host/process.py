@@ -16,7 +16,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from emit.errors import (
@@ -85,6 +85,7 @@ class Process:
         self.start_seconds = 0.0
         self.retiring = False
         self._failed: frames.Failure | None = None
+        self._fault: ProtocolError | None = None
         self._settings = settings
         self._jobs: dict[int, Job] = {}
         self._buffer = bytearray()
@@ -121,6 +122,11 @@ class Process:
     def concurrency(self) -> int:
         """How many messages it works on at a time, as it announced."""
         return self.session.ready.concurrency if self.session.ready else 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can come of it; `receive` then says why."""
+        return self._fault is not None or self.pipes.over
 
     @property
     def open_count(self) -> int:
@@ -174,7 +180,7 @@ class Process:
             CallTimeout: Nothing has until *deadline*.
             ProcessDied: It has grown over ``max_rss`` and is to be killed.
         """
-        if self.pipes.over:
+        if self.is_over:
             return
         left = remaining(deadline)
         if left <= 0:
@@ -213,6 +219,8 @@ class Process:
         """
         done: list[Job] = []
         pipes = self.pipes
+        if self._fault is not None:
+            raise self._fault
         if pipes.over and not pipes.received:
             self._see_end()
             if not pipes.received:
@@ -324,7 +332,8 @@ class Process:
                         stderr_tail=self.pipes.lines.tail,
                         hint=describe_stall(self.child.pid),
                     )
-                self._poll.step(remaining(deadline))
+                if not self.is_over:
+                    self._poll.step(remaining(deadline))
                 self.receive()
         except (ProcessDied, ProtocolError) as error:
             raise self._not_ready(f"before it was ready, {_without_node(error)}") from error
@@ -342,8 +351,8 @@ class Process:
     def _finish(self, job: Job, results: Any) -> None:
         self.calls += 1
         if job.results is not None:
-            results = job.results + results
-        if job.overflow or len(results) > self._settings.max_results:
+            results, job.results = job.results + results, None  # a stream would give them twice
+        if job.overflow or (len(results) > self._settings.max_results and not job.streamed):
             job.outcome = ResultError(
                 f'"{self.node}" emitted more than max_results = {self._settings.max_results} '
                 f"results for one message; stream=True has no such limit",
@@ -375,8 +384,9 @@ class Process:
                 logger = self.pipes.lines.logger
                 logger.warning("an answer to no open call: %s", type(event.frame).__name__)
             case Broken():
+                # Raised by the next receive: what it has answered before stands.
+                self._fault = event.error
                 self.condemned = str(event.error)
-                raise event.error
 
     def _add(self, job: Job, results: Any) -> None:
         if job.overflow:
@@ -384,7 +394,7 @@ class Process:
         if job.results is None:
             job.results = []
         job.results += results
-        if len(job.results) > self._settings.max_results:
+        if len(job.results) > self._settings.max_results and not job.streamed:
             # The rest is read, so that the process stays usable, and dropped.
             job.overflow, job.results = True, None
 
@@ -416,34 +426,6 @@ class Process:
     def __repr__(self) -> str:
         state = f"{len(self._jobs)} open" if self._jobs else "idle"
         return f"<Process {self.node} pid {self.child.pid} [{state}, {self.calls} calls]>"
-
-
-def stop_all(processes: Sequence[Process]) -> None:
-    """
-    Stop processes politely and side by side, by the ladder: the end of their input,
-    *stop_grace*, SIGTERM, *term_grace*, SIGKILL.
-    """
-    for process in processes:
-        process.begin_stop()
-    stubborn = _wait_for_ends(processes, max((p.graces[0] for p in processes), default=0.0))
-    for process in stubborn:
-        process.child.terminate()
-    _wait_for_ends(stubborn, max((p.graces[1] for p in stubborn), default=0.0))
-    for process in processes:
-        process.discard()
-
-
-def _wait_for_ends(processes: Sequence[Process], grace: float) -> list[Process]:
-    """Returns those that have not ended."""
-    end = time.monotonic() + grace
-    poll = Poll([process.pipes for process in processes])
-    living = list(processes)
-    while living and remaining(end) > 0:
-        poll.step(remaining(end))
-        for process in living:
-            process.pipes.received.clear()
-        living = [process for process in living if not process.pipes.dead]
-    return living
 
 
 def is_permanent(error: HostError) -> bool:

@@ -95,7 +95,7 @@ def check(node: str, settings: Settings) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise GraphError(f'"{node}": {name} must be a number, not {value!r}')
-        if not low <= value <= high or (name in _WHOLE and value != int(value)):
+        if not low <= value <= high or (name in _WHOLE and value % 1):
             raise GraphError(f'"{node}": {name} = {value!r} must be {_range(name, low, high)}')
     _check_choice(node, "mode", settings.mode, MODES)
     _check_choice(node, "codec", settings.codec, CODECS)

@@ -28,7 +28,8 @@ class Starts:
         last: The newest failure.
         not_before: No start before this time.
         open_until: The breaker is open until this time; None: it is closed.
-        probing: A probe is under way.
+        probing_until: A probe is under way, until this time at most: one whose caller was
+            thrown out never says how it went.
     """
 
     settings: Settings
@@ -37,11 +38,11 @@ class Starts:
     last: BaseException | None = None
     not_before: float = 0.0
     open_until: float | None = None
-    probing: bool = False
+    probing_until: float = 0.0
 
     def is_open(self, now: float) -> bool:
         """Whether calls fail at once, since no start is allowed for a long while."""
-        return self.open_until is not None and (now < self.open_until or self.probing)
+        return self.open_until is not None and now < max(self.open_until, self.probing_until)
 
     def delay(self, now: float) -> float:
         """Seconds until a start is allowed."""
@@ -49,7 +50,8 @@ class Starts:
 
     def began(self, now: float) -> None:
         """A start begins; after an open breaker it is the probe."""
-        self.probing = self.open_until is not None
+        if self.open_until is not None:
+            self.probing_until = now + self.settings.start_timeout
 
     def worked(self) -> None:
         self.failures.clear()
@@ -57,7 +59,6 @@ class Starts:
         self.last = None
         self.not_before = 0.0
         self.open_until = None
-        self.probing = False
 
     def failed(self, now: float, error: BaseException, share: float) -> None:
         """
@@ -75,13 +76,14 @@ class Starts:
         wait = min(settings.backoff_max, settings.backoff * 2.0 ** min(self.streak - 1, 60))
         self.not_before = now + wait * (0.5 + share / 2)
         full = len(self.failures) == settings.breaker_failures
-        if self.probing or (full and now - self.failures[0] <= settings.breaker_window):
+        probed = self.open_until is not None
+        if probed or (full and now - self.failures[0] <= settings.breaker_window):
             self.open_until = self.not_before = now + settings.breaker_open
-        self.probing = False
+        self.probing_until = 0.0
 
     def interrupted(self) -> None:
         """A start was broken off by its caller: it says nothing about the program."""
-        self.probing = False
+        self.probing_until = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""Nodes of real programs, most of which misbehave on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from emit.host.calls import Calls
+from emit.host.environment import environment
+from emit.host.fate import DeadLetter
+from emit.host.host import Host
+from emit.host.program import Program
+from emit.host.settings import Settings
+from tests.hosts import ROOT
+
+CHAOS = os.environ.get("EMIT_CHAOS") == "1"
+
+#: Where the modules are that `raw` and `sdk` programs import.
+PATH = f"{Path(__file__).parent / 'programs'}:{ROOT / 'sdks' / 'python'}"
+
+
+def raw(code: str, *argv: str) -> list[str]:
+    """A program that speaks the wire, or breaks it, by hand; see programs/wire.py."""
+    return [sys.executable, "-S", "-c", f"from wire import *\n{textwrap.dedent(code)}", *argv]
+
+
+def sdk(code: str, *argv: str) -> list[str]:
+    """A program with the Python SDK."""
+    start = "import os, signal, sys, threading, time\nfrom emit_sdk import *\n"
+    return [sys.executable, "-c", start + textwrap.dedent(code), *argv]
+
+
+@contextlib.contextmanager
+def pool(
+    argv: Sequence[str],
+    *,
+    name: str = "n",
+    dead_letter: Callable[[DeadLetter], Any] | None = None,
+    **settings: Any,
+) -> Iterator[Calls]:
+    """A node of one persistent process, unless *settings* say more; closed at the end."""
+    program = Program(name, tuple(argv), environment({"PYTHONPATH": PATH}))
+    chosen = Settings(**{"mode": "persistent", "size": 1, **settings})
+    host = Host()
+    try:
+        yield host.calls(name, lambda: program, chosen, dead_letter=dead_letter)
+    finally:
+        host.close()

@@ -1,0 +1,300 @@
+"""Whatever throws a caller out of a call: nothing is left behind, and no answer goes astray."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from emit.errors import HostError
+from emit.host.calls import Calls
+from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
+from tests.hosts import ROOT
+from tests.leaks import no_leaks
+
+ECHO = """
+def echo(msg):
+    time.sleep(msg.get("pause", 0))
+    yield msg.n
+    yield from range(msg.get("more", 0))
+serve(echo)
+"""
+
+
+class Interrupt(BaseException):
+    """What a soft time limit raises, in any place."""
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupt
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    with no_leaks():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _alarm() -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Run a block that is to be interrupted in the middle."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    with pytest.raises(Interrupt):
+        yield
+
+
+def all_is_well(node: Calls) -> None:
+    """Each gets its own answer, all slots are free, and as many processes as there are slots."""
+    gc.collect()
+    for n in range(100):
+        assert node.call({"n": -n}) == [-n]
+    assert node.pool.busy == 0
+    assert len(node.pool.processes) <= node.settings.size
+
+
+def test_in_the_middle_of_a_read() -> None:
+    """The process that still owes an answer is killed; the next caller gets another one."""
+    with pool(sdk(ECHO)) as node:
+        node.call({"n": 0})
+        (process,) = node.pool.processes
+        pid = process.child.pid
+        with interrupted_after(0.2):
+            node.call({"n": 1, "pause": 60})
+        all_is_well(node)
+        assert pid not in [process.child.pid for process in node.pool.processes]
+
+
+def test_in_the_middle_of_a_write() -> None:
+    """Half a frame is in the pipe: that process, too, is never used again."""
+    deaf = raw(
+        """
+        for id, msg in calls():
+            end(id, msg["n"])
+            if msg.get("deaf"):
+                time.sleep(600)
+        """
+    )
+    with pool(deaf) as node:
+        node.call({"n": 0, "deaf": True})
+        with interrupted_after(0.2):
+            node.call({"n": 1, "text": "x" * 10_000_000})
+        all_is_well(node)
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+def test_while_a_process_starts_or_is_killed(at: str) -> None:
+    """The slot is free again, though nobody was there to give it back."""
+    slow = "time.sleep(0.2)\n" + ECHO
+    with pool(sdk(slow), size=2) as node:
+        for n in range(5):
+            with interrupted_after(0.02 + n * 0.05 if at == "start" else 0.5):
+                node.call({"n": 1, "pause": 60})
+            for process in node.pool.processes:
+                process.child.kill_group()
+        all_is_well(node)
+
+
+def storm(node: Calls, count: int, arm: Callable[[float], Any]) -> list[Any]:
+    """Be interrupted so many times, anywhere; return the answers that were wrong."""
+    chance = random.Random(4)
+    wrong: list[Any] = []
+    interrupts = n = 0
+    while interrupts < count:
+        n += 1
+        try:
+            arm(chance.random() ** 2 * 0.02)
+            for _ in range(100):
+                if (answer := node.call({"n": n, "more": n % 3})) != [n, *range(n % 3)]:
+                    wrong.append((n, answer))
+        except Interrupt:
+            interrupts += 1
+        except HostError as error:
+            wrong.append(error)
+    return wrong
+
+
+def test_a_storm_of_signals() -> None:
+    """At any microsecond of calls, starts, kills and releases: no slot, process or pipe lost."""
+    with pool(sdk(ECHO), size=2) as node:
+        node.call({"n": 0})
+        wrong = storm(
+            node,
+            10_000 if CHAOS else 300,
+            lambda seconds: signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6)),
+        )
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert wrong == []
+        all_is_well(node)
+
+
+def throw(thread: int, error: type[BaseException] | None) -> None:
+    """As the time limits of RQ and others do: raise in a thread, from another one."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread), ctypes.py_object(error) if error else None
+    )
+
+
+def test_a_storm_of_exceptions_thrown_into_a_thread() -> None:
+    """By PyThreadState_SetAsyncExc, which even interrupts threads that get no signals."""
+    timers: list[threading.Timer] = []
+
+    def arm(seconds: float) -> None:
+        for timer in timers:
+            timer.cancel()
+        timers[:] = [threading.Timer(seconds, throw, (caller.ident, Interrupt))]
+        timers[0].start()
+
+    outcome: list[Any] = []
+
+    def run() -> None:
+        while True:
+            with contextlib.suppress(Interrupt):  # one may come just before or after
+                outcome.append(storm(node, 1_000 if CHAOS else 50, arm))
+                return
+
+    with pool(sdk(ECHO), size=2) as node:
+        node.call({"n": 0})
+        caller = threading.Thread(target=run)
+        caller.start()
+        caller.join()
+        timers[0].cancel()
+        timers[0].join()
+        assert outcome == [[]]
+        all_is_well(node)
+
+
+def test_an_abandoned_stream() -> None:
+    """Closed, thrown into or forgotten: its process is discarded, with all that it still sends."""
+    with pool(sdk(ECHO), size=3) as node:
+        closed, thrown, forgotten = (node.stream({"n": n, "more": 50_000}) for n in range(3))
+        assert [next(closed), next(thrown), next(forgotten)] == [0, 1, 2]
+        closed.close()
+        with pytest.raises(Interrupt):
+            thrown.throw(Interrupt())
+        del forgotten
+        assert node.snapshot()["ends"] == {"failed": 3}
+        all_is_well(node)
+
+
+def test_an_abandoned_batch() -> None:
+    """Not one of the answers that were under way reaches a later caller."""
+    with pool(sdk(ECHO), size=2) as node:
+        for _ in range(5):
+            outcomes = node.call_many({"n": n} for n in range(100_000))
+            assert next(outcomes) == [0]
+            outcomes.close()
+        all_is_well(node)
+
+
+def test_streams_that_the_collector_finds() -> None:
+    """It may run at any allocation, even inside the pool; that is no deadlock."""
+    before = gc.get_threshold()
+    with pool(sdk(ECHO), size=2) as node:
+        for allocations in range(1, 9):
+            abandoned: list[Any] = [node.stream({"n": 0, "more": 50_000})]
+            next(abandoned[0])
+            gc.collect()
+            gc.disable()
+            cycle: list[Any] = abandoned.copy()  # young, so that the next collection finds it
+            cycle.append(cycle)
+            abandoned.clear()
+            del cycle
+            gc.set_threshold(allocations)
+            gc.enable()
+            try:
+                assert node.call({"n": 7}) == [7]
+            finally:
+                gc.set_threshold(*before)
+            gc.collect()
+            assert node.snapshot()["ends"]["failed"] == allocations
+        all_is_well(node)
+
+
+HOST = f"""
+import os, sys, threading
+sys.path[:0] = {[str(ROOT), *PATH.split(":")]!r}
+from tests.faults.nodes import *
+from tests.faults.test_interrupts import ECHO
+
+if __name__ == "__main__":
+    with pool(sdk(ECHO), size=2, stop_grace=5.0) as node:
+        node.call({{"n": 0}})
+        print("ready", *(p.child.pid for p in node.pool.processes), flush=True)
+        try:
+            node.call({{"n": 1, "pause": 60}})
+        except KeyboardInterrupt:
+            if len(sys.argv) > 1:
+                raise
+            print("again", node.call({{"n": 2}}), flush=True)
+"""
+
+
+def gone(pid: int, within: float = 20.0) -> bool:
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_ctrl_c_twice() -> None:
+    """The second one falls into the cleaning up after the first: the node is gone all the same."""
+    command = [sys.executable, "-c", HOST, "raise"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=quiet, text=True) as host:
+        assert host.stdout is not None
+        pids = [int(word) for word in host.stdout.readline().split()[1:]]
+        for _ in range(2):
+            host.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        host.wait()
+    assert pids
+    assert all(gone(pid) for pid in pids)
+
+
+def test_ctrl_c_at_a_terminal() -> None:
+    """It reaches the host alone, which decides; the nodes are in sessions of their own."""
+    near, far = pty.openpty()
+    try:
+        host = subprocess.Popen(
+            [sys.executable, "-c", HOST],
+            stdin=far,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+        )
+        with host:
+            assert host.stdout is not None
+            (pid,) = (int(word) for word in host.stdout.readline().split()[1:])
+            os.write(near, b"\x03")
+            assert host.stdout.readline().split() == ["again", "[2]"]
+            assert host.wait() == 0
+        assert gone(pid)
+    finally:
+        os.close(near)
+        os.close(far)

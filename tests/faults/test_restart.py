@@ -1,0 +1,229 @@
+"""Programs that do not start, do not stay, or are to be replaced."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emit.errors import HostError, StartError, StartTimeout, Unavailable
+from emit.host.calls import Calls
+from tests.faults.nodes import CHAOS, pool, raw, sdk
+from tests.leaks import no_leaks
+
+ECHO = "serve(lambda msg: msg.n)"
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    with no_leaks():
+        yield
+
+
+def failures_until_open(node: Calls) -> list[HostError]:
+    """Call until the breaker opens; return what was raised."""
+    failures: list[HostError] = []
+    while not failures or not isinstance(failures[-1], Unavailable):
+        with pytest.raises(HostError) as caught:
+            node.call({})
+        failures.append(caught.value)
+    return failures
+
+
+def test_a_program_that_ends_at_once() -> None:
+    """Five starts, each a little later; then calls fail at once, with the last cause."""
+    with pool(raw("sys.exit('no database')"), backoff=0.01) as node:
+        *failures, refused = failures_until_open(node)
+        assert [type(failure) for failure in failures] == [StartError] * 5
+        assert isinstance(refused, Unavailable)
+        assert not refused.may_have_run
+        assert isinstance(refused.last, StartError)
+        assert "exit code 1" in str(refused)
+        assert refused.last.stderr_tail == "no database\n"
+        assert 0 < refused.retry_in <= 60
+        assert len(failures_until_open(node)) == 1
+        assert node.snapshot()["start_failures"] == 5
+        assert repr(node.pool).endswith("| Breaker: open]>")
+
+
+def test_a_program_that_hangs_at_its_start() -> None:
+    """It is killed at start_timeout, and counts for the breaker."""
+    hangs = raw("time.sleep(600)")
+    with pool(hangs, start_timeout=0.2, backoff=0.01, breaker_failures=2) as node:
+        *failures, refused = failures_until_open(node)
+        assert [type(failure) for failure in failures] == [StartTimeout] * 2
+        assert isinstance(refused, Unavailable)
+
+
+def test_a_command_that_cannot_work(tmp_path: Path) -> None:
+    """Each call says so at once; there is nothing to wait for, so the breaker stays closed."""
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    for mode in (0o755, 0o644):
+        script.chmod(mode)
+        with pool([str(script)]) as node:
+            for _ in range(8):
+                with pytest.raises(StartError) as caught:
+                    node.call({})
+                assert not caught.value.started
+            assert node.snapshot()["breaker"] == "closed"
+
+
+def test_a_program_that_is_mended(tmp_path: Path) -> None:
+    """When the breaker has been open long enough one start is tried, and that closes it."""
+    flag = tmp_path / "database"
+    code = f"if not os.path.exists({str(flag)!r}): sys.exit(1)\n{ECHO}"
+    settings: dict[str, Any] = {"backoff": 0.01, "breaker_failures": 2, "breaker_open": 0.5}
+    with pool(sdk(code), size=2, **settings) as node:
+        failures_until_open(node)
+        flag.touch()
+        answers: list[Any] = []
+        while not answers:
+            try:
+                answers.append(node.call({"n": 1}))
+            except Unavailable:
+                threading.Event().wait(0.01)
+        figures = node.snapshot()
+        assert (figures["starts"], figures["start_failures"]) == (1, 2)
+        assert figures["breaker"] == "closed"
+
+
+def test_a_probe_whose_caller_is_thrown_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides nothing: the next caller may try."""
+    settings: dict[str, Any] = {"backoff": 0.01, "breaker_failures": 1, "breaker_open": 0.2}
+    with pool(raw("sys.exit(1)"), **settings) as node:
+        failures_until_open(node)
+        while node.snapshot()["breaker"] == "open":
+            threading.Event().wait(0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr(node.pool._host, "admit", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                node.call({})
+        with pytest.raises(StartError):
+            node.call({})
+
+
+def interrupted(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("life", [1, 2, 10])
+def test_a_program_that_dies_after_so_many_messages(life: int) -> None:
+    """It makes progress: each death costs a start, no message and never the breaker."""
+    code = f"""
+        for count, (id, msg) in enumerate(calls(), 1):
+            end(id, msg["n"])
+            if count == {life}:
+                os._exit(7)
+    """
+    with pool(raw(code)) as node:
+        assert [node.call({"n": n}) for n in range(20)] == [[n] for n in range(20)]
+        outcomes = list(node.call_many({"n": n} for n in range(20)))
+        assert outcomes == [[n] for n in range(20)]
+        assert node.snapshot()["breaker"] == "closed"
+
+
+def test_many_processes_die_together(tmp_path: Path) -> None:
+    """Two start at a time, whatever the size; in the end all are back."""
+    size = 40 if CHAOS else 8
+    # Each leaves a file while it starts, and counts those that it finds.
+    code = f"""
+        here = os.path.join({str(tmp_path)!r}, str(os.getpid()))
+        open(here, "w").close()
+        time.sleep(0.05)
+        starting = len(os.listdir({str(tmp_path)!r}))
+        os.unlink(here)
+        for id, msg in calls():
+            time.sleep(0.2)
+            end(id, starting)
+    """
+    with pool(raw(code), size=size) as node:
+        seen: list[Any] = []
+
+        def call() -> None:
+            seen.extend(node.call({}))
+
+        for _ in range(2):
+            threads = [threading.Thread(target=call) for _ in range(size * 2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert node.snapshot()["idle"] > 1
+            for process in node.pool.processes:
+                process.child.kill_group()
+    assert len(seen) == size * 4
+    assert max(seen) <= 2
+
+
+def test_recycling_under_load() -> None:
+    """Processes are replaced after so many calls; no caller sees an error or a gap."""
+    wrong: list[Any] = []
+
+    def call(node: Calls, first: int) -> None:
+        for n in range(first, first + 300):
+            if node.call({"n": n}) != [n]:
+                wrong.append(n)
+
+    with pool(sdk(ECHO), size=4, max_calls=50) as node:
+        threads = [threading.Thread(target=call, args=(node, n * 300)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        figures = node.snapshot()
+        assert figures["failures"] == figures["retries"] == {}
+        assert figures["starts"] > 4
+
+
+def test_recycling_within_a_batch() -> None:
+    """A batch without an end does not keep a process for ever."""
+    with pool(sdk(ECHO), max_calls=100, window=16) as node:
+        assert [n for (n,) in node.call_many({"n": n} for n in range(5_000))] == list(range(5_000))
+        assert node.snapshot()["starts"] > 1
+        assert node.snapshot()["retries"] == {}
+
+
+def test_a_replacement_that_does_not_start(tmp_path: Path) -> None:
+    """The worn process serves on, and a later one replaces it."""
+    flag = tmp_path / "broken"
+    code = f"if os.path.exists({str(flag)!r}): sys.exit(1)\n{ECHO}"
+    with pool(sdk(code), max_calls=3, jitter=0, backoff=0.05) as node:
+        assert node.call({"n": 0}) == [0]
+        first = node.pool.processes[0].child.pid
+        flag.touch()
+        while not node.snapshot()["start_failures"]:
+            assert node.call({"n": 1}) == [1]
+        assert [process.child.pid for process in node.pool.processes if process.calls] == [first]
+        flag.unlink()
+        while node.snapshot()["starts"] < 2:
+            assert node.call({"n": 1}) == [1]
+
+
+def test_closing_under_load() -> None:
+    """Each call that was under way ends with its answer or says that it was closed."""
+    outcomes: list[Any] = []
+    with pool(sdk(ECHO), size=2) as node:
+
+        def call() -> None:
+            for n in range(10_000_000):
+                try:
+                    outcomes.append(node.call({"n": n}) == [n])
+                except HostError as error:
+                    outcomes.append(type(error).__name__)
+                    return
+
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(outcomes) < 100:
+            threads[0].join(0.005)
+        node.pool._host.close()
+        for thread in threads:
+            thread.join()
+    assert set(outcomes) == {True, "PoolClosed"}
+    assert outcomes.count("PoolClosed") == 4

@@ -1,0 +1,106 @@
+"""Counters, percentiles, memory and processor time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emit.errors import CallTimeout
+from emit.host.accounting import CallAccount, Times, Usage, family
+
+
+def test_no_times_at_all() -> None:
+    """All figures are 0."""
+    assert Times().summary() == {"p50": 0.0, "p90": 0.0, "p99": 0.0, "max": 0.0, "mean": 0.0}
+
+
+def test_times_are_told_as_percentiles() -> None:
+    """Each at most a bucket above the truth; maximum and mean are exact."""
+    times = Times()
+    times.add(0.001, times=90)
+    times.add(0.1, times=9)
+    times.add(2.0)
+    summary = times.summary()
+    assert 0.001 <= summary["p50"] <= 0.00125
+    assert 0.001 <= summary["p90"] <= 0.00125
+    assert 0.1 <= summary["p99"] <= 0.125
+    assert summary["max"] == 2.0
+    assert summary["mean"] == pytest.approx((0.09 + 0.9 + 2.0) / 100)
+
+
+@given(st.lists(st.floats(1e-6, 1e4), min_size=1, max_size=100), st.sampled_from([0.5, 0.9, 0.99]))
+def test_a_percentile_is_near_the_truth(seconds: list[float], share: float) -> None:
+    """Never below it, and by less than 25 % above."""
+    times = Times()
+    for second in seconds:
+        times.add(second)
+    ordered = sorted(seconds)
+    exact = next(s for n, s in enumerate(ordered, 1) if n >= len(ordered) * share)
+    assert exact <= times.percentile(share) * 1.0001
+    assert times.percentile(share) <= exact * 1.25
+
+
+def test_times_too_short_to_tell_apart() -> None:
+    """0 seconds is a time as well."""
+    times = Times()
+    times.add(0.0, times=10)
+    assert times.summary()["p99"] == 0.0
+
+
+def test_outcomes_are_counted() -> None:
+    """Failures by the name of their exception; charged attempts apart from them."""
+    account = CallAccount()
+    error = CallTimeout(node="n", timeout=1.0)
+    account.answered([[1], error, []], 0.5, 0.25)
+    account.charged(error)
+    account.charged(error)
+    figures = account.snapshot()
+    assert figures["calls"] == 3
+    assert figures["failures"] == {"CallTimeout": 1}
+    assert figures["retries"] == {"CallTimeout": 2}
+    assert figures["call_seconds"]["max"] == 0.5
+    assert figures["wait_seconds"]["max"] == 0.25
+
+
+def test_many_threads_count_together() -> None:
+    """No call is lost."""
+    account = CallAccount()
+
+    def count() -> None:
+        for _ in range(2_000):
+            account.answered([[]], 0.001)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert account.snapshot()["calls"] == account.calls == 8_000
+
+
+def test_usages_add_up() -> None:
+    """Each figure with its own kind."""
+    total = Usage(1.5, 10, 20, 30, 4) + Usage(0.5, 1, 2, 3, 1)
+    figures = (total.cpu_seconds, total.rss_bytes, total.sent_bytes, total.received_bytes)
+    assert (*figures, total.strays) == (2.0, 11, 22, 33, 5)
+
+
+def test_the_family_of_a_process() -> None:
+    """It and its descendants; nothing of one that is gone."""
+    code = "import subprocess, sys; subprocess.run(['cat'], stdin=sys.stdin)"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
+        while len(members := family(process.pid)) < 2:
+            assert process.poll() is None
+        assert members[0].pid == process.pid
+        process.stdin.close()
+        process.wait()
+    assert family(process.pid) == []
+    assert os.getpid() in [member.pid for member in family(os.getpid())]

@@ -1,0 +1,101 @@
+"""What becomes of a message whose process failed."""
+
+from __future__ import annotations
+
+import pytest
+
+from emit.errors import CallTimeout, EncodeError, HostError, ProcessDied, ProtocolError
+from emit.host.fate import FAILURES, Cause, DeadLetter, Job, split
+
+DIED = ProcessDied(node="n", status=-9, stderr_tail="oh")
+HUNG = CallTimeout(node="n", timeout=1.0)
+BABBLED = ProtocolError(node="n", reason="nonsense")
+
+
+def jobs(count: int) -> list[Job]:
+    return [Job({"n": n}, n, node="n") for n in range(count)]
+
+
+def test_nothing_was_open() -> None:
+    """Nobody is charged."""
+    assert split([], 1, DIED) == (None, [])
+
+
+@pytest.mark.parametrize("error", [HUNG, BABBLED], ids=lambda error: type(error).__name__)
+def test_a_process_that_lives_is_at_the_oldest(error: HostError) -> None:
+    """That one is charged; those behind it never started."""
+    first, *others = jobs(5)
+    assert split([first, *others], 1, error) == (first, others)
+    assert not any(job.alone for job in others)
+
+
+def test_a_process_that_died_may_have_taken_answers_with_it() -> None:
+    """Each runs again alone, and nobody is charged yet."""
+    suspects = jobs(5)
+    assert split(suspects, 1, DIED) == (None, suspects)
+    assert all(job.alone for job in suspects)
+
+
+@pytest.mark.parametrize("error", [DIED, HUNG, BABBLED], ids=lambda error: type(error).__name__)
+def test_a_process_with_several_at_a_time(error: HostError) -> None:
+    """Of as many as it works on any may be it: each of them runs again alone."""
+    suspects = jobs(5)
+    assert split(suspects, 3, error) == (None, suspects)
+    assert [job.alone for job in suspects] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("error", [DIED, HUNG], ids=lambda error: type(error).__name__)
+def test_who_fails_alone_is_charged(error: HostError, concurrency: int) -> None:
+    """There is nobody else who could have done it."""
+    (job,) = jobs(1)
+    assert split([job], concurrency, error) == (job, [])
+
+
+def test_three_charges_make_a_dead_letter() -> None:
+    """It has all the causes, the first one first, and the message unchanged."""
+    job = Job({"n": 1}, node="count")
+    assert job.attempt == 1
+    assert job.charge(DIED, 3, 10.0)
+    assert job.alone
+    assert job.attempt == 2
+    assert job.charge(HUNG, 3, 20.0)
+    assert job.outcome is None
+    last = ProtocolError(node="n", reason="nonsense")
+    assert not job.charge(last, 3, 30.0)
+    assert job.outcome is last
+    assert last.letter == DeadLetter("count", {"n": 1}, job.causes)
+    assert [(cause.type, cause.at) for cause in job.causes] == [
+        ("ProcessDied", 10.0),
+        ("CallTimeout", 20.0),
+        ("ProtocolError", 30.0),
+    ]
+
+
+def test_a_charge_forgets_what_had_come() -> None:
+    """Results of a failed attempt are not mixed with those of the next."""
+    job = Job({}, results=[1, 2], overflow=True)
+    job.charge(DIED, 3, 0.0)
+    assert (job.results, job.overflow) == (None, False)
+
+
+def test_a_cause_says_all_that_is_known() -> None:
+    """Exit code or signal and the last words on stderr, where the error has them."""
+    cause = Cause.of(DIED, 5.0)
+    assert (cause.signal, cause.exit_code, cause.stderr_tail) == ("SIGKILL", None, "oh")
+    assert cause.text == str(DIED)
+    other = Cause.of(ValueError("x"), 6.0)
+    assert other == Cause("ValueError", "x", "", None, None, 6.0)
+
+
+def test_a_dead_letter_does_not_show_its_message() -> None:
+    """A repr ends in logs."""
+    letter = DeadLetter("n", {"secret": "hunter2"}, (Cause.of(HUNG, 0.0),))
+    assert repr(letter) == f"<DeadLetter n after 1 attempts: {HUNG}>"
+    assert repr(DeadLetter("n", {}, ())) == "<DeadLetter n after 0 attempts: no cause>"
+
+
+def test_only_failures_of_the_process_are_tried_again() -> None:
+    """A message that can't be sent would fail on each of them."""
+    assert issubclass(ProcessDied, FAILURES)
+    assert not issubclass(EncodeError, FAILURES)

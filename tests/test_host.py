@@ -1,0 +1,450 @@
+"""Pools and the host: who gets a process, when one is started, replaced, given up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from emit import Router
+from emit.errors import PoolTimeout, ProcessDied, RemoteError
+from emit.host.calls import Calls
+from emit.host.environment import environment
+from emit.host.fate import DeadLetter
+from emit.host.host import CONCURRENT_STARTS, Host, current
+from emit.host.program import Program
+from emit.host.settings import Settings
+from emit.multilang import ShellNode
+from tests.faults.nodes import PATH, pool, raw, sdk
+from tests.leaks import no_leaks
+
+ECHO = raw("for id, msg in calls(): end(id, msg['n'])")
+
+#: Answers with the pid of the process, when a file is there.
+HELD = """
+for id, msg in calls():
+    while not os.path.exists(msg["until"]):
+        time.sleep(0.002)
+    end(id, os.getpid())
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    with no_leaks():
+        yield
+
+
+@contextlib.contextmanager
+def hosting(**limits: Any) -> Iterator[tuple[Host, Callable[..., Calls]]]:
+    """A host, and a function that makes nodes in it."""
+    host = Host(**limits)
+
+    def node(name: str, argv: list[str], **settings: Any) -> Calls:
+        program = Program(name, tuple(argv), environment({"PYTHONPATH": PATH}))
+        return host.calls(
+            name, lambda: program, Settings(**{"mode": "persistent", "size": 2, **settings})
+        )
+
+    try:
+        yield host, node
+    finally:
+        host.close()
+
+
+def until(condition: Callable[[], Any], within: float = 30.0) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def together(count: int, work: Callable[[], Any]) -> list[Any]:
+    """What *work* returns in so many threads at a time."""
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(work())) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+# Leases and size
+
+
+def test_processes_are_started_when_needed() -> None:
+    """None before the first call, and no second one for calls that follow each other."""
+    with pool(ECHO, size=4) as node:
+        assert node.snapshot()["starts"] == 0
+        assert [node.call({"n": n}) for n in range(5)] == [[0], [1], [2], [3], [4]]
+        assert node.snapshot()["starts"] == 1
+
+
+def test_size_bounds_the_processes(tmp_path: Any) -> None:
+    """Calls at the same time get a process each, up to the size; the others wait."""
+    flag = tmp_path / "go"
+    with pool(raw(HELD), size=3) as node:
+
+        def release() -> None:
+            until(lambda: node.snapshot()["queued"] == 3)
+            flag.touch()
+
+        timer = threading.Thread(target=release)
+        timer.start()
+        pids = together(6, lambda: node.call({"until": str(flag)}))
+        timer.join()
+        assert len({pid for (pid,) in pids}) == 3
+        assert node.snapshot()["starts"] == 3
+
+
+def test_no_process_becomes_free(tmp_path: Any) -> None:
+    """The message was not sent; the error names the setting."""
+    with pool(ECHO, size=1, acquire_timeout=0.1) as node, node.pool.lease(time.monotonic() + 30):
+        with pytest.raises(PoolTimeout, match=r"acquire_timeout = 0\.1") as caught:
+            node.call({"n": 1})
+        assert not caught.value.may_have_run
+
+
+def test_some_are_kept_ready() -> None:
+    """As many as min_idle, before anybody calls."""
+    with pool(ECHO, size=3, min_idle=2) as node:
+        until(lambda: node.snapshot()["idle"] == 2)
+        assert node.call({"n": 1}) == [1]
+        assert node.snapshot()["starts"] == 2
+
+
+def test_the_idle_are_stopped() -> None:
+    """After idle_timeout, but not below min_idle."""
+    with pool(ECHO, size=3, min_idle=1, idle_timeout=0.05) as node:
+        end = time.monotonic() + 30
+        leases = [node.pool.acquire(end) for _ in range(3)]
+        for lease in leases:
+            node.pool.release(lease)
+        until(lambda: node.snapshot()["ends"] == {"idle": 2})
+        assert node.snapshot()["idle"] == 1
+
+
+def test_the_replacement_is_started_first() -> None:
+    """A worn process serves until the new one is ready, so no call waits for a start."""
+    slow = raw("time.sleep(0.3)\nfor id, msg in calls(): end(id, os.getpid())")
+    with pool(slow, max_calls=2, jitter=0) as node:
+        first = node.call({})
+        answers: list[Any] = []
+        while not answers or answers[-1] == first:
+            answers.append(node.call({}))
+        assert len(answers) > 2
+        until(lambda: node.snapshot()["ends"])
+        figures = node.snapshot()
+        assert figures["starts"] >= 2
+        assert figures["retries"] == figures["failures"] == {}
+
+
+def test_old_processes_are_replaced() -> None:
+    """Those over max_age, even when nobody calls."""
+    with pool(ECHO, max_age=0.2, jitter=0) as node:
+        node.call({"n": 1})
+        until(lambda: node.snapshot()["ends"].get("max_age", 0) >= 1)
+        assert node.snapshot()["idle"] == 1
+
+
+# Over all nodes
+
+
+def test_the_longest_idle_makes_room() -> None:
+    """At max_processes, whichever node it belongs to."""
+    with hosting(max_processes=2) as (host, node):
+        first, second, third = (node(name, ECHO) for name in "abc")
+        for calls in (first, second, third):
+            assert calls.call({"n": 1}) == [1]
+        assert [len(calls.pool.processes) for calls in (first, second, third)] == [0, 1, 1]
+        assert first.snapshot()["ends"] == {"evicted": 1}
+        assert repr(host) == "<Host [3 nodes | Processes: 0 busy, 2 idle of 2]>"
+
+
+def test_nobody_idles_at_the_limit() -> None:
+    """The start waits, and fails its caller in the end."""
+    with hosting(max_processes=1) as (_, node):
+        first, second = node("a", ECHO), node("b", ECHO, acquire_timeout=0.1)
+        with first.pool.lease(time.monotonic() + 30), pytest.raises(PoolTimeout):
+            second.call({"n": 1})
+        assert second.call({"n": 2}) == [2]
+
+
+def test_memory_over_all_nodes() -> None:
+    """Above max_rss a process that idles makes room."""
+    with hosting(max_rss=2**20) as (_, node):
+        first, second = node("a", ECHO), node("b", ECHO)
+        assert first.call({"n": 1}) == [1]
+        assert second.call({"n": 1}) == [1]
+        assert first.snapshot()["ends"] == {"evicted": 1}
+
+
+def test_a_few_start_at_a_time(tmp_path: Any) -> None:
+    """Over all nodes of the host."""
+    here = str(tmp_path)
+    code = f"""
+        mine = os.path.join({here!r}, str(os.getpid()))
+        open(mine, "w").close()
+        time.sleep(0.05)
+        found = len(os.listdir({here!r}))
+        os.unlink(mine)
+        for id, msg in calls():
+            time.sleep(0.1)
+            end(id, found)
+    """
+    with hosting() as (_, node):
+        nodes = iter([node(name, raw(code), size=1) for name in "abcdef"])
+        found = together(6, lambda: next(nodes).call({}))
+        assert max(count for (count,) in found) <= CONCURRENT_STARTS
+
+
+# Looking
+
+
+def shape(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in value.items()}
+    return [shape(value[0])] if isinstance(value, list) and value else type(value).__name__
+
+
+TIMES = {"p50": "float", "p90": "float", "p99": "float", "max": "float", "mean": "float"}
+
+SHAPE = {
+    "calls": "int",
+    "failures": {"RemoteError": "int"},
+    "retries": {},
+    "wait_seconds": TIMES,
+    "call_seconds": TIMES,
+    "starts": "int",
+    "start_failures": "int",
+    "ends": {"failed": "int"},
+    "start_seconds": TIMES,
+    **dict.fromkeys(("sent_bytes", "received_bytes", "strays"), "int"),
+    "cpu_seconds": "float",
+    "rss_bytes": "int",
+    "peak_rss_bytes": "int",
+    "processes": [
+        {
+            "pid": "int",
+            "state": "str",
+            "calls": "int",
+            "age_seconds": "float",
+            "idle_seconds": "float",
+            "cpu_seconds": "float",
+            "rss_bytes": "int",
+        }
+    ],
+    **dict.fromkeys(("size", "busy", "idle", "queued"), "int"),
+    "breaker": "str",
+}
+
+
+def test_the_snapshot_has_the_documented_shape() -> None:
+    """Plain data for JSON, each key of which the documentation names."""
+    program = sdk("def work(msg):\n    print('stray')\n    return [1][msg.n]\nserve(work)")
+    with hosting() as (host, node):
+        calls = node("work", program)
+        assert calls.call({"n": 0}) == [1]
+        calls.pool.processes[0].child.kill_group()
+        assert calls.pool.processes[0].child.wait(30.0)
+        assert calls.call({"n": 0}) == [1]
+        with pytest.raises(RemoteError):
+            calls.call({"n": 1})
+        snapshot = host.snapshot()
+    assert json.loads(json.dumps(snapshot)) == snapshot
+    assert list(snapshot) == ["pid", "max_processes", "max_rss", "nodes"]
+    figures = snapshot["nodes"]["work"]
+    assert shape(figures) == SHAPE
+    assert snapshot["pid"] == os.getpid()
+    assert figures["calls"] == 3
+    assert figures["processes"][0]["state"] == "idle"
+    assert figures["rss_bytes"] > 2**20
+    documented = set(re.findall(r"``\W*(\w+)|\"(\w+)\"", Host.snapshot.__doc__ or ""))
+    assert set(figures) <= {word for pair in documented for word in pair}
+
+
+def test_a_repr_shows_the_state() -> None:
+    """Of the host, the node, its pool and its processes."""
+    with hosting() as (host, node):
+        calls = node("echo", ECHO)
+        assert repr(host) == "<Host [1 nodes | Processes: 0 busy, 0 idle]>"
+        assert "Calls: 0 active, 0 queued | Processes: 0 busy, 0 idle of 2]" in repr(calls.pool)
+        with calls.pool.lease(time.monotonic() + 30) as process:
+            assert repr(host) == "<Host [1 nodes | Processes: 1 busy, 0 idle]>"
+            assert repr(process) == f"<Process echo pid {process.child.pid} [idle, 0 calls]>"
+        calls.call({"n": 1})
+        assert repr(process).endswith("[idle, 1 calls]>")
+        assert "0 busy, 1 idle of 2" in repr(calls)
+    assert repr(host) == "<Host [0 nodes | Processes: 0 busy, 0 idle | closed]>"
+
+
+# Messages
+
+
+def test_a_batch_is_spread_over_processes() -> None:
+    """Outcomes come in the order of the messages, whichever process was quicker."""
+    code = "for id, msg in calls():\n    time.sleep(0.002)\n    end(id, [msg['n'], os.getpid()])"
+    with pool(raw(code), size=2, window=8) as node:
+        outcomes = list(node.call_many({"n": n} for n in range(500)))
+    assert [n for ((n, _),) in outcomes] == list(range(500))
+    assert len({pid for ((_, pid),) in outcomes}) == 2
+
+
+def test_a_batch_of_an_endless_source() -> None:
+    """Only so many are taken ahead of the oldest without an outcome."""
+    taken = 0
+
+    def source() -> Iterator[dict[str, int]]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield {"n": taken}
+
+    with pool(ECHO, window=16) as node:
+        outcomes = node.call_many(source())
+        assert [next(outcomes) for _ in range(100)] == [[n] for n in range(1, 101)]
+        outcomes.close()
+    assert taken < 100 + 16 * 4 * 2
+
+
+def test_a_batch_has_failures_in_their_places() -> None:
+    """As exceptions, which are not raised; the others have their results."""
+    code = "def work(msg):\n    return 100 // msg.n\nserve(work)"
+    with pool(sdk(code)) as node:
+        one, error, two = node.call_many([{"n": 1}, {"n": 0}, {"n": 2}])
+    assert (one, two) == ([100], [50])
+    assert isinstance(error, RemoteError)
+    assert error.type == "ZeroDivisionError"
+
+
+def test_a_long_stream_needs_little_memory() -> None:
+    """Results come as they are emitted, and none is kept."""
+    code = "serve(lambda msg: ('x' * 100 + str(n) for n in range(msg.count)))"
+    with pool(sdk(code)) as node:
+        node.call({"count": 1000})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert sum(1 for _ in node.stream({"count": 100_000})) == 100_000
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 20 * 2**20
+
+
+def test_a_stream_gives_each_result_once() -> None:
+    """Also those that come together with the end of it."""
+    with pool(sdk("serve(lambda msg: iter(range(50_000)))")) as node:
+        for _ in range(10):
+            assert list(node.stream({})) == list(range(50_000))
+
+
+def test_a_stream_has_no_limit_of_results() -> None:
+    """max_results is for what is collected."""
+    code = "serve(lambda msg: iter(range(5_000)))"
+    with pool(sdk(code), max_results=100) as node:
+        assert list(node.stream({})) == list(range(5_000))
+
+
+DYING = raw("for id, msg in calls(): sys.exit(7)")
+
+
+def test_a_dead_letter_is_raised_by_default() -> None:
+    """It is an attribute of the last failure."""
+    with pool(DYING, name="dying", max_attempts=2) as node:
+        with pytest.raises(ProcessDied) as caught:
+            node.call({"n": 1})
+        assert caught.value.letter.node == "dying"
+        assert caught.value.letter.message == {"n": 1}
+        assert [cause.exit_code for cause in caught.value.letter.causes] == [7, 7]
+        assert node.snapshot()["failures"] == {"ProcessDied": 1}
+        assert node.snapshot()["retries"] == {"ProcessDied": 2}
+
+
+def test_a_handler_of_dead_letters() -> None:
+    """It is given each; the message then has no results, alone or in a batch."""
+    letters: list[DeadLetter] = []
+    with pool(DYING, max_attempts=1, dead_letter=letters.append) as node:
+        assert node.call({"n": 1}) == []
+        assert list(node.call_many([{"n": 2}, {"n": 3}])) == [[], []]
+    assert [letter.message["n"] for letter in letters] == [1, 2, 3]
+
+
+def test_a_handler_of_dead_letters_that_fails() -> None:
+    """Its exception is raised: the letter is not lost without a word."""
+
+    def fail(letter: DeadLetter) -> None:
+        raise OSError("disk full")
+
+    with pool(DYING, max_attempts=1, dead_letter=fail) as node:
+        with pytest.raises(OSError, match="disk full"):
+            node.call({"n": 1})
+        with pytest.raises(OSError, match="disk full"):
+            list(node.call_many([{"n": 2}]))
+
+
+RETRYING = """
+def work(msg):
+    if context().attempt < 3:
+        raise Retry("not yet", after=0.01)
+    return context().attempt
+serve(work)
+"""
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["call", "call_many"])
+def test_the_author_asks_for_another_attempt(many: bool) -> None:
+    """The same process gets the message again, after the time he gave."""
+    with pool(sdk(RETRYING)) as node:
+        assert (next(node.call_many([{}])) if many else node.call({})) == [3]
+        assert node.snapshot()["starts"] == 1
+        assert node.snapshot()["retries"] == {"RemoteError": 2}
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["call", "call_many"])
+def test_the_author_asks_once_too_often(many: bool) -> None:
+    """After max_attempts it is a dead letter."""
+    with pool(sdk(RETRYING), max_attempts=2) as node:
+        if many:
+            (error,) = node.call_many([{}])
+        else:
+            with pytest.raises(RemoteError) as caught:
+                node.call({})
+            error = caught.value
+        assert error.letter is not None
+        assert len(error.letter.causes) == 2
+
+
+def test_the_author_wants_no_other_attempt() -> None:
+    """A rejected message is the author's failure, at once."""
+    with pool(sdk("def work(msg):\n    raise Reject('spam')\nserve(work)")) as node:
+        with pytest.raises(RemoteError, match="spam") as caught:
+            node.call({})
+        assert caught.value.retry is False
+        assert node.snapshot()["retries"] == {}
+
+
+# Through the graph
+
+
+def test_several_nodes_of_one_program() -> None:
+    """They share its processes, and each message goes to its own node."""
+    code = sdk("def a(msg): return 'a'\ndef b(msg): return 'b'\nserve(a, b)")
+    router = Router()
+    options: dict[str, Any] = {"command": code, "env": {"PYTHONPATH": PATH}, "mode": "persistent"}
+    with router:
+        first, second = (
+            router.node(("x",), name=f"node {name}", program_node=name, **options)(ShellNode)
+            for name in "ab"
+        )
+        assert (first(n=1), second(n=1)) == (({"x": "a"},), ({"x": "b"},))
+        nodes = current().snapshot()["nodes"]
+        pids = [[p["pid"] for p in nodes[f"node {name}"]["processes"]] for name in "ab"]
+        assert pids[0] == pids[1]
+        assert len(pids[0]) == 1
