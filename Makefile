@@ -7,7 +7,7 @@ PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .NOTPARALLEL:
-.PHONY: help setup demo test check format lint types bench examples
+.PHONY: help setup demo test check format lint types bench chaos examples
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,9 @@ test: setup ## Run every test: of the Ruby, Node and Go SDKs, then of Python
 	@$(PY) -m scripts.languages test
 	@$(PY) -m pytest $(ARGS)
 	@$(PY) -m scripts.tools
+
+chaos: setup ## Run the tests of faults with ten times as many messages, kills and interrupts
+	@EMIT_CHAOS=1 $(PY) -m pytest tests/faults tests/test_codec.py tests/test_session.py $(ARGS)
 
 check: lint types test ## All that CI runs
 

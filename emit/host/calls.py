@@ -141,9 +141,8 @@ class Calls:
             assert lease.process is not None
             lease.process.call(job, self.meta(job), deadline)
         except FAILURES as error:
-            if job.outcome is None:  # else it was answered, and nonsense came after that
-                self.judge(job, error)
-                return
+            self.judge(job, error)
+            return
         finally:
             self.pool.release(lease)
         outcome = job.outcome
