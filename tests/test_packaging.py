@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Folders and suffixes of files that are no source.
-MADE = {"__pycache__", "node_modules", ".pyc", ".gem", ".tgz"}
+MADE = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "node_modules"} | {
+    *(".pyc", ".gem", ".tgz")
+}
 
 
 @pytest.fixture(scope="module")

@@ -399,7 +399,9 @@ def test_the_trampoline_resets_signals() -> None:
         child = run("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status", limits=Limits())
     finally:
         signal.signal(signal.SIGUSR2, signal.SIG_DFL)
-    assert {"0" * 16} == {line.split()[1] for line in output(child).splitlines()}
+    # 32 and 33 are the C library's own; nobody else can set them.
+    masks = [int(line.split()[1], 16) & ~(0b11 << 31) for line in output(child).splitlines()]
+    assert masks == [0, 0]
 
 
 # Forks of the host
