@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Buckets to a doubling: a percentile is told to within 25 %.
 _FINENESS = 4
 
+#: Seconds that count as none: what a lease takes that nobody has to wait for.
+_INSTANT = 5e-6
+
 
 class Times:
     """Durations in seconds, kept as counts in buckets: four to each doubling."""
@@ -31,10 +34,14 @@ class Times:
         self.count = 0
         self.total = 0.0
         self.longest = 0.0
+        self._instant = 0
         self._buckets: dict[int, int] = {}
 
     def add(self, seconds: float, times: int = 1) -> None:
         self.count += times
+        if seconds < _INSTANT:
+            self._instant += times
+            return
         self.total += seconds * times
         if seconds > self.longest:
             self.longest = seconds
@@ -46,7 +53,9 @@ class Times:
     def percentile(self, share: float) -> float:
         """The duration that *share* of all do not pass; 0 where there are none."""
         wanted = self.count * share
-        seen = 0
+        seen = self._instant
+        if seen >= wanted:
+            return 0.0
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen >= wanted:
