@@ -39,12 +39,6 @@ if TYPE_CHECKING:
 _RECHECK = 0.1
 
 
-#: Seconds after its last use in which an idle process is not looked at again: what died just
-#: then is found by the call, and looking costs a tenth of one. Not so in mode "lines", where a
-#: line too many can't be told from the next answer.
-_FRESH = 0.001
-
-
 class Lease:
     """
     A slot in a pool, with or (while it is being started) without its process.
@@ -254,8 +248,6 @@ class Pool:
                 self._wake()
 
     def _is_fit(self, process: Process) -> bool:
-        if self.settings.mode != "lines" and time.monotonic() - process.used < _FRESH:
-            return True
         reason = process.look()
         if reason is not None:
             _warn(process, reason)
