@@ -112,9 +112,9 @@ def one_at_a_time(pools: dict[str, Calls], title: str) -> None:
         raw, call = taken[f"{name}, raw pipe"], taken[f"{name}, Calls.call"]
         mine = ratio(call, raw)
         rows.append((f"{name}, raw pipe", f"{statistics.median(raw):.1f}", ""))
-        reached = f"{mine:.2f}, {verdict(mine <= 1.3)}"
+        reached = f"{mine:.2f}, {verdict(mine <= 1.3)}" if "two" in title else f"{mine:.2f}"
         rows.append((f"{name}, Calls.call", f"{statistics.median(call):.1f}", reached))
-    table((title, "p50 us", "x raw (target 1.3)"), rows)
+    table((title, "p50 us", "x raw (target 1.3 on two cores)"), rows)
 
 
 def call_p50(pool: Calls) -> float:
