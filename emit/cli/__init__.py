@@ -1,23 +1,82 @@
-"""The command line: ``emit``, one file per command, and ``emit_digraph``."""
+"""
+The command line: ``emit COMMAND ...``, and ``emit_digraph``.
+
+One file per command, with the command's name. Each has ``HELP`` (a line), ``EXAMPLES`` (shown
+below its help), ``configure(parser)`` and ``run(arguments) -> exit code``, and is imported only
+when its command is given, so that ``emit --help`` and each command start quickly.
+
+Exit codes: 0 fine, 1 the handler or a check failed, 2 the node or router could not be started or
+found, 64 a wrong command line. Results go to stdout, everything else to stderr.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
 
 import emit
-from emit.cli import digraph
+from emit.cli.target import TargetError
+
+USAGE = 64  #: The exit code of a wrong command line, EX_USAGE of sysexits.h.
+
+#: Every command and what it is for, in the order in which ``emit --help`` lists them.
+COMMANDS = {
+    "digraph": "print a router's graph for graphviz",
+}
+
+EPILOG = "emit COMMAND --help tells more of a command, with examples"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors have the exit code of usage errors."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``emit COMMAND ...``. Returns its exit code; 64 is a wrong command line."""
-    parser = argparse.ArgumentParser(prog="emit", description="Streaming graphs in any language.")
+    """Run ``emit COMMAND ...``. Returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return USAGE
+    if words[0] not in COMMANDS:
+        parser.parse_args(words[:1])  # --help, --version, or an unknown command: it exits
+    return run_command(words[0], words[1:])
+
+
+def run_command(name: str, words: Sequence[str]) -> int:
+    """Run one command with the rest of the command line."""
+    command: Any = import_module(f"emit.cli.{name}")
+    parser = Parser(
+        prog=f"emit {name}",
+        description=command.HELP,
+        epilog=f"examples:\n{command.EXAMPLES.strip()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.configure(parser)
+    try:
+        code: int = command.run(parser.parse_args(words))
+    except TargetError as error:
+        print(f"emit {name}: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _parser() -> Parser:
+    listed = "\n".join(f"  {name:<12} {what}" for name, what in COMMANDS.items())
+    parser = Parser(
+        prog="emit",
+        usage="emit COMMAND ...",
+        description=f"Streaming graphs whose nodes are written in any language.\n\n{listed}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"emit {emit.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("digraph", help="print a router's graph for graphviz", add_help=False)
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.command == "digraph":
-        return digraph.main(rest)
-    parser.print_help(sys.stderr)
-    return 64
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser

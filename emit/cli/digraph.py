@@ -1,4 +1,4 @@
-"""``emit_digraph app.router``: the graph in the DOT language."""
+"""``emit digraph app.router``, and ``emit_digraph``: the graph in the DOT language."""
 
 from __future__ import annotations
 
@@ -9,21 +9,35 @@ from collections.abc import Sequence
 from emit.cli.target import TargetError, load_router
 from emit.digraph import make_digraph
 
+HELP = "Print the graph of a router in the DOT language of graphviz."
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit code: 0, or 2 where there is no such router."""
-    parser = argparse.ArgumentParser(
-        prog="emit_digraph",
-        description="Print the graph of a router in the DOT language of graphviz.",
-        epilog="example: emit_digraph app.router | dot -T png -o graph.png",
-    )
+EXAMPLES = """
+  emit digraph app.router
+  emit digraph app.router | dot -T png -o graph.png
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("router", help="its dotted path, such as app.router")
     parser.add_argument("--name", default="router", help="what to call the graph (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    print(make_digraph(load_router(arguments.router), arguments.name))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``emit_digraph``, as it has been called since 2012. Returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="emit_digraph",
+        description=HELP,
+        epilog="example: emit_digraph app.router | dot -T png -o graph.png",
+    )
+    configure(parser)
     arguments = parser.parse_args(argv)
     try:
-        router = load_router(arguments.router)
+        return run(arguments)
     except TargetError as error:
         print(f"emit_digraph: {error}", file=sys.stderr)
         return 2
-    print(make_digraph(router, arguments.name))
-    return 0

@@ -1,0 +1,61 @@
+"""``emit``: its help, its errors and its exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import emit
+from emit.cli import COMMANDS
+
+#: The installed program, beside the interpreter that runs the tests.
+EMIT = str(Path(sys.executable).parent / "emit")
+
+
+def run(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([EMIT, *argv], cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+def test_help_fits_a_screen() -> None:
+    """The help names every command, in 24 lines of 80 characters."""
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+
+
+def test_version() -> None:
+    """The version is that of the package."""
+    assert run("--version").stdout == f"emit {emit.__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [(), ("nothing",), ("--nothing",), ("digraph",)])
+def test_a_wrong_command_line(argv: tuple[str, ...]) -> None:
+    """It ends with code 64, says how it is used on stderr, and nothing on stdout."""
+    done = run(*argv)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith("usage: emit ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_examples(name: str) -> None:
+    """The help of a command says what it does and shows examples that call it."""
+    done = run(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    command = import_module(f"emit.cli.{name}")
+    assert command.HELP in " ".join(done.stdout.split())
+    assert f"emit {name} " in command.EXAMPLES
+
+
+def test_a_wrong_router(tmp_path: Path) -> None:
+    """A router that is not there ends with code 2 and one line."""
+    done = run("digraph", "app.router", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith('emit digraph: "app.router": there is no module app here')
