@@ -30,11 +30,12 @@ def make_digraph(router: Router, name: str = "router") -> str:
     """
     edges = sorted((origin, to) for origin, heard in router.routes.items() for to in heard)
     connected = {node for edge in edges for node in edge}
-    lines = [f"{_quote(origin)} -> {_quote(to)};" for origin, to in edges]
-    lines += [f"{_quote(node)};" for node in sorted(router.names - connected)]
-    title = name if name.isidentifier() and name.lower() not in _KEYWORDS else _quote(name)
+    lines = [f"{quote(origin)} -> {quote(to)};" for origin, to in edges]
+    lines += [f"{quote(node)};" for node in sorted(router.names - connected)]
+    title = name if name.isidentifier() and name.lower() not in _KEYWORDS else quote(name)
     return "\n".join([f"digraph {title} {{", *lines, "}"])
 
 
-def _quote(name: str) -> str:
+def quote(name: str) -> str:
+    """A name in the quotes of the DOT language."""
     return json.dumps(name, ensure_ascii=False)

@@ -11,9 +11,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from emit.errors import GraphError
 
@@ -71,6 +71,14 @@ def _compile(text: str, node: str) -> re.Pattern[str]:
         raise GraphError(f'"{node}": {text!r} is no valid regular expression: {error}') from error
 
 
+class Edge(NamedTuple):
+    """One node hears another; *pattern* is the regular expression it did that by, if one."""
+
+    origin: str
+    destination: str
+    pattern: str | None
+
+
 @dataclass
 class Graph:
     """
@@ -122,31 +130,39 @@ class Graph:
         return self.routes
 
     def _resolve(self) -> dict[str, tuple[str, ...]]:
+        heard: dict[str, list[str]] = {}
+        for edge in self.edges():
+            heard.setdefault(edge.origin, []).append(edge.destination)
+        return {origin: tuple(destinations) for origin, destinations in heard.items()}
+
+    def edges(self) -> Iterator[Edge]:
+        """Who hears whom, and by which wish, as the subscriptions stand now."""
         # Patterns recur ('.+' above all), so each is searched in all names only once.
         names = {ENTRY: None, **self.names}
         matches: dict[re.Pattern[str], list[str]] = {}
-        heard: dict[str, list[str]] = {}
         for destination in dict.fromkeys([*self.hears, *self.entries]):
-            for origin in self._origins(destination, names, matches):
-                heard.setdefault(origin, []).append(destination)
-        return {origin: tuple(destinations) for origin, destinations in heard.items()}
+            for origin, wish in self._origins(destination, names, matches).items():
+                pattern = None if wish is None or wish.is_name(names) else wish.pattern.pattern
+                yield Edge(origin, destination, pattern)
 
     def _origins(
         self,
         destination: str,
         names: Mapping[str, Any],
         matches: dict[re.Pattern[str], list[str]],
-    ) -> Iterable[str]:
-        origins: dict[str, None] = {}
+    ) -> dict[str, Subscription | None]:
+        origins: dict[str, Subscription | None] = {}
         for wish in self.hears.get(destination, ()):
             if wish.is_name(names):
-                origins[str(wish.name)] = None
+                origins[str(wish.name)] = wish
             else:
-                origins.update((n, None) for n in _search(wish, names, matches) if n != destination)
+                for name in _search(wish, names, matches):
+                    if name != destination:
+                        origins.setdefault(name, wish)
         for wish in self.ignores.get(destination, ()):
-            unwanted = [wish.name] if wish.is_name(names) else _search(wish, names, matches)
-            for name in unwanted:
-                origins.pop(str(name), None)
+            by_name = wish.is_name(names)
+            for name in [str(wish.name)] if by_name else _search(wish, names, matches):
+                origins.pop(name, None)
         if destination in self.entries:
             origins[ENTRY] = None
         return origins

@@ -11,12 +11,13 @@ import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields as fields_of
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 from emit.errors import EmitError, FrameTooLarge, GraphError, ResultError
 from emit.host import host, oneshot, plain
 from emit.host.calls import Calls
+from emit.host.command import language_of
 from emit.host.environment import DEFAULT, environment
 from emit.host.fate import DeadLetter
 from emit.host.host import Host
@@ -149,6 +150,20 @@ class ShellNode:
     def takes_many(self) -> bool:
         """Whether :meth:`call_many` does what calling does: not where that is overridden."""
         return type(self).__call__ is ShellNode.__call__
+
+    # -- for pictures ----------------------------------------------------------------------
+
+    @property
+    def language(self) -> str:
+        """The language of its program, such as ``ruby``, or the program's name, as ``jq``."""
+        return language_of(self.get_command())
+
+    @property
+    def declared_size(self) -> int | None:
+        """Its ``size``, where its author gave one; the default depends on the machine."""
+        mine = takewhile(lambda cls: cls is not ShellNode, type(self).__mro__)
+        declared = "size" in vars(self) or any("size" in vars(cls) for cls in mine)
+        return self.size if declared and self.mode != "oneshot" else None
 
     # -- for the router --------------------------------------------------------------------
 

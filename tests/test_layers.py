@@ -22,7 +22,17 @@ FILES = {
 TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in FILES.items()}
 
 #: What the two halves are; the rest (emit, emit.cli, emit.errors, emit.multilang) joins them.
-GRAPH = ("message", "fields", "node", "coroutines", "graph", "router", "digraph", "testing")
+GRAPH = (
+    "message",
+    "fields",
+    "node",
+    "coroutines",
+    "graph",
+    "router",
+    "digraph",
+    "testing",
+    "drawing",
+)
 HOST = ("host",)
 DOOR = "emit.multilang"
 
@@ -40,6 +50,7 @@ OPTIONAL = {
     "rq": {"emit.router.rq"},
     "redis": {"emit.router.rq"},
     "rich": {"emit.cli"},
+    "graphviz": {"emit.cli.graph"},
 }
 
 #: Files that start programs.

@@ -18,12 +18,11 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import emit
-from emit.cli.target import TargetError
-
-USAGE = 64  #: The exit code of a wrong command line, EX_USAGE of sysexits.h.
+from emit.cli.errors import USAGE, CommandError
 
 #: Every command and what it is for, in the order in which ``emit --help`` lists them.
 COMMANDS = {
+    "graph": "show a router's graph, as text or as a picture",
     "digraph": "print a router's graph for graphviz",
 }
 
@@ -62,9 +61,9 @@ def run_command(name: str, words: Sequence[str]) -> int:
     command.configure(parser)
     try:
         code: int = command.run(parser.parse_args(words))
-    except TargetError as error:
+    except CommandError as error:
         print(f"emit {name}: {error}", file=sys.stderr)
-        return 2
+        return error.code
     return code
 
 

@@ -7,12 +7,10 @@ import os
 import sys
 from typing import Any
 
-from emit.errors import EmitError
+from emit.cli.errors import TargetError
 from emit.router import Router
 
-
-class TargetError(EmitError):
-    """What the command line names is not there."""
+__all__ = ["TargetError", "load_router"]
 
 
 def load_router(path: str) -> Router:

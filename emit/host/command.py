@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from emit.errors import StartError
 from emit.host.program import Program
 
-__all__ = ["TRANSIENT", "diagnose", "is_transient", "resolve"]
+__all__ = ["TRANSIENT", "diagnose", "is_transient", "language_of", "resolve"]
 
 #: Errors of the moment: the same start may work later. ETXTBSY: the file is being written.
 TRANSIENT = frozenset(
@@ -26,6 +28,32 @@ _HINTS = {
     errno.ETXTBSY: "the file is being written; retry when it is complete",
     errno.ELOOP: "its symbolic links form a loop",
 }
+
+
+#: Languages by how their files end, and by the programs that run them.
+_SUFFIXES = {".rb": "ruby", ".py": "python", ".go": "go"} | dict.fromkeys(
+    (".js", ".mjs", ".cjs", ".ts"), "node"
+)
+_PROGRAMS = {"bundle": "ruby", "nodejs": "node", "npx": "node"}
+
+
+def language_of(argv: Sequence[str]) -> str:
+    """
+    The language of a command: that of the first file in it, or the name of its program.
+
+    Example:
+        >>> language_of(["bundle", "exec", "words.rb"]), language_of(["python3.11", "-m", "words"])
+        ('ruby', 'python')
+        >>> language_of(["/usr/bin/jq", "-c", "."])
+        'jq'
+    """
+    for word in argv:
+        language = _SUFFIXES.get(os.path.splitext(word)[1])
+        if language:
+            return language
+    program = os.path.basename(argv[0]) if argv else ""
+    plain = re.sub(r"(?<=[a-z])[\d.]+$", "", program)
+    return _PROGRAMS.get(plain, plain)
 
 
 def resolve(program: Program) -> Program:

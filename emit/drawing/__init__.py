@@ -1,0 +1,5 @@
+"""Pictures of a graph: an outline of what is to be seen, and its renderings. No I/O here."""
+
+from emit.drawing.outline import Outline, outline
+
+__all__ = ["Outline", "outline"]
