@@ -56,14 +56,18 @@ def make_fit(
         >>> make_fit("count", ("word", "count"))(("rain", 2))
         {'word': 'rain', 'count': 2}
     """
-    only = fields[0] if len(fields) == 1 else None
-    rows = (tuple, list) if foreign and len(fields) > 1 else tuple
+    count = len(fields)
+    only = fields[0] if count == 1 else None
+    one, two = fields if count == 2 else ("", "")
+    rows = (tuple, list) if foreign and count > 1 else tuple
 
     def fit(result: Any) -> dict[str, Any]:
         if only is not None and type(result) in _SINGLE:
             return {only: result}
         if isinstance(result, rows):
-            if len(result) == len(fields):
+            if len(result) == count:
+                if count == 2:  # a third of what zip takes, and the commonest tuple
+                    return {one: result[0], two: result[1]}
                 return dict(zip(fields, result))  # noqa: B905  # checked; strict= costs 5 % of a hop
         elif isinstance(result, Mapping) and result.keys() == set(fields):
             return {field: result[field] for field in fields}

@@ -11,6 +11,9 @@ from typing import Any
 from emit.errors import GraphError
 from emit.message import NoResult
 
+#: Types whose values are one result, as they are; with a subclass of these more is looked at.
+PLAIN = frozenset({str, int, float, bool, tuple})
+
 #: Outcomes that are not a result themselves but a way to results.
 _PENDING = frozenset({GeneratorType, CoroutineType, AsyncGeneratorType})
 
@@ -59,7 +62,10 @@ class Node:
             ResultError: A value does not fit.
             Exception: Whatever the handler raised.
         """
-        outcome = self.handler(message)
+        return self.settle(self.handler(message))
+
+    def settle(self, outcome: Any) -> Any:
+        """What :meth:`run` returns, from what the handler did."""
         if type(outcome) in _PENDING:
             outcome = _settle(outcome)
             if type(outcome) is GeneratorType:

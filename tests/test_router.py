@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import pickle
 import re
 import sys
@@ -815,3 +816,26 @@ def test_overriding_wrap_result_and_get_name() -> None:
     assert node(n=1) == {"n": 1, "by": "mine.pass_on"}
     router.node((), node, name="next")(lambda msg: None)
     assert router.routes == {"mine.pass_on": {"next"}}
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.CRITICAL], ids=["logged", "quick"])
+def test_a_handler_may_change_the_graph(level: int) -> None:
+    """What a handler registers hears its result; after it has disabled routing nothing does."""
+    router = Router()
+    router.logger.setLevel(level)
+    heard: list[Any] = []
+
+    @router.node(("n",), entry_point=True, name="first")
+    def first(msg: Message) -> int:
+        if msg.n == 1:
+            router.node((), "first", name="late")(lambda msg: heard.append((msg._origin, msg.n)))
+        if msg.n == 2:
+            router.disable_routing()
+        return int(msg.n)
+
+    try:
+        for n in range(3):
+            router(n=n)
+    finally:
+        router.logger.setLevel(logging.NOTSET)
+    assert heard == [("first", 1)]

@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from copy import copy
-from itertools import chain
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from emit.errors import GraphError
 from emit.message import Message, NoResult
-from emit.node import Node
+from emit.node import PLAIN, Node
 from emit.router.worklist import WorkList
 
 if TYPE_CHECKING:
@@ -83,27 +83,59 @@ class Runner:
         )
 
     def _drain(self, work: WorkList) -> None:
-        # The hot loop: what a hop costs is mostly the number of calls made from here.
-        nodes, functions, take = self._router._nodes, self._router.functions, work.take
-        make = _message_maker(self._router.message_class)
+        """Deliver until nothing is left: nodes as they are here, all else by :meth:`_deliver`."""
+        # The hot loop. What a hop costs is mostly the number of calls made from here, so what
+        # Node.run and Router._route_all do with one plain result is written out once more.
+        router, graph, inbox = self._router, self._router._graph, work.inbox
+        nodes, functions, message_class = router._nodes, router.functions, router.message_class
+        take: Callable[[], Any] = work.take
+        quick, new, copy_of = self._is_quick(work), object.__new__, dict.copy
         while (delivery := take()) is not None:
             origin, destination, fields = delivery
-            if destination is None:  # one result of a stream
-                self._route_all(origin, (fields,), work)
-                continue
-            node = nodes.get(destination)
-            if node is not None and node.function is functions[destination]:
-                # A message of its own for each: what one subscriber changes, no other sees.
-                message = make({**fields, "_origin": origin})
-                if node.takes_many and (more := work.take_same(destination)):
-                    rest = (make({**fields, "_origin": origin}) for origin, _, fields in more)
-                    work.push(node.name, self._run_many(node, chain([message], rest), work))
-                else:
-                    self._run(node, message, work)
-            else:
+            node = nodes.get(destination) if quick else None
+            if node is None or node.takes_many or node.function is not functions[destination]:
                 self._deliver(origin, destination, fields, work)
+                continue
+            # A message of its own for each: what one subscriber changes, no other sees.
+            message, own = new(message_class), copy_of(fields)
+            own["_origin"] = origin
+            message.__dict__ = own
+            try:
+                outcome = node.handler(message)
+                outcome = node.fit(outcome) if type(outcome) in PLAIN else node.settle(outcome)
+            except Exception as error:
+                _add_note(error, destination, message)
+                raise
+            routes = graph.routes
+            if type(outcome) is dict and routes is not None and router.routing_enabled:
+                for subscriber in routes.get(destination, ()):
+                    inbox.append((destination, subscriber, outcome))
+            else:
+                self._send_on(node, outcome, message, work)
 
-    def _deliver(self, origin: str, destination: str, fields: Any, work: WorkList) -> None:
+    def _is_quick(self, work: WorkList) -> bool:
+        """Whether a hop is all there is to do: no log, no dispatch or message class of a user's."""
+        router = self._router
+        resolved = bool(router.resolved_node_modules or not router.node_modules)
+        plain = router.message_class.__init__ is Message.__init__
+        return plain and resolved and work.takes_all and not work.logged
+
+    def _deliver(self, origin: str, destination: str | None, fields: Any, work: WorkList) -> None:
+        """One delivery of any kind."""
+        if destination is None:  # one result of a stream
+            self._route_all(origin, (fields,), work)
+            return
+        make = _message_maker(self._router.message_class)
+        node = self._router._nodes.get(destination)
+        if node is None or node.function is not self._router.functions[destination]:
+            self._call_wrapped(origin, destination, fields, work)
+        elif node.takes_many and (more := work.take_same(destination)):
+            messages = (make({**own, "_origin": of}) for of, own in [(origin, fields), *more])
+            work.push(node.name, self._run_many(node, messages, work))
+        else:
+            self._run(node, make({**fields, "_origin": origin}), work)
+
+    def _call_wrapped(self, origin: str, destination: str, fields: Any, work: WorkList) -> None:
         """Call what ``wrap_node`` or ``register`` has put in the node's place."""
         function = self._router.functions.get(destination)
         if function is None:
@@ -121,17 +153,21 @@ class Runner:
         except Exception as error:
             _add_note(error, node.name, message)
             raise
+        if collect and type(outcome) is GeneratorType:
+            results = _noted(outcome, node.name, message)
+            return tuple(self._passed_on(node.name, results, work))
+        return self._send_on(node, outcome, message, work)
+
+    def _send_on(self, node: Node, outcome: Any, message: Message, work: WorkList) -> Any:
+        """Route what :meth:`Node.run` gave; the results of a stream as they come."""
         kind = type(outcome)
         if kind is dict:
             self._route_all(node.name, (outcome,), work)
         elif kind is tuple:
             self._route_all(node.name, outcome, work)
         elif outcome is not NoResult:
-            results = _noted(outcome, node.name, message)
-            if not collect:
-                work.push(node.name, results)
-                return NoResult
-            outcome = tuple(self._passed_on(node.name, results, work))
+            work.push(node.name, _noted(outcome, node.name, message))
+            return NoResult
         return outcome
 
     def _run_many(

@@ -54,12 +54,13 @@ class WorkList:
                 return (delivery[0], None, result)
         return None
 
-    def take_same(self, destination: str) -> list[Delivery]:
-        """The deliveries to *destination* that come next, up to the first to another."""
+    def take_same(self, destination: str) -> list[tuple[str, Any]]:
+        """Origin and message of what *destination* gets next, up to the first for another."""
         stack = self._stack
         same = []
         while stack and stack[-1][1] == destination:
-            same.append(stack.pop())
+            origin, _, message = stack.pop()
+            same.append((origin, message))
         return same
 
     def close(self) -> None:
