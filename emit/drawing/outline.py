@@ -121,6 +121,18 @@ def reach(edges: Iterable[Edge], starts: Iterable[str]) -> set[str]:
     return reached
 
 
+def roots(outline: Outline, names: Iterable[str]) -> list[str]:
+    """Few of *names* that lead to all others: those that hear nobody, and one of each circle."""
+    hearing = {edge.destination for edge in outline.edges}
+    begins: list[str] = []
+    covered = set[str]()
+    for name in sorted(names, key=hearing.__contains__):
+        if name not in covered:
+            begins.append(name)
+            covered |= reach(outline.edges, [name])
+    return begins
+
+
 def _facts(router: Router, name: str) -> dict[str, Any]:
     node = router._nodes.get(name)
     if node is None or not node.foreign:

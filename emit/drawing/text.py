@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from emit.drawing.outline import Drawn, Outline, reach
+from emit.drawing.outline import Drawn, Outline, roots
 from emit.graph import ENTRY, Edge
 
 
@@ -18,22 +18,10 @@ def text(outline: Outline) -> str:
     seen = set[str]()
     lines = ["● entry", *_tree(outline, outline.heard(ENTRY), seen)]
     lost = [name for name, node in outline.nodes.items() if not node.reached]
-    roots = [Edge("", name, None) for name in _roots(outline, lost)]
+    begins = [Edge("", name, None) for name in roots(outline, lost)]
     return "\n".join(
-        [*lines, *(["", "○ never reached", *_tree(outline, roots, seen)] if lost else [])]
+        [*lines, *(["", "○ never reached", *_tree(outline, begins, seen)] if lost else [])]
     )
-
-
-def _roots(outline: Outline, names: list[str]) -> list[str]:
-    """Few of *names* that lead to all others: those that hear nobody, and one of each circle."""
-    hearing = {edge.destination for edge in outline.edges}
-    roots: list[str] = []
-    covered = set[str]()
-    for name in sorted(names, key=hearing.__contains__):
-        if name not in covered:
-            roots.append(name)
-            covered |= reach(outline.edges, [name])
-    return roots
 
 
 def _tree(outline: Outline, edges: Sequence[Edge], seen: set[str]) -> list[str]:
@@ -60,4 +48,4 @@ def _describe(node: Drawn) -> str:
 
 def tag(node: Drawn) -> str:
     """The language of a node's program, and how many run at most where that was said."""
-    return f"{node.language} ×{node.size}" if node.size is not None else node.language  # noqa: RUF001
+    return f"{node.language} ×{node.size}" if node.size is not None else node.language
