@@ -17,10 +17,11 @@ from typing import Any
 from emit.errors import EmitError, FrameTooLarge, GraphError, ResultError
 from emit.host import host, oneshot, plain
 from emit.host.calls import Calls
-from emit.host.command import language_of
+from emit.host.command import language_of, resolve
 from emit.host.environment import DEFAULT, environment
 from emit.host.fate import DeadLetter
 from emit.host.host import Host
+from emit.host.process import Process
 from emit.host.program import Limits, Program
 from emit.host.settings import Settings, check
 from emit.host.values import from_json
@@ -151,7 +152,7 @@ class ShellNode:
         """Whether :meth:`call_many` does what calling does: not where that is overridden."""
         return type(self).__call__ is ShellNode.__call__
 
-    # -- for pictures ----------------------------------------------------------------------
+    # -- for the command line --------------------------------------------------------------
 
     @property
     def language(self) -> str:
@@ -164,6 +165,24 @@ class ShellNode:
         mine = takewhile(lambda cls: cls is not ShellNode, type(self).__mro__)
         declared = "size" in vars(self) or any("size" in vars(cls) for cls in mine)
         return self.size if declared and self.mode != "oneshot" else None
+
+    def find(self) -> Program:
+        """
+        What would be started, with the full path of its command.
+
+        Raises:
+            StartError: There is no such command.
+        """
+        return resolve(self._program())
+
+    def start(self) -> Process:
+        """
+        Start one process outside of its pool, to look at it; the caller has to end it.
+
+        Raises:
+            StartError, StartTimeout: It can't be started, or it speaks no protocol.
+        """
+        return Process.start(self._program(), self._settings or self._make_settings())
 
     # -- for the router --------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from emit.cli.errors import USAGE, CommandError
 #: Every command and what it is for, in the order in which ``emit --help`` lists them.
 COMMANDS = {
     "graph": "show a router's graph, as text or as a picture",
+    "check": "find what is wrong with a graph, for people and for CI",
     "digraph": "print a router's graph for graphviz",
 }
 

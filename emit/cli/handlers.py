@@ -1,0 +1,113 @@
+"""What a router's handlers tell of themselves: the fields they need, and whether they can run."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import textwrap
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from emit.checks.findings import Finding
+from emit.checks.needs import certain_reads
+from emit.errors import HostError
+from emit.host.program import Program
+from emit.message import Message
+from emit.multilang import ShellNode
+from emit.node import Node
+from emit.router import Router
+
+#: How source files end: a word of a command that ends so is a file that has to be there.
+_SOURCES = (".rb", ".py", ".js", ".mjs", ".cjs", ".ts", ".go", ".sh", ".pl", ".php")
+
+
+class Needs(NamedTuple):
+    """The fields that a node can't do without; None and the reason, where that is not known."""
+
+    fields: tuple[str, ...] | None
+    reason: str = ""
+
+
+def needs_of(node: Node, router: Router) -> Needs:
+    """
+    Ask a node's program, or read a Python handler's source.
+
+    Raises:
+        HostError: The program can't be started.
+    """
+    handler = node.handler
+    if not isinstance(handler, ShellNode):
+        return _python_needs(handler, router.message_class)
+    if not handler.takes_many:
+        return Needs(None, "its __call__ is its own, and may change the message")
+    if handler.mode in ("oneshot", "lines"):
+        return Needs(None, f"a program in mode {handler.mode} does not say what it needs")
+    if handler.mode == "auto" and getattr(handler, "file", None) is None:
+        return Needs(None, 'only mode = "persistent" can be asked without a message')
+    return _asked(handler)
+
+
+def _asked(handler: ShellNode) -> Needs:
+    process = handler.start()
+    try:
+        ready = process.session.ready
+        inputs = (ready.inputs if ready else None) or {}
+        nodes = (ready.nodes if ready else None) or list(inputs)
+    finally:
+        process.discard()
+    chosen = handler.program_node or (nodes[0] if len(nodes) == 1 else "")
+    if chosen not in inputs:
+        return Needs(None, "its handler takes the whole message")
+    return Needs(tuple(inputs[chosen]["required"]))
+
+
+def _python_needs(handler: object, message_class: type[Message]) -> Needs:
+    changed = [
+        n for n in ("__init__", "__getattr__", "__getattribute__") if n in vars(message_class)
+    ]
+    if changed and message_class is not Message:
+        return Needs(None, f"{message_class.__name__}.{changed[0]} may add fields")
+    function = _definition(handler)
+    if function is None:
+        return Needs(None, "its source is not one function")
+    return Needs(certain_reads(function, ignored=dir(message_class)))
+
+
+def _definition(handler: object) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    called = handler if inspect.isroutine(handler) else type(handler).__call__
+    if hasattr(called, "__wrapped__"):  # what stands around it may change the message
+        return None
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(called)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    match tree.body:
+        # Of a lambda the source is the whole statement around it, which may be a function, too.
+        case [ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) as function] if (
+            name == called.__name__
+        ):
+            return function
+    return None
+
+
+def find_programs(router: Router) -> Iterator[Finding]:
+    """Foreign nodes whose command, or a source file that it names, is not there."""
+    for name, node in router._nodes.items():
+        if not isinstance(node.handler, ShellNode):
+            continue
+        try:
+            program = node.handler.find()
+        except HostError as error:
+            yield Finding("program", name, str(error))
+            continue
+        for word in _missing_files(program):
+            text = (
+                f'"{name}": its command names {word}, which is not in {program.cwd or os.getcwd()}'
+            )
+            yield Finding("program", name, text)
+
+
+def _missing_files(program: Program) -> list[str]:
+    named = [w for w in program.argv[1:] if w.endswith(_SOURCES) and w[0] != "-" and " " not in w]
+    return [w for w in named if not os.path.exists(os.path.join(program.cwd or "", w))]

@@ -1,0 +1,148 @@
+"""``emit check``, as it is installed, on graphs in several languages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import run
+
+SDK = Path(__file__).parent.parent / "sdks" / "python"
+
+APP = f"""
+import sys
+from emit import Router, ShellNode
+
+router = Router()
+
+@router.node(("word",), entry_point=True, name="words")
+def words(msg):
+    yield from msg.text.split()
+
+@router.node(("word", "score"), "words", name="score", mode="persistent")
+class Score(ShellNode):
+    command = (sys.executable, "score.py")
+    env = {{"PYTHONPATH": {str(SDK)!r}}}
+"""
+
+SCORE = """
+from emit_sdk import serve
+
+def score(word, weight=1):
+    return word, len(word) * weight
+
+serve(score)
+"""
+
+RANK = """
+@router.node(("rank",), ["words", "score"], name="rank")
+def rank(msg):
+    return msg.score * 2
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "score.py").write_text(SCORE)
+    return tmp_path
+
+
+def add(project: Path, code: str) -> None:
+    with open(project / "app.py", "a") as file:
+        file.write(code)
+
+
+def test_nothing_found(project: Path) -> None:
+    """A sound graph ends with code 0 and a line."""
+    done = run("check", "app.router", cwd=project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "2 nodes, 2 edges: nothing found\n"
+
+
+def test_every_edge(project: Path) -> None:
+    """--all tells of each edge what it carries and what its reader needs."""
+    done = run("check", "app.router", "--all", cwd=project)
+    assert "– __entry_point -> words: what the caller gives; needs text\n" in done.stdout
+    assert "✔ words -> score: (word); needs word\n" in done.stdout
+
+
+def test_fields_of_a_python_node(project: Path) -> None:
+    """A field that a Python handler reads, and that one of its origins lacks, is found."""
+    add(project, RANK)
+    done = run("check", "app.router", cwd=project)
+    assert done.returncode == 1
+    assert "✘ fields        words -> rank: needs score; words gives only word\n" in done.stdout
+    assert "score -> rank" not in done.stdout
+
+
+def test_fields_of_a_program(project: Path) -> None:
+    """A field that a program says it needs, and that its origin lacks, is found."""
+    (project / "score.py").write_text(SCORE.replace("weight=1", "weight"))
+    data = run("check", "app.router", "--json", cwd=project)
+    assert data.returncode == 1
+    [finding] = json.loads(data.stdout)["findings"]
+    assert finding == {
+        "kind": "fields",
+        "node": "score",
+        "text": "words -> score: needs weight; words gives only word",
+    }
+
+
+def test_a_program_that_does_not_start(project: Path) -> None:
+    """A program that cannot load is found, with its reason."""
+    (project / "score.py").write_text("import not_there_at_all")
+    done = run("check", "app.router", cwd=project)
+    assert done.returncode == 1
+    assert '✘ program       "score" cannot be started' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("notthere x", "command not found"),
+        (f"{sys.executable} gone.py", "its command names gone.py, which is not in "),
+    ],
+)
+def test_what_is_missing(project: Path, command: str, text: str) -> None:
+    """A command or a file that is missing is found, whatever the node's mode."""
+    code = f'router.node((), "words", name="m", command="{command}")(ShellNode)\n'
+    add(project, code)
+    done = run("check", "app.router", cwd=project)
+    assert done.returncode == 1
+    assert text in done.stdout
+
+
+def test_a_wrong_declaration(project: Path) -> None:
+    """What keeps the module from being imported is a finding, too."""
+    add(project, 'router.node((), name="m", command="x", size=1, min_idle=2)(ShellNode)\n')
+    done = run("check", "app.router", cwd=project)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == '✘ declaration   "m": min_idle must not be over size\n'
+
+
+def test_kinds_can_be_left_out(project: Path) -> None:
+    """--ignore leaves a kind out; --called tells what your code calls itself."""
+    add(project, 'router.node((), ["lost", "mine"], name="mine")(lambda msg: None)\n')
+    done = run("check", "app.router", cwd=project)
+    assert [line.split()[1] for line in done.stdout.splitlines()[:-1]] == [
+        "subscription",
+        "unreached",
+        "cycle",
+    ]
+    ignored = ("--ignore", "subscription", "--ignore", "cycle")
+    done = run("check", "app.router", "--called", "mine", *ignored, cwd=project)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (
+        0,
+        "3 nodes, 3 edges: nothing found; not known what they need: 1 node (see --all)",
+    )
+
+
+def test_a_called_node_that_is_not_there(project: Path) -> None:
+    """A misspelt --called is a usage error, not a silent nothing."""
+    done = run("check", "app.router", "--called", "wrods", cwd=project)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "there is no node wrods (nearest: words)" in done.stderr
