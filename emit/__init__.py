@@ -19,14 +19,17 @@ from emit.router import Router
 
 if TYPE_CHECKING:
     from emit.multilang import ShellNode
+    from emit.once import idempotent
 
 __version__ = "0.5.0"
 
-__all__ = ["Message", "NoResult", "Router", "ShellNode", "__version__"]
+__all__ = ["Message", "NoResult", "Router", "ShellNode", "__version__", "idempotent"]
 
 
 def __getattr__(name: str) -> Any:
     # A graph of Python functions needs no host, which takes as long to import as all the rest.
     if name == "ShellNode":
         return import_module("emit.multilang").ShellNode
+    if name == "idempotent":
+        return import_module("emit.once").idempotent
     raise AttributeError(f"module 'emit' has no attribute {name!r}")

@@ -8,6 +8,8 @@
         ResultError (ValueError)    a result that does not fit the node's fields
         RemoteError                 a handler in another process failed
       DispatchError                 the queue refused a message; ``__cause__`` is its own exception
+      InProgress                    another process is at the same piece of work
+      LetterNotFound (LookupError)  no dead letter of that id is stored
       HostError                     the host's side: the node's process, its pipe, its pool
         StartError                  the program cannot be started as configured
         StartTimeout                it started and was not ready in time
@@ -38,6 +40,8 @@ __all__ = [
     "FrameTooLarge",
     "GraphError",
     "HostError",
+    "InProgress",
+    "LetterNotFound",
     "NodeError",
     "PoolClosed",
     "PoolTimeout",
@@ -126,6 +130,33 @@ class RemoteError(NodeError):
 
 class DispatchError(EmitError):
     """The queue refused a message. ``__cause__`` is the queue's own exception."""
+
+
+class InProgress(EmitError):
+    """
+    Another process is at the same piece of work, or was killed in the middle of it. Nothing was
+    done; try again later.
+
+    Attributes:
+        key: What both wanted to do.
+        lease: Seconds after which a killed one's claim ends.
+    """
+
+    def __init__(self, key: str, lease: float) -> None:
+        super().__init__(
+            f'"{key}": another process is at it, or was killed at it at most {lease:g} s ago; '
+            f"try again later"
+        )
+        self.key = key
+        self.lease = lease
+
+
+class LetterNotFound(EmitError, LookupError):
+    """No dead letter of that id is stored: replayed or dropped, too old, or never there."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f'there is no dead letter "{id}" (replayed, dropped or expired?)')
+        self.id = id
 
 
 class HostError(EmitError):

@@ -19,12 +19,12 @@ from emit.host import host, oneshot, plain
 from emit.host.calls import Calls
 from emit.host.command import language_of, resolve
 from emit.host.environment import DEFAULT, environment
-from emit.host.fate import DeadLetter
 from emit.host.host import Host
 from emit.host.process import Process
 from emit.host.program import Limits, Program
 from emit.host.settings import Settings, check
 from emit.host.values import from_json
+from emit.letter import DeadLetter
 
 __all__ = ["Limits", "ShellNode"]
 
@@ -52,7 +52,7 @@ class ShellNode:
             process's environment. No other passes, so that no secret does by chance.
         program_node: Which of the program's nodes this is, where it has several. Those of one
             program share its processes.
-        dead_letter: Called with a :class:`emit.host.fate.DeadLetter` when the last attempt
+        dead_letter: Called with a :class:`emit.letter.DeadLetter` when the last attempt
             at a message has failed; the message then has no results. None: the failure is
             raised, with the letter as its attribute ``letter``.
 

@@ -5,11 +5,13 @@ A test that hangs is ended by ``faulthandler_timeout`` in pyproject.toml, with e
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -57,11 +59,17 @@ def redis(redis_server: str) -> str:
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of this test run's own Redis; take ``redis``, which empties it first."""
+    with serving_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving_redis(folder: Path, *options: str, port: int = 0) -> Iterator[str]:
+    """The URL of a Redis that keeps its files in *folder*; it is killed by SIGKILL at the end."""
     require("redis-server")
-    port = free_port()
-    folder = tmp_path_factory.mktemp("redis")
-    options = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(folder))
-    command = ("sh", "-c", GUARD, "redis-guard", *options)
+    port = port or free_port()
+    where = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(folder))
+    command = ("sh", "-c", GUARD, "redis-guard", *where, *options)
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as guard:
         assert guard.stdout is not None

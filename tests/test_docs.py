@@ -40,20 +40,21 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(language, rest.removeprefix("file="), match["body"], output)
 
 
-def environment() -> dict[str, str]:
+def environment(more: dict[str, str]) -> dict[str, str]:
     paths = [str(ROOT), str(ROOT / "sdks" / "python")]
     # The interpreter that runs the tests, and the commands installed beside it, come first.
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     path = os.pathsep.join(paths)
-    return {**os.environ, "PATH": commands, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
+    own = {"PATH": commands, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
+    return {**os.environ, **own, **more}
 
 
-def run(command: list[str] | str, folder: Path) -> str:
+def run(command: list[str] | str, folder: Path, env: dict[str, str]) -> str:
     done = subprocess.run(
         command,
         shell=isinstance(command, str),
         cwd=folder,
-        env=environment(),
+        env=environment(env),
         capture_output=True,
         text=True,
         timeout=100,
@@ -63,24 +64,27 @@ def run(command: list[str] | str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page(page: Path, tmp_path: Path) -> None:
+def test_page(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The page's files are written, its scripts and commands run in order, the outputs agree."""
+    env = {}
+    if "EMIT_REDIS" in page.read_text("utf-8"):
+        env["EMIT_REDIS"] = request.getfixturevalue("redis")
     for block in blocks(page):
         if block.file:
             (tmp_path / block.file).write_text(block.body)
         elif block.language == "python":
             require(*[tool for tool in ("ruby", "node", "go") if f'["{tool}"' in block.body])
-            printed = run([sys.executable, "-c", block.body], tmp_path)
+            printed = run([sys.executable, "-c", block.body], tmp_path, env)
             assert block.output is None or printed == block.output
         elif block.language == "console":
-            console(block.body, tmp_path)
+            console(block.body, tmp_path, env)
 
 
-def console(body: str, folder: Path) -> None:
+def console(body: str, folder: Path, env: dict[str, str]) -> None:
     """Lines that begin with ``$`` are run; what stands below each is what it prints."""
     for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
-        assert run(command, folder) == expected
+        assert run(command, folder, env) == expected
 
 
 def test_links() -> None:

@@ -25,6 +25,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "EncodeError": {"path": "items[3].price", "reason": "no NaN"},
     "PoolTimeout": {"timeout": 1.5, "size": 2},
     "PoolClosed": {},
+    "InProgress": {"key": "mail:7", "lease": 60.0},
+    "LetterNotFound": {"id": "7"},
     "Unavailable": {"retry_in": 1.5, "last": ValueError("x")},
 }
 TEXT_ONLY = ("EmitError", "GraphError", "NodeError", "DispatchError")
@@ -37,8 +39,8 @@ def make(name: str) -> EmitError:
     if name in ("HostError", "ResultError"):
         return made("a text", node="app.node")  # type: ignore[no-any-return]
     required = inspect.signature(made).parameters
-    given = {"node": "app.node", **ARGUMENTS[name]}
-    for extra, value in (("uptime", 2.5), ("calls", 7), ("served", 7)):
+    given = dict(ARGUMENTS[name])
+    for extra, value in (("node", "app.node"), ("uptime", 2.5), ("calls", 7), ("served", 7)):
         if extra in required:
             given[extra] = value
     return made(**given)  # type: ignore[no-any-return]
@@ -91,7 +93,7 @@ def test_copies(name: str) -> None:
     assert getattr(copy.copy(error), "may_have_run", None) == getattr(error, "may_have_run", None)
 
 
-@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+@pytest.mark.parametrize("name", sorted({*ARGUMENTS} - {"InProgress", "LetterNotFound"}))
 def test_texts_name_the_node_in_one_line(name: str) -> None:
     """The text is one line that names the node; what the node wrote is a note, not text."""
     text = str(make(name))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from emit.errors import CallTimeout, EncodeError, HostError, ProcessDied, ProtocolError
-from emit.host.fate import FAILURES, Cause, DeadLetter, Job, split
+from emit.host.fate import FAILURES, Job, split
+from emit.letter import Cause, DeadLetter
 
 DIED = ProcessDied(node="n", status=-9, stderr_tail="oh")
 HUNG = CallTimeout(node="n", timeout=1.0)

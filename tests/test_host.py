@@ -19,10 +19,10 @@ from emit import Router
 from emit.errors import PoolTimeout, ProcessDied, RemoteError
 from emit.host.calls import Calls
 from emit.host.environment import environment
-from emit.host.fate import DeadLetter
 from emit.host.host import CONCURRENT_STARTS, Host, current
 from emit.host.program import Program
 from emit.host.settings import Settings
+from emit.letter import DeadLetter
 from emit.multilang import ShellNode
 from tests.faults.nodes import PATH, pool, raw, sdk
 from tests.leaks import no_leaks

@@ -21,13 +21,16 @@ FILES = {
 }
 TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in FILES.items()}
 
-#: What the two halves are; the rest (emit, emit.cli, emit.errors, emit.multilang) joins them.
+#: What the two halves are; the rest (emit, emit.cli, emit.multilang) joins them, and both know
+#: emit.errors, emit.letter and emit.exact.
 GRAPH = (
     "message",
     "fields",
     "node",
     "coroutines",
     "graph",
+    "once",
+    "dead",
     "router",
     "digraph",
     "testing",
@@ -37,7 +40,8 @@ HOST = ("host",)
 DOOR = "emit.multilang"
 
 #: The layers of the graph half: each may import only what stands before it.
-ORDER = ("errors", "message", "fields", "coroutines", "node", "graph", "router", "testing")
+ORDER = ("errors", "letter", "exact", "message", "fields", "coroutines", "node", "graph")
+ORDER += ("once", "dead", "router", "testing")
 
 #: Imports inside a function, and why.
 LATE = {
@@ -48,7 +52,7 @@ LATE = {
 OPTIONAL = {
     "celery": {"emit.router.celery"},
     "rq": {"emit.router.rq"},
-    "redis": {"emit.router.rq"},
+    "redis": {"emit.router.rq", "emit.cli.dead"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
 }

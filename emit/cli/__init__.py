@@ -25,6 +25,7 @@ COMMANDS = {
     "graph": "show a router's graph, as text or as a picture",
     "check": "find what is wrong with a graph, for people and for CI",
     "digraph": "print a router's graph for graphviz",
+    "dead": "list, show, replay or drop dead letters",
 }
 
 EPILOG = "emit COMMAND --help tells more of a command, with examples"

@@ -13,8 +13,9 @@ from typing import Any
 from emit.errors import HostError, RemoteError
 from emit.host.accounting import CallAccount
 from emit.host.batch import Batch
-from emit.host.fate import FAILURES, DeadLetter, Job
+from emit.host.fate import FAILURES, Job
 from emit.host.pool import Pool
+from emit.letter import DeadLetter
 
 
 class Calls:

@@ -27,63 +27,10 @@ from emit.errors import (
     ProtocolError,
     RemoteError,
 )
+from emit.letter import Cause, DeadLetter
 
 #: Failures of a process, as opposed to answers: the message may run again on a fresh one.
 FAILURES = (ProcessDied, CallTimeout, ProtocolError)
-
-
-@dataclass(frozen=True)
-class Cause:
-    """
-    Why one attempt at a message failed.
-
-    Attributes:
-        type: The exception's class name.
-        text: Its text.
-        stderr_tail: What the process last wrote to stderr; may be empty.
-        exit_code: Its exit code, or None.
-        signal: The signal that killed it, or None.
-        at: When, in seconds since the epoch.
-    """
-
-    type: str
-    text: str
-    stderr_tail: str
-    exit_code: int | None
-    signal: str | None
-    at: float
-
-    @classmethod
-    def of(cls, error: BaseException, at: float) -> Cause:
-        return cls(
-            type=type(error).__name__,
-            text=str(error),
-            stderr_tail=getattr(error, "stderr_tail", ""),
-            exit_code=getattr(error, "exit_code", None),
-            signal=getattr(error, "signal", None),
-            at=at,
-        )
-
-
-@dataclass(frozen=True)
-class DeadLetter:
-    """
-    A message that was given up.
-
-    Attributes:
-        node: The node's name.
-        message: The message's fields, unchanged.
-        causes: Why each attempt failed and when, the first one first.
-    """
-
-    node: str
-    message: Mapping[str, Any]
-    causes: tuple[Cause, ...]
-
-    def __repr__(self) -> str:
-        # Without the message: a repr ends in logs.
-        last = self.causes[-1].text if self.causes else "no cause"
-        return f"<DeadLetter {self.node} after {len(self.causes)} attempts: {last}>"
 
 
 @dataclass(eq=False, slots=True)

@@ -18,7 +18,6 @@ from typing import Any
 
 from emit.errors import PoolTimeout
 from emit.host.calls import Calls
-from emit.host.fate import DeadLetter
 from emit.host.keeper import Keeper
 from emit.host.pool import Lease, Pool
 from emit.host.process import Process
@@ -26,6 +25,7 @@ from emit.host.program import Program
 from emit.host.settings import Settings
 from emit.host.stopping import stop_all
 from emit.host.transport import remaining
+from emit.letter import DeadLetter
 
 #: Processes that may be starting at the same time: 16 are back in 1.2 s, and a herd of 500
 #: does not start 500 interpreters at once.

@@ -12,10 +12,10 @@ from typing import Any
 
 from emit.host.calls import Calls
 from emit.host.environment import environment
-from emit.host.fate import DeadLetter
 from emit.host.host import Host
 from emit.host.program import Program
 from emit.host.settings import Settings
+from emit.letter import DeadLetter
 from tests.hosts import ROOT
 
 CHAOS = os.environ.get("EMIT_CHAOS") == "1"

@@ -12,7 +12,7 @@ import pytest
 
 from emit.errors import CallTimeout, HostError, ProcessDied, ProtocolError
 from emit.host.calls import Calls
-from emit.host.fate import DeadLetter
+from emit.letter import DeadLetter
 from tests.faults.nodes import CHAOS, pool, raw, sdk
 from tests.leaks import no_leaks
 

@@ -1,0 +1,197 @@
+"""``emit dead list | show | replay | drop``: the dead letters in a Redis."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from emit.cli.errors import CommandError, UsageError
+from emit.cli.target import load_router
+from emit.dead import DeadLetters, Entry
+from emit.errors import EmitError
+from emit.exact import to_text
+from emit.host.lines import clean
+from emit.letter import Cause, DeadLetter
+from emit.router import Router
+
+HELP = "List, show, send again or drop the messages that were given up."
+
+EXAMPLES = """
+  export EMIT_REDIS=redis://localhost:6379/0
+  emit dead list --node app.words
+  emit dead show 9f1c --json
+  emit dead replay --app app.router 9f1c
+  emit dead replay --app app.router --all
+  emit dead drop --all --node app.words
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--redis", metavar="URL", help="default: $EMIT_REDIS, or that of the app")
+    common.add_argument("--prefix", default="emit:dead", help="of the keys (%(default)s)")
+    common.add_argument("--app", metavar="MODULE.ROUTER", help="a router, such as app.router")
+    common.add_argument("--json", action="store_true", help="print JSON, one letter a line")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", parents=[common], help="the letters, the latest first")
+    listing.add_argument("--node", help="of this node only")
+    listing.add_argument("--limit", type=int, default=100, help="at most (%(default)s)")
+    show = actions.add_parser("show", parents=[common], help="one letter, with its message")
+    show.add_argument("id")
+    for action, what in (("replay", "send again"), ("drop", "delete")):
+        chosen = actions.add_parser(action, parents=[common], help=f"{what} letters")
+        which = chosen.add_mutually_exclusive_group(required=True)
+        which.add_argument("id", nargs="*", default=[])
+        which.add_argument("--all", action="store_true", help="all that are there")
+        chosen.add_argument("--node", help="with --all: of this node only")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    router = load_router(arguments.app) if arguments.app else None
+    with _store(arguments, router) as letters:
+        code: int = _ACTIONS[arguments.action](letters, arguments, router)
+    return code
+
+
+def _list(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
+    entries = letters.list(arguments.node, arguments.limit)
+    if arguments.json:
+        for entry in entries:
+            cause = entry.cause and asdict(entry.cause)
+            print(json.dumps({**entry._asdict(), "cause": cause}))
+    else:
+        _print_table(entries)
+    return 0
+
+
+def _show(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
+    letter = letters.show(arguments.id)
+    if arguments.json:
+        message, route = (_plain(dict(value)) for value in (letter.message, letter.route))
+        print(json.dumps({**asdict(letter), "message": message, "route": route}))
+    else:
+        _print_letter(letter)
+    return 0
+
+
+def _replay(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
+    if router is None:
+        raise UsageError("replay needs --app, such as --app app.router: it does the sending")
+    if not arguments.all:
+        return _each(arguments, lambda id: letters.replay(id, _sender(router)))
+    done = letters.replay_all(_sender(router), arguments.node)
+    _report(arguments, done.sent)
+    for id, error in done.failed.items():
+        print(f"emit dead: {id} stays: {error}", file=sys.stderr)
+    return 1 if done.failed else 0
+
+
+def _drop(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
+    if not arguments.all:
+        return _each(arguments, letters.drop)
+    count = letters.drop_all(arguments.node)
+    print(json.dumps({"dropped": count}) if arguments.json else f"{count} dropped")
+    return 0
+
+
+_ACTIONS: dict[str, Callable[[DeadLetters, argparse.Namespace, Router | None], int]] = {
+    "list": _list,
+    "show": _show,
+    "replay": _replay,
+    "drop": _drop,
+}
+
+
+def _each(arguments: argparse.Namespace, work: Callable[[str], Any]) -> int:
+    """Do something with each letter; one that fails does not keep the others from it."""
+    done = []
+    for id in arguments.id:
+        try:
+            work(id)
+            done.append(id)
+        except Exception as error:
+            print(f"emit dead: {id}: {error}", file=sys.stderr)
+    _report(arguments, done)
+    return 0 if len(done) == len(arguments.id) else 1
+
+
+def _report(arguments: argparse.Namespace, done: list[str]) -> None:
+    for id in done:
+        print(json.dumps({arguments.action: id}) if arguments.json else id)
+
+
+def _sender(router: Router) -> Callable[[DeadLetter], Any]:
+    """A router of a queue has a ``replay`` that keeps the id; any other runs the node here."""
+    replay: Callable[[DeadLetter], Any] | None = getattr(router, "replay", None)
+    if replay is not None:
+        return replay
+    make = router.message_class
+    return lambda letter: router.dispatch(letter.origin, letter.node, make(letter.message))
+
+
+@contextmanager
+def _store(arguments: argparse.Namespace, router: Router | None) -> Iterator[DeadLetters]:
+    url = arguments.redis or os.environ.get("EMIT_REDIS")
+    own = getattr(router, "dead_letters", None)
+    if not url and isinstance(own, DeadLetters):
+        yield own
+        return
+    if not url:
+        raise UsageError("which Redis? Give --redis URL, or set EMIT_REDIS")
+    redis = _redis()
+    try:
+        with redis.Redis.from_url(url) as client:
+            yield DeadLetters(client, prefix=arguments.prefix)
+    except CommandError:
+        raise
+    except (redis.RedisError, EmitError, ValueError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _redis() -> Any:
+    try:
+        import redis
+    except ModuleNotFoundError as error:
+        raise CommandError("it needs redis-py: pip install redis") from error
+    return redis
+
+
+def _plain(value: dict[str, Any]) -> Any:
+    """A map as JSON has it; one that JSON would change, as the text of emit.exact."""
+    text = to_text(value)
+    return json.loads(text) if text.startswith("{") else text
+
+
+def _print_table(entries: list[Entry]) -> None:
+    for entry in entries:
+        origin = f" from {entry.origin}" if entry.origin else ""
+        cause = _line(entry.cause) if entry.cause else "no cause is known"
+        print(f"{entry.id}  {_when(entry.at)}  {entry.node}{origin}  {entry.attempts}x  {cause}")
+
+
+def _print_letter(letter: DeadLetter) -> None:
+    print(f"id        {letter.id}")
+    print(f"node      {letter.node}")
+    print(f"origin    {letter.origin}")
+    print(f"given up  {_when(letter.at or 0.0)}, after {letter.attempts} attempts")
+    for cause in letter.causes:
+        print(f"cause     {_when(cause.at)}  {_line(cause)}")
+        for line in cause.stderr_tail.splitlines():
+            print(f"  stderr  {clean(line)}")
+    print(f"route     {dict(letter.route)!r}")
+    print(f"message   {dict(letter.message)!r}")
+
+
+def _line(cause: Cause) -> str:
+    return clean(f"{cause.type}: {cause.text}").replace("\n", " ")
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, timezone.utc).isoformat(" ", "seconds")

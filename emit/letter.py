@@ -1,0 +1,76 @@
+"""A message that was given up, and why: what the host makes, a router completes and Redis keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Cause", "DeadLetter"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """
+    Why one attempt at a message failed.
+
+    Attributes:
+        type: The exception's class name.
+        text: Its text.
+        stderr_tail: What the process last wrote to stderr; may be empty.
+        exit_code: Its exit code, or None.
+        signal: The signal that killed it, or None.
+        at: When, in seconds since the epoch.
+    """
+
+    type: str
+    text: str
+    stderr_tail: str
+    exit_code: int | None
+    signal: str | None
+    at: float
+
+    @classmethod
+    def of(cls, error: BaseException, at: float) -> Cause:
+        return cls(
+            type=type(error).__name__,
+            text=str(error),
+            stderr_tail=getattr(error, "stderr_tail", ""),
+            exit_code=getattr(error, "exit_code", None),
+            signal=getattr(error, "signal", None),
+            at=at,
+        )
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """
+    A message that was given up.
+
+    The host knows the first three; who sent the message through a queue adds the others, as by
+    ``dataclasses.replace(letter, id=..., origin=..., route=...)``.
+
+    Attributes:
+        node: The node's name.
+        message: The message's fields, unchanged.
+        causes: Why each attempt failed and when, the first one first.
+        origin: The node that the message came from; empty: the message's own ``_origin``, if any.
+        id: The message's id. A letter of the same id takes this one's place in a store.
+        attempts: How often it was tried. None: as often as there are causes.
+        at: When it was given up, in seconds since the epoch. None: with its last cause.
+        route: What its router needs to send it again, such as the task and the queue.
+    """
+
+    node: str
+    message: Mapping[str, Any]
+    causes: tuple[Cause, ...]
+    origin: str = ""
+    id: str = ""
+    attempts: int | None = None
+    at: float | None = None
+    route: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        # Without the message: a repr ends in logs.
+        last = self.causes[-1].text if self.causes else "no cause"
+        return f"<DeadLetter {self.node} after {len(self.causes)} attempts: {last}>"

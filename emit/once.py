@@ -1,0 +1,117 @@
+"""
+One of several processes at a time, and once it is done nobody again: a mark in Redis.
+
+Takes a client of redis-py; nothing here imports it.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from emit.errors import InProgress
+
+__all__ = ["claim", "idempotent"]
+
+logger = logging.getLogger(__name__)
+
+#: The value of a mark whose work is done; while the work goes on it is a token of its owner.
+_DONE = "done"
+
+#: Delete a mark, if it is still ours.
+_RELEASE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+
+@contextmanager
+def idempotent(
+    redis: Any, key: str, *, lease: float = 60.0, ttl: float = 72 * 3600.0
+) -> Generator[bool, None, None]:
+    """
+    Do a sink's effect once for each key, however often its message is delivered.
+
+    The effect happens **at least once**, and it happens twice only if the process is killed, or
+    Redis is gone, between the end of the effect and the mark behind it, or if the effect takes
+    longer than *lease*. Where even that is too much, the effect must know its key itself: a
+    unique column in the same transaction, or the idempotency key of the service that is called.
+
+    Args:
+        redis: A client of redis-py.
+        key: What is done once, such as the sink's name and the message's id. The mark is
+            ``emit:once:<key>``.
+        lease: Seconds that the effect takes at most. It is claimed for so long: after a
+            process that was killed in the middle, another may do it when they are over.
+        ttl: Seconds that the mark stays after the effect; longer than a repeat may take to come.
+
+    Yields:
+        True: do it. False: it is done. An exception in the block takes the claim back, so that
+        the next delivery does the effect; the exception goes on.
+
+    Raises:
+        InProgress: Another process is at it, or was killed at it. Nothing was done: let it
+            through, so that the message is tried again.
+        Exception: Redis is not there. Before the effect: nothing was done. After it: the effect
+            is done and the mark is not, so a repeat that comes after *lease* does it again.
+
+    Example:
+        >>> def sink(msg):
+        ...     with idempotent(client, f"mail:{msg.id}") as first:
+        ...         if first:
+        ...             send_mail(msg.address)
+    """
+    mark, token = f"emit:once:{key}", uuid.uuid4().hex
+    held = _take(redis, mark, token, lease)
+    if held == _DONE:
+        yield False
+        return
+    if held is not None:
+        raise InProgress(key, lease)
+    try:
+        yield True
+    except BaseException:
+        _let_go(redis, mark, token)
+        raise
+    redis.set(mark, _DONE, px=_milliseconds(ttl))
+
+
+@contextmanager
+def claim(redis: Any, mark: str, *, lease: float) -> Generator[None, None, None]:
+    """
+    Be the only one at something for a ``with`` block, for *lease* seconds at most.
+
+    Raises:
+        InProgress: Another process is.
+    """
+    token = uuid.uuid4().hex
+    if _take(redis, mark, token, lease) is not None:
+        raise InProgress(mark, lease)
+    try:
+        yield
+    finally:
+        _let_go(redis, mark, token)
+
+
+def _take(redis: Any, mark: str, token: str, lease: float) -> str | None:
+    """Set a mark where there is none. Returns what it is set to already; None: it is ours."""
+    while not redis.set(mark, token, nx=True, px=_milliseconds(lease)):
+        held = redis.get(mark)
+        if held is not None:  # it may have run out in between
+            return held.decode() if isinstance(held, bytes) else str(held)
+    return None
+
+
+def _let_go(redis: Any, mark: str, token: str) -> None:
+    # What is on its way up is the reason; a claim that stays runs out by itself.
+    try:
+        redis.eval(_RELEASE, 1, mark, token)
+    except Exception as error:
+        logger.warning("%s stays claimed until its lease is over: %s", mark, error)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))

@@ -1,0 +1,153 @@
+"""``emit dead``: what an operator sees, in text and in JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emit.dead import DeadLetters
+from emit.letter import Cause, DeadLetter
+from tests.test_cli import EMIT
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+CAUSE = Cause("ProcessDied", "it died\x1b[31m\nof age", "bye\x07\n", None, "SIGABRT", 1000.0)
+
+APP = """
+import json
+from emit import Router
+router = Router()
+
+@router.node(("n",), name="halve")
+def halve(msg):
+    if msg.n == 13:
+        raise ConnectionRefusedError("no")
+    print("halved", msg.n)
+    return msg.n
+"""
+
+
+@pytest.fixture
+def letters(redis: str) -> Iterator[DeadLetters]:
+    with pytest.importorskip("redis").Redis.from_url(redis) as connection:
+        letters = DeadLetters(connection)
+        for n in (12, 13, 14):
+            letters.add(DeadLetter("halve", {"n": n}, (CAUSE,), origin="words", id=f"m{n}"))
+        yield letters
+
+
+@pytest.fixture
+def run(redis: str, tmp_path: Path) -> Run:
+    (tmp_path / "app.py").write_text(APP)
+    env = {**os.environ, "EMIT_REDIS": redis}
+
+    def run(*argv: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [EMIT, "dead", *argv],
+            cwd=tmp_path,
+            env={**env, **more},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def test_list(letters: DeadLetters, run: Run) -> None:
+    """A line for each, without control characters; in JSON whole."""
+    done = run("list")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["m14", "m13", "m12"]
+    assert "1970-01-01 00:16:40+00:00  halve from words  1x  ProcessDied: it died" in lines[0]
+    assert "\x1b" not in done.stdout
+    (line,) = run("list", "--json", "--limit", "1").stdout.splitlines()
+    assert json.loads(line)["cause"]["signal"] == "SIGABRT"
+    assert run("list", "--node", "other").stdout == ""
+
+
+def test_show(letters: DeadLetters, run: Run) -> None:
+    """The message and all causes."""
+    done = run("show", "m13")
+    assert "message   {'n': 13}" in done.stdout
+    assert "stderr  bye" in done.stdout
+    assert "\x07" not in done.stdout
+    shown = json.loads(run("show", "m13", "--json").stdout)
+    assert (shown["id"], shown["message"], shown["origin"]) == ("m13", {"n": 13}, "words")
+
+
+def test_a_message_that_json_would_change(letters: DeadLetters, run: Run) -> None:
+    """It is shown as the text that stands for it."""
+    letters.add(DeadLetter("halve", {"raw": b"\xff"}, (), id="raw"))
+    assert json.loads(run("show", "raw", "--json").stdout)["message"].startswith("msgpack:")
+    assert r"{'raw': b'\xff'}" in run("show", "raw").stdout
+
+
+def test_replay(letters: DeadLetters, run: Run) -> None:
+    """What can be sent is gone, what can't stays, and the exit code says so."""
+    done = run("replay", "--app", "app.router", "m12", "m13", "m99")
+    assert done.stdout == "halved 12\nm12\n"
+    assert "emit dead: m13: no" in done.stderr
+    assert 'emit dead: m99: there is no dead letter "m99"' in done.stderr
+    assert done.returncode == 1
+    done = run("replay", "--app", "app.router", "--all", "--json")
+    assert done.stdout == 'halved 14\n{"replay": "m14"}\n'
+    assert (done.returncode, done.stderr) == (1, "emit dead: m13 stays: no\n")
+    assert [entry.id for entry in letters.list()] == ["m13"]
+
+
+def test_drop(letters: DeadLetters, run: Run) -> None:
+    """Those named, or all of a node."""
+    assert run("drop", "m12").stdout == "m12\n"
+    assert run("drop", "--all", "--node", "other").stdout == "0 dropped\n"
+    assert run("drop", "--all", "--json").stdout == '{"dropped": 2}\n'
+    assert run("list").stdout == ""
+
+
+@pytest.mark.parametrize("argv", [("replay",), ("drop",), ("drop", "--all", "m12"), ()])
+def test_neither_ids_nor_all(letters: DeadLetters, run: Run, argv: Any) -> None:
+    """A command that does not say which letters changes nothing."""
+    done = run(*argv)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert len(letters) == 3
+
+
+def test_what_is_missing(letters: DeadLetters, run: Run) -> None:
+    """No Redis named, none there, no router: one line each."""
+    for code, argv, env, text in (
+        (64, ["list"], {"EMIT_REDIS": ""}, "which Redis? Give --redis URL, or set EMIT_REDIS"),
+        (2, ["list", "--redis", "redis://127.0.0.1:1/0"], {}, "127.0.0.1:1"),
+        (2, ["list", "--redis", "nonsense"], {}, "Redis URL"),
+        (64, ["replay", "m12"], {}, "replay needs --app"),
+    ):
+        done = run(*argv, **env)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.startswith("emit dead: ")
+        assert text in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_router_knows_its_store(letters: DeadLetters, run: Run, tmp_path: Path) -> None:
+    """Without --redis the app's own; and a router that can replay does it, with the letter."""
+    own = """
+import redis, os
+from emit.dead import DeadLetters
+class Own(Router):
+    dead_letters = DeadLetters(redis.Redis.from_url(os.environ["STORE"]))
+    def replay(self, letter):
+        print("replay", letter.id)
+router = Own()
+"""
+    (tmp_path / "own.py").write_text("from emit import Router\n" + own)
+    url = os.environ.get("EMIT_REDIS") or ""
+    connection = letters._redis.connection_pool.connection_kwargs
+    store = f"redis://{connection['host']}:{connection['port']}/0"
+    done = run("replay", "--app", "own.router", "m12", EMIT_REDIS=url, STORE=store)
+    assert (done.stdout, done.stderr) == ("replay m12\nm12\n", "")
