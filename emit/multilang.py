@@ -7,12 +7,14 @@ To the graph a :class:`ShellNode` is a handler like any other: a message in, res
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from itertools import chain, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emit.errors import EmitError, FrameTooLarge, GraphError, ResultError
 from emit.host import host, oneshot, plain
@@ -26,26 +28,32 @@ from emit.host.settings import Settings, check
 from emit.host.values import from_json
 from emit.letter import DeadLetter
 
+if TYPE_CHECKING:
+    from emit.host.runtime import Source
+
 __all__ = ["Limits", "ShellNode"]
 
 #: The knobs that go to the host as they are.
 _SETTINGS = tuple(field.name for field in fields_of(Settings))
 
 #: What else of a ShellNode can be given to ``router.node``.
-_OWN = ("command", "cwd", "env", "pass_env", "program_node", "dead_letter")
+_OWN = ("command", "file", "cwd", "env", "pass_env", "program_node", "dead_letter")
 
 
 class ShellNode:
     """
     A node whose handler is a program in any language.
 
-    Subclass it, give it a ``command``, and decorate it as a class or as an instance. Every
-    attribute below can also be given to ``router.node(...)``. docs/knobs.md tells more of
-    those that have a default of :class:`emit.host.settings.Settings`.
+    Subclass it, give it a ``file`` or a ``command``, and decorate it as a class or as an
+    instance. Every attribute below can also be given to ``router.node(...)``. docs/knobs.md
+    tells more of those that have a default of :class:`emit.host.settings.Settings`.
 
     Attributes:
         command: The program and its arguments: a list, or a string that is split as a shell
             would, but that no shell ever sees.
+        file: Instead of a command: a file in any language that docs/runtimes.md lists, one
+            function of which is the node. ``"nodes/words.rb"``, or ``"nodes/words.rb:split"``
+            to say which; relative to ``cwd``. It is long-lived, unless ``mode`` is "oneshot".
         cwd: The directory it starts in; None: the current one.
         env: Environment variables to add.
         pass_env: Names, or patterns such as ``LC_*``, of variables that it gets from this
@@ -78,6 +86,7 @@ class ShellNode:
     options = (*_OWN, *_SETTINGS)
 
     command: str | Sequence[str] = ()
+    file: str | os.PathLike[str] | None = None
     env: Mapping[str, str] = {}  # read only; subclasses replace it
     pass_env: Sequence[str] = DEFAULT
     program_node: str | None = None
@@ -116,11 +125,14 @@ class ShellNode:
         self._settings: Settings | None = None
         self._calls: tuple[Host, Calls] | None = None
         self._probed: str | None = None  # what a program in mode "auto" has turned out to be
+        self._source: Source | None = None  # what its file is, once that has been looked at
 
     # -- to override -----------------------------------------------------------------------
 
     def get_command(self) -> list[str]:
-        """The command as a list."""
+        """The command as a list; of a file, that of its language's launcher."""
+        if self.file is not None:
+            return list(self._launched().argv)
         return shlex.split(self.command) if isinstance(self.command, str) else list(self.command)
 
     def get_cwd(self) -> str | None:
@@ -157,6 +169,8 @@ class ShellNode:
     @property
     def language(self) -> str:
         """The language of its program, such as ``ruby``, or the program's name, as ``jq``."""
+        if self.file is not None:
+            return self._located().runtime.name
         return language_of(self.get_command())
 
     @property
@@ -207,7 +221,7 @@ class ShellNode:
         self.logger = logging.getLogger(f"emit.node.{name}")
         for option in set(options).intersection(self.options):
             setattr(self, option, options.pop(option))
-        self._check_command()
+        self._check_program()
         self._settings = self._make_settings()
 
     def close(self) -> None:
@@ -220,14 +234,21 @@ class ShellNode:
 
     def _is_oneshot(self) -> bool:
         """Also while a program in mode "auto" has not been asked yet."""
-        mode = self.mode if self.mode != "auto" else self._probed
-        return mode in ("oneshot", None)
+        if self.mode != "auto":
+            return self.mode == "oneshot"
+        return self.file is None and self._probed in ("oneshot", None)
 
     def _run_once(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
         probing = self._may_probe()
         codec = self.codec or "json"
         data = plain.encode_message(fields, node=self.name, codec=codec, max_frame=self.max_frame)
-        program = self._program({"EMIT_PROBE": "1"} if probing else {})
+        chosen = self._program_node()
+        program = self._program(
+            {
+                **({"EMIT_PROBE": "1"} if probing else {}),
+                **({"EMIT_NODE": chosen} if chosen else {}),
+            }
+        )
         count = 0
         # Closed here: after a failure, who keeps the exception would keep the process, too.
         with closing(oneshot.run(program, data, timeout=self.timeout)) as chunks:
@@ -284,23 +305,57 @@ class ShellNode:
         if self._calls is None or self._calls[0] is not current:
             calls = current.calls(
                 self.name,
-                self._program,
+                self._make_program(),
                 self._settings or self._make_settings(),
-                program_node=self.program_node,
+                program_node=self._program_node(),
+                shared=self.program_node is not None,
                 dead_letter=self.dead_letter,
             )
             self._calls = (current, calls)
         return self._calls[1]
 
+    def _make_program(self) -> Callable[[], Program]:
+        if self.file is None:
+            return self._program
+        # Now: a build may take longer than the message that waits for it is given.
+        program = self._program()
+        return lambda: program
+
     def _program(self, extra: Mapping[str, str] = {}) -> Program:  # read only
-        pooled = not self._is_oneshot()
-        return Program(
-            node=self.name,
-            argv=tuple(self.get_command()),
-            env={**environment(self.env, self.pass_env), **extra},
-            cwd=self.get_cwd(),
-            limits=self.limits if pooled else None,
-        )
+        program = self._launched() if self.file is not None else self._bare()
+        if self.file is None or type(self).get_command is not ShellNode.get_command:
+            program = replace(program, argv=tuple(self.get_command()))
+        limits = None if self._is_oneshot() else self.limits
+        return replace(program, env={**program.env, **extra}, limits=limits)
+
+    def _bare(self) -> Program:
+        env = environment(self.env, self.pass_env)
+        return Program(node=self.name, argv=(), env=env, cwd=self.get_cwd())
+
+    def _launched(self) -> Program:
+        """
+        What serves its file.
+
+        Raises:
+            StartError: Its language is not here, or it can't be built: see `launch.prepare`.
+        """
+        from emit.host import launch
+
+        return launch.prepare(self._bare(), self._located(), self.env)
+
+    def _located(self) -> Source:
+        from emit.host import runtime
+
+        if self._source is None:
+            assert self.file is not None
+            self._source = runtime.locate(self.name, self.file, self.get_cwd())
+        return self._source
+
+    def _program_node(self) -> str | None:
+        """Which of the program's nodes it is, as it says or as its file does."""
+        if self.program_node is None and self.file is not None:
+            return self._located().function or None
+        return self.program_node
 
     def _outcome(self, msg: Any) -> Any:
         try:
@@ -313,9 +368,25 @@ class ShellNode:
         check(self.name, settings)
         return settings
 
+    def _check_program(self) -> None:
+        if self.file is not None:
+            self._check_file()
+        elif type(self).get_command is ShellNode.get_command:
+            self._check_command()
+
+    def _check_file(self) -> None:
+        about = f'"{self.name}": file = {self.file!r}'
+        if self.command:
+            raise GraphError(f"{about} and command = {self.command!r}: give one of them")
+        if not isinstance(self.file, (str, os.PathLike)):
+            raise GraphError(f"{about}: must be a path, such as 'nodes/words.rb'")
+        if self.mode == "lines":
+            raise GraphError(f'{about} has no mode = "lines": its launcher speaks frames')
+        self._source = None
+        if type(self).get_cwd is ShellNode.get_cwd:  # else it may not be known yet
+            self._located()
+
     def _check_command(self) -> None:
-        if type(self).get_command is not ShellNode.get_command:
-            return
         try:
             command = self.get_command()
         except (ValueError, TypeError) as error:
@@ -323,7 +394,7 @@ class ShellNode:
         if not command or not all(isinstance(word, str) for word in command):
             raise GraphError(
                 f'"{self.name}": command must be a string or a list of strings, such as '
-                f"'ruby words.rb', not {self.command!r}"
+                f"'ruby words.rb', not {self.command!r}; or give a file, such as 'words.rb'"
             )
 
 

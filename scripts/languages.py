@@ -17,6 +17,8 @@ from scripts import tools
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("sdks", "runtimes", "examples")
+#: A template is no source before {{name}} is replaced in it.
+PASSED_OVER = {"node_modules", "template"}
 RUN_TESTS = 'Dir["./test/**/*_test.rb"].sort.each { |file| require file }'
 
 
@@ -108,7 +110,7 @@ def files(*endings: str) -> list[Path]:
     return [
         file
         for file in found
-        if file.name.endswith(endings) and file.is_file() and "node_modules" not in file.parts
+        if file.name.endswith(endings) and file.is_file() and not PASSED_OVER & {*file.parts}
     ]
 
 

@@ -71,13 +71,21 @@ def test_page(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Non
         env["EMIT_REDIS"] = request.getfixturevalue("redis")
     for block in blocks(page):
         if block.file:
+            (tmp_path / block.file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / block.file).write_text(block.body)
         elif block.language == "python":
-            require(*[tool for tool in ("ruby", "node", "go") if f'["{tool}"' in block.body])
+            require(*tools_of(block.body))
             printed = run([sys.executable, "-c", block.body], tmp_path, env)
             assert block.output is None or printed == block.output
         elif block.language == "console":
             console(block.body, tmp_path, env)
+
+
+def tools_of(script: str) -> Iterator[str]:
+    """The languages that a script starts, by command or by the suffixes of its files."""
+    for tool, suffix in (("ruby", ".rb"), ("node", ".mjs"), ("go", ".go"), ("perl", ".pl")):
+        if f'["{tool}"' in script or f'{suffix}"' in script:
+            yield tool
 
 
 def console(body: str, folder: Path, env: dict[str, str]) -> None:

@@ -46,6 +46,8 @@ ORDER += ("once", "dead", "router", "testing")
 #: Imports inside a function, and why.
 LATE = {
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
+    ("emit.multilang", "emit.host.launch"): "tomllib and hashlib, which only files as nodes need",
+    ("emit.multilang", "emit.host.runtime"): "the same",
 }
 
 #: Who may import an optional dependency.

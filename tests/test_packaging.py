@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import require
+from tests.plain_files import LANGUAGES, Language
+
 ROOT = Path(__file__).resolve().parent.parent
 #: Folders and suffixes of files that are no source.
 MADE = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "node_modules"} | {
@@ -89,3 +92,17 @@ print(emit.__file__)
     python = installed / "python"
     where = Path(run(str(python), "-I", "-c", code, cwd=tmp_path).strip())
     assert where.is_relative_to(installed.parent)
+
+
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.name)
+def test_wheel_runs_plain_files(installed: Path, tmp_path: Path, language: Language) -> None:
+    """A file with one function is a node, in a folder that has nothing else."""
+    require(*filter(None, [language.tool]))
+    file = language.write(tmp_path / "words", language.function.replace("NAME", "words"))
+    code = f"""
+from emit import Router, ShellNode
+with Router() as router:
+    node = router.node(("word",), name="words", file={file!r})(ShellNode)
+    print([result["word"] for result in node(text="the rain")])
+"""
+    assert run(str(installed / "python"), "-I", "-c", code, cwd=tmp_path) == "['the', 'rain']\n"

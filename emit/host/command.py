@@ -12,7 +12,7 @@ from pathlib import Path
 from emit.errors import StartError
 from emit.host.program import Program
 
-__all__ = ["TRANSIENT", "diagnose", "is_transient", "language_of", "resolve"]
+__all__ = ["TRANSIENT", "diagnose", "is_transient", "language_of", "resolve", "start_error"]
 
 #: Errors of the moment: the same start may work later. ETXTBSY: the file is being written.
 TRANSIENT = frozenset(
@@ -69,7 +69,7 @@ def resolve(program: Program) -> Program:
     """
     name = program.argv[0] if program.argv else ""
     if not name:
-        raise _error(program, "the command is empty", "give a program and its arguments")
+        raise start_error(program, "the command is empty", "give a program and its arguments")
     if os.path.isabs(name):
         return program
     path = _beside(program, name) if "/" in name else _in_path(program, name)
@@ -103,12 +103,14 @@ def _in_path(program: Program, name: str) -> str:
     if found:
         raise _not_executable(program, found[0])
     where = ", ".join(directories) or "nowhere, as PATH has no absolute directory"
-    raise _error(program, "command not found", f"looked in {where}")
+    raise start_error(program, "command not found", f"looked in {where}")
 
 
 def _of_moment(program: Program, cause: OSError | ValueError) -> StartError | None:
     if isinstance(cause, OSError) and cause.errno in TRANSIENT:
-        return _error(program, os.strerror(cause.errno), _HINTS.get(cause.errno, "retry later"))
+        return start_error(
+            program, os.strerror(cause.errno), _HINTS.get(cause.errno, "retry later")
+        )
     return None
 
 
@@ -117,9 +119,9 @@ def _of_cwd(program: Program) -> StartError | None:
     if cwd is None or (os.path.isdir(cwd) and os.access(cwd, os.X_OK)):
         return None
     if os.path.isdir(cwd):
-        return _error(program, "permission denied", f"its directory {cwd} may not be entered")
+        return start_error(program, "permission denied", f"its directory {cwd} may not be entered")
     what = "is no directory" if os.path.exists(cwd) else "does not exist"
-    return _error(program, f"its directory {cwd} {what}", "check cwd")
+    return start_error(program, f"its directory {cwd} {what}", "check cwd")
 
 
 def _of_file(program: Program) -> StartError | None:
@@ -127,13 +129,13 @@ def _of_file(program: Program) -> StartError | None:
     if "\0" in path or not os.path.exists(path):
         return None
     if os.path.isdir(path):
-        return _error(program, "is a directory", f"name the program inside {path}")
+        return start_error(program, "is a directory", f"name the program inside {path}")
     if not os.access(path, os.X_OK):
         return _not_executable(program, path)
     interpreter = _interpreter(path)
     if interpreter and not os.access(interpreter, os.X_OK):
         reason = f"bad interpreter {interpreter}"
-        return _error(program, reason, f"change the first line of {path}, or install it")
+        return start_error(program, reason, f"change the first line of {path}, or install it")
     return None
 
 
@@ -141,20 +143,22 @@ def _of_errno(program: Program, cause: OSError | ValueError) -> StartError:
     path = program.argv[0]
     match cause:
         case ValueError():
-            return _error(program, "its command or environment holds a NUL or a lone surrogate", "")
+            return start_error(
+                program, "its command or environment holds a NUL or a lone surrogate", ""
+            )
         case OSError(errno=errno.ENOENT) if os.path.exists(path):
-            return _error(program, "its dynamic loader is missing", f"see: file {path}")
+            return start_error(program, "its dynamic loader is missing", f"see: file {path}")
         case OSError(errno=errno.ENOENT | errno.ENOTDIR):
-            return _error(program, "command not found", f"{path} does not exist")
+            return start_error(program, "command not found", f"{path} does not exist")
         case OSError(errno=errno.ENOEXEC):
             hint = f"a script needs a first line such as #!/usr/bin/env ruby; see: file {path}"
-            return _error(program, "not a program of this system", hint)
+            return start_error(program, "not a program of this system", hint)
         case OSError(errno=errno.EACCES | errno.EPERM):
             hint = f"check its owner, its directories and a noexec mount: {path}"
-            return _error(program, "permission denied", hint)
+            return start_error(program, "permission denied", hint)
         case OSError(errno=number):
             reason = os.strerror(number) if number else str(cause)
-            return _error(program, reason, _HINTS.get(number or 0, ""))
+            return start_error(program, reason, _HINTS.get(number or 0, ""))
 
 
 def _interpreter(path: str) -> str:
@@ -170,9 +174,12 @@ def _interpreter(path: str) -> str:
 
 def _not_executable(program: Program, path: str) -> StartError:
     if Path(path).is_file() and not os.stat(path).st_mode & 0o111:
-        return _error(program, "not executable", f"chmod +x {path}")
-    return _error(program, "permission denied", f"check the owner and mode of {path}")
+        return start_error(program, "not executable", f"chmod +x {path}")
+    return start_error(program, "permission denied", f"check the owner and mode of {path}")
 
 
-def _error(program: Program, reason: str, hint: str) -> StartError:
-    return StartError(node=program.node, argv=program.argv, reason=reason, hint=hint)
+def start_error(program: Program, reason: str, hint: str, said: str = "") -> StartError:
+    """Why *program* cannot be started, what to do, and the last words on its stderr."""
+    return StartError(
+        node=program.node, argv=program.argv, reason=reason, hint=hint, stderr_tail=said
+    )

@@ -70,15 +70,16 @@ class Host:
         settings: Settings,
         *,
         program_node: str | None = None,
+        shared: bool = True,
         dead_letter: Callable[[DeadLetter], Any] | None = None,
     ) -> Calls:
         """
         Make a node: its calls, and a pool for them. Only ``min_idle`` processes are started.
 
         Nodes that say which node of their program they are share one pool with the others of
-        the same program, environment and settings.
+        the same program, environment and settings, unless not *shared*.
         """
-        pool = self._shared_pool(program(), settings) if program_node else None
+        pool = self._shared_pool(program(), settings) if program_node and shared else None
         if pool is None:
             pool = Pool(node, program, settings, self)
         calls = Calls(node, pool, program_node, dead_letter)

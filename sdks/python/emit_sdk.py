@@ -94,7 +94,10 @@ def _stack(error: BaseException) -> list[str]:
     libraries = (sys.prefix, sys.base_prefix, "<frozen")
     frames.reverse()
     frames.sort(key=lambda frame: frame.filename.startswith(libraries))
-    return [_text(f"{f.filename}:{f.lineno} in {f.name}: {f.line}", 400) for f in frames]
+    lines = [_text(f"{f.filename}:{f.lineno} in {f.name}: {f.line}", 400) for f in frames]
+    if isinstance(error, SyntaxError):  # no frame: the line was never reached
+        lines.insert(0, _text(f"{error.filename}:{error.lineno}: {error.text}".rstrip(), 400))
+    return lines
 
 
 def _text(value: object, most: int = 8192) -> str:
@@ -852,7 +855,8 @@ def boot(path: str, name: str = "") -> None:
     """
     Load the file at *path* and serve it: what a launcher calls. It need not know of Emit.
 
-    Serves the function *name*; else what the file serves or registers; else its only function.
+    Serves what the file serves or registers; else its function *name*, the one that is named as
+    the file is, ``handler``, or its only one.
     """
     take_wire()
     _serve(lambda: _load(path, name))
@@ -866,10 +870,27 @@ def _load(path: str, name: str) -> tuple[Any, int]:
     module = sys.modules[stem] = module_from_spec(spec)
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     spec.loader.exec_module(module)
+    return _offered or (_registered or [_pick(vars(module), stem, name)], 1)
+
+
+def _pick(names: dict[str, Any], stem: str, name: str) -> Any:
+    # The function that is the node, in a file that says nothing of Emit.
+    file = os.path.basename(names["__file__"])
+    own = [n for n, v in names.items() if getattr(v, "__module__", "") == stem and n[0] != "_"]
+    own = [n for n in own if callable(names[n]) and not isinstance(names[n], type)]
+    wanted = [name] if name else [stem, "handler", *own[: len(own) == 1]]
+    chosen = next((n for n in wanted if callable(names.get(n))), None)
+    if chosen:
+        _registered[names[chosen]] = chosen
+        return names[chosen]
+    if not own:
+        raise LookupError(f"{file}: there is no function in it")
+    found = f"(found: {', '.join(own)})"
     if name:
-        return [getattr(module, name)], 1
-    own = [v for v in vars(module).values() if getattr(v, "__module__", "") == stem]
-    return _offered or (_registered or [f for f in own if hasattr(f, "__code__")], 1)
+        raise LookupError(f"{file}: there is no function {name} in it {found}")
+    raise LookupError(
+        f"{file}: which function is the node? Name it {stem}, or say {file}:name {found}"
+    )
 
 
 def _serve(load: Callable[[], tuple[Any, int]]) -> None:

@@ -1,0 +1,285 @@
+"""
+The languages that a file can be written in: ``<language>/runtime.toml``, read and checked.
+
+A project's own are in ``emit_runtimes/`` of the current directory, and in the folders that
+``$EMIT_RUNTIMES`` names; they are looked at before those that come with Emit, so that one of
+the same name or suffix replaces it. docs/runtimes.md tells the keys.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emit import share
+from emit.errors import GraphError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Runtime", "Source", "fill", "locate", "runtimes"]
+
+#: What may stand in braces, and where each is told: docs/runtimes.md.
+PLACES = ("runtime", "file", "function", "output", "manifest", "python", "name")
+
+#: Each key of a runtime.toml, its type, and the field of a Runtime that takes it.
+_KEYS: dict[str, tuple[str, str]] = {
+    "name": ("a string", "name"),
+    "suffixes": ("a list of strings", "suffixes"),
+    "folders": ("true or false", "folders"),
+    "detect.command": ("a list of strings", "detect"),
+    "detect.minimum": ("a string", "minimum"),
+    "detect.install": ("a string", "install"),
+    "dependencies.manifest": ("a string", "manifest"),
+    "dependencies.check": ("a list of strings", "check"),
+    "dependencies.install": ("a string", "install_dependencies"),
+    "dependencies.prefix": ("a list of strings", "prefix"),
+    "dependencies.env": ("a table of strings", "manifest_env"),
+    "build.command": ("a list of strings", "build"),
+    "launch.command": ("a list of strings", "launch"),
+    "launch.env": ("a table of strings", "env"),
+    "test.command": ("a list of strings", "test"),
+    "test.test_file": ("a string", "test_file"),
+    "debug.command": ("a list of strings", "debug"),
+}
+_REQUIRED = ("name", "suffixes", "detect.command", "launch.command")
+_TABLES = frozenset(key.partition(".")[0] for key in _KEYS if "." in key)
+
+_FUNCTION = re.compile(r"[^\W\d]\w*[?!]?")  # Ruby's may end so
+_PLACE = re.compile(r"\{([a-z]+)\}")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """
+    How files of one language are run. Commands may hold places such as ``{file}``: see `fill`.
+
+    Attributes:
+        name: The language.
+        folder: Where its runtime.toml, its launcher and its ``template/`` are.
+        suffixes: Of its files, with their dots.
+        folders: A folder that holds such files is a node as well.
+        detect: Prints the version of the toolchain: the first dotted number of its output.
+        minimum: The least version; empty: any.
+        install: What to tell who lacks it.
+        manifest: The file that lists dependencies; empty: there is none.
+        check: Ends with 0 when all of them are there.
+        install_dependencies: What to tell when they are not.
+        prefix: Put before the launch command where there is a manifest.
+        manifest_env: Added to the environment where there is a manifest.
+        build: Makes ``{output}``; empty: nothing is built.
+        launch: Starts the node.
+        env: Added to the node's environment.
+        test: Runs an author's test file.
+        test_file: The name of a test file, with ``{name}`` for the node's.
+        debug: Runs the file under a debugger: shown, not run.
+    """
+
+    name: str
+    folder: Path
+    suffixes: tuple[str, ...]
+    detect: tuple[str, ...]
+    launch: tuple[str, ...]
+    folders: bool = False
+    minimum: str = ""
+    install: str = ""
+    manifest: str = ""
+    check: tuple[str, ...] = ()
+    install_dependencies: str = ""
+    prefix: tuple[str, ...] = ()
+    manifest_env: Mapping[str, str] = field(default_factory=dict)
+    build: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    test: tuple[str, ...] = ()
+    test_file: str = ""
+    debug: tuple[str, ...] = ()
+
+    def takes(self, path: Path) -> bool:
+        """Whether *path* is a file, or a folder of files, of this language."""
+        if self.folders and path.is_dir():
+            return any(item.name.endswith(self.suffixes) for item in path.iterdir())
+        return path.name.endswith(self.suffixes)
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    A file, or a folder, that is to be a node.
+
+    Attributes:
+        path: Absolute.
+        function: Which of its functions it is; empty: the launcher finds it.
+        runtime: Its language.
+    """
+
+    path: Path
+    function: str
+    runtime: Runtime
+
+
+def locate(node: str, file: str | os.PathLike[str], cwd: str | None = None) -> Source:
+    """
+    Find what ``file`` of a node names.
+
+    Args:
+        node: The node's name, for errors.
+        file: A path, or ``path:function``; relative to *cwd*.
+        cwd: The node's directory; None: the current one.
+
+    Raises:
+        GraphError: There is none, its language is not known, or the function is no name.
+
+    Example:
+        >>> locate("words", "nodes/words.rb:split")  # doctest: +SKIP
+        Source(path=PosixPath('/app/nodes/words.rb'), function='split', runtime=...)
+    """
+    name, colon, function = os.fspath(file).rpartition(":")
+    if not colon or "/" in function:
+        name, colon, function = os.fspath(file), "", ""
+    about = f'"{node}": file = {os.fspath(file)!r}'
+    if colon and not _FUNCTION.fullmatch(function):
+        raise GraphError(f"{about}: {function!r} is no name of a function; write path:function")
+    path = Path(cwd or os.getcwd(), name).absolute()
+    if not name or not path.exists():
+        raise GraphError(f"{about}: there is no {path}; give a path relative to cwd = {cwd!r}")
+    return Source(path, function, _language(about, path))
+
+
+def runtimes() -> dict[str, Runtime]:
+    """
+    All languages by name, in the order in which they are asked.
+
+    Raises:
+        GraphError: A runtime.toml that cannot be used; the text has its path and the key.
+    """
+    found: dict[str, Runtime] = {}
+    for folder in _folders():
+        for path in sorted(folder.glob("*/runtime.toml")):
+            runtime = _read(path, path.stat().st_mtime_ns)
+            found.setdefault(runtime.name, runtime)
+    return found
+
+
+def fill(words: Iterable[str], values: Mapping[str, str]) -> tuple[str, ...]:
+    """
+    Put *values* where *words* have their names in braces.
+
+    Raises:
+        KeyError: A place has no value here, as ``{output}`` without a build.
+
+    Example:
+        >>> fill(["ruby", "{runtime}/launch.rb"], {"runtime": "/ruby"})
+        ('ruby', '/ruby/launch.rb')
+    """
+    return tuple(_PLACE.sub(lambda place: values[place[1]], word) for word in words)
+
+
+def _folders() -> Iterator[Path]:
+    for name in os.environ.get("EMIT_RUNTIMES", "").split(os.pathsep):
+        if name:
+            yield Path(name).absolute()
+    yield Path.cwd() / "emit_runtimes"
+    try:
+        yield share.find("runtimes")
+    except FileNotFoundError as error:
+        raise GraphError(f"no language is known: {error}") from error
+
+
+def _language(about: str, path: Path) -> Runtime:
+    known = runtimes()
+    for runtime in known.values():
+        if runtime.takes(path):
+            return runtime
+    suffixes = " ".join(sorted({s for runtime in known.values() for s in runtime.suffixes}))
+    if path.is_dir():
+        names = ", ".join(runtime.name for runtime in known.values() if runtime.folders)
+        raise GraphError(f"{about}: a folder must hold files of one of: {names or 'no language'}")
+    raise GraphError(
+        f"{about}: no language has files such as {path.name} (known: {suffixes}); "
+        f"emit_runtimes/<language>/runtime.toml adds one"
+    )
+
+
+@functools.lru_cache
+def _read(path: Path, mtime: int) -> Runtime:
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:  # no TOML, or no UTF-8
+        raise GraphError(f"{path}: {error}") from error
+    facts = dict(_flat(path, document))
+    for key in _REQUIRED:
+        if key not in facts:
+            raise GraphError(f"{path}: {key} is missing")
+    for key, value in facts.items():
+        if reason := _wrong(key, value):
+            raise GraphError(f"{path}: {key} = {value!r}: {reason}")
+    fields = {_KEYS[key][1]: _frozen(value) for key, value in facts.items()}
+    return Runtime(folder=path.parent, **fields)
+
+
+def _flat(path: Path, document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if key in _TABLES and isinstance(value, dict):
+            yield from ((f"{key}.{inner}", item) for inner, item in value.items())
+        else:
+            yield key, value
+
+
+def _wrong(key: str, value: Any) -> str:
+    """Why *value* cannot be that of *key*; empty if it can."""
+    if key not in _KEYS:
+        return f"there is no such key; there are {', '.join(_KEYS)}"
+    kind = _KEYS[key][0]
+    if not _is(kind, value):
+        return f"must be {kind}"
+    if key == "suffixes" and not (value and all(suffix[0] == "." for suffix in value)):
+        return "must be one suffix or more, each with its dot"
+    if key.endswith("command") and not value:
+        return "must name a program"
+    if key == "detect.minimum" and not re.fullmatch(r"\d+(\.\d+)*", value):
+        return "must be numbers with dots between them"
+    return _unknown_place(value)
+
+
+def _is(kind: str, value: Any) -> bool:
+    match kind:
+        case "a string":
+            return isinstance(value, str) and value != ""
+        case "true or false":
+            return isinstance(value, bool)
+        case "a list of strings":
+            return isinstance(value, list) and all(_is("a string", item) for item in value)
+        case _:
+            return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+
+
+def _unknown_place(value: Any) -> str:
+    for word in _words(value):
+        for name in _PLACE.findall(word):
+            if name not in PLACES:
+                return f"{{{name}}} stands for nothing; there are {', '.join(PLACES)}"
+    return ""
+
+
+def _words(value: Any) -> Iterable[str]:
+    match value:
+        case str():
+            return [value]
+        case dict():
+            return value.values()
+        case list():
+            return value
+        case _:
+            return []
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,447 @@
+"""From a file to its program: toolchains, packages and builds, with a language made for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emit import Router, ShellNode
+from emit.errors import GraphError, StartError
+from emit.host import build, launch
+from tests.hosts import ROOT
+from tests.leaks import no_leaks
+
+#: A toy file holds the word that the node emits. It is built into a program, by a compiler that
+#: keeps count, fails at "mistake" and takes its time at "slow".
+TOML = """
+name = "toy"
+suffixes = [".toy"]
+folders = true
+[detect]
+command = ["toy", "--version"]
+minimum = "1.10"
+install = "get toy"
+[dependencies]
+manifest = "toys"
+check = ["toy", "check", "{manifest}"]
+install = "toy install"
+prefix = ["env", "PREFIXED=yes"]
+env = { TOYS = "{manifest}" }
+[build]
+command = ["toy", "build", "{file}", "{function}", "{output}"]
+[launch]
+command = ["{python}", "{runtime}/launch.py", "{output}", "{function}"]
+env = { TOY = "{runtime}", OWN = "runtime" }
+"""
+
+TOOL = """#!/bin/sh
+echo "$*" >>"$LOG"
+case $1 in
+  --version) echo "toy ${VERSION-1.10.2}"; exit "${STATUS-0}" ;;
+  check) test -e "$2.installed" || { echo 'no brick' >&2; exit 1; } ;;
+  build)
+    if grep -q mistake "$2"; then echo '# words' >&2; echo "$2:1: a mistake" >&2; exit 2; fi
+    echo half >"$4"
+    while grep -q slow "$2" && ! test -e "$LOG.go"; do sleep 0.01; done
+    cat "$2" >"$4" ;;
+esac
+"""
+
+LAUNCHER = """
+import json, os, sys
+sys.path.append({sdk!r})
+from emit_sdk import serve
+
+def words(msg):
+    word = open(sys.argv[1]).read().strip()
+    yield word, sys.argv[2:], {{n: os.environ.get(n) for n in ("TOY", "OWN", "TOYS", "PREFIXED")}}
+
+serve(words)
+"""
+
+Declare = Callable[..., Any]
+
+
+class Toys:
+    """A project with files of the toy language, and what its tool was called for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self.runtime = folder / "emit_runtimes" / "toy"
+        self.write("bin/toy", TOOL).chmod(0o755)
+        self.write("emit_runtimes/toy/runtime.toml", TOML)
+        self.write("emit_runtimes/toy/launch.py", LAUNCHER.format(sdk=str(ROOT / "sdks/python")))
+        self.write("words.toy", "rain")
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def called(self, action: str) -> int:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return sum(line.split()[0] == action for line in lines)
+
+    @property
+    def builds(self) -> list[Path]:
+        folder = self.folder / "cache" / "emit" / "toy"
+        return sorted(path for path in folder.glob("*") if path.suffix != ".lock")
+
+
+@pytest.fixture(autouse=True)
+def _afresh() -> Iterator[None]:
+    launch._known.clear()
+    launch._failed.clear()
+    with no_leaks():
+        yield
+
+
+@pytest.fixture
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toys:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Toys(tmp_path)
+
+
+@pytest.fixture
+def toy(toys: Toys) -> Iterator[Declare]:
+    """Call a node of a toy file, newly declared, and give its word."""
+    routers = []
+
+    def call(file: str = "words.toy", *, whole: bool = False, **options: Any) -> Any:
+        env = {"LOG": str(toys.log), **options.pop("env", {})}
+        routers.append(router := Router())
+        options = {"name": "words", "file": file, **options}
+        node = router.node(("word", "argv", "env"), env=env, **options)(ShellNode)
+        (result,) = node(x=0)
+        return result if whole else result["word"]
+
+    yield call
+    for router in routers:
+        router.close()
+
+
+# The toolchain
+
+
+def test_a_file_is_detected_built_and_launched(toys: Toys, toy: Declare) -> None:
+    """Each once, and never again while nothing changes."""
+    assert toy() == toy() == toy() == "rain"
+    assert [toys.called(action) for action in ("--version", "check", "build")] == [1, 0, 1]
+
+
+def test_its_environment(toys: Toys, toy: Declare) -> None:
+    """What the language adds is there; what the node adds wins; an empty function is no word."""
+    result = toy(whole=True)
+    assert result["argv"] == []
+    assert result["env"] == {
+        "TOY": str(toys.runtime),
+        "OWN": "runtime",
+        "TOYS": None,
+        "PREFIXED": None,
+    }
+    result = toy("words.toy:words", env={"OWN": "node"}, whole=True)
+    assert (result["argv"], result["env"]["OWN"]) == (["words"], "node")
+
+
+def test_a_toolchain_that_is_missing(toys: Toys, toy: Declare) -> None:
+    """The error names the language, what to run, and where it was looked for."""
+    (toys.folder / "bin" / "toy").unlink()
+    says = r'"words" cannot be started: toy was not found.*install it: get toy; PATH = .*/bin'
+    with pytest.raises(StartError, match=says) as caught:
+        toy()
+    assert not caught.value.started
+
+
+def test_a_toolchain_that_is_too_old(toys: Toys, toy: Declare) -> None:
+    """Versions are compared as numbers, not as text."""
+    with pytest.raises(StartError, match=r"toy 1\.9 is older than 1\.10.*get toy"):
+        toy(env={"VERSION": "1.9"})
+
+
+def test_a_toolchain_that_was_replaced(toys: Toys, toy: Declare) -> None:
+    """Another version at the same place is seen."""
+    with pytest.raises(StartError, match="older than"):
+        toy(env={"VERSION": "1"})
+    os.utime(toys.folder / "bin" / "toy", ns=(1, 1))
+    assert toy() == "rain"
+
+
+def test_a_toolchain_that_does_not_run(toys: Toys, toy: Declare) -> None:
+    """As a version manager's shim does where no version is chosen."""
+    toys.write("bin/toy", "#!/bin/sh\necho no version is set >&2\nexit 1\n")
+    with pytest.raises(StartError, match=r"toy does not tell its version.*get toy") as caught:
+        toy()
+    assert any("no version is set" in note for note in caught.value.__notes__)
+
+
+def test_a_toolchain_that_tells_nothing(toys: Toys, toy: Declare) -> None:
+    """It is not taken for a new one."""
+    toys.write("bin/toy", "#!/bin/sh\necho hello\n")
+    with pytest.raises(StartError, match="of no known version"):
+        toy()
+
+
+def test_a_file_that_is_gone(toys: Toys, toy: Declare) -> None:
+    """It was there when the node was declared."""
+
+    class Late(ShellNode):
+        file = "words.toy"
+
+    node = Router().node(("n",), name="words")(Late)
+    (toys.folder / "words.toy").unlink()
+    with pytest.raises(StartError, match="the file is gone"):
+        node(x=0)
+
+
+# Packages
+
+
+def test_packages(toys: Toys, toy: Declare) -> None:
+    """They are looked for where there is a manifest, beside the file or above it."""
+    toys.write("toys", "brick")
+    toys.write("nodes/words.toy", "snow")
+    says = rf"not all is installed that {toys.folder}/toys asks for.*run: toy install, in "
+    with pytest.raises(StartError, match=says) as caught:
+        toy("nodes/words.toy")
+    assert any("no brick" in note for note in caught.value.__notes__)
+    toys.write("toys.installed", "")
+    launch._failed.clear()  # as after some seconds
+    result = toy("nodes/words.toy", whole=True)
+    assert (result["word"], result["env"]["PREFIXED"]) == ("snow", "yes")
+    assert result["env"]["TOYS"] == str(toys.folder / "toys")
+    toy("nodes/words.toy")
+    assert toys.called("check") == 2
+
+
+def test_a_manifest_above_the_project_is_another_projects(toys: Toys, toy: Declare) -> None:
+    """Above a file that is not below the node's directory nothing is looked for."""
+    toys.write("toys", "brick")
+    toys.write("nodes/words.toy", "snow")
+    assert toy(str(toys.folder / "nodes" / "words.toy"), cwd=str(toys.folder / "bin")) == "snow"
+
+
+def test_a_failure_is_not_tried_again_at_once(toys: Toys, toy: Declare) -> None:
+    """A queue of messages does not run a failing compiler for each."""
+    toys.write("words.toy", "mistake")
+    for _ in range(3):
+        with pytest.raises(StartError, match="a mistake"):
+            toy()
+    assert toys.called("build") == 1
+
+
+# Builds
+
+
+def test_a_build_that_fails(toys: Toys, toy: Declare) -> None:
+    """The error has the first thing the compiler says, and in its notes all; nothing is left."""
+    toys.write("words.toy", "mistake")
+    with pytest.raises(StartError, match=r"it does not build.*words\.toy:1: a mistake") as caught:
+        toy()
+    assert any("# words" in note for note in caught.value.__notes__)
+    assert toys.builds == []
+    toys.write("words.toy", "mended")
+    assert toy() == "mended"
+
+
+@pytest.mark.parametrize("changed", ["words.toy", "emit_runtimes/toy/launch.py", "other.toy"])
+def test_a_change_is_built(toys: Toys, toy: Declare, changed: str) -> None:
+    """The file, its neighbours and the launcher all go into the build's name."""
+    assert toy() == "rain"
+    path = toys.folder / changed
+    path.write_text(path.read_text() + "\n" if path.exists() else "")
+    assert toy() == "rain"
+    assert toys.called("build") == 2
+
+
+def test_what_else_changes_a_build(toys: Toys, toy: Declare) -> None:
+    """The function, the version and the language's own variables do; others do not."""
+    toy(env={"OTHER": "1"})
+    toy(env={"OTHER": "2"})
+    assert toys.called("build") == 1
+    toy("words.toy:words")
+    toy(env={"TOYFLAGS": "-quick"})
+    toys.write("bin/toy", TOOL.replace("1.10.2", "1.11"))
+    toy()
+    assert toys.called("build") == 4
+
+
+def test_below_a_manifest_all_of_the_language_goes_into_a_build(toys: Toys, toy: Declare) -> None:
+    """A package that lies elsewhere in the module is seen, a text beside it is not."""
+    for name in ("toys", "toys.installed"):
+        toys.write(name, "")
+    toys.write("nodes/words.toy", "snow")
+    for name, builds in (("lib/text", 1), ("lib/a.toy", 2), ("node_modules/a.toy", 2)):
+        toys.write(name, "")
+        assert toy("nodes/words.toy") == "snow"
+        assert toys.called("build") == builds, name
+
+
+def test_one_build_at_a_time(toys: Toys, toy: Declare) -> None:
+    """Threads and processes that want the same wait for one, and then have it."""
+    toys.write("words.toy", "slow")
+    code = (
+        "from emit import Router, ShellNode\n"
+        f"node = Router().node(('word', 'argv', 'env'), name='words', file='words.toy', "
+        f"env={{'LOG': {str(toys.log)!r}}})(ShellNode)\n"
+        "print(node(x=0)[0]['word'])\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    others = [
+        subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    got: list[str] = []
+    threads = [threading.Thread(target=lambda: got.append(toy())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while not toys.called("build"):
+        time.sleep(0.01)
+    toys.write("log.go", "")
+    for thread in threads:
+        thread.join()
+    assert [other.communicate(timeout=60)[0] for other in others] == ["slow\n", "slow\n"]
+    assert got == ["slow", "slow"]
+    assert toys.called("build") == 1
+
+
+def test_a_builder_that_is_killed(toys: Toys, toy: Declare) -> None:
+    """Its lock is gone with it, its half is no build, and the next one builds."""
+    toys.write("words.toy", "slow")
+    code = (
+        "import os, signal, threading, time\n"
+        "from emit import Router, ShellNode\n"
+        f"node = Router().node(('word',), name='words', file='words.toy', "
+        f"env={{'LOG': {str(toys.log)!r}}})(ShellNode)\n"
+        "node(x=0)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], env=env) as killed:
+        while not [path for path in toys.builds if path.read_text()]:
+            assert killed.poll() is None
+            time.sleep(0.01)
+        killed.kill()
+    assert [path.suffix for path in toys.builds] == [".part"]
+    toys.write("log.go", "")
+    assert toy() == "slow"
+
+
+def test_old_builds_are_removed(toys: Toys, toy: Declare) -> None:
+    """What has not been started for a month goes with the next build; what has been stays."""
+    assert toy() == "rain"
+    [old] = toys.builds
+    os.utime(old, (0, time.time() - build.KEEP - 1))
+    assert toy() == "rain"  # started, so it is young again
+    toys.write("words.toy", "snow")
+    toy()
+    assert old in toys.builds
+    os.utime(old, (0, time.time() - build.KEEP - 1))
+    toys.write("words.toy", "hail")
+    toy()
+    assert old not in toys.builds
+    assert len(toys.builds) == 2
+
+
+def test_no_place_for_a_build(
+    toys: Toys, toy: Declare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error says which setting changes it."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(StartError, match=r"no place for its build: .*XDG_CACHE_HOME"):
+        toy()
+
+
+# A file as a node
+
+
+def test_a_folder(toys: Toys, toy: Declare) -> None:
+    """A folder of such files is a node, too."""
+    toys.write("bin/toy", TOOL.replace("$2", "$2/words.toy"))
+    toys.write("words/words.toy", "sun")
+    assert toy("words") == "sun"
+
+
+def test_modes(toys: Toys) -> None:
+    """Mode auto starts one process, and no other to ask; oneshot is one for each message."""
+    router = Router()
+    env = {"LOG": str(toys.log)}
+
+    def declare(**options: Any) -> Any:
+        return router.node(("pid",), file="pid.py", env=env, **options)(ShellNode)
+
+    toys.write("pid.py", "import os\ndef pid(msg): return os.getpid()\n")
+    with router:
+        long, once = declare(name="long"), declare(name="once", mode="oneshot")
+        assert len({long(x=0)[0]["pid"] for _ in range(3)}) == 1
+        assert len({once(x=0)[0]["pid"] for _ in range(3)}) == 3
+    with pytest.raises(GraphError, match='has no mode = "lines"'):
+        declare(name="lines", mode="lines")
+
+
+def test_either_a_file_or_a_command(toys: Toys) -> None:
+    """Both are one too many, and none is too few; a class's and an option's count alike."""
+
+    class Both(ShellNode):
+        file = "words.toy"
+
+    router = Router()
+    with pytest.raises(GraphError, match=r'"n": file = .*words\.toy.* and command = .*: give one'):
+        router.node(("n",), name="n", command="cat")(Both)
+    with pytest.raises(GraphError, match="or give a file"):
+        router.node(("n",), name="n")(ShellNode)
+    with pytest.raises(GraphError, match="must be a path"):
+        router.node(("n",), name="n", file=7)(ShellNode)
+    assert router.names == set()
+
+
+def test_get_command_can_add_to_it(toys: Toys) -> None:
+    """An overridden get_command has the launcher's command from the one above it."""
+
+    class Nice(ShellNode):
+        file = "words.toy"
+
+        def get_command(self) -> list[str]:
+            return ["env", "PREFIXED=nice", *super().get_command()]
+
+    router = Router()
+    with router:
+        node = router.node(("w", "argv", "env"), name="n", env={"LOG": str(toys.log)})(Nice)
+        assert node(x=0)[0]["env"]["PREFIXED"] == "nice"
+
+
+def test_a_directory_that_is_computed(toys: Toys) -> None:
+    """Where get_cwd is overridden the file is looked for when it is needed."""
+
+    class There(ShellNode):
+        file = "where.py"
+
+        def get_cwd(self) -> str:
+            return str(toys.folder / "there")
+
+    router = Router()
+    with router:
+        node = router.node(("cwd",), name="n")(There)
+        with pytest.raises(GraphError, match="there is no"):
+            node(x=0)
+        toys.write("there/where.py", "import os\ndef where(msg): return os.getcwd()\n")
+        assert node(x=0) == ({"cwd": str(toys.folder / "there")},)
+
+
+def test_drawing_needs_no_toolchain(toys: Toys) -> None:
+    """What a graph's picture says of a node is known without starting anything."""
+    node = ShellNode()
+    Router().node(("n",), name="n", file="words.toy")(node)
+    assert node.language == "toy"
+    assert not toys.log.exists()

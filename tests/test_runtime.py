@@ -1,0 +1,207 @@
+"""Which language a file is in, and what a runtime.toml may say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from emit.errors import GraphError
+from emit.host.runtime import fill, locate, runtimes
+
+TOY = """
+name = "toy"
+suffixes = [".toy"]
+folders = true
+[detect]
+command = ["toy", "--version"]
+[launch]
+command = ["toy", "{file}", "{function}"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the current directory."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def add(toml: str = TOY, folder: str = "emit_runtimes/toy") -> Path:
+    path = Path(folder, "runtime.toml").absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(toml)
+    return path
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "function"),
+    [
+        ("words.py", "words.py", ""),
+        ("words.py:split", "words.py", "split"),
+        ("a:b/words.py", "a:b/words.py", ""),
+        ("a:b/words.py:is_word?", "a:b/words.py", "is_word?"),
+    ],
+)
+def test_a_file(project: Path, file: str, name: str, function: str) -> None:
+    """A path, and perhaps a function after the last colon."""
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).touch()
+    source = locate("words", file)
+    assert (source.path, source.function) == (project / name, function)
+    assert source.runtime.name == "python"
+
+
+def test_a_path_object(project: Path) -> None:
+    """A Path will do, and is relative to cwd as a command is."""
+    (project / "nodes").mkdir()
+    (project / "nodes" / "words.py").touch()
+    assert locate("words", Path("words.py"), "nodes").path == project / "nodes" / "words.py"
+
+
+@pytest.mark.parametrize("spec", ["words.py:", "words.py:a b", "words.py:1", "words.py:a-b"])
+def test_a_function_that_is_none(project: Path, spec: str) -> None:
+    """It is refused, with what to write instead."""
+    (project / "words.py").touch()
+    with pytest.raises(GraphError, match=r'"words": file = .*no name of a function.*path:function'):
+        locate("words", spec)
+
+
+@pytest.mark.parametrize("file", ["nodes/words.py", "", ":split", "nodes/words.py:split"])
+def test_no_file(project: Path, file: str) -> None:
+    """The error has the whole path that was looked for, and what it is relative to."""
+    with pytest.raises(GraphError, match=rf'"words".*there is no {project}.*cwd = None'):
+        locate("words", file)
+
+
+def test_a_suffix_that_is_not_known(project: Path) -> None:
+    """The error lists those that are, and how to add one."""
+    (project / "words.xyz").touch()
+    with pytest.raises(GraphError, match=r"words\.xyz.*known: .*\.py.*emit_runtimes"):
+        locate("words", "words.xyz")
+
+
+def test_a_folder(project: Path) -> None:
+    """A folder is a node of the language whose files it holds, where that takes folders."""
+    add()
+    (project / "words").mkdir()
+    with pytest.raises(GraphError, match=r"a folder must hold files of one of: .*toy"):
+        locate("words", "words")
+    (project / "words" / "words.toy").touch()
+    source = locate("words", "words:split")
+    assert (source.path, source.runtime.name) == (project / "words", "toy")
+
+
+# A project's own languages
+
+
+def test_a_projects_own_language_is_asked_first(project: Path) -> None:
+    """One of the same suffix replaces that of Emit; $EMIT_RUNTIMES comes before the folder."""
+    (project / "words.py").touch()
+    add(TOY.replace(".toy", ".py"))
+    assert locate("words", "words.py").runtime.name == "toy"
+    add(TOY.replace(".toy", ".py").replace('"toy"', '"first"'), "elsewhere/first")
+    os.environ["EMIT_RUNTIMES"] = f"{os.pathsep}elsewhere{os.pathsep}nowhere"
+    try:
+        assert locate("words", "words.py").runtime.name == "first"
+        assert list(runtimes())[:2] == ["first", "toy"]
+    finally:
+        del os.environ["EMIT_RUNTIMES"]
+
+
+def test_a_changed_description_is_read_again(project: Path) -> None:
+    """A runtime.toml is kept for as long as it is as it was."""
+    path = add()
+    assert runtimes()["toy"].suffixes == (".toy",)
+    path.write_text(TOY.replace(".toy", ".other"))
+    os.utime(path, ns=(1, 1))
+    assert runtimes()["toy"].suffixes == (".other",)
+
+
+def test_without_the_folder_of_emit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A broken installation is told as one."""
+    monkeypatch.setenv("EMIT_SHARE", str(tmp_path))
+    with pytest.raises(GraphError, match=r"no language is known.*EMIT_SHARE"):
+        runtimes()
+
+
+# What may stand in a runtime.toml
+
+
+def test_every_key(project: Path) -> None:
+    """All that docs/runtimes.md tells is taken."""
+    path = add(
+        TOY.replace("[detect]", "[detect]\nminimum = '1.2'\ninstall = 'get toy'")
+        + """
+env = { TOY = "{runtime}" }
+[dependencies]
+manifest = "toys"
+check = ["toy", "check"]
+install = "toy install"
+prefix = ["toy", "with"]
+env = { TOYS = "{manifest}" }
+[build]
+command = ["toy", "build", "{file}", "{output}"]
+[test]
+command = ["toy", "test", "{file}"]
+test_file = "{name}_test.toy"
+[debug]
+command = ["{python}", "{file}"]
+"""
+    )
+    toy = runtimes()["toy"]
+    assert (toy.folder, toy.minimum, toy.install) == (path.parent, "1.2", "get toy")
+    assert (toy.manifest, toy.prefix, toy.env) == ("toys", ("toy", "with"), {"TOY": "{runtime}"})
+    assert (toy.test_file, toy.debug) == ("{name}_test.toy", ("{python}", "{file}"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('name = "toy"', "", "name is missing"),
+        ('name = "toy"', "name = 1", "name = 1: must be a string"),
+        ('name = "toy"', 'nam = "toy"', "name is missing"),
+        ('name = "toy"', 'name = "toy"\nsufixes = []', r"sufixes = \[\]: there is no such key"),
+        ('[".toy"]', '".toy"', "suffixes = '.toy': must be a list of strings"),
+        ('[".toy"]', "[]", "suffixes.*one suffix or more"),
+        ('[".toy"]', '["toy"]', "suffixes.*with its dot"),
+        ('[".toy"]', "[1]", "suffixes.*must be a list"),
+        ("true", '"yes"', "folders = 'yes': must be true or false"),
+        ('["toy", "--version"]', "[]", "detect.command.*must name a program"),
+        ("[launch]", 'minimum = "new"\n[launch]', "detect.minimum = 'new': must be numbers"),
+        ("[detect]", "[detection]", "detect.command is missing"),
+        ("{file}", "{path}", r"launch.command.*\{path\} stands for nothing; there are runtime"),
+        ("[launch]", "[launch]\nenv = { A = 1 }", "launch.env.*must be a table of strings"),
+        ("[launch]", 'launch = "toy"\n[other]', "launch.command is missing"),
+        ('name = "toy"', "name = ", "Invalid|invalid"),
+    ],
+)
+def test_what_is_wrong_in_it(project: Path, old: str, new: str, says: str) -> None:
+    """The error names the file and the key."""
+    assert old in TOY
+    path = add(TOY.replace(old, new))
+    with pytest.raises(GraphError, match=says) as caught:
+        runtimes()
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_no_text(project: Path) -> None:
+    """Nor is one that is no UTF-8 taken."""
+    path = add()
+    path.write_bytes(b"name = '\xff'")
+    with pytest.raises(GraphError, match=str(path)):
+        runtimes()
+
+
+def test_places() -> None:
+    """Each stands anywhere in a word; other braces are left alone."""
+    values = {"file": "/a b", "function": ""}
+    assert fill(["-e{file}", "{ x }", "{}"], values) == ("-e/a b", "{ x }", "{}")
+    with pytest.raises(KeyError):
+        fill(["{output}"], values)

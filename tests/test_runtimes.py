@@ -1,0 +1,251 @@
+"""Plain files as nodes, in every language: the same rules and the same errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emit import Router, ShellNode
+from emit.errors import RemoteError, StartError
+from emit.host.launch import places
+from emit.host.runtime import fill, locate, runtimes
+from tests.conftest import require
+from tests.hosts import ROOT
+from tests.leaks import no_leaks
+from tests.plain_files import LANGUAGES, Language, missing
+
+Declare = Callable[..., Any]
+
+
+@pytest.fixture(params=LANGUAGES, ids=lambda language: language.name)
+def language(request: pytest.FixtureRequest) -> Language:
+    language: Language = request.param
+    require(*filter(None, [language.tool]))
+    return language
+
+
+@pytest.fixture
+def declare(language: Language, tmp_path: Path) -> Iterator[Declare]:
+    """Write a file of the language, and declare it as a node with the field ``n``."""
+    with no_leaks(), Router() as router:
+
+        def declare(stem: str, text: str, function: str = "", **options: Any) -> Any:
+            file = language.write(tmp_path / stem, text) + (f":{function}" if function else "")
+            options = {"name": "n", "cwd": str(tmp_path), **options}
+            return router.node(("n",), file=file, **options)(ShellNode)
+
+        yield declare
+
+
+def results(node: Any, **fields: Any) -> list[Any]:
+    return [result["n"] for result in node(**fields)]
+
+
+def test_every_language_is_here() -> None:
+    """Each language that Emit comes with is tested below."""
+    assert missing() == set()
+
+
+# Which function is the node
+
+
+def test_the_one_that_is_named_as_the_file(language: Language, declare: Declare) -> None:
+    """Also where there are others; it emits several results, or none."""
+    text = language.function.replace("NAME", "words") + functions(language, "other")
+    node = declare("words", text)
+    assert results(node, text="the rain") == ["the", "rain"]
+    assert results(node, text="") == []
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"), [(("handler", "other"), "handler"), (("other",), "other")]
+)
+def test_the_handler_or_the_only_one(
+    language: Language, declare: Declare, names: tuple[str, ...], chosen: str
+) -> None:
+    """Where none has the file's name."""
+    assert results(declare("words", functions(language, *names)), text="a") == [chosen]
+
+
+def test_the_one_that_is_asked_for(language: Language, declare: Declare) -> None:
+    """``file = "x.rb:name"`` is served, whatever else there is."""
+    node = declare("words", functions(language, "words", "handler", "other"), "other")
+    assert results(node, text="a") == ["other"]
+
+
+def test_which_of_two(language: Language, declare: Declare) -> None:
+    """A choice that is the author's is left to him, and the error says how to make it."""
+    with pytest.raises(StartError) as caught:
+        results(declare("words", functions(language, "one", "two")), text="a")
+    says = "which function is the node? Name it words, or say words"
+    assert says in str(caught.value)
+    assert "(found: one, two)" in str(caught.value)
+
+
+def test_a_function_that_is_not_there(language: Language, declare: Declare) -> None:
+    """The error says what is."""
+    with pytest.raises(StartError, match=r"three.*\(found: one, two\)"):
+        results(declare("words", functions(language, "one", "two"), "three"), text="a")
+
+
+def functions(language: Language, *names: str) -> str:
+    """Functions that reply their own names."""
+    return "\n".join(language.reply.replace("NAME", name).replace("REPLY", name) for name in names)
+
+
+# Files that use the SDK
+
+
+@pytest.mark.parametrize("way", ["program_node", "function"])
+def test_a_file_of_several_nodes(language: Language, declare: Declare, way: str) -> None:
+    """What a file registers is served; program_node, or the function, says which it is."""
+    for name, result in (("upper", "RAIN"), ("size", 4)):
+        if way == "function":
+            node = declare("text", language.sdk, name, name=name)
+        else:
+            node = declare("text", language.sdk, program_node=name, name=name)
+        assert results(node, text="rain") == [result]
+
+
+# What an author meets
+
+
+def test_named_fields(language: Language, declare: Declare) -> None:
+    """A function may name the fields it takes; one that is missing is an error that names it."""
+    node = declare("fields", language.fields)
+    assert results(node, first="a", second="b", third="c") == ["ab"]
+    assert results(node, first="a") == ["anone"]
+    with pytest.raises(RemoteError, match="first"):
+        node(second="b")
+
+
+def test_prints_are_no_results(
+    language: Language, declare: Declare, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither while it loads nor later; a child process's are none either."""
+    caplog.set_level(logging.INFO, "emit.node.n")
+    assert results(declare("prints", language.prints), n=1) == ["printed"]
+    assert sum("now" in record.getMessage() for record in caplog.records) == 2
+    assert any("load" in record.getMessage() for record in caplog.records)
+
+
+def test_a_failure_has_the_authors_line(language: Language, declare: Declare) -> None:
+    """Of his file, first; the process serves on."""
+    node = declare("fails", language.fails)
+    for _ in range(2):
+        with pytest.raises(RemoteError, match="too hot") as caught:
+            node(n=1)
+        assert f"fails{language.suffix}:2" in caught.value.stack[0]
+
+
+@pytest.mark.parametrize("kind", ["broken", "wrong"])
+def test_a_file_that_does_not_load(language: Language, declare: Declare, kind: str) -> None:
+    """The error has the file and its line."""
+    node = declare(kind, getattr(language, kind))
+    with pytest.raises(StartError) as caught:
+        node(n=1)
+    assert f"{kind}{language.suffix}:2" in "\n".join([str(caught.value), *caught.value.__notes__])
+
+
+def test_one_process_for_each_message(language: Language, declare: Declare) -> None:
+    """In mode oneshot, too, the file is all there is."""
+    node = declare("words", language.function.replace("NAME", "words"), mode="oneshot")
+    assert results(node, text="the rain") == ["the", "rain"]
+
+
+def test_an_empty_environment(language: Language, declare: Declare) -> None:
+    """It needs nothing but PATH and HOME."""
+    text = language.function.replace("NAME", "words")
+    assert results(declare("words", text, pass_env=("PATH", "HOME")), text="a") == ["a"]
+
+
+# What comes with a language
+
+
+def test_its_templates(language: Language, tmp_path: Path) -> None:
+    """What `emit new` writes runs as it is, and passes the test that comes with it."""
+    runtime = runtimes()[language.name]
+    if not (runtime.folder / "template" / f"plain{language.suffix}").exists():
+        pytest.skip("its templates are folders")  # and tested with the SDK
+    for kind in ("plain", "sdk"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        file = folder / f"words{language.suffix}"
+        test = folder / fill([runtime.test_file], {"name": "words"})[0]
+        for source, target in ((kind, file), ("test", test)):
+            text = (runtime.folder / "template" / f"{source}{language.suffix}").read_text()
+            target.write_text(text.replace("{{name}}", "words"))
+        with Router() as router:
+            node = router.node(("word", "length"), file=file, name="words")(ShellNode)
+            assert node(text="the rain") == (
+                {"word": "the", "length": 3},
+                {"word": "rain", "length": 4},
+            )
+        if kind == "sdk":
+            run_test(language, test)
+
+
+def run_test(language: Language, test: Path) -> None:
+    runtime = runtimes()[language.name]
+    values = places(locate("words", test), None)
+    done = subprocess.run(
+        fill(runtime.test, values),
+        cwd=test.parent,
+        env={**os.environ, **sdk_paths()},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def sdk_paths() -> dict[str, str]:
+    """Where an author would have installed the SDK."""
+    return {"PYTHONPATH": str(ROOT / "sdks" / "python")}
+
+
+# Python alone
+
+
+def test_a_virtual_environment_beside_the_file(tmp_path: Path) -> None:
+    """Its Python runs the file: that of a .venv in the file's folder, or above it."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexport WHICH=mine\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "nodes").mkdir()
+    file = tmp_path / "nodes" / "which.py"
+    file.write_text("import os\ndef which(msg):\n    return os.environ.get('WHICH', 'other')\n")
+    with Router() as router:
+        for name, cwd, which in (("a", tmp_path, "mine"), ("b", tmp_path / "nodes", "other")):
+            node = router.node(("n",), name=name, file=file, cwd=str(cwd))(ShellNode)
+            assert results(node, n=1) == [which]
+
+
+def test_a_copy_of_the_sdk_beside_the_file_wins(tmp_path: Path) -> None:
+    """An author's own version is not replaced by ours."""
+    sdk = (ROOT / "sdks" / "python" / "emit_sdk.py").read_text()
+    (tmp_path / "emit_sdk.py").write_text(sdk + "\nMARK = 'mine'\n")
+    (tmp_path / "mark.py").write_text("import emit_sdk\ndef mark(msg): return emit_sdk.MARK\n")
+    with Router() as router:
+        node = router.node(("n",), name="n", file=tmp_path / "mark.py")(ShellNode)
+        assert results(node, n=1) == ["mine"]
+
+
+def test_async_functions(tmp_path: Path) -> None:
+    """A coroutine function and an async generator function are nodes as well."""
+    (tmp_path / "later.py").write_text(
+        "import asyncio\n"
+        "async def once(msg):\n    await asyncio.sleep(0)\n    return msg.n\n"
+        "async def twice(msg):\n    yield msg.n\n    await asyncio.sleep(0)\n    yield msg.n\n"
+    )
+    with Router() as router:
+        for name, expected in (("once", [7]), ("twice", [7, 7])):
+            node = router.node(("n",), name=name, file=tmp_path / f"later.py:{name}")(ShellNode)
+            assert results(node, n=7) == expected
