@@ -1,0 +1,252 @@
+"""What each SDK makes of its language: calls a second, time to be ready, memory of an idle process.
+
+The echo of a message of 110 bytes, beside the naive program of the same language, which reads a
+line of JSON, writes a line of JSON and flushes. Both are driven by threads that write prepared
+bytes and read what comes, with no work per message; what came is checked afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import orjson
+import psutil
+from measure import ROOT, ratio, rounds, table, verdict
+
+HERE = ROOT / "benchmarks"
+MESSAGES = 40_000
+ROUNDS = 5
+STARTS = 15
+MESSAGE = {
+    "word": "something",
+    "count": 3,
+    "price": 12.5,
+    "name": "some words here and",
+    "tags": ["a", "b"],
+    "flag": True,
+}
+MEMORY = 5.0  #: MB that an idle process may have more than the bare interpreter.
+HELLO = {"op": "hello", "v": [1], "node": "echo", "max_frame": 2**24 - 1}
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language: its echo with our SDK, its naive echo, and its bare interpreter."""
+
+    name: str
+    #: Serves one node that returns its message.
+    echo: list[str]
+    #: Answers each line of JSON with a line of JSON.
+    naive: list[str]
+    #: Prints a line and reads standard input to its end.
+    bare: list[str]
+    #: Times the naive form, with the better codec.
+    target: float
+    env: dict[str, str] = field(default_factory=dict)
+
+
+LANGUAGES = (
+    Language(
+        "ruby",
+        echo=["ruby", str(HERE / "echo/echo.rb")],
+        naive=["ruby", str(HERE / "naive/echo.rb")],
+        bare=["ruby", "-e", "$stdout.sync = true; puts 'hello'; $stdin.read"],
+        target=3.0,
+        env={"RUBYLIB": str(ROOT / "sdks/ruby/lib")},
+    ),
+    Language(
+        "python",
+        echo=[sys.executable, str(HERE / "echo/echo.py")],
+        naive=[sys.executable, str(HERE / "naive/echo.py")],
+        bare=[sys.executable, "-c", "import sys; print('hello', flush=True); sys.stdin.read()"],
+        target=1.5,
+        env={"PYTHONPATH": str(ROOT / "sdks/python")},
+    ),
+)
+
+
+def main() -> None:
+    languages = [each for each in LANGUAGES if found(each)]
+    table(
+        ("calls/s", "naive", "json", "msgpack", "best", "target"),
+        [speed(language) for language in languages],
+    )
+    print()
+    table(
+        ("ms to be ready", "bare", "ours", "target"),
+        [readiness(language) for language in languages],
+    )
+    print()
+    table(
+        ("MB when idle", "bare", "ours", "more", "target"),
+        [idle(language) for language in languages],
+    )
+
+
+def found(language: Language) -> bool:
+    if shutil.which(language.bare[0]):
+        return True
+    print(f"left out: {language.name} ({language.bare[0]} not found)", file=sys.stderr)
+    return False
+
+
+def speed(language: Language) -> tuple[str, ...]:
+    contestants = {
+        "naive": lambda: answered_naively(language),
+        "json": lambda: answered(language, "json"),
+        "msgpack": lambda: answered(language, "msgpack"),
+    }
+    taken = rounds(contestants, ROUNDS)
+    best = max(ratio(taken[codec], taken["naive"]) for codec in ("json", "msgpack"))
+    medians = [f"{statistics.median(each):,.0f}" for each in taken.values()]
+    goal = f"{language.target}, {verdict(best >= language.target)}"
+    return language.name, *medians, f"{best:.2f} x", goal
+
+
+def answered_naively(language: Language) -> float:
+    """Calls a second of the naive program."""
+    line = json.dumps(MESSAGE).encode() + b"\n"
+    with running(language, language.naive) as process:
+        ask(process, line)
+        rate, data = drive(process, line * MESSAGES)
+    assert [orjson.loads(line) for line in data.splitlines()] == [MESSAGE] * MESSAGES
+    return rate
+
+
+def answered(language: Language, codec: str) -> float:
+    """Calls a second of our echo; 0 if it does not speak *codec*."""
+    with running(language, language.echo) as process:
+        if greet(process, codec).get("codec", "json") != codec:
+            return 0.0
+        rate, data = drive(process, b"".join(calls(codec)))
+    assert [frame["msgs"] for frame in frames(data, codec)] == [[MESSAGE]] * MESSAGES
+    return rate
+
+
+def calls(codec: str) -> Iterator[bytes]:
+    for number in range(1, MESSAGES + 1):
+        call = {"op": "call", "id": number, "msg": MESSAGE}
+        if codec == "json":
+            yield b"\n%b\n" % orjson.dumps(call)
+        else:
+            packed = msgpack.packb(call)
+            yield len(packed).to_bytes(4, "big") + packed
+
+
+def frames(data: bytes, codec: str) -> list[Any]:
+    if codec == "json":
+        return [orjson.loads(line) for line in data.splitlines() if line]
+    found, at = [], 0
+    while at < len(data):
+        start, at = at + 4, at + 4 + int.from_bytes(data[at : at + 4], "big")
+        found.append(msgpack.unpackb(data[start:at]))
+    return found
+
+
+@contextmanager
+def running(language: Language, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    pipe, env = subprocess.PIPE, {**os.environ, **language.env}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=env, cwd=ROOT) as process:
+        yield process  # at its end Popen closes the pipes and waits
+
+
+def ask(process: subprocess.Popen[bytes], line: bytes) -> bytes:
+    """Write *line*; return the next line that is not empty."""
+    os.write(ends(process)[0], line)
+    answer = b""
+    while not answer.strip() or not answer.endswith(b"\n"):
+        piece = os.read(ends(process)[1], 1 << 16)
+        assert piece, f"the program ended: {process.args!r}"
+        answer += piece
+    return answer
+
+
+def greet(process: subprocess.Popen[bytes], codec: str) -> Any:
+    return json.loads(ask(process, json.dumps({**HELLO, "codecs": [codec]}).encode() + b"\n"))
+
+
+def drive(process: subprocess.Popen[bytes], data: bytes) -> tuple[float, bytes]:
+    """Write *data* and read to the end: calls a second until the last byte, and all bytes."""
+    _, reading = ends(process)
+    writer = threading.Thread(target=pour, args=(process, data))
+    pieces, last = [], (began := time.perf_counter())
+    writer.start()
+    while piece := os.read(reading, 1 << 16):
+        last = time.perf_counter()
+        pieces.append(piece)
+    writer.join()
+    return MESSAGES / (last - began), b"".join(pieces)
+
+
+def pour(process: subprocess.Popen[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(ends(process)[0], view[: 1 << 16]) :]
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def ends(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """Where to write to it, and where to read from it."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin.fileno(), process.stdout.fileno()
+
+
+def readiness(language: Language) -> tuple[str, ...]:
+    """From the start to the first line of output. Target: a tenth of the bare one's, plus 30 ms."""
+    taken = rounds({"bare": lambda: started(language), "ours": lambda: ready(language)}, STARTS)
+    bare, ours = (statistics.median(each) for each in taken.values())
+    goal = 1.1 * bare + 30
+    return language.name, f"{bare:.0f}", f"{ours:.0f}", f"{goal:.0f}, {verdict(ours <= goal)}"
+
+
+def started(language: Language) -> float:
+    began = time.perf_counter()
+    with running(language, language.bare) as process:
+        ask(process, b"\n")
+        return (time.perf_counter() - began) * 1e3
+
+
+def ready(language: Language) -> float:
+    began = time.perf_counter()
+    with running(language, language.echo) as process:
+        greet(process, "msgpack")
+        return (time.perf_counter() - began) * 1e3
+
+
+def idle(language: Language) -> tuple[str, ...]:
+    """Resident memory once it waits for input."""
+    with running(language, language.bare) as process:
+        ask(process, b"\n")
+        bare = resident(process)
+    with running(language, language.echo) as process:
+        greet(process, "msgpack")
+        ours = resident(process)
+    more = ours - bare
+    goal = f"{MEMORY}, {verdict(more <= MEMORY)}"
+    return language.name, f"{bare:.1f}", f"{ours:.1f}", f"{more:.1f}", goal
+
+
+def resident(process: subprocess.Popen[bytes]) -> float:
+    """MB, when the process sleeps: what it does after its first line counts, too."""
+    program = psutil.Process(process.pid)
+    while program.status() != psutil.STATUS_SLEEPING:
+        time.sleep(0.01)
+    return float(program.memory_info().rss) / 1e6
+
+
+if __name__ == "__main__":
+    main()

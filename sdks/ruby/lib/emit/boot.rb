@@ -1,0 +1,52 @@
+# frozen_string_literal: true
+
+module Emit
+  # A file that need not know of Emit, as nodes: what a launcher serves.
+  module Boot
+    module_function
+
+    # @return [Hash{String => Node}]
+    # @raise [NameError] it is not clear which function is meant
+    def load(path, function)
+      path = File.expand_path(path)
+      Kernel.load(path)
+      return registered(path, function) unless Emit.nodes.empty?
+
+      name = choose(path, function, functions(path))
+      { name => Node.new(name, TOPLEVEL_BINDING.receiver.method(name)) }
+    end
+
+    def registered(path, function)
+      return Emit.nodes if function.nil?
+
+      node = Emit.nodes[function]
+      raise missing(path, function, Emit.nodes.keys) unless node
+
+      { function => node }
+    end
+
+    # The names of what the file itself defines at its top level, in its order.
+    def functions(path)
+      methods = (Object.private_instance_methods(false) | Object.public_instance_methods(false))
+                .map { |name| Object.instance_method(name) }
+                .select { |method| method.source_location&.first == path }
+      methods.sort_by { |method| method.source_location[1] }.map { |method| method.name.to_s }
+    end
+
+    def choose(path, function, found)
+      return found.include?(function) ? function : raise(missing(path, function, found)) if function
+
+      stem = File.basename(path, ".*").tr("-", "_")
+      name = [stem, "handler", (found.first if found.size == 1)].find { |each| found.include?(each) }
+      return name if name
+
+      file = File.basename(path)
+      raise NameError, "#{file}: which function is the node? Name it #{stem}, or say #{file}:name " \
+                       "(found: #{found.empty? ? 'none' : found.join(', ')})"
+    end
+
+    def missing(path, function, found)
+      NameError.new("#{File.basename(path)} has no function #{function} (found: #{found.join(', ')})")
+    end
+  end
+end

@@ -1,0 +1,75 @@
+# frozen_string_literal: true
+
+module Emit
+  # Raise it to be given the same message again.
+  class Retry < StandardError
+    # @return [Numeric, nil] seconds from now, or whenever the host likes
+    attr_reader :after
+
+    # @param text [String] why, for the log
+    # @param after [Numeric, nil] seconds to wait, from 0 up
+    # @raise [ArgumentError] for any other *after*
+    def initialize(text = "try again", after: nil)
+      unless after.nil? || (after.is_a?(Numeric) && after >= 0 && after.finite?)
+        raise ArgumentError, "after must be seconds from 0 up, not #{after.inspect}"
+      end
+
+      super(text)
+      @after = after
+    end
+  end
+
+  # Raise it when no attempt with this message can succeed.
+  class Reject < StandardError; end
+
+  # A result that the wire cannot carry unchanged. The text says which part of it, and why.
+  class EncodeError < ArgumentError; end
+
+  # A result, or a frame from the host, beyond `max_frame`. Nothing of it was written.
+  class FrameTooLarge < EncodeError; end
+
+  # The host cancelled the call before it began.
+  class Cancelled < StandardError; end
+
+  # Errors as the wire has them: type, text, the author's lines first, causes.
+  module Failure
+    OURS = ["#{__dir__}/", "#{__dir__}.rb:"].freeze
+    MOST = 8192
+
+    module_function
+
+    def describe(error, depth = 4)
+      about = { type: error.class.to_s, message: text_of(error), stack: stack(error) }
+      about[:cause] = describe(error.cause, depth - 1) if error.cause && depth.positive?
+      about[:retry] = error.is_a?(Retry) if error.is_a?(Retry) || error.is_a?(Reject)
+      about[:after] = error.after.to_f if error.is_a?(Retry) && error.after
+      about
+    end
+
+    # Innermost first, but the author's lines before those of libraries, and none of ours.
+    def stack(error)
+      lines = (error.backtrace || []).reject { |line| line.start_with?(*OURS) }
+      own, theirs = lines.partition { |line| !line.start_with?("<internal:", *libraries) }
+      (own + theirs).first(40).map { |line| text(line, 400) }
+    end
+
+    def libraries
+      @libraries ||= [RbConfig::CONFIG["rubylibprefix"], *(defined?(Gem) ? Gem.path : [])]
+    end
+
+    def text_of(error)
+      text(error.message)
+    rescue Exception => failure # an author's own `message` may fail as well
+      "(no text: message raised #{failure.class})"
+    end
+
+    # Valid UTF-8 whatever comes: Ruby's own error texts are binary now and then.
+    def text(value, most = MOST)
+      text = value.to_s.dup
+      text.force_encoding(Encoding::UTF_8) if text.encoding == Encoding::BINARY
+      text = text.encode(Encoding::UTF_8, invalid: :replace, undef: :replace)
+      text = text.scrub { |bytes| bytes.unpack("C*").map { |byte| format("\\x%02x", byte) }.join }
+      text.size <= most ? text : "#{text[0, most]}... (#{text.size} characters)"
+    end
+  end
+end

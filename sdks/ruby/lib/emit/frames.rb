@@ -1,0 +1,44 @@
+# frozen_string_literal: true
+
+module Emit
+  # Frames: the two descriptors that nobody else may touch.
+  module Frames
+    SLICE = 16 * 1024 # Bytes per read: the host refills the pipe while this slice is worked on.
+
+    module_function
+
+    # Take descriptors 0 and 1 away from everybody, and return private ones: a reader, a writer.
+    #
+    # Afterwards a read finds the end of input, and a print, a library's or a child process's too,
+    # goes to stderr. A terminal stays, as does any input with EMIT_MSG: they are for a debugger.
+    #
+    # @return [Array(IO, IO)]
+    def take
+      @take ||= [STDIN.dup, STDOUT.dup].each do |io| # Ruby's dup makes them close-on-exec
+        io.binmode
+        io.sync = true
+      end.tap { redirect }
+    end
+
+    def redirect
+      STDIN.reopen(File::NULL) unless STDIN.tty? || ENV.key?("EMIT_MSG")
+      STDOUT.reopen(STDERR)
+      STDOUT.sync = true
+    end
+
+    # @return [String, nil] the first line that is not blank
+    def first_line(source)
+      line = source.gets
+      line = source.gets while line&.strip&.empty?
+      line
+    end
+
+    # @return [Hash, nil] the `hello` frame in *line*, if it is one
+    def hello(line)
+      frame = JSON.parse(line, symbolize_names: true)
+      frame if frame.is_a?(Hash) && frame[:op] == "hello"
+    rescue JSON::ParserError, TypeError
+      nil
+    end
+  end
+end

@@ -1,0 +1,35 @@
+# frozen_string_literal: true
+
+require "logger"
+
+module Emit
+  # A Logger whose lines reach the host, with the call they belong to. By hand, they go to stderr.
+  class Log < ::Logger
+    LEVELS = { "WARN" => "warning", "FATAL" => "critical", "ANY" => "critical" }.freeze
+
+    # Where the lines go: frames under a host.
+    class Device
+      def write(line)
+        session = Serve.session
+        return STDERR.write("#{line[:level]}: #{line[:text]}\n") unless session
+
+        id = Emit.context.id
+        session.tell({ op: "log", **line, **(id ? { id: id } : {}) })
+      end
+
+      def close; end
+    end
+
+    def initialize
+      super(Device.new, level: INFO, formatter: ->(_, _, _, text) { text })
+    end
+
+    private
+
+    # The device gets what this returns, and needs the level.
+    def format_message(severity, time, progname, message)
+      message = formatter.equal?(default_formatter) ? message : super
+      { level: LEVELS.fetch(severity, severity.downcase), text: Failure.text(message) }
+    end
+  end
+end

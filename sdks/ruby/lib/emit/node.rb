@@ -1,0 +1,80 @@
+# frozen_string_literal: true
+
+module Emit
+  # A handler, and how to hand it a message.
+  class Node
+    FIELDS = %i[keyreq key keyrest].freeze
+
+    # `msg["count"]` finds what `msg[:count]` does.
+    BY_TEXT = ->(msg, key) { msg.fetch(key.to_sym, nil) if key.is_a?(String) }
+
+    attr_reader :name, :handler, :inputs
+
+    def initialize(name, handler)
+      @name = name.to_s
+      @handler = handler.respond_to?(:parameters) ? handler : handler.method(:call)
+      @kinds = @handler.parameters.group_by(&:first)
+      @inputs = {}
+      @places = @kinds.values_at(:req, :opt).compact.sum(&:size)
+      @fields = FIELDS.any? { |kind| @kinds.key?(kind) }
+      @pushes = @places == (@fields ? 1 : 2)
+      check_parameters
+      @inputs = { required: fields(:keyreq), optional: fields(:key) } if @fields
+      @known = @inputs.values.flatten
+    end
+
+    # Hand it a message. What it pushes or enumerates goes to *emit*, its only result is returned;
+    # nil is none.
+    #
+    # @param msg [Hash{Symbol => Object}]
+    def run(msg, &emit)
+      raise ArgumentError, "a message is a map of fields, not #{msg.class}" unless msg.is_a?(Hash)
+
+      result = handle(msg, emit)
+      return nil if @pushes
+      return result unless result.is_a?(Enumerator)
+
+      result.each_entry(&emit)
+      nil
+    end
+
+    # Hand it a message in a test, with no host: `Emit[:count].call(count: 3)`.
+    #
+    # @param msg [Hash, nil] the message, or its fields as keywords
+    # @return [Array] what it emits
+    # @raise [EncodeError] a result that no codec carries
+    # @raise [StandardError] what the handler raises
+    def call(msg = nil, **fields) = Testing.call(self, msg || fields)
+
+    private
+
+    def check_parameters
+      return if @places <= (@fields ? 1 : 2) && !@kinds.key?(:rest)
+
+      raise ArgumentError, "#{@name} must take (msg), (msg, out), or the fields it needs by name"
+    end
+
+    def fields(kind) = @kinds.fetch(kind, []).map(&:last)
+
+    def handle(msg, emit)
+      return handle_fields(msg, emit) if @fields
+
+      msg.default_proc = BY_TEXT
+      case @places
+      when 1 then @handler.call(msg)
+      when 2 then @handler.call(msg, Out.new(&emit))
+      else @handler.call
+      end
+    end
+
+    def handle_fields(msg, emit)
+      missing = @inputs[:required].find { |name| !msg.key?(name) }
+      if missing
+        raise ArgumentError, "#{@name} needs \"#{missing}\"; the message has: #{msg.keys.join(', ')}"
+      end
+
+      msg = msg.slice(*@known) unless @kinds.key?(:keyrest)
+      @pushes ? @handler.call(Out.new(&emit), **msg) : @handler.call(**msg)
+    end
+  end
+end

@@ -1,0 +1,62 @@
+# frozen_string_literal: true
+
+module Emit
+  # Serve what a program has, under a host or by hand.
+  module Serve
+    PROTOCOL_ERROR = 76 # EX_PROTOCOL of sysexits.h
+
+    class << self
+      # @return [Session, nil] the conversation with a host, if there is one
+      attr_reader :session
+
+      # @yieldreturn [Array(Hash, Integer)] the nodes by name, and the concurrency
+      def run(&load)
+        wire = Frames.take
+        served, failure = attempt(&load)
+        first = ENV["EMIT_MSG"] || Frames.first_line(wire[0])
+        hello = Frames.hello(first)
+        return converse(served, failure, hello, wire) if hello
+        raise failure if failure
+
+        Plain.new(*served, wire).run(first)
+      end
+
+      def ready(nodes, concurrency)
+        inputs = nodes.transform_values(&:inputs).reject { |_, names| names.empty? }
+        {
+          op: "ready", v: 1, sdk: "ruby/#{VERSION}", concurrency: concurrency,
+          nodes: nodes.keys, inputs: inputs, caps: ["cancel"]
+        }
+      end
+
+      private
+
+      def attempt
+        nodes, concurrency = yield
+        raise ArgumentError, "there is no node to serve" if nodes.empty?
+
+        [[nodes, concurrency], nil]
+      rescue Exception => failure # a file may not even parse
+        [nil, failure]
+      end
+
+      def converse(served, failure, hello, wire)
+        versions = Array(hello[:v])
+        failure ||= ArgumentError.new("this SDK speaks version 1, not any of #{versions}") unless versions.include?(1)
+        if failure
+          wire[1].write(Json.new.frame({ op: "err", id: nil }.merge(Failure.describe(failure))))
+          exit(1)
+        end
+        @session = Session.new(*served, wire)
+        hold(hello)
+      end
+
+      def hold(hello)
+        session.run(hello)
+      rescue StandardError => error # what came is no frame
+        session.tell({ op: "err", id: nil }.merge(Failure.describe(error)))
+        exit(PROTOCOL_ERROR)
+      end
+    end
+  end
+end

@@ -1,0 +1,323 @@
+# frozen_string_literal: true
+
+require "monitor"
+
+module Emit
+  # The calls of one process under a host.
+  #
+  # The main thread reads. With a concurrency of 1 it runs the calls as well: a hop between threads
+  # costs more than most handlers do. Else threads run them.
+  class Session
+    ENOUGH = 16 * 1024 # Bytes of results that are worth a frame, or a write, of their own.
+    LINGER = 0.001 # Seconds that a finished result may wait for company.
+    GRACE = 4.0 # Seconds from seeing the end to the exit: 5 in all, as `watch` looks once a second.
+    ROOM = 64 # Bytes of a frame beside its results.
+    PARENT = Process.ppid
+
+    attr_reader :config
+
+    # @param nodes [Hash{String => Node}]
+    # @param concurrency [Integer] calls that run at a time
+    # @param wire [Array(IO, IO)]
+    def initialize(nodes, concurrency, wire)
+      @nodes = nodes
+      @concurrency = concurrency
+      @inline = concurrency == 1
+      @source, @sink = wire
+      @slice = String.new(capacity: Frames::SLICE)
+      @reading = Mutex.new # for the source, and what decodes it
+      @lock = Monitor.new # for all below; reentrant, as a finalizer may log
+      @idle = @lock.new_cond
+      @codec = Json.new
+      @open = {}
+      @waiting = Thread::Queue.new
+      @partial = {} # calls with results that are in no frame yet
+      @unsent = String.new
+      @oldest = 0.0 # when the first of the unsent came
+      @due = Thread::Queue.new
+    end
+
+    # Serve until the input ends.
+    #
+    # @param hello [Hash] the host's first frame
+    # @raise [StandardError] what came is no frame
+    def run(hello)
+      @preferred = @nodes.key?(hello[:node]) ? hello[:node] : @nodes.keys.first
+      @max_frame = hello[:max_frame] || Codec::MAX_FRAME
+      @config = hello[:config] || {}
+      trap_signals
+      codec = Codec.choose(hello[:codecs] || [], @max_frame)
+      tell(Serve.ready(@nodes, @concurrency).merge(codec: codec.name))
+      @codec = codec
+      start_threads
+      converse
+      raise @broken if @broken
+    end
+
+    # A `cancel`, or the end, may wait in the pipe while the main thread is busy with a handler.
+    def look
+      return unless @reading.try_lock
+
+      begin
+        read_slice while !@ended && IO.select([@source], nil, nil, 0)
+      ensure
+        @reading.unlock
+      end
+    end
+
+    # Send a frame now, with all that waits.
+    def tell(fields)
+      @lock.synchronize do
+        put(@codec.frame(fields))
+        write
+      end
+    end
+
+    # A forked child must not answer for this process, nor keep its pipes open.
+    def forget
+      @gone = true
+      @open.clear
+      @waiting.clear
+      @source.reopen(File::NULL)
+      @sink.reopen(File::NULL, "w")
+      trap("INT", "DEFAULT")
+      trap("TERM", "DEFAULT")
+    end
+
+    private
+
+    # A block and not "IGNORE", which the author's child processes would inherit. Ctrl-C reaches
+    # every process of a terminal, and the host decides.
+    def trap_signals
+      trap("INT") { nil }
+      trap("TERM") { end_input }
+    end
+
+    # A blocked read is tried again after a signal, and finds the end. What was read before is kept,
+    # and no exception has to fly through the author's code.
+    def end_input
+      @leaving ||= Emit.now
+      @source.reopen(File::NULL)
+    end
+
+    def start_threads
+      session = self
+      forks = Module.new do
+        define_method(:_fork) { super().tap { |pid| session.forget if pid.zero? } }
+      end
+      Process.singleton_class.prepend(forks)
+      Thread.new { flush_late }
+      Thread.new { watch }
+      @concurrency.times { start_runner } unless @inline
+    end
+
+    def start_runner
+      Thread.new do
+        while (call = @waiting.pop)
+          run_call(call)
+        end
+      ensure # also of a handler that ended its thread
+        start_runner unless @waiting.closed?
+      end
+    end
+
+    def converse
+      until @ended || @gone
+        @reading.synchronize { read_slice }
+        run_waiting if @inline
+      end
+      @leaving ||= Emit.now
+      run_waiting if @inline
+      @waiting.close
+      @lock.synchronize { @idle.wait until @open.empty? || @gone } # `watch` sees to the limit
+    end
+
+    # Frames in
+
+    def read_slice
+      data = @source.readpartial(Frames::SLICE, @slice)
+      @codec.each_frame(data) { |frame| receive(frame) }
+    rescue EOFError
+      end_calls
+    rescue StandardError => error # what came is no frame
+      @broken = error
+      end_calls
+    end
+
+    def end_calls
+      @ended = true
+      @leaving ||= Emit.now
+    end
+
+    def receive(frame)
+      case frame[:op] # what is unknown comes from a newer host
+      when "call" then accept(Call.new(frame, self))
+      when "cancel" then @open[frame[:id]]&.cancel
+      when "ping" then tell({ op: "pong", n: frame[:n] })
+      when "bye" then end_calls
+      end
+    end
+
+    def accept(call)
+      call.node ||= @preferred
+      @open[call.id] = call
+      @waiting << call
+    end
+
+    # Calls
+
+    def run_waiting
+      run_call(@waiting.pop) until @waiting.empty? || @gone
+      Emit.current = nil
+    end
+
+    def run_call(call)
+      Emit.current = call
+      result = node_of(call).run(call.msg) { |value| emit(call, value) }
+      @lock.synchronize do
+        add(call, encode(call, result)) unless result.nil?
+        finish(call, @codec.results("end", call.id, call.parts))
+      end
+    rescue Exception => error # a SystemExit has to answer the call, too
+      refuse(call, error)
+    ensure # Thread.exit raises nothing
+      refuse(call, ThreadError.new("the handler ended its thread")) if @open.key?(call.id)
+    end
+
+    def node_of(call)
+      raise Cancelled, "cancelled by the host before it began" if call.cancelled
+
+      @nodes[call.node] || raise(KeyError, "no node \"#{call.node}\" here, only: #{@nodes.keys.join(', ')}")
+    end
+
+    # Frames out
+
+    # One of several results.
+    def emit(call, value)
+      @lock.synchronize do
+        raise IOError, "the call is over, and nothing can be emitted any more" unless @open.key?(call.id)
+
+        part = encode(call, value)
+        flush(call) if call.size + part.bytesize > [ENOUGH, @max_frame - ROOM].min
+        add(call, part)
+        # flush_late cannot run while a handler computes.
+        Emit.now - call.since > LINGER ? flush(call) : arm
+      end
+    end
+
+    # @raise [EncodeError] it cannot be carried
+    def encode(call, value)
+      part = @codec.value(value)
+      if part.bytesize > Values::MEMBERS && Values.members(value) > Values::MEMBERS - 100 # some for the frame
+        raise EncodeError, "#{call.node} emitted a result of over #{Values::MEMBERS - 100} members"
+      end
+      return part if part.bytesize <= @max_frame - ROOM
+
+      raise FrameTooLarge, "#{call.node} emitted a result of #{part.bytesize} bytes; a frame holds at most " \
+                           "#{@max_frame}: emit less at once, or raise max_frame of the node"
+    end
+
+    def add(call, part)
+      if call.parts.empty?
+        call.since = Emit.now
+        @partial[call.id] = call
+      end
+      call.parts << part
+      call.size += part.bytesize + 1
+    end
+
+    # What a call has emitted so far goes out, as does all else.
+    def flush(call)
+      uninterrupted do
+        put_partial(call)
+        write
+      end
+    end
+
+    def put_partial(call)
+      put(@codec.results("out", call.id, call.parts)) unless call.parts.empty?
+      call.parts.clear
+      call.size = 0
+      @partial.delete(call.id)
+    end
+
+    def refuse(call, error)
+      @lock.synchronize do
+        finish(call, @codec.frame({ op: "err", id: call.id }.merge(Failure.describe(error)))) if @open.key?(call.id)
+      end
+    end
+
+    def finish(call, answer)
+      @open.delete(call.id)
+      @partial.delete(call.id)
+      put(answer)
+      if @waiting.empty? || @unsent.bytesize >= ENOUGH || Emit.now - @oldest >= LINGER
+        write
+      else
+        arm
+      end
+      @idle.signal
+    end
+
+    def put(frame)
+      @oldest = Emit.now if @unsent.empty?
+      @unsent << frame
+    end
+
+    def write
+      return if @writing # called by a finalizer: the loop below takes its frame along
+
+      uninterrupted { write_all }
+    end
+
+    def write_all
+      @writing = true
+      until @unsent.empty? || @gone
+        data = @unsent
+        @unsent = String.new
+        @sink.write(data)
+      end
+    rescue SystemCallError, IOError # nobody is listening any more
+      @gone = true
+    ensure
+      @writing = false
+    end
+
+    # Timeout.timeout in a handler must not cut a frame in two.
+    def uninterrupted(&block)
+      Thread.handle_interrupt(Object => :never, &block)
+    end
+
+    def arm
+      return if @armed
+
+      @armed = true
+      @due << true
+    end
+
+    # So that no result waits for a slow handler, the next one's or its own.
+    def flush_late
+      while @due.pop
+        sleep LINGER
+        @lock.synchronize do
+          @armed = false
+          @partial.values.each { |call| put_partial(call) }
+          write
+        end
+      end
+    end
+
+    # The end
+
+    # The main thread may be busy in a handler: this one sees the host go.
+    def watch
+      loop do
+        sleep 1
+        look
+        # Not 1: in a container the host may be process 1.
+        Process.kill("TERM", Process.pid) if @gone || Process.ppid != PARENT
+        exit!(1) if @leaving && Emit.now - @leaving > GRACE
+      end
+    end
+  end
+end

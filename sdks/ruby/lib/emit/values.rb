@@ -1,0 +1,135 @@
+# frozen_string_literal: true
+
+module Emit
+  # What can be carried, and what cannot: where it is and why.
+  class Values
+    DEPTH = 128 # Levels of lists and maps that a host takes.
+    MEMBERS = 1_000_000 # Members of lists and maps, all levels together.
+    NO_JSON = 'JSON cannot carry it; msgpack can: gem install msgpack here, codec = "msgpack" there'
+    TEXT = [Encoding::UTF_8, Encoding::US_ASCII].freeze
+    CONTAINERS = [Hash, Array].freeze
+    ADVICE = { "Symbol" => "; emit its to_s", "Range" => "; emit its each" }.freeze
+
+    def self.members(value)
+      return 0 unless value.is_a?(Hash) || value.is_a?(Array)
+
+      value.size + (value.is_a?(Hash) ? value.values : value).sum { |item| members(item) }
+    end
+
+    # @param binary [Boolean] whether bytes, times, NaN and infinities can be carried
+    def initialize(binary:)
+      @binary = binary
+      @leaves = { String => :text, Integer => binary ? :any : :integer }.compare_by_identity
+      [Float, NilClass, TrueClass, FalseClass].each { |kind| @leaves[kind] = :any }
+      @leaves[Time] = :any if binary
+      @keys = {} # those that were looked at: most messages have the same ones
+    end
+
+    # Whether the encoders take it as it is, or refuse it themselves, as they do with a NaN in JSON
+    # and a long integer in msgpack. False only means that `clean` has to look.
+    #
+    # Long and flat, since this runs for every part of every result: a method call costs as much as
+    # encoding the part does.
+    def plain?(value, levels = DEPTH)
+      if value.instance_of?(Hash)
+        value.each_pair { |key, item| return false unless (@keys[key] || key?(key)) && part?(item, levels) }
+      elsif value.instance_of?(Array)
+        value.each { |item| return false unless part?(item, levels) }
+      else
+        return part?(value, 1)
+      end
+      levels.positive?
+    end
+
+    # Copies a value into plain types.
+    #
+    # @raise [EncodeError] with the path to what cannot be carried
+    def clean(value, path = "result", levels = DEPTH)
+      case value
+      when nil, true, false then value
+      when Integer then integer(value, path)
+      when Float then float(value, path)
+      when String then string(value, path)
+      when Hash, Array then inside(value, path, levels)
+      when Time then time(value, path)
+      else
+        raise EncodeError, "#{path} is a #{value.class}, which no codec carries#{ADVICE[value.class.name]}"
+      end
+    end
+
+    private
+
+    def part?(value, levels)
+      case @leaves[value.class]
+      when :any then true
+      when :text then @binary ? value.valid_encoding? : TEXT.include?(value.encoding)
+      when :integer then value.bit_length < 64
+      else levels.positive? && CONTAINERS.include?(value.class) && plain?(value, levels - 1)
+      end
+    end
+
+    def key?(key)
+      return false unless key.instance_of?(Symbol) && TEXT.include?(key.encoding)
+
+      @keys.clear if @keys.size > 1000
+      @keys[key] = true
+    end
+
+    def integer(value, path)
+      return value if value >= -(1 << 63) && value < 1 << 64
+
+      raise EncodeError, "#{path} is an integer beyond 64 bits; emit it as text"
+    end
+
+    def float(value, path)
+      return value if @binary || value.finite?
+
+      raise EncodeError, "#{path} is #{value}: #{NO_JSON}"
+    end
+
+    def time(value, path)
+      return Time.at(value.to_r).utc if @binary
+
+      raise EncodeError, "#{path} is a Time: #{NO_JSON}"
+    end
+
+    def string(value, path)
+      return text(value, path) unless value.encoding == Encoding::BINARY
+      return String.new(value) if @binary
+
+      raise EncodeError, "#{path} is bytes, a String in #{value.encoding}: #{NO_JSON}"
+    end
+
+    def text(value, path)
+      text = String.new(value).encode(Encoding::UTF_8)
+      return text if text.valid_encoding?
+
+      raise EncodeError, "#{path} is no valid text: it holds what is not UTF-8"
+    rescue EncodingError => error
+      raise EncodeError, "#{path} is no valid text: #{error.message}"
+    end
+
+    def inside(value, path, levels)
+      raise EncodeError, "#{path[0, 80]}... nests deeper than #{DEPTH} levels" if levels.zero?
+      return map(value, path, levels - 1) if value.is_a?(Hash)
+
+      value.each_with_index.map { |item, at| clean(item, "#{path}[#{at}]", levels - 1) }
+    end
+
+    def map(hash, path, levels)
+      hash.each_with_object({}) do |(key, item), copy|
+        name = name(key, path)
+        raise EncodeError, "#{path} has the key #{name.inspect} twice" if copy.key?(name)
+
+        copy[name] = clean(item, "#{path}.#{name}", levels)
+      end
+    end
+
+    def name(key, path)
+      text = key.is_a?(Symbol) ? key.name : key
+      return text(text, "a key of #{path}") if text.is_a?(String) && (text.encoding != Encoding::BINARY)
+
+      raise EncodeError, "#{path} has the key #{key.inspect}; a key must be text"
+    end
+  end
+end
