@@ -6,22 +6,27 @@ below its help), ``configure(parser)`` and ``run(arguments) -> exit code``, and 
 when its command is given, so that ``emit --help`` and each command start quickly.
 
 Exit codes: 0 fine, 1 the handler or a check failed, 2 the node or router could not be started or
-found, 64 a wrong command line. Results go to stdout, everything else to stderr.
+found, 64 a wrong command line, 130 ended by Ctrl-C. Results go to stdout, everything else
+to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
 import emit
-from emit.cli.errors import USAGE, CommandError
+from emit.cli.errors import INTERRUPTED, UNHEARD, USAGE, CommandError
+from emit.errors import GraphError
 
 #: Every command and what it is for, in the order in which ``emit --help`` lists them.
 COMMANDS = {
+    "run": "feed messages to a router's entry points",
+    "call": "give one message to one node",
     "graph": "show a router's graph, as text or as a picture",
     "check": "find what is wrong with a graph, for people and for CI",
     "digraph": "print a router's graph for graphviz",
@@ -53,19 +58,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(name: str, words: Sequence[str]) -> int:
     """Run one command with the rest of the command line."""
+    try:
+        code = _run(name, words)
+        sys.stdout.flush()
+    except (CommandError, GraphError) as error:
+        print(f"emit {name}: {error}", file=sys.stderr)
+        return getattr(error, "code", 2)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output has seen enough, as in "| head". Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNHEARD
+    return code
+
+
+def _run(name: str, words: Sequence[str]) -> int:
     command: Any = import_module(f"emit.cli.{name}")
     parser = Parser(
         prog=f"emit {name}",
         description=command.HELP,
-        epilog=f"examples:\n{command.EXAMPLES.strip()}",
+        epilog=f"examples:{command.EXAMPLES.rstrip()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.configure(parser)
-    try:
-        code: int = command.run(parser.parse_args(words))
-    except CommandError as error:
-        print(f"emit {name}: {error}", file=sys.stderr)
-        return error.code
+    code: int = command.run(parser.parse_args(words))
     return code
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from emit.errors import EmitError
 
 USAGE = 64  #: The exit code of a wrong command line, EX_USAGE of sysexits.h.
+INTERRUPTED = 130  #: Ended by Ctrl-C: 128 and SIGINT, as a shell has it.
+UNHEARD = 141  #: Nobody reads the output any more: 128 and SIGPIPE.
 
 
 class CommandError(EmitError):

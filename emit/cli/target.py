@@ -1,4 +1,4 @@
-"""Finding what a command line names: ``app.router`` is the attribute router of the module app."""
+"""Finding the router that a command line names: ``app.router`` is router in the module app."""
 
 from __future__ import annotations
 

@@ -1,0 +1,54 @@
+"""What a command says when a node fails, and the exit code that stands for it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+
+import emit
+from emit.cli.screen import paint
+from emit.errors import EmitError, RemoteError, StartError, StartTimeout
+
+_EMIT = str(Path(emit.__file__).parent)
+
+
+def describe_failure(error: BaseException) -> list[str]:
+    """
+    An error in lines, for people: its type and text, then its author's stack, the innermost
+    frame first, in whatever language. What Emit itself says has no stack.
+    """
+    if isinstance(error, RemoteError):
+        return [f"{error.type}: {error.message}", *(f"    {frame}" for frame in error.stack)]
+    if isinstance(error, EmitError):
+        return [str(error)]
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [frame for frame in reversed(frames) if _EMIT not in frame.filename]
+    text = f"{type(error).__name__}: {error}"
+    return [text, *(f"    {frame.filename}:{frame.lineno} in {frame.name}" for frame in mine)]
+
+
+def report_failure(error: BaseException, where: str = "") -> int:
+    """Say on stderr what has failed. Returns the exit code."""
+    first, *stack = describe_failure(error)
+    print(paint(f"{where}{first}", "red", sys.stderr), *stack, sep="\n", file=sys.stderr)
+    return 2 if isinstance(error, (StartError, StartTimeout)) else 1
+
+
+def show_logs(level: int = logging.INFO) -> None:
+    """Show on stderr what nodes log, and the stderr of their programs."""
+    logger = logging.getLogger("emit.node")
+    logger.setLevel(level)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Line())
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        node = record.name.removeprefix("emit.node.")
+        mark = paint(f"{node} {record.levelname.lower()} │", "dim", sys.stderr)
+        return f"{mark} {record.getMessage()}"

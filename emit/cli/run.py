@@ -1,0 +1,217 @@
+"""``emit run app.router ...``: messages for the entry points of a router."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from emit.checks.findings import nearest
+from emit.cli import message
+from emit.cli.errors import INTERRUPTED, CommandError, UsageError
+from emit.cli.failure import report_failure, show_logs
+from emit.cli.feed import FORMATS, Fed, Feed
+from emit.cli.message import read_message, show
+from emit.cli.progress import progress
+from emit.cli.screen import plural
+from emit.cli.target import load_router
+from emit.drawing.outline import Outline, outline
+from emit.graph import Edge
+from emit.message import Message, NoResult
+from emit.router import Router
+
+HELP = "Feed a router's entry points, and print what comes out at the ends of its graph."
+
+EXAMPLES = """
+  emit run app.router text='the rain in spain'
+  emit run app.router @pages.ndjson --keep-going
+  emit run app.router @people.csv | jq -r .name
+  tail -f requests.log | emit run app.router - --follow
+"""
+
+#: The name of the node that prints, while a command runs.
+_PRINTER = "emit.run"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("router", help="its dotted path, such as app.router")
+    parser.add_argument(
+        "message",
+        nargs="+",
+        help=f"{message.HELP}; @file and - may hold many messages, see --input",
+    )
+    parser.add_argument(
+        "--input",
+        choices=FORMATS,
+        help="what @file or - holds (by the file's name; else ndjson, a message on each line)",
+    )
+    parser.add_argument("--keep-going", action="store_true", help="go on after a failing message")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="an endless input: as --keep-going, and the end by Ctrl-C is a good one",
+    )
+    parser.add_argument(
+        "--results",
+        action="append",
+        metavar="NODE",
+        help="whose results to print (those of nodes that nobody hears)",
+    )
+    parser.add_argument("--origin", action="store_true", help="add to each result whose it is")
+    parser.add_argument("--quiet", action="store_true", help="print no results")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON, on stderr")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    feed = _feed(arguments)
+    router = load_router(arguments.router)
+    seen = outline(router)
+    if not any(node.entry for node in seen.nodes.values()):
+        raise CommandError(f'"{arguments.router}" has no entry point, so nothing would be run')
+    counts = count_deliveries(router)
+    if not arguments.quiet:
+        whose = _known(arguments.results, seen) or ends(seen)
+        print_results(router, whose, with_origin=arguments.origin)
+    show_logs()
+    began = time.monotonic()
+    with router:
+        done = _run(router, feed, arguments)
+    _show_counts(seen, counts, done, time.monotonic() - began, arguments.json)
+    return done.code
+
+
+def _feed(arguments: argparse.Namespace) -> Feed | list[Fed]:
+    words = arguments.message
+    if len(words) == 1 and (words[0] == "-" or words[0].startswith("@")):
+        return Feed(words[0].removeprefix("@"), arguments.input)
+    if arguments.input or arguments.follow:
+        raise UsageError("--input and --follow are for messages from @file or -")
+    return [Fed("the message", read_message(words))]
+
+
+def _known(names: Sequence[str] | None, seen: Outline) -> Sequence[str]:
+    for name in names or ():
+        if name not in seen.nodes:
+            raise UsageError(f"there is no node {name}{nearest(name, seen.nodes)}")
+    return names or ()
+
+
+@dataclass
+class Done:
+    """What has become of a run: its exit code, and how many messages were routed and failed."""
+
+    code: int = 0
+    messages: int = 0
+    failed: int = 0
+
+    def count(self, code: int) -> None:
+        self.code = max(self.code, code)
+        self.messages += not code
+        self.failed += bool(code)
+
+
+def _run(router: Router, feed: Feed | list[Fed], arguments: argparse.Namespace) -> Done:
+    done = Done()
+    goes_on = arguments.keep_going or arguments.follow
+    whole = feed.size if isinstance(feed, Feed) else None
+    try:
+        with progress(whole) as advance:
+            for fed in feed:
+                done.count(_route(router, fed))
+                if done.code and not goes_on:
+                    break
+                advance(feed.taken if isinstance(feed, Feed) else 0, done.messages)
+                if arguments.follow:
+                    sys.stdout.flush()
+    except KeyboardInterrupt:
+        done.code = done.code if arguments.follow else INTERRUPTED
+    return done
+
+
+def _route(router: Router, fed: Fed) -> int:
+    """Returns the exit code that one message stands for."""
+    try:
+        if fed.error is not None:
+            raise fed.error
+        router(**fed.message)
+    except BrokenPipeError:
+        raise  # nobody reads our results any more
+    except Exception as error:
+        return report_failure(error, f"{fed.place}: ")
+    return 0
+
+
+def count_deliveries(router: Router) -> Counter[tuple[str, str]]:
+    """Have every delivery counted from now on, by its origin and its destination."""
+    counts: Counter[tuple[str, str]] = Counter()
+    dispatch = router.dispatch
+
+    def counting(origin: str, destination: str, message: Any) -> Any:
+        counts[origin, destination] += 1
+        return dispatch(origin, destination, message)
+
+    # On the instance, where it goes before the one of its class, whichever that is.
+    vars(router)["dispatch"] = counting
+    return counts
+
+
+def ends(seen: Outline) -> list[str]:
+    """
+    The nodes whose results go nowhere: nobody hears them, or only nodes that watch, which emit no
+    fields and hear by a regular expression.
+    """
+
+    def is_watched(edge: Edge) -> bool:
+        return edge.pattern is not None and not seen.nodes[edge.destination].fields
+
+    emitting = (name for name, node in seen.nodes.items() if node.fields)
+    return [name for name in emitting if all(map(is_watched, seen.heard(name)))]
+
+
+def print_results(router: Router, whose: Sequence[str], *, with_origin: bool) -> None:
+    """
+    Print the results of some nodes from now on, as they are routed.
+
+    A router that sends its messages to a queue has no results here, and prints none.
+    """
+    if not whose or type(router).dispatch is not Router.dispatch:
+        return
+
+    def printer(msg: Message) -> type[NoResult]:
+        fields = dict(vars(msg))
+        origin = fields.pop("_origin")
+        print(show({"_origin": origin, **fields} if with_origin else fields))
+        return NoResult
+
+    router.node((), [router.functions[name] for name in whose], name=_PRINTER)(printer)
+
+
+def _show_counts(
+    seen: Outline,
+    counts: Counter[tuple[str, str]],
+    done: Done,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    rows = [(edge, counts[edge.origin, edge.destination]) for edge in seen.edges]
+    if as_json:
+        edges = [{"origin": e.origin, "destination": e.destination, "count": n} for e, n in rows]
+        summary = asdict(done) | {"seconds": round(seconds, 3), "edges": edges}
+        print(json.dumps(summary, ensure_ascii=False), file=sys.stderr)
+        return
+    failed = f", {done.failed:,} failed" if done.failed else ""
+    lines = [f"{plural(done.messages, 'message')}{failed} in {seconds:.1f} s", *_table(rows)]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _table(rows: Iterable[tuple[Edge, int]]) -> Iterator[str]:
+    ways = [(f"{edge.origin} -> {edge.destination}", f"{count:,}") for edge, count in rows]
+    left = max((len(way) for way, _ in ways), default=0)
+    right = max((len(count) for _, count in ways), default=0)
+    for way, count in ways:
+        yield f"  {way:<{left}}  {count:>{right}}"

@@ -1,0 +1,236 @@
+"""``emit call`` and ``emit run``, as they are installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import EMIT, run
+
+SDK = str(Path(__file__).parent.parent / "sdks" / "python")
+
+APP = """
+from emit import Router, ShellNode
+
+router = Router()
+
+@router.node(("word",), entry_point=True, name="words")
+def words(msg):
+    yield from msg.text.split()
+
+@router.node(("length",), "words", name="length")
+def length(msg):
+    return len(msg.word)
+
+@router.node((), ".+", name="audit")
+def audit(msg):
+    pass
+"""
+
+ECHO = f"""
+import sys
+sys.path.insert(0, {SDK!r})
+import logging
+from emit_sdk import serve
+
+def echo(msg):
+    logging.warning("careful")
+    if "fail" in msg:
+        raise ValueError(msg["fail"])
+    yield msg.value
+
+serve(echo)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "echo.py").write_text(ECHO)
+    return tmp_path
+
+
+# -- call ----------------------------------------------------------------------------------
+
+
+def test_call_a_node_of_a_router(project: Path) -> None:
+    """Its results are printed with their fields, and not sent on."""
+    done = run("call", "app.router:words", "text=the rain", cwd=project)
+    assert (done.returncode, done.stdout) == (0, '{"word": "the"}\n{"word": "rain"}\n')
+    assert done.stderr.startswith("2 results in ")
+
+
+@pytest.mark.parametrize("mode", ["auto", "oneshot", "persistent"])
+def test_call_a_command(project: Path, mode: str) -> None:
+    """Its results are printed as they are; what it logs goes to stderr."""
+    command = f"{sys.executable} echo.py"
+    done = run("call", command, 'value:={"n": [1, null]}', "--mode", mode, cwd=project)
+    assert (done.returncode, done.stdout) == (0, '{"n": [1, null]}\n')
+    assert "careful" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "code", "why"),
+    [
+        ("app.router:words", ["no=1"], 1, 'AttributeError: "text" is not included'),
+        ("app.router:wrods", [], 2, 'has no node "wrods" (nearest: words)'),
+        ("ap.router:words", [], 2, "there is no module ap here"),
+        ("nothere x", [], 2, "command not found"),
+        ("'", [], 2, "No closing quotation"),
+        ("", [], 2, "the target is empty"),
+        ("app.router:words", ["--timeout", "3"], 64, "a node of a router has settings of its own"),
+        ("cat", ["--timeout", "0"], 2, "timeout = 0.0 must be from 0.001"),
+        ("app.router:words", ["text"], 64, '"text" is not of the form'),
+        ("sleep 60", ["--timeout", "0.2"], 1, "gave no answer within timeout = 0.2 s"),
+        ("sh -c 'echo oops >&2; exit 3'", [], 1, "ended with exit code 3"),
+    ],
+)
+def test_calls_that_fail(project: Path, target: str, words: list[str], code: int, why: str) -> None:
+    """The exit code tells whose fault it is, stderr says why, and stdout stays empty."""
+    done = run("call", target, *words, cwd=project)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_another_language(project: Path) -> None:
+    """Its type, its text and its own stack are shown."""
+    command = f"{sys.executable} echo.py"
+    done = run("call", command, "fail=no such shop", "--mode", "persistent", cwd=project)
+    assert done.returncode == 1
+    assert "ValueError: no such shop\n    " in done.stderr
+    assert "echo.py" in done.stderr
+
+
+# -- run -----------------------------------------------------------------------------------
+
+
+def test_run_prints_what_nobody_hears(project: Path) -> None:
+    """Results of the last nodes are printed; one that only watches does not count as hearing."""
+    done = run("run", "app.router", "text=the rain", cwd=project)
+    assert (done.returncode, done.stdout) == (0, '{"length": 3}\n{"length": 4}\n')
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("1 message in ")
+    assert "  words -> length         2" in lines
+
+
+def test_run_prints_what_is_asked_for(project: Path) -> None:
+    """--results chooses the nodes, --origin tells whose a result is, --quiet prints none."""
+    done = run("run", "app.router", "text=a", "--results", "words", "--origin", cwd=project)
+    assert done.stdout == '{"_origin": "words", "word": "a"}\n'
+    assert run("run", "app.router", "text=a", "--quiet", cwd=project).stdout == ""
+    done = run("run", "app.router", "text=a", "--results", "wrods", cwd=project)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "there is no node wrods (nearest: words)" in done.stderr
+
+
+def test_counts_as_json(project: Path) -> None:
+    """--json prints the counts for a script, on stderr, where they stood before."""
+    done = run("run", "app.router", "text=a b", "--json", cwd=project)
+    counts = json.loads(done.stderr)
+    assert (counts["messages"], counts["failed"]) == (1, 0)
+    edges = {(e["origin"], e["destination"]): e["count"] for e in counts["edges"]}
+    assert edges["words", "length"] == 2
+    assert edges["__entry_point", "words"] == 1
+
+
+LINES = '{"text": "a"}\n{"no": 1}\nnonsense\n{"text": "bb cc"}\n'
+
+
+def test_a_failing_line_ends_the_run(project: Path) -> None:
+    """It says which line it was, and why; what came before has been printed."""
+    (project / "in.ndjson").write_text(LINES)
+    done = run("run", "app.router", "@in.ndjson", cwd=project)
+    assert (done.returncode, done.stdout) == (1, '{"length": 1}\n')
+    assert 'line 2: AttributeError: "text" is not included' in done.stderr
+    assert f"{project}/app.py:8 in words" in done.stderr
+    assert "1 message, 1 failed in" in done.stderr
+
+
+def test_keep_going(project: Path) -> None:
+    """Each failing line is told, the others are run, and the exit code says that some failed."""
+    (project / "in.ndjson").write_text(LINES)
+    done = run("run", "app.router", "@in.ndjson", "--keep-going", cwd=project)
+    assert done.returncode == 1
+    assert done.stdout == '{"length": 1}\n{"length": 2}\n{"length": 2}\n'
+    assert "line 3: it is no JSON" in done.stderr
+    assert "2 messages, 2 failed in" in done.stderr
+
+
+def test_csv(project: Path) -> None:
+    """A row is a message, with the first line's names."""
+    (project / "in.csv").write_text('text\n"the rain"\n')
+    done = run("run", "app.router", "@in.csv", cwd=project)
+    assert (done.returncode, done.stdout) == (0, '{"length": 3}\n{"length": 4}\n')
+
+
+def test_a_router_without_entry_point(project: Path) -> None:
+    """Nothing would be run, so it is an error."""
+    (project / "app.py").write_text(APP.replace("entry_point=True, ", "").replace('".+"', '"x"'))
+    done = run("run", "app.router", "text=a", cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no entry point" in done.stderr
+
+
+def follow(project: Path, *options: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    argv = [EMIT, "run", "app.router", "-", *options]
+    return subprocess.Popen(argv, cwd=project, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_follow(project: Path) -> None:
+    """Each result is there as soon as its line has come; a bad line does not end it."""
+    with follow(project, "--follow") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for text, length in (("a", 1), ("bb", 2)):
+            process.stdin.write(f'nonsense\n{{"text": "{text}"}}\n')
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline()) == {"length": length}
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1  # two lines were nonsense
+    assert "2 failed in" in errors
+    assert "words -> length         2\n" in errors
+    assert "Traceback" not in errors
+
+
+def test_ctrl_c(project: Path) -> None:
+    """It ends a run with code 130, in the middle of a handler, and the counts are printed."""
+    (project / "app.py").write_text(
+        APP + "\n@router.node((), 'words', name='hang')\ndef hang(msg):\n"
+        "    import sys, time\n    sys.stderr.write('hanging\\n')\n    time.sleep(600)\n"
+    )
+    with follow(project) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write('{"text": "a"}\n')
+        process.stdin.flush()
+        assert process.stderr.readline() == "hanging\n"
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "0 messages in" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_reader_that_has_seen_enough(project: Path) -> None:
+    """As in "| head": no complaint, and the code of SIGPIPE."""
+    with open(project / "in.ndjson", "w") as file:
+        file.writelines('{"text": "a"}\n' for _ in range(20000))
+    argv = [EMIT, "run", "app.router", "@in.ndjson"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, cwd=project, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+    assert process.returncode == 141
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors
