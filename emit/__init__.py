@@ -20,16 +20,31 @@ from emit.router import Router
 if TYPE_CHECKING:
     from emit.multilang import ShellNode
     from emit.once import idempotent
+    from emit.router.celery import CeleryRouter
 
 __version__ = "0.5.0"
 
-__all__ = ["Message", "NoResult", "Router", "ShellNode", "__version__", "idempotent"]
+__all__ = [
+    "CeleryRouter",
+    "Message",
+    "NoResult",
+    "Router",
+    "ShellNode",
+    "__version__",
+    "idempotent",
+]
+
+
+#: Imported when they are asked for: a graph of Python functions needs neither a host, which
+#: takes as long to import as all the rest, nor a queue.
+_LATER = {
+    "CeleryRouter": "emit.router.celery",
+    "ShellNode": "emit.multilang",
+    "idempotent": "emit.once",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # A graph of Python functions needs no host, which takes as long to import as all the rest.
-    if name == "ShellNode":
-        return import_module("emit.multilang").ShellNode
-    if name == "idempotent":
-        return import_module("emit.once").idempotent
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'emit' has no attribute {name!r}")

@@ -10,6 +10,7 @@
       DispatchError                 the queue refused a message; ``__cause__`` is its own exception
       InProgress                    another process is at the same piece of work
       LetterNotFound (LookupError)  no dead letter of that id is stored
+      Undelivered                   delivered again and again, and its worker died each time
       HostError                     the host's side: the node's process, its pipe, its pool
         StartError                  the program cannot be started as configured
         StartTimeout                it started and was not ready in time
@@ -52,6 +53,7 @@ __all__ = [
     "StartError",
     "StartTimeout",
     "Unavailable",
+    "Undelivered",
 ]
 
 
@@ -157,6 +159,24 @@ class LetterNotFound(EmitError, LookupError):
     def __init__(self, id: str) -> None:
         super().__init__(f'there is no dead letter "{id}" (replayed, dropped or expired?)')
         self.id = id
+
+
+class Undelivered(EmitError):
+    """
+    A message was delivered again and again, and each time its worker was gone before the end.
+
+    Attributes:
+        node: The node's name.
+        deliveries: How often, the ``max_deliveries`` of the node.
+    """
+
+    def __init__(self, *, node: str, deliveries: int) -> None:
+        super().__init__(
+            f'"{node}": delivered max_deliveries = {deliveries} times, and each time the worker '
+            f"was gone before it was done: killed, out of memory, or over its hard time limit"
+        )
+        self.node = node
+        self.deliveries = deliveries
 
 
 class HostError(EmitError):

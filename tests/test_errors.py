@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "InProgress": {"key": "mail:7", "lease": 60.0},
     "LetterNotFound": {"id": "7"},
     "Unavailable": {"retry_in": 1.5, "last": ValueError("x")},
+    "Undelivered": {"deliveries": 5},
 }
 TEXT_ONLY = ("EmitError", "GraphError", "NodeError", "DispatchError")
 

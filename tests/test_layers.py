@@ -41,7 +41,7 @@ DOOR = "emit.multilang"
 
 #: The layers of the graph half: each may import only what stands before it.
 ORDER = ("errors", "letter", "exact", "message", "fields", "coroutines", "node", "graph")
-ORDER += ("once", "dead", "router", "testing")
+ORDER += ("once", "dead", "context", "celery", "router", "testing")
 
 #: Imports inside a function, and why.
 LATE = {
@@ -52,9 +52,9 @@ LATE = {
 
 #: Who may import an optional dependency.
 OPTIONAL = {
-    "celery": {"emit.router.celery"},
+    "celery": {"emit.router.celery", "emit.celery"},
     "rq": {"emit.router.rq"},
-    "redis": {"emit.router.rq", "emit.cli.dead"},
+    "redis": {"emit.router.rq", "emit.cli.dead", "emit.celery"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
 }

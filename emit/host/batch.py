@@ -204,7 +204,7 @@ class Batch:
             )
             lane.progress, lane.deadline = now, now + self._settings.timeout
             for job in done:
-                if isinstance(job.outcome, RemoteError) and job.outcome.retry:
+                if isinstance(job.outcome, RemoteError) and self._calls.tries_again(job):
                     self._again(job, job.outcome)
             self._pool.retire_if_worn(process)
             if process.condemned and not lane.load:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
+from emit import context
 from emit.errors import HostError, RemoteError
 from emit.host.accounting import CallAccount
 from emit.host.batch import Batch
@@ -96,7 +97,9 @@ class Calls:
         return Batch(self, messages).outcomes()
 
     def job(self, fields: Mapping[str, Any], index: int = 0) -> Job:
-        return Job(fields, index, node=self.node, program_node=self._program_node)
+        """A message; in a worker of a queue with what the queue knows of it."""
+        told = context.current.get()
+        return Job(fields, index, self.node, self._program_node, context=told)
 
     def settle(self, job: Job) -> list[Any] | Exception:
         """
@@ -125,7 +128,13 @@ class Calls:
 
     def meta(self, job: Job) -> dict[str, Any]:
         """What the process is told about a call."""
-        return {**self._meta, "attempt": job.attempt} if job.causes else self._meta
+        told = job.context
+        if told is None:
+            return {**self._meta, "attempt": job.attempt} if job.causes else self._meta
+        meta = {**self._meta, "origin": told.origin, "attempt": told.attempt + len(job.causes)}
+        if told.traceparent is not None:
+            meta["traceparent"] = told.traceparent
+        return meta
 
     def judge(self, job: Job, error: HostError | RemoteError) -> None:
         """Charge a job with a failure of its process, or with an answer that asks for more."""
@@ -147,10 +156,17 @@ class Calls:
         finally:
             self.pool.release(lease)
         outcome = job.outcome
-        if isinstance(outcome, RemoteError) and outcome.retry:
+        if isinstance(outcome, RemoteError) and self.tries_again(job):
             self._again(job, outcome)
         else:
             self.account.answered((outcome,), time.monotonic() - began, waited)
+
+    def tries_again(self, job: Job) -> bool:
+        """
+        Whether the author asks for another attempt, here. For a message from a queue the queue
+        sees to that: its worker has others to work on meanwhile.
+        """
+        return job.context is None and getattr(job.outcome, "retry", None) is True
 
     def _again(self, job: Job, error: RemoteError) -> None:
         """The author asks for another attempt: after the delay that he gave, or the backoff."""

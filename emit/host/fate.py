@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from emit.context import Context
 from emit.errors import (
     CallTimeout,
     FrameTooLarge,
@@ -43,6 +44,7 @@ class Job:
         index: Its place in a batch.
         node: Whose it is.
         program_node: Which of the program's nodes is to have it, where there are several.
+        context: What a queue knows of the message; None: it came from no queue.
         causes: Why the charged attempts failed.
         alone: Run it with no other message in the process.
         results: What has come of it so far, where it comes in parts.
@@ -55,6 +57,7 @@ class Job:
     index: int = 0
     node: str = ""
     program_node: str | None = None
+    context: Context | None = None
     causes: tuple[Cause, ...] = ()
     alone: bool = False
     results: list[Any] | None = None

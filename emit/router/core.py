@@ -256,7 +256,7 @@ class Router:
             self.fields[name] = checked
             self.functions[name] = func
             self._nodes.pop(name, None)
-            node = getattr(func, "node", None)
+            node = self._node_of(func)
             if isinstance(node, Node) and node.name == name:
                 self._adopt(node)
             self.register_route(hears, name)
@@ -265,6 +265,9 @@ class Router:
             if entry_point:
                 self.add_entry_point(name)
         self.logger.debug('registered "%s"', name)
+
+    def _node_of(self, func: Any) -> Any:
+        return getattr(func, "node", None)
 
     def _adopt(self, node: Node) -> None:
         self._nodes[node.name] = node
@@ -430,8 +433,11 @@ class Router:
                 for result in results:
                     work.inbox.append((origin, destination, result))
             else:
-                for result in results:
-                    self.dispatch(origin, destination, self.message_class(result))
+                self._dispatch_all(origin, destination, results)
+
+    def _dispatch_all(self, origin: str, destination: str, results: Any) -> None:
+        for result in results:
+            self.dispatch(origin, destination, self.message_class(result))
 
     def dispatch(self, origin: str, destination: str, message: Any) -> Any:
         """

@@ -1,0 +1,207 @@
+"""
+The settings of Celery by which nothing is lost, and a check of those that a worker runs with.
+
+``configure(app)`` sets them. A worker with a ``CeleryRouter`` checks them when it starts, and
+warns of each that loses messages or runs them for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from celery import Celery, Task
+
+__all__ = ["check_worker", "configure", "problems", "redis_of", "redis_url", "visibility"]
+
+_log = logging.getLogger("emit.celery")
+
+#: Seconds between two looks of kombu for messages of dead workers, times one (its throttle);
+#: with its own throttle of 10 they wait 100 s longer than they have to.
+_RESTORE = {"unacked_restore_interval": 10, "unacked_restore_throttle": 1}
+
+
+def configure(app: Celery, *, time_limit: float = 300.0) -> None:
+    """
+    Set what a worker needs so that no message is lost and none runs for ever.
+
+    ==================================== =====================================================
+    ``task_acks_late``                   a message is there until its results have been sent
+    ``task_reject_on_worker_lost``       ... and goes back if its process dies
+    ``task_acks_on_failure_or_timeout``  off: ... or if it takes too long
+    ``worker_prefetch_multiplier`` 1     a worker holds back only what it works on
+    ``task_serializer``, ``accept_content`` JSON only: pickle runs what it is sent
+    ``task_time_limit``, soft            *time_limit*, and nine tenths of it
+    ``visibility_timeout`` (Redis)       2.4 times *time_limit*: so long after a worker is gone
+                                         another gets what it had
+    ``unacked_restore_throttle`` (Redis) 1: and 10 s later at most, not 100
+    ==================================== =====================================================
+
+    Call it after the app's own settings: what they say about other things stays.
+
+    Args:
+        app: The Celery app.
+        time_limit: Seconds that a task takes at most.
+    """
+    app.conf.update(
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_acks_on_failure_or_timeout=False,
+        worker_prefetch_multiplier=1,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        task_time_limit=time_limit,
+        task_soft_time_limit=time_limit * 0.9,
+        broker_transport_options={
+            **_RESTORE,
+            "visibility_timeout": round(time_limit * 2.4),
+            **app.conf.broker_transport_options,
+        },
+    )
+
+
+def redis_url(app: Celery) -> str | None:
+    """
+    Where Emit keeps what it has to remember: the setting ``emit_redis``, else the broker if it
+    is Redis, else the result backend if it is. None: nowhere.
+    """
+    conf = app.conf
+    broker = conf.broker_write_url or conf.broker_url or ""
+    for url in (conf.get("emit_redis"), broker.split(";")[0], conf.result_backend):
+        if isinstance(url, str) and url.startswith(("redis://", "rediss://", "unix://")):
+            return url
+    return None
+
+
+def redis_of(app: Celery) -> Any:
+    """A client of :func:`redis_url`, or None."""
+    url = redis_url(app)
+    if url is None:
+        return None
+    from redis import Redis  # comes with the redis broker, and not with others
+
+    return Redis.from_url(url, health_check_interval=30)
+
+
+def check_worker(app: Celery, tasks: Iterable[Task], timeouts: Mapping[str, float]) -> None:
+    """
+    Log each of a worker's :func:`problems`.
+
+    Raises:
+        SystemExit: A task may run longer than the broker waits for it, and would then be run
+            several times at once.
+    """
+    for problem in problems(app, timeouts):
+        _log.warning("%s", problem)
+    for task in tasks:
+        limit, visible = task.time_limit, visibility(app)
+        if limit is not None and visible is not None and limit >= visible:
+            raise SystemExit(
+                f"{task.name} may run for time_limit = {limit:g} s, but after visibility_timeout "
+                f"= {visible:g} s (broker_transport_options) Redis gives it to another worker as "
+                f"well: make that more than {2 * limit:g}, or call emit.celery.configure(app)"
+            )
+
+
+def visibility(app: Celery) -> float | None:
+    """Seconds after which Redis gives a task to another worker; None: the broker is no Redis."""
+    url = app.conf.broker_read_url or app.conf.broker_url or ""
+    if not url.startswith(("redis", "sentinel")):
+        return None
+    return float(app.conf.broker_transport_options.get("visibility_timeout", 3600))
+
+
+def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:
+    """
+    What the settings of *app* do to messages, one line each. Empty: nothing bad.
+
+    Args:
+        app: The Celery app.
+        timeouts: Of each node that is a program its ``timeout``, in seconds.
+
+    Example:
+        >>> app = Celery(broker="redis://")
+        >>> configure(app)
+        >>> problems(app)
+        []
+    """
+    found = [text for is_wrong, text in _WRONG if is_wrong(app.conf)]
+    if redis_url(app) is None:
+        found.append(
+            "no Redis is known: a message that kills its worker is delivered for ever, and dead "
+            'letters are only logged; set app.conf.emit_redis = "redis://..."'
+        )
+    if visibility(app) is not None and _throttle(app) > 20:
+        found.append(
+            f"unacked_restore_interval times unacked_restore_throttle is {_throttle(app):g} s: so "
+            f"much longer than visibility_timeout a dead worker's messages wait"
+        )
+    return found + _limits(app, timeouts)
+
+
+def _throttle(app: Celery) -> float:
+    options = app.conf.broker_transport_options
+    interval = options.get("unacked_restore_interval", 10)
+    return float(interval * options.get("unacked_restore_throttle", 10))
+
+
+def _limits(app: Celery, timeouts: Mapping[str, float]) -> list[str]:
+    """Each limit must have the time to do its work before the next one strikes."""
+    soft, hard, visible = app.conf.task_soft_time_limit, app.conf.task_time_limit, visibility(app)
+    found = []
+    if hard is None:
+        found.append(
+            "task_time_limit is not set: a task that hangs is never ended, and one that takes "
+            "longer than the broker waits is run by several workers at once"
+        )
+    elif visible is not None and hard >= visible / 2:
+        found.append(f"task_time_limit = {hard:g} s is not below half of visibility_timeout")
+    if hard is not None and (soft is None or soft >= hard):
+        found.append(
+            f"task_soft_time_limit = {soft} is not below task_time_limit = {hard:g}: a task that "
+            f"takes too long has no time to put its message back, and waits for its delivery"
+        )
+    first = soft or hard
+    found += [
+        f'"{name}": timeout = {timeout:g} s is not below the time limit of its task, {first:g} s'
+        for name, timeout in timeouts.items()
+        if first is not None and timeout >= first
+    ]
+    return found
+
+
+def _acks_on_timeout(conf: Any) -> bool:
+    own = conf.get("task_acks_on_timeout")
+    return bool(conf.task_acks_on_failure_or_timeout if own is None else own)
+
+
+#: Settings of Celery, what is wrong about them, and what that does.
+_WRONG: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (
+        lambda conf: not conf.task_acks_late,
+        "task_acks_late is off: a message is lost if the process that works on it dies",
+    ),
+    (
+        lambda conf: not conf.task_reject_on_worker_lost,
+        "task_reject_on_worker_lost is off: a message whose process dies is lost",
+    ),
+    (
+        _acks_on_timeout,
+        "task_acks_on_failure_or_timeout is on: a message over its hard time limit is lost",
+    ),
+    (
+        lambda conf: conf.worker_prefetch_multiplier != 1,
+        "worker_prefetch_multiplier is not 1: a worker keeps messages waiting that others could "
+        "have, and those it held when it dies wait for visibility_timeout",
+    ),
+    (
+        lambda conf: bool({"pickle", "application/x-python-serialize"} & set(conf.accept_content)),
+        "accept_content has pickle: whoever can write to the broker can run any code here",
+    ),
+    (
+        lambda conf: conf.task_serializer != "json",
+        "task_serializer is not json: other languages and other versions of Python can't read it",
+    ),
+)

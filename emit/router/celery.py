@@ -1,0 +1,280 @@
+"""
+:class:`CeleryRouter`: every node is a Celery task, and Celery carries the messages.
+
+Emit routes, Celery carries: names, headers, root and parent ids, priorities, countdowns, events
+and time limits are Celery's own. What Emit adds is in one header, ``emit``, and only where a
+message is tried again: the causes of the attempts before.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from celery import Task, current_task, signals
+from celery.app.task import Context as Request
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.utils.imports import cwd_in_path
+from kombu.exceptions import EncodeError as KombuEncodeError
+
+from emit.celery import check_worker, redis_of
+from emit.errors import DispatchError, EncodeError, GraphError
+from emit.letter import Cause, DeadLetter
+from emit.router.delivery import Parcel, opened
+from emit.router.ledger import Ledger
+from emit.router.queued import QueueRouter
+from emit.router.receiver import Delivery, Unsettled
+
+__all__ = ["CeleryRouter"]
+
+#: The header of a Celery message that has what Emit needs to know about earlier attempts.
+HEADER = "emit"
+
+#: Seconds before a message goes back that could be neither finished nor put back: what is
+#: missing (Redis, most likely) is asked for so often, and not as fast as it can refuse.
+_PAUSE = 1.0
+
+
+class CeleryRouter(QueueRouter):
+    """
+    Routes messages from one Celery task to the next.
+
+    Args:
+        celery_task: What makes a function a task: ``app.task``, ``app.task(rate_limit="5/s")``,
+            ``shared_task``. A node may have its own: ``router.node(..., celery_task=...)``.
+        *args, **kwargs: As for :class:`emit.router.Router`. The *node_modules* are imported by
+            the worker, too, so that it knows their tasks.
+
+    A node declared with it is a Celery task: ``tasks.emit_words.delay(document=...)`` has a
+    worker run it, and calling it runs it here. :mod:`emit.celery` has the settings to go with
+    it.
+
+    Example:
+        >>> app = Celery("words", broker="redis://")
+        >>> router = CeleryRouter(celery_task=app.task, node_modules=["tasks"])
+    """
+
+    interrupts = (SoftTimeLimitExceeded,)
+    signals = (Retry, Ignore, Reject)
+    queue_options = ("celery_task",)
+
+    def __init__(self, celery_task: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.celery_task = celery_task
+        self._tasks: dict[str, str] = {}
+        self._ledger: tuple[int, Ledger | None] | None = None
+        signals.import_modules.connect(self._import, weak=False)
+        signals.celeryd_after_setup.connect(self._check, weak=False)
+        signals.worker_process_shutdown.connect(self._stop, weak=False)
+        signals.worker_shutdown.connect(self._stop, weak=False)
+
+    # -- declaring -------------------------------------------------------------------------
+
+    def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """Make a node a Celery task, by its own ``celery_task`` or the router's."""
+        make_task = options.pop("celery_task", None) or self.celery_task
+        self.plan_node(node, options)
+        return make_task(self._body(node))
+
+    def _body(self, node: Any) -> Callable[..., Any]:
+        """The task's function, named so that Celery gives it the node's name."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return self._run_task(node.node, args, kwargs)
+
+        module, name = self._task_name(node)
+        run.__module__, run.__name__, run.__qualname__ = module, name, name
+        run.__doc__ = node.__doc__
+        return run
+
+    def _task_name(self, node: Any) -> tuple[str, str]:
+        module, _, name = node.name.rpartition(".")
+        module = module or node.__module__
+        name = "".join(letter if letter.isalnum() else "_" for letter in name)
+        taken = self._tasks.setdefault(f"{module}.{name}", node.name)
+        if taken != node.name:
+            raise GraphError(
+                f'"{node.name}" and "{taken}" would both be the Celery task {module}.{name}; '
+                f"give one of them another name"
+            )
+        return module, name
+
+    # -- sending ---------------------------------------------------------------------------
+
+    def send(
+        self,
+        origin: str,
+        destination: str,
+        parcel: Parcel,
+        *,
+        delay: float = 0.0,
+        causes: Sequence[Cause] = (),
+    ) -> Any:
+        """
+        Send messages as one task; its id is that of the message.
+
+        Raises:
+            GraphError: There is no node *destination*.
+            DispatchError: Celery could not reach its broker.
+            EncodeError: Celery's serializer has no form for a value.
+        """
+        task: Any = self.functions.get(destination)
+        if task is None:
+            raise GraphError(f'"{destination}" is not the name of a node')
+        options = _without_payload(origin, len(parcel.ids))
+        if delay:
+            options["countdown"] = delay
+        if causes:
+            options["headers"] = {HEADER: _to_header(causes)}
+        with _publishing(origin, destination, task):
+            return task.apply_async(
+                (), parcel.envelope(origin), task_id=parcel.id, add_to_parent=False, **options
+            )
+
+    def put_back(
+        self, delivery: Delivery, error: Exception, *, delay: float, causes: Sequence[Cause]
+    ) -> Any:
+        """Send the same task again, with all that Celery knows of it, and end this one."""
+        task, request = delivery.native, delivery.native.request
+        headers = {**(request.headers or {}), HEADER: _to_header(causes)}
+        signature = task.signature_from_request(
+            request,
+            retries=request.retries + 1,
+            countdown=delay,
+            headers=headers,
+            **_without_payload(delivery.origin, len(delivery.parcel.ids)),
+        )
+        signature.apply_async()
+        raise Retry(f"in {delay:.3g} s", exc=error, when=delay)
+
+    # -- receiving -------------------------------------------------------------------------
+
+    def _run_task(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bound = bool(args) and isinstance(args[0], Task)
+        task = args[0] if bound else current_task
+        message = self.get_message_from_call(*args[bound:], **kwargs)
+        if not task or task.request.called_directly:
+            return self._receiver.call(node, message, task if bound else None)
+        try:
+            return self._receiver.deliver(node, _delivery(task, message, bound))
+        except Unsettled as error:
+            self.logger.error('"%s": %s stays in the queue: %s', node.name, task.request.id, error)
+            time.sleep(_PAUSE)
+            raise Reject(error, requeue=True) from error
+
+    def wants_retry(self, delivery: Delivery, error: Exception) -> bool:
+        """Whether Celery's own ``autoretry_for`` is about to try again."""
+        task = delivery.native
+        kinds = tuple(getattr(task, "autoretry_for", ()))
+        not_kinds = tuple(getattr(task, "dont_autoretry_for", ()))
+        wanted = isinstance(error, kinds) and not isinstance(error, not_kinds)
+        return wanted and (task.max_retries is None or task.request.retries < task.max_retries)
+
+    @contextmanager
+    def as_single(self, delivery: Delivery, number: int) -> Iterator[None]:
+        """So that ``task.retry()`` sends this message again, and not its batch."""
+        task, fields = delivery.native, delivery.parcel.messages[number]
+        request = Request(
+            {**vars(task.request), "id": delivery.parcel.ids[number]},
+            args=(),
+            kwargs={**fields, "_origin": delivery.origin},
+        )
+        task.request_stack.push(request)
+        try:
+            yield
+        finally:
+            task.request_stack.pop()
+
+    # -- what Redis keeps ------------------------------------------------------------------
+
+    def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
+        """Keep a dead letter in Redis; without one the error is all that is left of it."""
+        self.logger.error("%s is given up: %r", letter.id, letter)
+        ledger = self._keep(delivery)
+        if ledger is not None:
+            ledger.bury(letter)
+
+    def count(self, delivery: Delivery) -> int:
+        ledger = self._keep(delivery)
+        return ledger.count(delivery.id) if ledger is not None else 1
+
+    def forget(self, delivery: Delivery) -> None:
+        ledger = self._keep(delivery)
+        if ledger is not None:
+            ledger.forget(delivery.id)
+
+    def _keep(self, delivery: Delivery) -> Ledger | None:
+        """Made in the process that uses it: a connection does not survive a fork."""
+        if self._ledger is None or self._ledger[0] != os.getpid():
+            client = redis_of(delivery.native.app)
+            self._ledger = (os.getpid(), Ledger(client) if client is not None else None)
+        return self._ledger[1]
+
+    # -- in the worker ---------------------------------------------------------------------
+
+    def _import(self, **_: Any) -> None:
+        with cwd_in_path():  # as the worker does for the modules of its own "imports"
+            self.resolve_node_modules()
+
+    def _check(self, instance: Any, **_: Any) -> None:
+        timeouts = {
+            node.name: node.handler.timeout for node in self._nodes.values() if node.foreign
+        }
+        tasks = [task for task in self.functions.values() if isinstance(task, Task)]
+        check_worker(instance.app, tasks, timeouts)
+
+    def _stop(self, **_: Any) -> None:
+        self.close()
+
+
+def _without_payload(origin: str, count: int) -> dict[str, Any]:
+    """What logs, events and monitors show in place of a task's arguments."""
+    what = "a message" if count == 1 else f"{count} messages"
+    return {"argsrepr": "()", "kwargsrepr": f"<{what} from {origin}>"}
+
+
+@contextmanager
+def _publishing(origin: str, destination: str, task: Any) -> Iterator[None]:
+    try:
+        yield
+    except KombuEncodeError as error:
+        reason = f"Celery's serializer can't write it: {error}"
+        raise EncodeError(node=origin, path="a result", reason=reason) from error
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception as error:
+        if task.app.conf.task_always_eager:  # then it is the subscriber's own
+            raise
+        text = f'"{destination}": Celery could not send a message from "{origin}": {error}'
+        raise DispatchError(text) from error
+
+
+def _delivery(task: Any, message: Any, bound: bool) -> Delivery:
+    request = task.request
+    headers: Mapping[str, Any] = request.headers or {}
+    origin, parcel = opened(request.id, vars(message))
+    return Delivery(
+        id=request.id,
+        origin=origin,
+        parcel=parcel,
+        causes=_from_header(headers.get(HEADER)),
+        retries=request.retries,
+        is_repeat=bool((request.delivery_info or {}).get("redelivered")),
+        traceparent=headers.get("traceparent"),
+        native=task,
+        bound=bound,
+        eager=request.is_eager,
+    )
+
+
+def _to_header(causes: Sequence[Cause]) -> list[dict[str, Any]]:
+    """Short: a broker may allow a header few bytes."""
+    return [asdict(cause) | {"text": cause.text[:500], "stderr_tail": ""} for cause in causes]
+
+
+def _from_header(header: Any) -> tuple[Cause, ...]:
+    return tuple(Cause(**cause) for cause in header or ())

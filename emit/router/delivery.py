@@ -1,0 +1,202 @@
+"""
+The rules for messages that travel through a queue, whichever carries them. Pure: no I/O here,
+and nothing of Celery or RQ.
+
+1. A message's id is made of its parent's id, its destination and its number among the results
+   that its parent had for that destination. A handler that runs again for the same message
+   therefore sends messages of the same ids.
+2. A message travels alone, as its fields and ``_origin``; or in a batch, as ``_origin`` and
+   ``_batch``. Each message of a batch has its own id and its own fate.
+3. What became of an attempt decides what is done with the message: see :func:`judge`.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from emit.errors import (
+    DispatchError,
+    InProgress,
+    PoolClosed,
+    PoolTimeout,
+    RemoteError,
+    StartError,
+    StartTimeout,
+    Unavailable,
+)
+
+#: What the ids of messages are made in. It only has to differ from everybody else's.
+NAMESPACE = uuid.UUID("6d6c5f0e-3a86-5b1a-9d53-0c8c0c0f6e17")
+
+#: Bytes of a batch's messages: well within what every broker takes in one piece.
+BATCH_BYTES = 256 * 1024
+
+#: The message was never with its handler, or another delivery of it is at work, or its results
+#: could not be sent: nobody's fault.
+_NOT_TRIED = (
+    *(StartError, StartTimeout, Unavailable, PoolTimeout, PoolClosed),
+    *(InProgress, DispatchError),
+)
+
+Fate = Literal["retry", "later", "dead"]
+
+
+def message_id(parent: str, destination: str, index: int) -> str:
+    """
+    The id of result number *index* that the handling of *parent* had for *destination*.
+
+    The same as ``str(uuid.uuid5(NAMESPACE, f"{parent}/{destination}/{index}"))``, which takes
+    five times as long (7.5 against 1.5 us), and one is made for every message.
+
+    Example:
+        >>> message_id("a", "words", 0)
+        '4991bea7-355d-5a63-91d3-d0d1ab4d4009'
+    """
+    text = sha1(NAMESPACE.bytes + f"{parent}/{destination}/{index}".encode()).hexdigest()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
+
+
+def batch_id(ids: Sequence[str]) -> str:
+    """The id of the queue's own message that carries the messages *ids* together."""
+    return message_id(ids[0], "", len(ids))
+
+
+class Parcel(NamedTuple):
+    """Messages of one origin for one destination that travel together."""
+
+    ids: list[str]
+    messages: list[Mapping[str, Any]]
+
+    @property
+    def id(self) -> str:
+        return self.ids[0] if len(self.ids) == 1 else batch_id(self.ids)
+
+    def envelope(self, origin: str) -> dict[str, Any]:
+        """What the queue carries: a message as its fields, several as a list."""
+        if len(self.ids) == 1:
+            return {**self.messages[0], "_origin": origin}
+        return {"_origin": origin, "_batch": {"ids": self.ids, "messages": self.messages}}
+
+
+def opened(id: str, envelope: Mapping[str, Any]) -> tuple[str, Parcel]:
+    """
+    The origin and the messages of what the queue has carried as its message *id*.
+
+    Example:
+        >>> opened("7", {"word": "rain", "_origin": "words"})
+        ('words', Parcel(ids=['7'], messages=[{'word': 'rain'}]))
+    """
+    fields = dict(envelope)
+    origin = fields.pop("_origin", "")
+    batch = fields.pop("_batch", None)
+    if batch is None:
+        return origin, Parcel([id], [fields])
+    return origin, Parcel(batch["ids"], batch["messages"])
+
+
+def cut(parcel: Parcel, count: int, size: int) -> Iterator[Parcel]:
+    """
+    Cut *parcel* into parcels of at most *count* messages and *size* bytes.
+
+    A message that is larger than *size* travels alone.
+    """
+    ids: list[str] = []
+    messages: list[Mapping[str, Any]] = []
+    left = size
+    for id, message in zip(*parcel, strict=True):
+        weight = _weight(message)
+        if ids and (len(ids) == count or weight > left):
+            yield Parcel(ids, messages)
+            ids, messages, left = [], [], size
+        ids.append(id)
+        messages.append(message)
+        left -= weight
+    if ids:
+        yield Parcel(ids, messages)
+
+
+def _weight(message: Mapping[str, Any]) -> int:
+    """Bytes of a message as JSON; for what only the queue's own encoder can write, about."""
+    try:
+        return len(orjson.dumps(message, default=repr, option=orjson.OPT_NON_STR_KEYS))
+    except (TypeError, ValueError):
+        return len(repr(message))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """
+    How often a message is tried, and how far apart.
+
+    Attributes:
+        max_attempts: Attempts that failed, until a message is given up.
+        max_deliveries: Deliveries that nobody has seen the end of, because the worker died or
+            was cut off, until a message is given up.
+        backoff: Seconds before the second attempt; it doubles with each.
+        backoff_max: The longest such wait, in seconds.
+    """
+
+    max_attempts: int = 3
+    max_deliveries: int = 5
+    backoff: float = 1.0
+    backoff_max: float = 60.0
+
+    def wait(self, times: int) -> float:
+        """Seconds to wait after *times* failures: a random half of it spreads a herd."""
+        longest = min(self.backoff_max, self.backoff * 2.0 ** min(times - 1, 63))
+        return longest * (0.5 + random.random() / 2)
+
+
+class Verdict(NamedTuple):
+    """What is done with a message whose attempt failed, and in how many seconds."""
+
+    fate: Fate
+    delay: float = 0.0
+
+
+def judge(
+    error: BaseException,
+    attempt: int,
+    policy: Policy = Policy(),
+    *,
+    retries: int = 0,
+    again: bool = False,
+) -> Verdict:
+    """
+    What is done with a message whose attempt has ended in *error*.
+
+    * It was never tried (its program can't be started, all processes are busy, the breaker is
+      open), another worker is at it (``InProgress``), or the queue refused its results: later,
+      and not charged.
+    * The handler asks for another attempt, or *again*: retry, with the delay that it asks for,
+      until ``max_attempts``.
+    * All else is dead: the handler failed; the message can't be sent to it at all; or its
+      process died, hung or wrote nonsense, for the host has tried ``max_attempts`` times then.
+
+    Args:
+        error: What it ended in.
+        attempt: Which attempt that was, counted from 1.
+        policy: The limits.
+        retries: How often the message was put back before, for the backoff of *later*.
+        again: Another attempt may help: it was cut off by a time limit, say.
+
+    Example:
+        >>> judge(KeyError("word"), attempt=1).fate
+        'dead'
+    """
+    if isinstance(error, _NOT_TRIED):
+        soonest = getattr(error, "retry_in", 0.0)
+        return Verdict("later", max(policy.wait(retries + 1), soonest))
+    again = again or (isinstance(error, RemoteError) and error.retry is True)
+    if not again or attempt >= policy.max_attempts:
+        return Verdict("dead")
+    after = getattr(error, "after", None)
+    return Verdict("retry", policy.wait(attempt) if after is None else after)

@@ -1,0 +1,55 @@
+"""What a node's declaration says about its way through a queue. No I/O here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from emit.errors import GraphError
+from emit.router.delivery import BATCH_BYTES, Policy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    Attributes:
+        batch: Messages for the node that may travel together. 1, the default, is one task for
+            each: a rate limit, a priority, an event of the queue's then means one message.
+        batch_bytes: Bytes of a batch, about: the messages' own, as JSON.
+        many: The handler takes a list of messages instead of one. They share one fate: where it
+            fails, each is handled again in a list of its own.
+        return_results: What the worker returns is what a call in the process would; otherwise
+            it is the number of results, so that no message gets into logs and result stores.
+        policy: How often it is tried.
+    """
+
+    batch: int = 1
+    batch_bytes: int = BATCH_BYTES
+    many: bool = False
+    return_results: bool = False
+    policy: Policy = field(default_factory=Policy)
+
+
+#: The options of ``router.node`` that every router of a queue takes.
+OPTIONS = ("batch", "batch_bytes", "many", "return_results", "max_attempts", "max_deliveries")
+
+
+def read_plan(name: str, handler: Any, options: dict[str, Any]) -> Plan:
+    """
+    Take from *options* what is about the queue.
+
+    Raises:
+        GraphError: A value that can't work.
+    """
+    taken = {key: options.pop(key) for key in OPTIONS if key in options}
+    for key in ("batch", "batch_bytes", "max_attempts", "max_deliveries"):
+        value = taken.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise GraphError(f'"{name}": {key} must be a whole number of 1 or more, not {value!r}')
+    if taken.get("many") and getattr(handler, "foreign", False):
+        raise GraphError(
+            f'"{name}": many=True is for Python functions; a program gets a batch pipelined anyway'
+        )
+    attempts = taken.pop("max_attempts", getattr(handler, "max_attempts", Policy.max_attempts))
+    deliveries = taken.pop("max_deliveries", Policy.max_deliveries)
+    return Plan(**taken, policy=Policy(max_attempts=attempts, max_deliveries=deliveries))

@@ -1,0 +1,388 @@
+"""
+What a queue has brought to a worker: handle it, send what comes of it, and decide about what
+failed.
+
+The order is: count the delivery if it was delivered before, run the handler, send all results,
+and only then return, which is when the queue may forget the message. Whatever happens in
+between, the queue still has it, and a repeat sends its results with the same ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from emit import context
+from emit.context import Context
+from emit.errors import DispatchError, Undelivered
+from emit.letter import Cause, DeadLetter
+from emit.message import Message, NoResult
+from emit.node import Node
+from emit.router.delivery import Parcel, Verdict, judge
+from emit.router.outbox import Outbox
+from emit.router.plan import Plan
+from emit.router.worklist import WorkList
+
+if TYPE_CHECKING:
+    from emit.router.queued import QueueRouter
+
+
+#: (number, results or an exception) of the messages of a batch, as they get ready.
+Outcomes = Generator[tuple[int, Any], None, None]
+
+#: Routing needs a work list only where messages stay in the process.
+_NO_WORK = WorkList(takes_all=False, logged=False)
+
+_log = logging.getLogger("emit")
+
+
+@dataclass
+class Delivery:
+    """
+    What a queue has brought to a worker.
+
+    Attributes:
+        id: The queue's own id of it; that of the message, where it is one.
+        origin: The node that it comes from.
+        parcel: The messages.
+        causes: Why the attempts before it failed.
+        retries: How often it was put back, charged or not.
+        is_repeat: The queue has delivered it before and has not heard of its end.
+        traceparent: The sender's W3C trace context, or None.
+        native: What the queue's library calls it: a Celery task, an RQ job.
+        bound: The handler takes *native* as its first argument.
+        eager: It is run at once by who sent it, as in a test: what fails, fails there.
+    """
+
+    id: str
+    origin: str
+    parcel: Parcel
+    causes: tuple[Cause, ...] = ()
+    retries: int = 0
+    is_repeat: bool = False
+    traceparent: str | None = None
+    native: Any = None
+    bound: bool = False
+    eager: bool = False
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is; 1 is the first."""
+        return len(self.causes) + 1
+
+    @property
+    def is_batch(self) -> bool:
+        return len(self.parcel.ids) > 1
+
+
+class Unsettled(Exception):
+    """What failed could not be put back or kept either: the queue must not forget the message."""
+
+
+@dataclass
+class Tally:
+    """What has become of a batch: the number of results, who is done, and who failed of what."""
+
+    results: int = 0
+    done: set[int] = field(default_factory=set)
+    failed: dict[int, Exception] = field(default_factory=dict)
+
+
+class Receiver:
+    """
+    Args:
+        router: Whose nodes these are.
+        plans: What their declarations say about the queue.
+    """
+
+    def __init__(self, router: QueueRouter, plans: dict[str, Plan]) -> None:
+        self._router = router
+        self._plans = plans
+
+    def call(self, node: Node, message: Message, native: Any = None) -> Any:
+        """A call in this process: run the node here, and give its results to the queue."""
+        if native is not None:
+            node = replace(node, handler=partial(node.handler, native))
+        return self._router._runner.call(node, message)
+
+    def deliver(self, node: Node, delivery: Delivery) -> Any:
+        """
+        Handle what the queue has brought, and send what comes of it.
+
+        Returns:
+            How many results there were; or, of a single message where the node has
+            ``return_results``, what a call would return (None for no result).
+
+        Raises:
+            Unsettled: The queue has to keep the message.
+            Exception: A single message was given up, and is a dead letter now; or what the
+                router's ``put_back`` raises to tell the queue.
+        """
+        if delivery.bound:
+            node = replace(node, handler=partial(node.handler, delivery.native))
+        if not delivery.is_repeat:
+            return self._deliver(node, delivery)
+        if delivery.is_batch and not self._plans[node.name].many:
+            return self._split(node, delivery)
+        try:
+            outcome = self._deliver_again(node, delivery)
+        except Exception:  # an end as well; the worker's own end is none
+            self._router.forget(delivery)
+            raise
+        self._router.forget(delivery)
+        return outcome
+
+    def _deliver_again(self, node: Node, delivery: Delivery) -> Any:
+        limit = self._plans[node.name].policy.max_deliveries
+        with self._settling():
+            is_stuck = self._router.count(delivery) > limit
+        if not is_stuck:
+            return self._deliver(node, delivery)
+        if delivery.is_batch:
+            return self._split(node, delivery)
+        error = Undelivered(node=node.name, deliveries=limit)
+        with self._settling():
+            self._bury(node, delivery, 0, error)
+        raise error
+
+    def _deliver(self, node: Node, delivery: Delivery) -> Any:
+        token = context.current.set(None)
+        try:
+            if delivery.is_batch:
+                return self._deliver_batch(node, delivery)
+            return self._deliver_one(node, delivery)
+        finally:
+            context.current.reset(token)
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        """Whatever fails in here, even a time limit, leaves the message where it is."""
+        try:
+            yield
+        except self._router.signals:
+            raise
+        except Exception as error:
+            raise Unsettled(f"{type(error).__name__}: {error}") from error
+
+    # -- a single message ------------------------------------------------------------------
+
+    def _deliver_one(self, node: Node, delivery: Delivery) -> Any:
+        context.current.set(_context(node, delivery, 0))
+        try:
+            with self._router.sending() as outbox:
+                outbox.begin(delivery.id)
+                outcome = self._router._runner.call(node, self._message(delivery, 0))
+        except self._router.signals:
+            raise
+        except Exception as error:
+            if delivery.eager or self._router.wants_retry(delivery, error):
+                raise
+            with self._settling():
+                self._failed(node, delivery, error)
+            raise
+        if self._plans[node.name].return_results:
+            return None if outcome is NoResult else outcome
+        return len(outcome) if type(outcome) is tuple else int(outcome is not NoResult)
+
+    def _failed(self, node: Node, delivery: Delivery, error: Exception) -> None:
+        verdict = self._judge(node, delivery, error)
+        if verdict.fate == "dead":
+            return self._bury(node, delivery, 0, error)
+        causes = delivery.causes
+        if verdict.fate == "retry":
+            causes = (*causes, Cause.of(error, time.time()))
+        self._router.put_back(delivery, error, delay=verdict.delay, causes=causes)
+
+    def _judge(self, node: Node, delivery: Delivery, error: Exception) -> Verdict:
+        return judge(
+            error,
+            delivery.attempt,
+            self._plans[node.name].policy,
+            retries=delivery.retries,
+            again=isinstance(error, self._router.interrupts)
+            or self._router.wants_retry(delivery, error),
+        )
+
+    def _bury(self, node: Node, delivery: Delivery, number: int, error: Exception) -> None:
+        now = time.time()
+        letter = getattr(error, "letter", None)
+        causes = letter.causes if letter is not None else (Cause.of(error, now),)
+        fields = delivery.parcel.messages[number]
+        full = DeadLetter(
+            node.name,
+            fields,
+            (*delivery.causes, *causes),
+            origin=delivery.origin,
+            id=delivery.parcel.ids[number],
+            at=now,
+        )
+        self._router.bury(delivery, full)
+
+    # -- a batch ---------------------------------------------------------------------------
+
+    def _deliver_batch(self, node: Node, delivery: Delivery) -> Any:
+        """Each message has its own fate; what is not known to be done runs again alone."""
+        tally = Tally()
+        run = self._run_together if self._plans[node.name].many else self._run_each
+        try:
+            with self._router.sending() as outbox:
+                run(node, delivery, tally, outbox)
+        except self._router.interrupts:
+            tally = Tally()  # those done have not been able to send their results
+        except DispatchError as error:
+            with self._settling():
+                delay = self._judge(node, delivery, error).delay
+                self._router.put_back(delivery, error, delay=delay, causes=())
+            return 0
+        with self._settling():
+            self._settle(node, delivery, tally)
+        return tally.results
+
+    def _run_together(self, node: Node, delivery: Delivery, tally: Tally, outbox: Outbox) -> None:
+        """One call of a handler that takes a list. If it fails nobody knows whose fault it is."""
+        numbers = range(len(delivery.parcel.ids))
+        outbox.begin(delivery.id)
+        try:
+            results = _results(node.run([self._message(delivery, n) for n in numbers]))
+        except Exception as error:
+            if delivery.eager:
+                raise
+            _log.warning(
+                '"%s" failed with %d messages together; each runs again alone: %s',
+                node.name,
+                len(numbers),
+                type(error).__name__,
+            )
+            return
+        self._router._route_all(node.name, results, _NO_WORK)
+        tally.results = len(results)
+        tally.done.update(numbers)
+
+    def _run_each(self, node: Node, delivery: Delivery, tally: Tally, outbox: Outbox) -> None:
+        run = self._pipelined if node.takes_many else self._one_by_one
+        with closing(run(node, delivery, outbox)) as outcomes:
+            for number, outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    tally.failed[number] = outcome
+                else:
+                    self._router._route_all(node.name, outcome, _NO_WORK)
+                    tally.results += len(outcome)
+                    tally.done.add(number)
+
+    def _one_by_one(self, node: Node, delivery: Delivery, outbox: Outbox) -> Outcomes:
+        alone = self._router.as_single if delivery.bound else _as_it_is
+        for number, message in enumerate(self._messages(node, delivery)):
+            outbox.begin(delivery.parcel.ids[number])
+            with alone(delivery, number):
+                outcome = self._outcome(node, message)
+            yield number, outcome
+            if isinstance(outcome, self._router.interrupts):
+                return  # there is no second one before the hard limit
+
+    def _outcome(self, node: Node, message: Message) -> Any:
+        try:
+            return _results(node.run(message))
+        except self._router.signals:
+            return ()  # the handler has told the queue itself what is to be done
+        except Exception as error:
+            return error
+
+    def _pipelined(self, node: Node, delivery: Delivery, outbox: Outbox) -> Outcomes:
+        """Through the node's processes. What that raises is nobody's: the rest runs alone."""
+        ids = delivery.parcel.ids
+        try:
+            with closing(node.handler.call_many(self._messages(node, delivery))) as outcomes:
+                for number, outcome in enumerate(outcomes):
+                    outbox.begin(ids[number])
+                    yield number, _fitted(node, outcome)
+        except Exception as error:
+            _log.warning('"%s" was interrupted in a batch: %s', node.name, type(error).__name__)
+
+    def _messages(self, node: Node, delivery: Delivery) -> Iterator[Message]:
+        """The messages, each being the current one from when it is taken."""
+        for number in range(len(delivery.parcel.ids)):
+            context.current.set(_context(node, delivery, number))
+            yield self._message(delivery, number)
+
+    def _message(self, delivery: Delivery, number: int) -> Message:
+        fields = delivery.parcel.messages[number]
+        return self._router.message_class({**fields, "_origin": delivery.origin})
+
+    # -- what is left of a batch -----------------------------------------------------------
+
+    def _settle(self, node: Node, delivery: Delivery, tally: Tally) -> None:
+        """Send the failed on their ways."""
+        ids, messages = delivery.parcel
+        later, delay = Parcel([], []), 0.0
+        for number, error in tally.failed.items():
+            if delivery.eager:
+                raise error
+            verdict = self._judge(node, delivery, error)
+            if verdict.fate == "dead":
+                self._bury(node, delivery, number, error)
+            elif verdict.fate == "retry":
+                self._send_alone(node, delivery, number, verdict.delay, error)
+            else:
+                later.ids.append(ids[number])
+                later.messages.append(messages[number])
+                delay = max(delay, verdict.delay)
+        if later.ids:
+            self._router.send(delivery.origin, node.name, later, delay=delay)
+        settled = tally.done | tally.failed.keys()
+        for number in range(len(ids)):
+            if number not in settled:
+                self._send_alone(node, delivery, number)
+
+    def _split(self, node: Node, delivery: Delivery) -> int:
+        """Its worker died with it, and one message may be why: each runs again alone."""
+        with self._settling():
+            self._settle(node, delivery, Tally())
+        return 0
+
+    def _send_alone(
+        self,
+        node: Node,
+        delivery: Delivery,
+        number: int,
+        delay: float = 0.0,
+        error: Exception | None = None,
+    ) -> None:
+        causes = () if error is None else (Cause.of(error, time.time()),)
+        parcel = Parcel([delivery.parcel.ids[number]], [delivery.parcel.messages[number]])
+        self._router.send(delivery.origin, node.name, parcel, delay=delay, causes=causes)
+
+
+@contextmanager
+def _as_it_is(delivery: Delivery, number: int) -> Iterator[None]:
+    yield
+
+
+def _context(node: Node, delivery: Delivery, number: int) -> Context:
+    return Context(
+        delivery.parcel.ids[number],
+        node.name,
+        delivery.origin,
+        delivery.attempt,
+        delivery.traceparent,
+    )
+
+
+def _results(outcome: Any) -> Any:
+    """What :meth:`Node.run` gives, as a sequence of results."""
+    if type(outcome) is dict:
+        return (outcome,)
+    if outcome is NoResult:
+        return ()
+    return outcome if type(outcome) is tuple else tuple(outcome)
+
+
+def _fitted(node: Node, outcome: Any) -> Any:
+    try:
+        return outcome if isinstance(outcome, Exception) else [node.fit(value) for value in outcome]
+    except Exception as error:
+        return error

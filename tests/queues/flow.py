@@ -1,0 +1,155 @@
+"""A graph for the tests of CeleryRouter: each node does what its message asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from redis import Redis
+
+from emit import CeleryRouter, NoResult, ShellNode
+from emit.celery import configure
+from emit.context import current
+from emit.errors import RemoteError
+
+URL = os.environ["EMIT_TEST_REDIS"]
+app = Celery("flow", broker=URL, backend=URL)
+configure(app, time_limit=float(os.environ.get("EMIT_TEST_LIMIT", "60")))
+if "EMIT_TEST_VISIBILITY" in os.environ:
+    visible = {"visibility_timeout": float(os.environ["EMIT_TEST_VISIBILITY"])}
+    interval = {"unacked_restore_interval": 1}
+    options = app.conf.broker_transport_options
+    app.conf.broker_transport_options = {**options, **visible, **interval}
+router = CeleryRouter(celery_task=app.task)
+redis = Redis.from_url(URL, decode_responses=True)
+
+
+def note(msg: Any, **more: Any) -> None:
+    """Write down that a message has come, once for each time it does."""
+    told = current.get()
+    fields = {key: value for key, value in vars(msg).items() if key != "_origin"}
+    record = {"origin": msg._origin, "fields": fields, **more}
+    if told is not None:
+        record |= {"id": told.id, "node": told.node, "attempt": told.attempt}
+    redis.rpush("seen", json.dumps(record))
+
+
+@router.node(("n",), entry_point=True)
+def count(msg: Any) -> Any:
+    yield from range(msg.count)
+
+
+@router.node(("n",), "flow.count")
+def single(msg: Any) -> Any:
+    note(msg, node="single")
+    return msg.n
+
+
+@router.node(("n",), "flow.single")
+def last(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
+@router.node(("n", "attempt"), max_attempts=3)
+def moody(msg: Any) -> Any:
+    """Fails in the way it is asked to, and writes down each attempt."""
+    note(msg)
+    how = msg.how
+    if how == "retry":
+        raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=0.05)
+    if how == "reject":
+        raise RemoteError(node="moody", type="Reject", message="never", retry=False)
+    if how == "error":
+        raise KeyError("canary-in-an-error")
+    if how == "once":
+        if redis.incr("moody:once") == 1:
+            raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=0.05)
+        return 1, current.get().attempt
+    if how == "kill":
+        os.kill(os.getpid(), 9)
+    if how == "unserializable":
+        return {1, 2}, 0
+    return NoResult
+
+
+@router.node(("result",), "flow.moody")
+def after_moody(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
+@router.node(("value",), return_results=True)
+def returning(msg: Any) -> Any:
+    yield from msg["values"]
+
+
+@router.node(("value",), celery_task=app.task(bind=True, max_retries=2))
+def bound(task: Any, msg: Any) -> Any:
+    note(msg, task=task.name, retries=task.request.retries)
+    if msg.retries > task.request.retries:
+        raise task.retry(countdown=0)
+    return task.request.retries
+
+
+@router.node(("n",), batch=50)
+def spread(msg: Any) -> Any:
+    yield from range(msg.count)
+
+
+@router.node(("n",), "flow.spread", batch=50)
+def batched(msg: Any) -> Any:
+    if msg.n == 13 and redis.get("bad") == "fail":
+        raise RuntimeError("thirteen")
+    if msg.n == 13 and redis.get("bad") == "kill":
+        note(msg)
+        os.kill(os.getpid(), 9)
+    return msg.n
+
+
+@router.node((), "flow.batched", batch=50, many=True)
+def collected(messages: Any) -> Any:
+    ids = [message.n for message in messages]
+    redis.rpush("seen", json.dumps({"node": "collected", "ns": ids}))
+    return NoResult
+
+
+class Program(ShellNode):
+    command = (sys.executable, str(Path(__file__).with_name("program.py")))
+    mode = "persistent"
+    pass_env = (*ShellNode.pass_env, "PYTHONPATH")
+    size = 1
+
+
+@router.node(("answer",), name="flow.program", batch=50, timeout=20)
+class Answer(Program):
+    program_node = "answer"
+
+
+@router.node((), "flow.program")
+def answered(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
+@router.node(("pid",), name="flow.busy", timeout=50)
+class Busy(Program):
+    program_node = "busy"
+
+
+@router.node((), "flow.busy")
+def after_busy(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
+@router.node((), celery_task=app.task(soft_time_limit=1, time_limit=30), max_attempts=2)
+def slow(msg: Any) -> Any:
+    note(msg)
+    time.sleep(msg.seconds)
+    return NoResult

@@ -1,0 +1,121 @@
+"""A real Celery worker in a process of its own, and waiting for what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+#: Seconds that anything may take on a loaded machine.
+PATIENCE = 60.0
+
+
+def eventually(look: Callable[[], Any], within: float = PATIENCE, what: str = "") -> Any:
+    """What *look* gives as soon as that is true."""
+    end = time.monotonic() + within
+    while not (found := look()):
+        assert time.monotonic() < end, what or "it did not happen"
+        time.sleep(0.02)
+    return found
+
+
+class Worker:
+    """
+    Attributes:
+        log: The file with all that it has written.
+        pid: Of its master.
+    """
+
+    def __init__(self, command: list[str], log: Path, cwd: Path, **env: str) -> None:
+        self.log = log
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "sdks" / "python"), str(cwd)])
+        warnings = {"PYTHONWARNINGS": "default", "PYTHONUNBUFFERED": "1"}
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=cwd,
+                env={**os.environ, "PYTHONPATH": paths, **warnings, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text("utf-8", "replace")
+
+    def said(self, text: str, within: float = PATIENCE) -> None:
+        def look() -> bool:
+            return text in self.text or self._process.poll() is not None
+
+        eventually(look, within, f"it never said {text!r}")
+        assert text in self.text, self.text
+
+    def children(self) -> list[int]:
+        """Processes of the pool."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = psutil.Process(self.pid).children()
+            return [c.pid for c in found if "celery" in " ".join(_command(c))]
+        return []
+
+    def everything(self) -> list[psutil.Process]:
+        """All that has come of it so far, programs of nodes included."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            me = psutil.Process(self.pid)
+            return [me, *me.children(recursive=True)]
+        return []
+
+    def stop(self, signum: int = signal.SIGTERM, within: float = PATIENCE) -> int:
+        self._process.send_signal(signum)
+        return self._process.wait(within)
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            try:
+                self.stop(within=20)
+            except subprocess.TimeoutExpired:
+                self._kill()
+
+    def _kill(self) -> None:
+        everything = self.everything()
+        for process in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return list(process.cmdline())
+    return []
+
+
+@contextlib.contextmanager
+def celery_worker(
+    log: Path, *options: str, app: str = "flow", cwd: Path = Path(__file__).parent, **env: str
+) -> Iterator[Worker]:
+    """A worker that is ready. What is left of it at the end is killed."""
+    pool = () if any(option.startswith("-P") for option in options) else ("-c", "2")
+    command = ["celery", "-A", app, "worker", "-l", "INFO", *pool, *options]
+    worker = Worker([*command, "--without-gossip", "--without-mingle"], log, cwd, **env)
+    try:
+        worker.said(" ready.")
+        yield worker
+    finally:
+        worker.end()
+
+
+def are_gone(processes: list[psutil.Process]) -> bool:
+    return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

@@ -1,0 +1,222 @@
+"""The rules for messages in queues: ids, batches, what is done with a failure. Nothing runs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emit import errors
+from emit.errors import GraphError
+from emit.router.delivery import (
+    NAMESPACE,
+    Parcel,
+    Policy,
+    batch_id,
+    cut,
+    judge,
+    message_id,
+    opened,
+)
+from emit.router.outbox import Outbox
+from emit.router.plan import Plan, read_plan
+
+fields = st.dictionaries(st.text(max_size=5), st.text() | st.integers() | st.none(), max_size=4)
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(texts, texts, st.integers(min_value=0))
+def test_an_id_is_a_uuid5(parent: str, destination: str, index: int) -> None:
+    """Written out for speed, it is what the standard library makes."""
+    expected = str(uuid.uuid5(NAMESPACE, f"{parent}/{destination}/{index}"))
+    assert message_id(parent, destination, index) == expected
+
+
+def test_ids_repeat_and_differ() -> None:
+    """The same parent, destination and number give the same id; any other, another."""
+    ways = [(p, d, n) for p in ("a", "b") for d in ("x", "y") for n in range(3)]
+    ids = [message_id(*way) for way in ways]
+    assert len(set(ids)) == len(ways)
+    assert ids == [message_id(*way) for way in ways]
+
+
+def parcel(*messages: dict[str, Any]) -> Parcel:
+    return Parcel([str(number) for number in range(len(messages))], list(messages))
+
+
+@given(st.lists(fields, min_size=1, max_size=5))
+def test_an_envelope_opens_to_what_it_held(messages: list[dict[str, Any]]) -> None:
+    """One message travels as its fields, several as a list."""
+    sent = parcel(*messages)
+    assert opened(sent.id, sent.envelope("words")) == ("words", sent)
+
+
+def test_the_envelope_of_one_message_is_as_documented() -> None:
+    """``func.delay(_origin=origin, **message)``."""
+    envelope = {"word": "rain", "_origin": "words"}
+    assert Parcel(["7"], [{"word": "rain"}]).envelope("words") == envelope
+    assert opened("7", envelope) == ("words", Parcel(["7"], [{"word": "rain"}]))
+
+
+def test_a_call_from_outside_has_no_origin() -> None:
+    """``emit_words.delay(document=...)``."""
+    assert opened("7", {"document": "x"}) == ("", Parcel(["7"], [{"document": "x"}]))
+
+
+def test_the_id_of_a_batch_is_not_that_of_a_message() -> None:
+    """And it is the same for the same messages."""
+    assert parcel({}, {}).id == batch_id(["0", "1"]) != "0"
+    assert parcel({}).id == "0"
+
+
+@given(st.lists(fields, max_size=30), st.integers(1, 7), st.integers(1, 200))
+def test_cutting_loses_nothing(messages: list[dict[str, Any]], count: int, size: int) -> None:
+    """All messages, in order, never more than count together, and over size only alone."""
+    whole = parcel(*messages)
+    parts = list(cut(whole, count, size))
+    assert [id for part in parts for id in part.ids] == whole.ids
+    assert [message for part in parts for message in part.messages] == whole.messages
+    for part in parts:
+        assert 1 <= len(part.ids) <= count
+        weight = sum(len(json.dumps(m, separators=(",", ":"))) for m in part.messages)
+        assert len(part.ids) == 1 or weight <= size * 6  # json.dumps escapes; ours is UTF-8
+
+
+def test_cutting_by_size() -> None:
+    """Three of 12 bytes do not go into 30."""
+    whole = parcel(*({"w": "abcd"} for _ in range(5)))
+    assert [len(part.ids) for part in cut(whole, 100, 30)] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("value", [1 << 70, {1, 2}, object(), {1: "key"}, b"bytes", float("nan")])
+def test_cutting_what_only_the_queue_can_write(value: Any) -> None:
+    """The weight is a guess then, and nobody fails."""
+    whole = parcel({"v": value}, {"v": value})
+    assert [id for part in cut(whole, 2, 1000) for id in part.ids] == whole.ids
+
+
+NODE = {"node": "n"}
+REMOTE = {**NODE, "type": "E", "message": "m"}
+LATER = [
+    errors.StartError(**NODE, argv=["x"], reason="not found"),
+    errors.StartTimeout(**NODE, timeout=1),
+    errors.PoolTimeout(**NODE, timeout=1, size=1),
+    errors.PoolClosed(**NODE),
+    errors.Unavailable(**NODE, retry_in=7.5, last=None),
+    errors.DispatchError("refused"),
+    errors.InProgress("key", 60),
+]
+DEAD = [
+    errors.RemoteError(**REMOTE, retry=False),
+    errors.RemoteError(**REMOTE),
+    errors.ResultError("misfit"),
+    errors.EncodeError(**NODE, path="a", reason="b"),
+    errors.FrameTooLarge(**NODE, size=9, limit=8, outgoing=True),
+    errors.ProcessDied(**NODE, status=-9),
+    errors.ProcessDied(**NODE, status=1, may_have_run=False),
+    errors.CallTimeout(**NODE, timeout=1),
+    errors.ProtocolError(**NODE, reason="nonsense"),
+    errors.Undelivered(**NODE, deliveries=5),
+    KeyError("word"),
+]
+by_type = {"ids": lambda error: type(error).__name__}
+
+
+@pytest.mark.parametrize("error", LATER, **by_type)
+@pytest.mark.parametrize("attempt", [1, 3, 99])
+def test_later(error: Exception, attempt: int) -> None:
+    """What was never tried is not charged, however often that happens."""
+    assert judge(error, attempt, retries=attempt * 10).fate == "later"
+
+
+def test_later_waits_for_the_breaker() -> None:
+    """Not sooner than the next start."""
+    assert judge(LATER[4], 1).delay >= 7.5
+
+
+@pytest.mark.parametrize("error", DEAD, **by_type)
+def test_dead(error: Exception) -> None:
+    """The host has tried by then, or another attempt can't help."""
+    assert judge(error, 1).fate == "dead"
+
+
+@pytest.mark.parametrize(("attempt", "fate"), [(1, "retry"), (2, "retry"), (3, "dead")])
+def test_retry(attempt: int, fate: str) -> None:
+    """The author's wish, and a time limit, up to max_attempts."""
+    assert judge(errors.RemoteError(**REMOTE, retry=True), attempt).fate == fate
+    assert judge(TimeoutError(), attempt, again=True).fate == fate
+
+
+def test_retry_after() -> None:
+    """The author's delay is kept as it is, 0 included."""
+    for after in (0.0, 0.25, 3600.0):
+        assert judge(errors.RemoteError(**REMOTE, retry=True, after=after), 1).delay == after
+
+
+def test_the_backoff() -> None:
+    """It doubles from backoff to backoff_max, and at least half of it is waited."""
+    policy = Policy(backoff=2, backoff_max=20)
+    for times, longest in [(1, 2), (2, 4), (3, 8), (4, 16), (5, 20), (5000, 20)]:
+        waits = [policy.wait(times) for _ in range(50)]
+        assert longest / 2 <= min(waits) < max(waits) <= longest
+
+
+def test_every_error_has_a_fate() -> None:
+    """Of all exceptions of Emit, none was forgotten here."""
+    judged = {type(error) for error in (*LATER, *DEAD)}
+    abstract = {errors.EmitError, errors.NodeError, errors.HostError}
+    elsewhere = {errors.GraphError, errors.LetterNotFound}  # of declarations, of the store
+    kinds = {getattr(errors, name) for name in errors.__all__}
+    assert kinds - abstract - elsewhere == judged & kinds
+
+
+def test_the_outbox_numbers_by_destination() -> None:
+    """For each message from the start, and for each destination on its own."""
+    outbox = Outbox()
+    outbox.begin("p")
+    assert [outbox.next_id("x"), outbox.next_id("y"), outbox.next_id("x")] == [
+        message_id("p", "x", 0),
+        message_id("p", "y", 0),
+        message_id("p", "x", 1),
+    ]
+    outbox.begin("q")
+    assert outbox.next_id("x") == message_id("q", "x", 0)
+
+
+def test_the_outbox_without_a_parent() -> None:
+    """A call from outside: every id is new."""
+    outbox = Outbox()
+    assert len({outbox.next_id("x") for _ in range(10)}) == 10
+
+
+def test_the_outbox_keeps_by_way() -> None:
+    """What goes the same way waits together, in order."""
+    outbox = Outbox()
+    outbox.begin("p")
+    outbox.add("o", "x", [{"n": 1}])
+    outbox.add("o", "y", [{"n": 2}])
+    assert outbox.add("o", "x", [{"n": 3}]).messages == [{"n": 1}, {"n": 3}]
+    assert {(o, d): p.messages for o, d, p in outbox.take_all()} == {
+        ("o", "x"): [{"n": 1}, {"n": 3}],
+        ("o", "y"): [{"n": 2}],
+    }
+    assert list(outbox.take_all()) == []
+
+
+@pytest.mark.parametrize("key", ["batch", "batch_bytes", "max_attempts", "max_deliveries"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "10", True, None])
+def test_a_plan_that_cannot_work(key: str, value: Any) -> None:
+    """The text names the node, the option and the value."""
+    with pytest.raises(GraphError, match=f'"n": {key} must be a whole number of 1 or more'):
+        read_plan("n", None, {key: value})
+
+
+def test_a_plan_takes_only_its_own() -> None:
+    """The rest is left for others to know."""
+    options = {"batch": 10, "queue": "words", "max_attempts": 7}
+    assert read_plan("n", None, options) == Plan(batch=10, policy=Policy(max_attempts=7))
+    assert options == {"queue": "words"}
