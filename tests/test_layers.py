@@ -37,7 +37,10 @@ GRAPH = (
     "drawing",
 )
 HOST = ("host",)
+#: Plays the host to a program under test; like the command line, none of the halves knows it.
+KIT = ("conformance",)
 DOOR = "emit.multilang"
+DOORS = ("multilang", "cli")
 
 #: The layers of the graph half: each may import only what stands before it.
 ORDER = ("errors", "letter", "exact", "message", "fields", "coroutines", "node", "graph")
@@ -112,14 +115,20 @@ def test_errors_imports_nothing() -> None:
 @pytest.mark.parametrize("module", [module for module in FILES if within(module, GRAPH)])
 def test_the_graph_half_knows_no_processes(module: str) -> None:
     """A module of the graph half imports neither the host half nor the door between them."""
-    assert not [name for name in own_imports(module) if within(name, (*HOST, "multilang", "cli"))]
+    assert not [name for name in own_imports(module) if within(name, (*HOST, *KIT, *DOORS))]
 
 
 @pytest.mark.parametrize("module", [module for module in FILES if within(module, HOST)])
 def test_the_host_half_knows_no_graph(module: str) -> None:
     """A module of the host half imports nothing of the graph half."""
-    assert not [name for name in own_imports(module) if within(name, (*GRAPH, "multilang", "cli"))]
+    assert not [name for name in own_imports(module) if within(name, (*GRAPH, *KIT, *DOORS))]
     assert "emit" not in own_imports(module)
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if within(module, KIT)])
+def test_the_conformance_kit_knows_only_the_host(module: str) -> None:
+    """It needs no graph, and what it plays is what the host half would send."""
+    assert not [name for name in own_imports(module) if within(name, (*GRAPH, *DOORS))]
 
 
 @pytest.mark.parametrize("part", ORDER)

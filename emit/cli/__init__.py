@@ -31,6 +31,7 @@ COMMANDS = {
     "check": "find what is wrong with a graph, for people and for CI",
     "digraph": "print a router's graph for graphviz",
     "dead": "list, show, replay or drop dead letters",
+    "conformance": "test whether a program speaks the protocol of nodes",
 }
 
 EPILOG = "emit COMMAND --help tells more of a command, with examples"

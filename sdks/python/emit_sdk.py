@@ -709,7 +709,7 @@ class _Session:
             if error is None:
                 self.put(self.codec.results(b"end", call.id, call._parts))
             else:
-                self.put(self.codec.frame({"op": "err", "id": call.id, **_describe(error)}))
+                self.put(self.fit({"op": "err", "id": call.id, **_describe(error)}))
             if not self.inline:
                 self.running -= 1
                 self.start_calls()
@@ -722,8 +722,19 @@ class _Session:
 
     def send(self, fields: dict[str, Any]) -> None:
         with self.lock:
-            self.put(self.codec.frame(fields))
+            self.put(self.fit(fields))
             self.write()
+
+    def fit(self, fields: dict[str, Any]) -> bytes:
+        # An err or a log over max_frame would be lost whole, so its longest parts go.
+        frame: bytes = self.codec.frame(fields)
+        if len(frame) <= self.max_frame or fields["op"] not in ("err", "log"):
+            return frame
+        text = "message" if "message" in fields else "text"
+        most = max(0, self.max_frame - 200) // 6  # a character takes up to 6 bytes of JSON
+        kept = {k: v for k, v in fields.items() if k not in ("stack", "cause", "fields")}
+        cut: bytes = self.codec.frame({**kept, text: kept[text][:most]})
+        return cut
 
     def put(self, frame: bytes) -> None:
         if not self.unsent:

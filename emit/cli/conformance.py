@@ -1,0 +1,139 @@
+"""``emit conformance -- COMMAND...``: does a program, in any language, speak emit-node/1?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from emit.cli.errors import CommandError, UsageError
+from emit.conformance import runner
+from emit.conformance.listener import Fault
+from emit.conformance.report import FORMATS
+from emit.conformance.runner import Subject
+from emit.conformance.scenario import CODECS, Scenario
+from emit.conformance.verdict import Outcome, expected_failures, judge
+from emit.errors import StartError
+
+HELP = "Test whether a program speaks the protocol of nodes, feature by feature."
+
+EXAMPLES = """
+  emit conformance -- ruby app.rb
+  emit conformance --require all --codec both -- ./app
+  emit conformance --require core plain log --format junit -- php app.php > report.xml
+  emit conformance --only core plain/EMIT_MSG -- perl app.pl
+  emit conformance --list
+
+What app.rb has to have, a few lines for each node, is in tests/conformance/README.md
+of https://github.com/emit-graph/emit; docs/write-an-sdk.md goes through it.
+"""
+
+
+_REQUIRE = "features that decide the exit code: all, or some (default core) of "
+_EXPECTED = "titles that may fail, one a line, such as json/busy/spin; those that pass are errors"
+_TIMEOUT = "seconds to wait for each thing that is expected (%(default)g)"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    names = ", ".join(runner.FEATURES)
+    add("--require", nargs="+", default=["core"], metavar="FEATURE", help=_REQUIRE + names)
+    add("--only", nargs="+", default=[], metavar="FEATURE[/NAME]", help="play only these")
+    add("--codec", choices=(*CODECS, "both"), help="default: json, and msgpack if it is taken")
+    add("--format", choices=FORMATS, default="pretty", help="of the report (%(default)s)")
+    add("--expected-failures", type=Path, metavar="FILE", help=_EXPECTED)
+    add("--timeout", type=float, default=10.0, metavar="S", help=_TIMEOUT)
+    add("--jobs", type=int, default=0, metavar="N", help="at a time (as there are processors)")
+    add("--list", action="store_true", help="list the scenarios, and play none")
+    add("command", nargs="*", metavar="COMMAND", help="the program, after --")
+
+
+_REQUIRE = "features that decide the exit code: all, or some (default core) of "
+_EXPECTED = "titles that may fail, one a line, such as json/busy/spin; those that pass are errors"
+_TIMEOUT = "seconds to wait for each thing that is expected (%(default)g)"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    scenarios = _chosen(runner.all_scenarios(), arguments.only)
+    if arguments.list:
+        return _list(scenarios)
+    if wrong := _mistake(arguments, scenarios):
+        raise UsageError(wrong)
+    try:
+        return _test(arguments, scenarios)
+    except (StartError, Fault, OSError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _mistake(arguments: argparse.Namespace, scenarios: list[Scenario]) -> str:
+    unknown = sorted(set(arguments.require) - {"all", *runner.FEATURES})
+    if unknown:
+        return f"there is no feature {', '.join(unknown)}"
+    if not scenarios:
+        return f"nothing is called {', '.join(arguments.only)}"
+    return "" if arguments.command else "say -- and the command of the program"
+
+
+def _test(arguments: argparse.Namespace, scenarios: list[Scenario]) -> int:
+    """Meet the program, play all, print the report."""
+    listed = arguments.expected_failures
+    expected = expected_failures(listed.read_text("utf-8")) if listed else []
+    subject = runner.meet(tuple(arguments.command), arguments.timeout)
+    todo = tuple(runner.split(scenarios, _codecs(arguments.codec, subject)))
+    with Progress(len(todo)) as progress:
+        plan = runner.Plan(todo, arguments.timeout, arguments.jobs)
+        outcomes = runner.run(subject, plan, progress.count)
+    outcomes.sort(key=lambda outcome: runner.FEATURES.index(outcome.feature))
+    known = [f"{codec}/{s.title}" for s in runner.all_scenarios() for codec in s.codecs]
+    verdict = judge(outcomes, arguments.require, expected, known)
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    print(FORMATS[arguments.format](subject, verdict, colour))
+    return verdict.exit_code
+
+
+def _chosen(scenarios: list[Scenario], only: list[str]) -> list[Scenario]:
+    return [s for s in scenarios if not only or s.feature in only or s.title in only]
+
+
+def _codecs(asked: str | None, subject: Subject) -> tuple[str, ...]:
+    if asked in CODECS:
+        return (asked,)
+    both = asked == "both" or subject.ready.codec == "msgpack"
+    return CODECS if both else CODECS[:1]
+
+
+def _list(scenarios: list[Scenario]) -> int:
+    width = max((len(scenario.title) for scenario in scenarios), default=0)
+    for scenario in scenarios:
+        print(f"{scenario.title:<{width}}  {scenario.doc}")
+    return 0
+
+
+class Progress:
+    """How far it is, on a terminal; how long it took, in any case. On standard error."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._failed = total, 0, 0
+        self._begun = time.monotonic()
+        self._lock = threading.Lock()
+        self._shows = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        seconds = time.monotonic() - self._begun
+        clear = "\r\x1b[K" if self._shows else ""
+        print(f"{clear}{self._done} scenarios in {seconds:.1f} s", file=sys.stderr)
+
+    def count(self, outcome: Outcome) -> None:
+        """One more is done."""
+        with self._lock:
+            self._done += 1
+            self._failed += outcome.result == "failed"
+            if self._shows:
+                line = f"{self._done}/{self._total}, {self._failed} failed: {outcome.title}"
+                print(f"\r\x1b[K{line[:78]}", end="", file=sys.stderr, flush=True)

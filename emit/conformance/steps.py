@@ -1,0 +1,317 @@
+"""What each step of a scenario does. Each raises `Fault` when the process does otherwise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+
+from emit.conformance.listener import Fault, describe
+from emit.conformance.scenario import Scenario
+from emit.conformance.talk import Talk
+from emit.conformance.template import build, difference, shorten
+from emit.conformance.vectors import check_vectors
+from emit.host import frames
+
+__all__ = ["Skip", "play", "shake_hands"]
+
+Step = dict[str, Any]
+
+
+class Skip(Exception):
+    """The scenario cannot be played with this program. The text says why."""
+
+
+def play(scenario: Scenario, talk: Talk) -> None:
+    """
+    Play a scenario's steps, after the handshake if it wants one.
+
+    Raises:
+        Fault: The process does not do what it should.
+        Skip: The program cannot play it.
+    """
+    if scenario.plain:
+        talk.plain = bytearray()
+    elif scenario.hello:
+        _take_up(scenario, talk)
+    for step in scenario.steps:
+        [verb] = [key for key in step if key in STEPS]
+        STEPS[verb](talk, step)
+
+
+def _take_up(scenario: Scenario, talk: Talk) -> None:
+    ready = shake_hands(talk, config=scenario.config, max_frame=scenario.max_frame)
+    if ready.codec != talk.codec:
+        raise Fault(f"expected it to take {talk.codec}, got {describe(ready)}")
+    if scenario.concurrency and ready.concurrency != scenario.concurrency:
+        raise Skip(f"it announces a concurrency of {ready.concurrency}")
+
+
+def shake_hands(talk: Talk, **fields: Any) -> frames.Ready:
+    """
+    Say hello, and return what is answered.
+
+    Raises:
+        Fault: It is not ready.
+    """
+    _send_hello(talk, {"hello": {name: value for name, value in fields.items() if value}})
+    _expect_ready(talk, {"ready": {"v": 1}})
+    ready = talk.heard.ready
+    assert ready is not None
+    return ready
+
+
+# To the process
+
+
+def _send_hello(talk: Talk, step: Step) -> None:
+    codecs = ["json"] if talk.codec == "json" else ["msgpack", "json"]
+    usual = {"op": "hello", "v": [1], "codecs": codecs, "node": "echo", "max_frame": 2**24 - 1}
+    frame = talk.framed(talk.body(usual | step["hello"], "json"), "json")
+    talk.write(step.get("before", "").encode() + frame, piece=step.get("piece", 0))
+
+
+def _send(talk: Talk, step: Step) -> None:
+    given = step["send"] if isinstance(step["send"], list) else [step["send"]]
+    data = bytearray()
+    for frame in (one for item in given for one in _each(item)):
+        data += talk.framed(talk.body(frame))
+        if frame["op"] == "call":
+            talk.heard.open.add(frame["id"])
+    talk.write(bytes(data), piece=step.get("piece", 0))
+
+
+def _each(item: Any) -> list[dict[str, Any]]:
+    """``{"$each": [1, 3, frame]}`` stands for three frames, in which ``"$n"`` is the number."""
+    if "$each" not in item:
+        return [build(item)]
+    first, last, frame = item["$each"]
+    return [build(_numbered(frame, number)) for number in range(first, last + 1)]
+
+
+def _numbered(value: Any, number: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _numbered(item, number) for key, item in value.items()}
+    return number if value == "$n" else value
+
+
+def _write(talk: Talk, step: Step) -> None:
+    """Bytes as they are: a text, or a map packed as one msgpack object."""
+    given = step["write"]
+    data = given.encode() if isinstance(given, str) else msgpack.packb(build(given))
+    talk.heard.open.update(step.get("calls", ()))
+    talk.write(data, piece=step.get("piece", 0))
+
+
+def _close(talk: Talk, step: Step) -> None:
+    talk.close_all() if step["close"] == "all" else talk.close_input()
+
+
+# From the process: frames
+
+
+def _expect_ready(talk: Talk, step: Step) -> None:
+    heard = talk.heard
+    talk.wait(lambda: heard.ready or heard.failure, "ready")
+    if heard.ready is None:
+        raise Fault(f"expected ready, got {heard.last}")
+    _compare(step["ready"], heard.ready)
+
+
+def _expect_failure(talk: Talk, step: Step) -> None:
+    heard = talk.heard
+    talk.wait(lambda: heard.failure or heard.ready, "err with the id null")
+    if heard.failure is None:
+        raise Fault(f"expected err with the id null, got {heard.last}")
+    _compare(step["failure"], heard.failure)
+
+
+def _expect_end(talk: Talk, step: Step) -> None:
+    id = step["end"]
+    answer = _answer(talk, id, step)
+    if not isinstance(answer, frames.End):
+        raise Fault(f"expected end of call {id}, got {describe(answer)}")
+    if "msgs" in step:
+        _check(difference(step["msgs"], talk.heard.results[id]), f"results of call {id}")
+
+
+def _expect_err(talk: Talk, step: Step) -> None:
+    id = step["err"]
+    answer = _answer(talk, id, step)
+    if isinstance(answer, frames.Err):
+        if not answer.type:
+            raise Fault(f"expected the type of an error, got {describe(answer)}")
+        _compare(step.get("has", {}), answer)
+    elif "unless" not in step or difference(step["unless"], talk.heard.results[id]):
+        results = shorten(talk.heard.results[id])
+        raise Fault(f"expected err of call {id}, got end with the results {results}")
+
+
+def _expect_answer(talk: Talk, step: Step) -> None:
+    _answer(talk, step["answer"], step)
+
+
+def _answer(talk: Talk, id: int, step: Step) -> frames.End | frames.Err:
+    answers = talk.heard.answers
+    talk.wait(lambda: id in answers, f"an answer to call {id}", step.get("within", 0))
+    return answers[id]
+
+
+def _expect_out(talk: Talk, step: Step) -> None:
+    """These results come while the call goes on."""
+    id, want, heard = step["out"], build(step["msgs"]), talk.heard
+    what = f"the results {shorten(want)} of call {id} before its end"
+    talk.wait(lambda: len(heard.results[id]) >= len(want) or id in heard.answers, what)
+    if id in heard.answers:
+        raise Fault(f"expected {what}, got {describe(heard.answers[id])}")
+    _check(difference({"$starts": want}, heard.results[id]), f"results of call {id}")
+
+
+def _expect_pong(talk: Talk, step: Step) -> None:
+    number, pongs = step["pong"], talk.heard.pongs
+    talk.wait(lambda: pongs, f"pong {number}")
+    if pongs != [number]:
+        raise Fault(f"expected pong {number}, got pong {pongs}")
+    pongs.clear()
+
+
+def _expect_log(talk: Talk, step: Step) -> None:
+    """A log frame like this has come or comes; other ones may be anywhere."""
+    want, logs = {"$has": step["log"]}, talk.heard.logs
+
+    def found() -> bool:
+        return any(not difference(want, log._asdict()) for log in logs)
+
+    try:
+        talk.wait(found, f"a log frame with {shorten(step['log'])}")
+    except Fault as fault:
+        came = f"; log frames: {shorten([describe(log) for log in logs])}" if logs else ""
+        raise Fault(f"{fault}{came}") from None
+
+
+def _expect_order(talk: Talk, step: Step) -> None:
+    _check(difference(step["order"], talk.heard.order), "the order of the answers")
+
+
+def _expect_framed(talk: Talk, step: Step) -> None:
+    if wrong := talk.heard.misframed():
+        raise Fault(wrong)
+
+
+def _compare(want: dict[str, Any], frame: Any) -> None:
+    _check(difference({"$has": want}, frame._asdict()), frames.op_of(type(frame)))
+
+
+def _check(wrong: str, what: str) -> None:
+    if wrong:
+        raise Fault(f"{what}: {wrong.removeprefix('it: ').removeprefix('.')}")
+
+
+# From the process: all else
+
+
+def _expect_exit(talk: Talk, step: Step) -> None:
+    status = talk.wait_exit(step.get("within", 0))
+    if step["exit"] != "any" and status != step["exit"]:
+        raise Fault(f"expected the exit code {step['exit']}, got {status}")
+
+
+def _expect_quiet(talk: Talk, step: Step) -> None:
+    """It has ended; every call that was made had its answer, every plain line was expected."""
+    if talk.plain is not None and _lines(talk):
+        raise Fault(f"expected no more output, got {shorten(repr(_lines(talk)))}")
+    if talk.heard.open:
+        raise Fault(f"expected answers to all calls, got none to {sorted(talk.heard.open)}")
+
+
+def _expect_over(talk: Talk, step: Step) -> None:
+    talk.wait(lambda: talk.over, "its end, seen by the end of its output", step["over"])
+
+
+def _expect_stderr(talk: Talk, step: Step) -> None:
+    text, times = step["stderr"], step.get("times", 1)
+    what = f"the text {shorten(text)} on standard error" + (f", {times} times" * (times > 1))
+    try:
+        talk.wait(lambda: talk.errors.count(text) >= times, what)
+    except Fault as fault:
+        raise Fault(f"{fault}; standard error ends: {shorten(talk.errors[-300:])}") from None
+
+
+def _expect_lines(talk: Talk, step: Step) -> None:
+    """The next lines of plain output, each one JSON value; more may follow."""
+    want = step["lines"]
+    talk.wait(lambda: len(_lines(talk)) >= len(want), f"the lines {shorten(want)}")
+    got = _lines(talk)[: len(want)]
+    _check(difference(want, [_value(line) for line in got]), "the lines of output")
+    _drop_lines(talk, len(want))
+
+
+def _lines(talk: Talk) -> list[bytes]:
+    whole = talk.plain or b""
+    *lines, rest = bytes(whole).split(b"\n")
+    # The newline after the last may be missing.
+    return [line for line in [*lines, *([rest] if talk.over else [])] if line.strip()]
+
+
+def _drop_lines(talk: Talk, count: int) -> None:
+    talk.plain = bytearray(b"\n".join([*_lines(talk)[count:], b""]))
+
+
+def _value(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        text = shorten(line.decode(errors="replace"))
+        raise Fault(f"expected a line of JSON, got {text}") from None
+
+
+def _expect_packed(talk: Talk, step: Step) -> None:
+    """All of the output: msgpack objects, each followed by a newline; that of the last may lack."""
+    talk.wait_exit()
+    data = bytes(talk.plain or b"")
+    if "after" in step:
+        line, _, data = data.lstrip(b"\n").partition(b"\n")
+        _check(difference(step["after"], _value(line)), "the first line")
+    _check(difference(step["packed"], _unpacked(data)), "the packed results")
+
+
+def _unpacked(data: bytes) -> list[Any]:
+    # A newline is also how the integer 10 looks: so results and tens take turns.
+    unpacker = msgpack.Unpacker(timestamp=3)
+    unpacker.feed(data)
+    try:
+        found = list(unpacker)
+    except ValueError as error:
+        raise Fault(f"expected msgpack objects, got {shorten(repr(data[:100]))}: {error}") from None
+    if any(ten != 10 for ten in found[1::2]):
+        raise Fault(f"expected a newline after each object, got {shorten(repr(data[:100]))}")
+    return found[::2]
+
+
+STEPS: dict[str, Callable[[Talk, Step], None]] = {
+    "hello": _send_hello,
+    "send": _send,
+    "write": _write,
+    "close": _close,
+    "signal": lambda talk, step: talk.signal(step["signal"]),
+    "orphan": lambda talk, step: talk.orphan(),
+    "vectors": check_vectors,
+    "ready": _expect_ready,
+    "failure": _expect_failure,
+    "end": _expect_end,
+    "err": _expect_err,
+    "answer": _expect_answer,
+    "out": _expect_out,
+    "pong": _expect_pong,
+    "log": _expect_log,
+    "order": _expect_order,
+    "framed": _expect_framed,
+    "exit": _expect_exit,
+    "quiet": _expect_quiet,
+    "over": _expect_over,
+    "lines": _expect_lines,
+    "packed": _expect_packed,
+    "stderr": _expect_stderr,
+}

@@ -1,0 +1,195 @@
+"""One fresh process of the program under test, and its pipes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from emit.conformance.listener import Fault, Listener
+from emit.conformance.template import shorten
+from emit.host import spawn, tree
+from emit.host.lines import Lines
+from emit.host.program import Program
+from emit.host.transport import Pipes, Poll, remaining
+from emit.host.values import Encoder
+
+__all__ = ["Talk", "environment"]
+
+#: Starts the rest of its command line as a child with the same pipes, and waits to be killed.
+_WRAPPER = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & exec 0<&- 1>&- 3<&-; wait', "wrapper")
+
+#: Bytes kept of a plain program's output: of a right one it is a few hundred.
+_KEPT = 1 << 20
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """All of ours, as a stranger's toolchain may need any of it; none that a plain run heeds."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("EMIT_")}
+    return spawn.environment({**ours, **extra})
+
+
+class Talk:
+    """
+    A process, from its start to its end; a context manager, which leaves nothing behind.
+
+    Args:
+        command: The program and its arguments.
+        codec: The codec that it is asked to take.
+        patience: Seconds to wait for each thing that is expected.
+        wrapped: Start it by way of a shell, so that it can lose its parent.
+
+    Attributes:
+        heard: What has come as frames.
+        plain: What has come, if it was not to be frames.
+        sent: What was last sent, for a complaint.
+
+    Raises:
+        emit.errors.StartError: The program cannot be started.
+    """
+
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        codec: str = "json",
+        *,
+        patience: float = 10.0,
+        max_frame: int = 2**24 - 1,
+        env: Mapping[str, str] | None = None,
+        wrapped: bool = False,
+    ) -> None:
+        argv = (*_WRAPPER, *command) if wrapped else command
+        self.codec, self.patience = codec, patience
+        self.heard = Listener(codec, max_frame)
+        self.plain: bytearray | None = None
+        self.sent = "nothing"
+        self._encoder = Encoder()
+        self._child = spawn.start(Program("program", argv, environment(env or {})))
+        self._gone = False
+        self._lines = Lines("conformance")
+        self._lines.logger.disabled = True  # what it says there is shown with a failure
+        self._pipes = Pipes(self._child, self._lines)
+        self._poll = Poll([self._pipes])
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._child.kill_tree()
+        self._child.close()
+
+    # -- to the process ----------------------------------------------------------------------
+
+    def body(self, frame: Mapping[str, Any], codec: str = "") -> bytes:
+        """A frame without its framing."""
+        encode = self._encoder.json if (codec or self.codec) == "json" else self._encoder.msgpack
+        return encode(frame)
+
+    def framed(self, body: bytes, codec: str = "") -> bytes:
+        if (codec or self.codec) == "json":
+            return b"\n%b\n" % body
+        return len(body).to_bytes(4, "big") + body
+
+    def write(self, data: bytes, *, piece: int = 0) -> None:
+        """Write bytes; *piece* of them at a time, each with a write of its own."""
+        self.sent = shorten(data[:4096].decode("utf-8", "backslashreplace").strip())
+        if not piece:
+            self._pipes.send(data)
+            return
+        for start in range(0, len(data), piece):
+            self._pipes.send(data[start : start + piece])
+            self.wait(lambda: not self._pipes.sending, "its reading of what was sent")
+
+    def close_input(self) -> None:
+        """Let it see the end of its input once all is written."""
+        self._pipes.finish()
+
+    def close_all(self) -> None:
+        """Be gone, as far as it can see."""
+        self.wait(lambda: not self._pipes.sending, "its reading of what was sent")
+        self._gone = True
+        self._child.close_stdin()
+        for fd in (self._child.stdout, self._child.stderr):
+            os.close(fd)
+        self._child.stdout = self._child.stderr = -1
+
+    def signal(self, name: str) -> None:
+        """Send a signal to its process group, as a terminal or a supervisor would."""
+        tree.signal_group(self._child.pid, signal.Signals[f"SIG{name}"])
+
+    def orphan(self) -> None:
+        """Kill the shell that started it, and only that."""
+        os.kill(self._child.pid, signal.SIGKILL)
+
+    # -- from the process --------------------------------------------------------------------
+
+    @property
+    def errors(self) -> str:
+        """The end of its standard error."""
+        return self._lines.tail
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can come on standard output."""
+        return self._pipes.ended
+
+    @property
+    def status(self) -> int | None:
+        return self._child.status
+
+    def wait(self, done: Callable[[], object], what: str, within: float = 0.0) -> None:
+        """
+        Take what comes until *done* says so.
+
+        Raises:
+            Fault: It does not in time, or no longer can, as the process has ended.
+        """
+        within = within or self.patience
+        deadline = time.monotonic() + within
+        self._take()
+        while not done():
+            if self._nothing_more():
+                raise Fault(f"expected {what}, but it ended{self._how()}; last: {self.heard.last}")
+            if remaining(deadline) <= 0:
+                raise Fault(f"expected {what} within {within:g} s; last: {self.heard.last}")
+            self._poll.step(remaining(deadline))
+            self._take()
+
+    def wait_exit(self, within: float = 0.0) -> int | None:
+        """
+        Wait for its end, and take all that it had written. Returns its exit code.
+
+        Raises:
+            Fault: It still runs.
+        """
+        within = within or self.patience
+        deadline = time.monotonic() + within
+        while not self._gone and not self._pipes.dead and remaining(deadline) > 0:
+            self._poll.step(remaining(deadline))
+            self._take()
+        if not self._child.wait(remaining(deadline)):
+            raise Fault(f"expected its end within {within:g} s, but it runs on")
+        self._take()
+        return self._child.status
+
+    def _nothing_more(self) -> bool:
+        return self._pipes.ended and self._pipes.dead and not self._pipes.received
+
+    def _how(self) -> str:
+        return "" if self.status is None else f" with exit code {self.status}"
+
+    def _take(self) -> None:
+        chunks, self._pipes.received = self._pipes.received, []
+        for chunk in chunks:
+            if self.plain is None:
+                self.heard.feed(chunk)
+            else:
+                self.plain += chunk[: _KEPT - len(self.plain)]
