@@ -198,6 +198,17 @@ class ShellNode:
         """
         return Process.start(self._program(), self._settings or self._make_settings())
 
+    def calls_on(self, host: Host, **changes: Any) -> Calls:
+        """Its calls, with processes of *host*, and with *changes* to its settings."""
+        return host.calls(
+            self.name,
+            self._make_program(),
+            replace(self._settings or self._make_settings(), **changes),
+            program_node=self._program_node(),
+            shared=self.program_node is not None,
+            dead_letter=self.dead_letter,
+        )
+
     # -- for the router --------------------------------------------------------------------
 
     def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
@@ -303,14 +314,7 @@ class ShellNode:
     def _processes(self) -> Calls:
         current = host.current()
         if self._calls is None or self._calls[0] is not current:
-            calls = current.calls(
-                self.name,
-                self._make_program(),
-                self._settings or self._make_settings(),
-                program_node=self._program_node(),
-                shared=self.program_node is not None,
-                dead_letter=self.dead_letter,
-            )
+            calls = self.calls_on(current)
             self._calls = (current, calls)
         return self._calls[1]
 

@@ -43,7 +43,7 @@ def needs_of(node: Node, router: Router) -> Needs:
         return Needs(None, "its __call__ is its own, and may change the message")
     if handler.mode in ("oneshot", "lines"):
         return Needs(None, f"a program in mode {handler.mode} does not say what it needs")
-    if handler.mode == "auto" and getattr(handler, "file", None) is None:
+    if handler.mode == "auto" and handler.file is None:
         return Needs(None, 'only mode = "persistent" can be asked without a message')
     return _asked(handler)
 
@@ -56,7 +56,7 @@ def _asked(handler: ShellNode) -> Needs:
         nodes = (ready.nodes if ready else None) or list(inputs)
     finally:
         process.discard()
-    chosen = handler.program_node or (nodes[0] if len(nodes) == 1 else "")
+    chosen = handler._program_node() or (nodes[0] if len(nodes) == 1 else "")
     if chosen not in inputs:
         return Needs(None, "its handler takes the whole message")
     return Needs(tuple(inputs[chosen]["required"]))

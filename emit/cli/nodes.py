@@ -11,11 +11,13 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from emit.checks.findings import nearest
 from emit.cli.errors import TargetError, UsageError
 from emit.cli.target import load_router
+from emit.host.runtime import runtimes
 from emit.multilang import ShellNode
 from emit.router import Router
 
@@ -28,7 +30,7 @@ _NODE = re.compile(r"(?P<router>[A-Za-z_]\w*(?:\.\w+)+):(?P<node>.+)")
 def split_node(target: str) -> tuple[str, str] | None:
     """The router and the node that ``app.router:words`` names; None for a file or a command."""
     match = _NODE.fullmatch(target)
-    if match is None or os.path.exists(match["router"]):
+    if match is None or is_file(target):
         return None
     return match["router"], match["node"]
 
@@ -58,13 +60,34 @@ def load_node(target: str, options: Mapping[str, Any] = {}) -> tuple[Router, str
     return router, parts[1]
 
 
+def load_program(target: str, **settings: Any) -> ShellNode:
+    """
+    Find the node that a target names, which has to have a program of its own.
+
+    Args:
+        target: What the command line says.
+        settings: Of the node, unless it is one of a router, which has settings of its own.
+
+    Raises:
+        TargetError: There is no such node, or it is one in Python.
+        GraphError: There is no such file.
+    """
+    if split_node(target) is None:
+        return make_node(target, **settings)
+    router, name = load_node(target)
+    node = router._nodes.get(name)
+    if node is None or not isinstance(node.handler, ShellNode):
+        raise TargetError(f'"{name}" is a Python node: it has no program of its own')
+    return node.handler
+
+
 def make_node(target: str, **settings: Any) -> ShellNode:
     """
-    Make a node of a command.
+    Make a node of a file or a command.
 
     Raises:
         TargetError: It is empty, or not quoted as a shell would have it.
-        GraphError: A setting can't work.
+        GraphError: There is no such file, or a setting can't work.
     """
     try:
         words = shlex.split(target)
@@ -73,5 +96,18 @@ def make_node(target: str, **settings: Any) -> ShellNode:
     if not words:
         raise TargetError("the target is empty")
     node = ShellNode()
-    node.configure(os.path.basename(words[0]), {"command": words, **settings}, stream=False)
+    program = {"file": target} if is_file(target) else {"command": words}
+    node.configure(os.path.basename(words[0]), {**program, **settings}, stream=False)
     return node
+
+
+def is_file(target: str) -> bool:
+    """
+    Whether a target is a file, or a folder, in one of the languages that Emit can launch. One
+    that looks like a file and is not there is none of the commands either.
+    """
+    languages = runtimes().values()
+    path = Path(target if os.path.exists(target) else target.rpartition(":")[0] or target)
+    if path.exists():
+        return any(language.takes(path) for language in languages)
+    return " " not in target and any(path.name.endswith(x.suffixes) for x in languages)

@@ -31,6 +31,8 @@ class LineSession:
     #: Calls that may be open at once.
     window = 1
 
+    codec = "json"
+
     def __init__(self, node: str, *, max_frame: int) -> None:
         self.node = node
         self.ready: Ready | None = Ready(v=1)

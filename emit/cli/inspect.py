@@ -1,0 +1,163 @@
+"""``emit inspect TARGET``: what a program says of itself, and how it behaves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from emit.cli.failure import report_failure, show_logs
+from emit.cli.nodes import TARGET, load_program
+from emit.cli.screen import paint
+from emit.errors import HostError, describe_status
+from emit.host.examine import end, ping
+from emit.host.process import Process
+from emit.multilang import ShellNode
+
+HELP = "Start a node's program, and show what it says of itself and whether it stops when asked."
+
+EXAMPLES = """
+  emit inspect nodes/words.rb
+  emit inspect app.router:words --json
+  emit inspect 'ruby words.rb'
+"""
+
+#: Seconds for an answer to a ping.
+_PING = 5.0
+
+
+@dataclass
+class Look:
+    """
+    What was seen. Times are seconds.
+
+    Attributes:
+        command: What was started.
+        language: Of the program.
+        protocol: The version that it speaks.
+        codec: The codec it took; ``json`` or ``msgpack``.
+        sdk: What it says its SDK is.
+        concurrency: Messages that it works on at a time.
+        nodes: Each of its nodes, with the fields it needs: ``{"required", "optional"}``, or None
+            where it has not said.
+        caps: What else it can do.
+        start_seconds: From its start until it was ready.
+        ping_seconds: Until it answered a ping; None: it can't be asked.
+        rss_bytes: Memory, with its children's.
+        strays: Lines on its stdout that were no frames.
+        stop_seconds: From the end of its input to its own; None: it did not end.
+        status: How it ended: its exit code, or the negative number of a signal.
+    """
+
+    command: list[str]
+    language: str
+    protocol: int
+    codec: str
+    sdk: str
+    concurrency: int
+    nodes: dict[str, Mapping[str, Any] | None]
+    caps: list[str]
+    start_seconds: float
+    ping_seconds: float | None
+    rss_bytes: int
+    strays: int
+    stop_seconds: float | None
+    status: int | None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", help=TARGET)
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        help="seconds for a file or a command to be ready (%(default)g)",
+    )
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    node = load_program(arguments.target, mode="persistent", start_timeout=arguments.timeout)
+    show_logs()
+    try:
+        look = examine(node)
+    except HostError as error:
+        report_failure(error)
+        return 2
+    if arguments.json:
+        print(json.dumps(asdict(look), ensure_ascii=False, indent=2))
+    else:
+        width = max(len(name) for name, _ in _rows(look))
+        print(
+            "\n".join(f"{paint(f'{name:<{width}}', 'dim')}  {what}" for name, what in _rows(look))
+        )
+    return 0 if look.status == 0 else 1
+
+
+def examine(node: ShellNode) -> Look:
+    """
+    Start a process of a node, look at it and stop it.
+
+    Raises:
+        HostError: It can't be started, speaks no protocol, or does not answer.
+    """
+    process = node.start()
+    try:
+        return _look(node, process)
+    finally:
+        process.discard()
+
+
+def _look(node: ShellNode, process: Process) -> Look:
+    ready = process.session.ready
+    assert ready is not None
+    answered = ping(process, _PING)
+    rss = process.rss()
+    stopped = end(process, process.graces[0])
+    return Look(
+        command=list(process.program.argv),
+        language=node.language,
+        protocol=ready.v,
+        codec=ready.codec,
+        sdk=ready.sdk,
+        concurrency=ready.concurrency,
+        nodes={name: ready.inputs.get(name) for name in ready.nodes or ready.inputs},
+        caps=list(ready.caps),
+        start_seconds=process.start_seconds,
+        ping_seconds=answered,
+        rss_bytes=rss,
+        strays=process.strays,
+        stop_seconds=stopped,
+        status=process.child.status if stopped is not None else None,
+    )
+
+
+def _rows(look: Look) -> Iterator[tuple[str, str]]:
+    yield "command", shlex.join(look.command)
+    yield "speaks", f"emit-node/{look.protocol} in {look.codec}, {look.sdk or 'no SDK named'}"
+    for name, inputs in look.nodes.items():
+        yield "node", f"{name}: {_inputs(inputs)}"
+    yield "concurrency", str(look.concurrency)
+    yield "can", ", ".join(look.caps) or "nothing else"
+    yield "ready in", f"{look.start_seconds * 1000:.0f} ms"
+    if look.ping_seconds is not None:
+        yield "ping", f"{look.ping_seconds * 1000:.2f} ms"
+    yield "memory", f"{look.rss_bytes / 1e6:.0f} MB"
+    strays = f"{look.strays} lines on stdout that are no frames; print to stderr"
+    yield "stray output", paint(strays, "yellow") if look.strays else "none"
+    if look.stop_seconds is None:
+        yield "stops", paint("NOT at the end of its input: it has to be killed", "red")
+    else:
+        how = describe_status(look.status)
+        how = how if look.status == 0 else paint(how, "red")
+        yield "stops", f"{look.stop_seconds * 1000:.0f} ms after the end of its input: {how}"
+
+
+def _inputs(inputs: Mapping[str, Any] | None) -> str:
+    if inputs is None:
+        return "takes the whole message"
+    optional = f", and may have {', '.join(inputs['optional'])}" if inputs["optional"] else ""
+    return f"needs {', '.join(inputs['required']) or 'nothing'}{optional}"

@@ -1,0 +1,141 @@
+"""``emit inspect`` and ``emit bench``, as they are installed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from emit.errors import CallTimeout, ProtocolError
+from emit.host.examine import ping
+from emit.multilang import ShellNode
+from tests.test_cli import run
+
+WORDS = """
+def words(text, times=1):
+    for word in text.split():
+        yield word * times
+"""
+
+#: It speaks the protocol, prints before it is ready, and stays when its input ends.
+STUBBORN = """
+import sys, time
+print("hello", flush=True)
+sys.stdin.readline()
+print('{"op":"ready","v":1}', flush=True)
+sys.stdin.readline(); sys.stdin.readline()
+print('{"op":"pong","n":1}', flush=True)
+sys.stdin.read()
+time.sleep(600)
+"""
+
+APP = """
+from emit import Router, ShellNode
+router = Router()
+router.node(("word",), name="words", file="words.py", entry_point=True)(ShellNode)
+router.node((), "words", name="end")(lambda msg: None)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "words.py").write_text(WORDS)
+    (tmp_path / "app.py").write_text(APP)
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", ["words.py", "words.py:words", "app.router:words"])
+def test_inspect(project: Path, target: str) -> None:
+    """What the program says, and that it stops, for people and as JSON."""
+    done = run("inspect", target, cwd=project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "node          words: needs text, and may have times\n" in done.stdout
+    assert "stray output  none\n" in done.stdout
+    assert "after the end of its input: ended with exit code 0\n" in done.stdout
+    look = json.loads(run("inspect", target, "--json", cwd=project).stdout)
+    assert look["nodes"] == {"words": {"required": ["text"], "optional": ["times"]}}
+    assert (look["language"], look["protocol"], look["status"]) == ("python", 1, 0)
+    assert look["rss_bytes"] > 1e6
+    assert 0 < look["ping_seconds"] < 5
+
+
+def test_a_program_that_misbehaves(project: Path) -> None:
+    """Prints are counted and shown; one that does not stop is a failure, and is killed."""
+    (project / "stubborn.py").write_text(STUBBORN)
+    argv = f"{sys.executable} stubborn.py"
+    done = run("inspect", argv, "--json", cwd=project)
+    assert done.returncode == 1
+    look = json.loads(done.stdout)
+    assert (look["strays"], look["stop_seconds"], look["status"]) == (1, None, None)
+    assert "a line on stdout that is no frame: hello" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "why"),
+    [
+        ("app.router:end", 2, '"end" is a Python node: it has no program of its own'),
+        ("gone.py", 2, "there is no "),
+        ("nothere", 2, "command not found"),
+        ("cat", 2, "does it echo its input?"),
+        ("sleep 600", 2, "was not ready within start_timeout = 0.5 s"),
+        ("words.py:nope", 2, "there is no function nope in it (found: words)"),
+    ],
+)
+def test_what_cannot_be_inspected(project: Path, target: str, code: int, why: str) -> None:
+    """One line says why, and the exit code is that of a node that could not be started."""
+    timeout = ["--timeout", "0.5"] if target == "sleep 600" else []
+    done = run("inspect", target, *timeout, cwd=project)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert why in done.stderr
+
+
+def test_ping() -> None:
+    """A process that does not answer is told, and so is one that ends instead."""
+    for rest, error in (("sys.stdin.read()", CallTimeout), ("sys.exit()", ProtocolError)):
+        program = f"""if True:
+            import sys
+            sys.stdin.readline(); print('{{"op":"ready","v":1}}', flush=True)
+            sys.stdin.readline(); {rest}"""
+        node = ShellNode()
+        node.configure(
+            "n", {"command": [sys.executable, "-c", program], "mode": "persistent"}, stream=False
+        )
+        process = node.start()
+        try:
+            with pytest.raises(error):
+                ping(process, 1.0 if error is CallTimeout else 60.0)
+        finally:
+            process.discard()
+
+
+def test_bench(project: Path) -> None:
+    """A row for each codec that the program has, with every figure."""
+    done = run("bench", "words.py", "text=a b", "--seconds", "0.2", "--json", cwd=project)
+    assert done.stderr == ""
+    rows = json.loads(done.stdout)
+    assert [row["codec"] for row in rows] == ["json", "msgpack"]
+    for row in rows:
+        assert all(value > 0 for name, value in row.items() if name != "codec")
+        assert row["p50"] <= row["p99"]
+        assert row["results_per_second"] == pytest.approx(2 * row["calls_per_second"])
+
+
+@pytest.mark.parametrize("mode", ["oneshot", "lines"])
+def test_bench_of_a_filter(project: Path, mode: str) -> None:
+    """A program without an SDK is measured as it would be run; the table has a line for it."""
+    (project / "filter.py").write_text("import sys\nfor line in sys.stdin: print(1, flush=True)\n")
+    command = f"{sys.executable} filter.py"
+    done = run("bench", command, "--mode", mode, "--seconds", "0.1", cwd=project)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, row = done.stdout.splitlines()
+    assert head.split() == ["codec", "start", "p50", "p99", "calls/s", "results/s", "memory"]
+    assert row.startswith("json ")
+
+
+def test_a_bench_of_failures(project: Path) -> None:
+    """A message that fails ends the measuring with the author's error, and no figures."""
+    done = run("bench", "words.py", "tax=a", "--seconds", "0.1", cwd=project)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert 'words needs "text"' in done.stderr
