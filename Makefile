@@ -27,7 +27,7 @@ test: setup ## Run every test: of the Ruby, Node and Go SDKs, then of Python
 	@$(PY) -m scripts.tools
 
 chaos: setup ## Run the tests of faults with ten times as many messages, kills and interrupts
-	@EMIT_CHAOS=1 $(PY) -m pytest tests/faults tests/test_codec.py tests/test_session.py $(ARGS)
+	@EMIT_CHAOS=1 $(PY) -m pytest tests/faults tests/test_codec.py tests/test_session.py tests/test_values_sdks.py $(ARGS)
 
 check: lint types test ## All that CI runs
 
