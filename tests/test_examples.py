@@ -192,6 +192,14 @@ def test_multilang_without_ruby(only: Callable[..., str]) -> None:
     assert 'left out: "__main__.RubyShellNode" cannot be started: command not found' in done.stdout
 
 
+@pytest.mark.requires("perl")
+def test_third_party(only: Callable[..., str]) -> None:
+    """A language that Emit has no SDK for."""
+    done = run(EXAMPLES / "third-party" / "run", PATH=only("perl"))
+    assert done.stdout == "[('the', 2), ('rain', 1), ('in', 1), ('spain', 1)]\n"
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
 # The demo
 
 

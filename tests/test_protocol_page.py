@@ -33,7 +33,7 @@ def count(msg):
     yield from [float("nan")] * (msg["n"] == 77) + [2**64] * (msg["n"] == 78)
     yield from ["\\ud800"] * (msg["n"] == 79) + ["x" * 1000] * (msg["n"] == 80)
 
-serve(count)
+serve({"count": count})
 """
 
 
@@ -233,7 +233,7 @@ def test_the_sdk_when_probed(node: list[str]) -> None:
     """EMIT_PROBE has it say that it is ready before its results."""
     done = run(node, b'{"n":1}\n', EMIT_PROBE="1")
     ready, zero = results(node="count").feed(done.stdout)
-    assert (decoded(json.dumps(ready)), zero) == (Ready(1, sdk="tiny/1"), 0)
+    assert (decoded(json.dumps(ready)), zero) == (Ready(1, sdk="tiny/1", nodes=["count"]), 0)
 
 
 def test_the_sdk_fails_by_hand(node: list[str]) -> None:

@@ -6,6 +6,7 @@ Value vectors: one value, how it is written in each codec, and what a handler mu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ def scenarios(data: dict[str, Any]) -> Iterator[Scenario]:
     for group in data["groups"]:
         rules = tuple(group.get("rules", ()))
         scenario = _scenario("values", group["name"], group["doc"], "echo", group["vectors"])
-        yield replace(scenario, rules=rules)
+        [step] = scenario.steps
+        step = {**step, "within": group.get("within", 0)}
+        yield replace(scenario, rules=rules, steps=(step,))
     every = [vector for group in data["groups"] for vector in group["vectors"]]
     seen = [vector for vector in every if "kind" in vector]
     yield _scenario("kinds", "kinds", "A handler sees the language's own types.", "kind", seen)
@@ -61,7 +64,8 @@ def check_vectors(talk: Talk, step: dict[str, Any]) -> None:
     for id, (vector, data) in enumerate(sendings, 1):
         talk.heard.open.add(id)
         talk.write(talk.framed(_call(talk, id, step["node"], data)))
-        talk.wait(lambda id=id: id in talk.heard.answers, f"an answer for {vector['name']}")  # type: ignore[misc]
+        what, within = f"an answer for {vector['name']}", step.get("within", 0)
+        talk.wait(functools.partial(talk.heard.answers.get, id), what, within)
         if fault := _judge(talk, id, vector, data, step["node"]):
             wrong.append(f"{vector['name']}: {fault}")
     if wrong:
