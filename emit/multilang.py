@@ -313,17 +313,25 @@ class ShellNode:
 
     def _processes(self) -> Calls:
         current = host.current()
-        if self._calls is None or self._calls[0] is not current:
-            calls = self.calls_on(current)
-            self._calls = (current, calls)
-        return self._calls[1]
+        calls = self._calls
+        if calls is None or calls[0] is not current:
+            calls = self._make_calls(current)
+        return calls[1]
+
+    def _make_calls(self, current: Host) -> tuple[Host, Calls]:
+        if self.file is not None:
+            self._program()  # may build for long, while another thread makes the calls
+        calls = self._calls
+        if calls is None or calls[0] is not current:
+            self._calls = calls = (current, self.calls_on(current))
+        return calls
 
     def _make_program(self) -> Callable[[], Program]:
         if self.file is None:
             return self._program
         # Now: a build may take longer than the message that waits for it is given.
-        program = self._program()
-        return lambda: program
+        prepared = [self._program()]
+        return lambda: prepared.pop() if prepared else self._program()
 
     def _program(self, extra: Mapping[str, str] = {}) -> Program:  # read only
         program = self._launched() if self.file is not None else self._bare()

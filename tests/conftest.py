@@ -1,4 +1,4 @@
-"""What tests share: the ``requires`` mark and a real Redis.
+"""What tests share: the ``requires`` mark, a cache for builds, and a real Redis.
 
 A test that hangs is ended by ``faulthandler_timeout`` in pyproject.toml, with every thread's stack.
 """
@@ -10,6 +10,7 @@ import functools
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def require(*names: str) -> None:
 @functools.cache
 def lack(name: str) -> str:
     return tools.lack(tools.named(name))
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this test run builds of files goes with it; Go's own cache stays where it is."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    with pytest.MonkeyPatch.context() as patch:
+        if sys.platform == "linux":
+            patch.setenv("GOCACHE", os.environ.get("GOCACHE") or str(caches / "go-build"))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

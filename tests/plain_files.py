@@ -15,12 +15,14 @@ class Language:
         name: As in its runtime.toml.
         suffix: Of its files.
         tool: What scripts/tools.py calls its toolchain; empty: it is always here.
+        head: Stands before `function` and `reply`.
         function: A function NAME that emits the words of the field ``text``.
         reply: A function NAME that returns the text REPLY.
         fields: A function ``fields`` that takes ``first``, and ``second`` or "none", by name.
-        prints: A file that prints at its loading, and a function ``prints`` that prints "now".
+        prints: A file that prints at its loading, and a function ``prints`` that prints "now",
+            itself and by a child process, and returns "printed".
         fails: A function ``fails`` that fails, on line 2, with the text "too hot".
-        broken: A file whose second line fails at its loading.
+        broken: A file that does not load, for a name on its second line that there is not.
         wrong: A file that is no text of the language, from its second line on.
         sdk: A file that registers the nodes ``upper`` and ``size`` with the SDK.
     """
@@ -28,6 +30,7 @@ class Language:
     name: str
     suffix: str
     tool: str
+    head: str
     function: str
     reply: str
     fields: str
@@ -38,29 +41,180 @@ class Language:
     sdk: str
 
     def write(self, path: Path, text: str) -> str:
-        """Write a file, or what the language has for one; what ``file`` is to say."""
+        """Write a file; what a node's ``file`` is to say."""
         file = path.with_suffix(self.suffix)
         file.write_text(text)
         return str(file)
+
+    def words(self, *others: str) -> str:
+        """A function ``words`` that emits the words of the field ``text``, and others."""
+        return self.head + self.function.replace("NAME", "words") + self._replying(others)
+
+    def replying(self, *names: str) -> str:
+        """Functions that return their own names."""
+        return self.head + self._replying(names)
+
+    def _replying(self, names: tuple[str, ...]) -> str:
+        return "".join(self.reply.replace("NAME", name).replace("REPLY", name) for name in names)
 
 
 PYTHON = Language(
     name="python",
     suffix=".py",
     tool="",
+    head="",
     function="def NAME(msg):\n    yield from msg.text.split()\n",
     reply='def NAME(msg):\n    return "REPLY"\n',
     fields='def fields(first, second="none"):\n    return first + second\n',
-    prints="import os\nprint('load')\ndef prints():\n    print('now'); os.system('echo now')\n"
-    "    return 'printed'\n",
+    prints="""
+import os
+print("load")
+def prints():
+    print("now")
+    os.system("echo now")
+    return "printed"
+""",
     fails="def fails(msg):\n    raise ValueError('too hot')\n",
-    broken="import os\nimport no_such_module\ndef broken(msg): return 1\n",
+    broken="def broken(msg): return 1\nno_such_name\n",
     wrong="import os\ndef wrong(:\n",
-    sdk="from emit_sdk import node, serve\n@node\ndef upper(msg): return msg.text.upper()\n"
-    "@node\ndef size(msg): return len(msg.text)\nserve()\n",
+    sdk="""
+from emit_sdk import node, serve
+@node
+def upper(msg): return msg.text.upper()
+@node
+def size(msg): return len(msg.text)
+serve()
+""",
 )
 
-LANGUAGES = [PYTHON]
+RUBY = Language(
+    name="ruby",
+    suffix=".rb",
+    tool="ruby",
+    head="",
+    function="def NAME(msg)\n  msg[:text].split.each\nend\n",
+    reply='def NAME(msg) = "REPLY"\n',
+    fields='def fields(first:, second: "none")\n  first + second\nend\n',
+    prints="""
+puts "load"
+def prints(msg)
+  puts "now"
+  system "echo now"
+  "printed"
+end
+""",
+    fails='def fails(msg)\n  raise "too hot"\nend\n',
+    broken="def broken(msg) = 1\nno_such_name\n",
+    wrong="a = 1\nb = = 2\n",
+    sdk="""
+require "emit"
+Emit.node(:upper) { |msg| msg[:text].upcase }
+Emit.node(:size) { |msg| msg[:text].size }
+""",
+)
+
+NODE = Language(
+    name="node",
+    suffix=".mjs",
+    tool="node",
+    head="",
+    function="export function* NAME({ text }) {\n  yield* text.split(' ').filter(Boolean);\n}\n",
+    reply="export function NAME() { return 'REPLY'; }\n",
+    fields="export function fields({ first, second = 'none' }) {\n  return first + second;\n}\n",
+    prints="""
+import { execSync } from 'node:child_process';
+console.log('load');
+export function prints() {
+  console.log('now');
+  execSync('echo now', { stdio: 'inherit' });
+  return 'printed';
+}
+""",
+    fails="export function fails() {\n  throw new Error('too hot');\n}\n",
+    broken="export const broken = () => 1;\nnoSuchName;\n",
+    wrong="export const a = 1;\nconst = 2;\n",
+    sdk="""
+import { node } from 'emit-graph-sdk';
+node('upper', ({ text }) => text.toUpperCase());
+node('size', ({ text }) => text.length);
+""",
+)
+
+GO = Language(
+    name="go",
+    suffix=".go",
+    tool="go",
+    head="""package nodes
+
+import "strings"
+
+type message struct{ Text string }
+
+var _ = strings.Fields
+""",
+    function="""
+func NAME(in message, out func(string) error) error {
+	for _, word := range strings.Fields(in.Text) {
+		if err := out(word); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+""",
+    reply='\nfunc NAME(in message) string { return "REPLY" }\n',
+    fields="""package nodes
+
+type message struct {
+	First  string
+	Second *string
+}
+
+func fields(in message) string {
+	if in.Second == nil {
+		return in.First + "none"
+	}
+	return in.First + *in.Second
+}
+""",
+    prints="""package nodes
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+)
+
+func init() { fmt.Println("load") }
+
+func prints(in map[string]any) (string, error) {
+	fmt.Println("now")
+	echo := exec.Command("echo", "now")
+	echo.Stdout = os.Stdout
+	return "printed", echo.Run()
+}
+""",
+    fails='package nodes\nfunc fails(in map[string]any) { panic("too hot") }\n',
+    broken="package nodes\nfunc broken(in map[string]any) { noSuchName() }\n",
+    wrong="package nodes\nfunc wrong(\n",
+    sdk="""package nodes
+
+import (
+	"strings"
+
+	"github.com/emit-graph/emit/sdks/go"
+)
+
+type message struct{ Text string }
+
+func init() {
+	emit.Node("upper", emit.Pure(func(in message) string { return strings.ToUpper(in.Text) }))
+	emit.Node("size", emit.Pure(func(in message) int { return len(in.Text) }))
+}
+""",
+)
+
+LANGUAGES = [language for language in (PYTHON, RUBY, NODE, GO) if language.name in runtimes()]
 
 
 def missing() -> set[str]:

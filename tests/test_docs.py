@@ -14,6 +14,8 @@ import pytest
 
 from tests.conftest import require
 
+pytestmark = pytest.mark.usefixtures("builds")
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from emit import Router, ShellNode
 from emit.errors import GraphError, StartError
-from emit.host import build, launch
+from emit.host import build, host, launch
 from tests.hosts import ROOT
 from tests.leaks import no_leaks
 
@@ -41,6 +42,8 @@ command = ["toy", "build", "{file}", "{function}", "{output}"]
 command = ["{python}", "{runtime}/launch.py", "{output}", "{function}"]
 env = { TOY = "{runtime}", OWN = "runtime" }
 """
+
+PLAIN_LAUNCH = 'command = ["{output}"]'
 
 TOOL = """#!/bin/sh
 echo "$*" >>"$LOG"
@@ -316,6 +319,23 @@ def test_one_build_at_a_time(toys: Toys, toy: Declare) -> None:
     assert toys.called("build") == 1
 
 
+def test_one_pool_however_many_threads_wait_for_its_build(toys: Toys) -> None:
+    """Threads that give a node its first messages while it builds share its processes."""
+    toys.write("words.toy", "slow")
+    with Router() as router:
+        fields, env = ("word", "argv", "env"), {"LOG": str(toys.log)}
+        node = router.node(fields, name="n", file="words.toy", env=env, size=1)(ShellNode)
+        threads = [threading.Thread(target=lambda: node(x=0)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while not toys.called("build"):
+            time.sleep(0.01)
+        toys.write("log.go", "")
+        for thread in threads:
+            thread.join()
+        assert host.current().snapshot()["nodes"]["n"]["calls"] == 4
+
+
 def test_a_builder_that_is_killed(toys: Toys, toy: Declare) -> None:
     """Its lock is gone with it, its half is no build, and the next one builds."""
     toys.write("words.toy", "slow")
@@ -351,6 +371,41 @@ def test_old_builds_are_removed(toys: Toys, toy: Declare) -> None:
     toy()
     assert old not in toys.builds
     assert len(toys.builds) == 2
+
+
+def test_not_all_builds_of_one_file_stay(toys: Toys, toy: Declare) -> None:
+    """Whoever works on a file does not fill the disk; another file's builds are not counted."""
+    toys.write("other.py", "")
+    toys.write("other/words.toy", "other")
+    toy("other/words.toy")
+    for age in range(build.MOST + 2):
+        toys.write("words.toy", f"rain {age}")
+        assert toy() == f"rain {age}"
+    assert len(toys.builds) == build.MOST + 1
+    assert toy() == f"rain {age}"
+
+
+def test_a_build_that_somebody_removed(toys: Toys) -> None:
+    """A node that needs another process long after its start builds again, if it has to."""
+    launcher = f"{sys.executable} {toys.runtime}/launch.py {toys.folder}/words.toy"
+    make = f'printf \'#!/bin/sh\\nexec {launcher}\\n\' >"$4"; chmod +x "$4"'
+    toys.write("bin/toy", TOOL.replace('cat "$2" >"$4"', make))
+    launch_line = 'command = ["{python}", "{runtime}/launch.py", "{output}", "{function}"]'
+    assert launch_line in TOML
+    path = toys.write("emit_runtimes/toy/runtime.toml", TOML.replace(launch_line, PLAIN_LAUNCH))
+    os.utime(path, ns=(1, 1))
+    with Router() as router:
+        fields, env = ("word", "argv", "env"), {"LOG": str(toys.log)}
+        node = router.node(fields, name="n", file="words.toy", env=env, size=1)(ShellNode)
+        assert node(x=0)[0]["word"] == "rain"
+        [built] = toys.builds
+        built.unlink()
+        [process] = host.current().snapshot()["nodes"]["n"]["processes"]
+        os.kill(process["pid"], signal.SIGKILL)
+        with pytest.raises(StartError, match="command not found"):
+            node(x=0)
+        assert node(x=0)[0]["word"] == "rain"
+    assert toys.called("build") == 2
 
 
 def test_no_place_for_a_build(

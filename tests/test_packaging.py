@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import require
 from tests.plain_files import LANGUAGES, Language
 
+pytestmark = pytest.mark.usefixtures("builds")
+
 ROOT = Path(__file__).resolve().parent.parent
 #: Folders and suffixes of files that are no source.
 MADE = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", "node_modules"} | {
@@ -100,7 +102,7 @@ print(emit.__file__)
 def test_wheel_runs_plain_files(installed: Path, tmp_path: Path, language: Language) -> None:
     """A file with one function is a node, in a folder that has nothing else."""
     require(*filter(None, [language.tool]))
-    file = language.write(tmp_path / "words", language.function.replace("NAME", "words"))
+    file = language.write(tmp_path / "words", language.words())
     code = f"""
 from emit import Router, ShellNode
 with Router() as router:

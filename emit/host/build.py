@@ -4,8 +4,8 @@ What a language builds of a file, in a cache: ``$XDG_CACHE_HOME/emit/<language>/
 
 The name of a build is the digest of all that goes into it, so one that is there is right. It is
 made beside its name and moved there when it is whole, one at a time over all processes of the
-machine: a lock of the system's is let go when its holder dies. What nobody has started for `KEEP`
-seconds is removed with the next build.
+machine: a lock of the system's is let go when its holder dies. With each build go those that
+nobody has started for `KEEP` seconds, and the oldest of one file beyond `MOST`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from emit.host.command import start_error
 from emit.host.program import Program
 from emit.host.runtime import Source, fill
 
-__all__ = ["KEEP", "TIMEOUT", "build", "is_built", "output"]
+__all__ = ["KEEP", "MOST", "TIMEOUT", "build", "is_built", "output"]
 
 #: Seconds for one build. A first one of Go compiles the standard library: 20 s on a slow machine.
 TIMEOUT = 600.0
 
 #: Seconds that a build stays without being started.
 KEEP = 30 * 86400.0
+
+#: Builds of one file that stay: who works on it makes one with each change, of some MB in Go.
+MOST = 20
 
 #: Seconds between two looks at a lock that somebody else has.
 _LOOK = 0.05
@@ -51,14 +54,16 @@ def output(program: Program, source: Source, values: Mapping[str, str], version:
     with the language's name, such as GOFLAGS.
     """
     runtime = source.runtime
-    digest = hashlib.sha256()
+    place = hashlib.sha256(f"{source.path}:{source.function}".encode(errors="surrogateescape"))
+    digest = place.copy()
     settings = sorted(i for i in program.env.items() if i[0].startswith(runtime.name.upper()))
-    for word in (str(source.path), source.function, version, repr(settings)):
+    for word in (version, repr(settings)):
         digest.update(word.encode(errors="surrogateescape") + b"\0")
     for file in _files(source, values):
         digest.update(os.fsencode(file) + b"\0")
         digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return _cache() / runtime.name / f"{source.path.stem}-{digest.hexdigest()[:20]}"
+    name = f"{source.path.stem}-{place.hexdigest()[:8]}-{digest.hexdigest()[:16]}"
+    return _cache() / runtime.name / name
 
 
 def is_built(path: Path) -> bool:
@@ -81,7 +86,7 @@ def build(program: Program, source: Source, values: Mapping[str, str], path: Pat
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(path, building):
             if not path.exists():
-                _prune(path.parent)
+                _prune(path)
                 _build(building, source, values, path)
     except OSError as error:
         hint = "set XDG_CACHE_HOME to a folder that may be written"
@@ -154,13 +159,18 @@ def _locked(path: Path, program: Program) -> Generator[None, None, None]:
         yield
 
 
-def _prune(folder: Path) -> None:
-    """Remove what has not been started for long, and what died half-made."""
-    now = time.time()
-    for path in folder.iterdir():
+def _prune(path: Path) -> None:
+    """Make room for a build: what has not been started for long goes, and what died half-made."""
+    ages: dict[Path, float] = {}
+    for old in path.parent.iterdir():
         with contextlib.suppress(OSError):  # another process prunes as well
-            if now - path.stat().st_mtime > KEEP:
-                _remove(path)
+            ages[old] = time.time() - old.stat().st_mtime
+    same = path.name.rpartition("-")[0]
+    mine = [old for old in ages if old.name.rpartition("-")[0] == same and old.suffix != ".lock"]
+    mine.sort(key=ages.__getitem__)
+    for old, age in ages.items():
+        if age > KEEP or old in mine[MOST - 1 :]:
+            _remove(old)
 
 
 def _remove(path: Path) -> None:

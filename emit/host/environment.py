@@ -27,6 +27,7 @@ DEFAULT: tuple[str, ...] = (
     # Node, Go, Python.
     *("NODE_PATH", "NODE_ENV", "NVM_DIR", "GOPATH", "GOROOT", "GOCACHE", "GOMODCACHE", "GOFLAGS"),
     *("PYTHONPATH", "VIRTUAL_ENV", "PYENV_ROOT", "PYENV_VERSION"),
+    *("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
 )
 
 # macOS has no C.UTF-8.

@@ -271,7 +271,9 @@ class Pool:
         try:
             process = Process.start(self.program(), self.settings)
         except HostError as error:
-            if not is_permanent(error):
+            if is_permanent(error):
+                self._program = None  # what it names may have been moved, or built anew
+            else:
                 with self._lock:
                     self._starts.failed(time.monotonic(), error, random.random())
             self.account.failed_to_start()
