@@ -13,10 +13,11 @@ from typing import NamedTuple
 import psutil
 
 from emit.host.environment import environment
+from emit.host.host import current
 from emit.host.spawn import Program, start
 
 #: What a host keeps from its first start on, until it ends.
-IMMORTAL = ("emit-spawner", "emit-closer", "sentinel.py")
+IMMORTAL = ("emit-spawner", "emit-closer", "emit-status", "sentinel.py")
 
 
 class Held(NamedTuple):
@@ -40,6 +41,7 @@ def no_leaks(within: float = 5.0) -> Iterator[None]:
     A thread closes what was dropped, so up to *within* seconds may pass.
     """
     start(Program("warm-up", ("true",), environment({}))).close()
+    current()
     before = held()
     yield
     end = time.monotonic() + within

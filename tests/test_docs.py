@@ -48,6 +48,8 @@ def environment(more: dict[str, str]) -> dict[str, str]:
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     path = os.pathsep.join(paths)
     own = {"PATH": commands, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
+    # So that `emit top` sees no host of what runs beside this page.
+    own["XDG_RUNTIME_DIR"] = str(ROOT / "nowhere")
     return {**os.environ, **own, **more}
 
 

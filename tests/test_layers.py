@@ -48,6 +48,7 @@ ORDER += ("once", "dead", "context", "celery", "router", "testing")
 
 #: Imports inside a function, and why.
 LATE = {
+    ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.multilang", "emit.host.launch"): "tomllib and hashlib, which only files as nodes need",
     ("emit.multilang", "emit.host.runtime"): "the same",

@@ -29,6 +29,7 @@ COMMANDS = {
     "call": "give one message to one node",
     "graph": "show a router's graph, as text or as a picture",
     "check": "find what is wrong with a graph, for people and for CI",
+    "top": "watch all nodes with programs on this machine",
     "inspect": "look at a node's program: what it says, whether it stops",
     "bench": "measure a node's program: latency and throughput",
     "digraph": "print a router's graph for graphviz",

@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,12 +76,18 @@ class Times:
         }
 
 
+#: The last errors of a node that are kept, and the characters kept of each text.
+_ERRORS = 5
+_TEXT = 2000
+
+
 class CallAccount:
     """What has become of one node's messages. Each method may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # guards all below; reentrant as the pool's
         self.calls = 0
+        self._errors: deque[dict[str, Any]] = deque(maxlen=_ERRORS)
         self._failures: Counter[str] = Counter()
         self._retries: Counter[str] = Counter()
         self._waits = Times()
@@ -96,11 +102,31 @@ class CallAccount:
             for outcome in outcomes:
                 if isinstance(outcome, Exception):
                     self._failures[type(outcome).__name__] += 1
+                    self._keep(outcome)
 
     def charged(self, error: Exception) -> None:
         """An attempt at a message has failed."""
         with self._lock:
             self._retries[type(error).__name__] += 1
+            self._keep(error)
+
+    def _keep(self, error: Exception) -> None:
+        """As text: the exception holds frames, and they the message."""
+        kept = {
+            "at": time.time(),
+            "type": type(error).__name__,
+            "text": str(error)[:_TEXT],
+            "stderr_tail": getattr(error, "stderr_tail", "")[-_TEXT:],
+        }
+        # The last attempt's failure is the message's, too, and comes here twice.
+        if not (self._errors and self._errors[-1]["text"] == kept["text"]):
+            self._errors.append(kept)
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """The last errors, the oldest first; see :meth:`emit.host.host.Host.describe`."""
+        with self._lock:
+            return list(self._errors)
 
     def snapshot(self) -> dict[str, Any]:
         with self._lock:

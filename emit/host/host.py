@@ -12,11 +12,12 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from emit.errors import PoolTimeout
+from emit.host import status
 from emit.host.calls import Calls
 from emit.host.keeper import Keeper
 from emit.host.pool import Lease, Pool
@@ -174,7 +175,8 @@ class Host:
               and its children, as far as it was looked at);
             * ``processes``: each with ``pid``, ``state`` ("busy" or "idle"), ``calls``,
               ``age_seconds``, ``idle_seconds``, ``cpu_seconds``, ``rss_bytes``;
-            * ``size``, ``busy``, ``idle``, ``queued`` and ``breaker`` ("closed" or "open").
+            * ``size``, ``busy``, ``idle``, ``queued`` and ``breaker`` ("closed" or "open");
+            * ``command``, a list; empty before the first start.
         """
         return {
             "pid": self.pid,
@@ -182,6 +184,29 @@ class Host:
             "max_rss": self.max_rss,
             "nodes": {calls.node: calls.snapshot() for calls in list(self._nodes)},
         }
+
+    def describe(self, node: str) -> dict[str, Any]:
+        """
+        What a node has last gone wrong with, as plain data.
+
+        Returns:
+            ``{"errors": [...], "stderr": [...]}``: the last errors, the oldest first, each with
+            ``at`` (seconds since the epoch), ``type``, ``text`` and ``stderr_tail``; and for
+            each process that lives its ``pid`` and the ``tail`` of its stderr. Of a node that is
+            not there both are empty.
+        """
+        with self._lock:
+            mine = [calls for calls in self._nodes if calls.node == node]
+        processes = [process for calls in mine for process in calls.pool.processes]
+        return {
+            "errors": [error for calls in mine for error in calls.account.errors],
+            "stderr": [{"pid": p.child.pid, "tail": p.pipes.lines.tail} for p in processes],
+        }
+
+    def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """What `status` answers: of a ``node`` :meth:`describe`, else :meth:`snapshot`."""
+        node = question.get("node")
+        return self.snapshot() if node is None else self.describe(node)
 
     def __repr__(self) -> str:
         pools = self.pools
@@ -240,6 +265,7 @@ def current() -> Host:
         with _making:
             if _current is None or _current.pid != os.getpid():
                 _current = Host()
+                status.serve(_current.answer)
             host = _current
     return host
 

@@ -402,6 +402,7 @@ class Pool:
                 "idle": len(self._idle),
                 "queued": len(self._waiters),
                 "breaker": "open" if self._starts.is_open(time.monotonic()) else "closed",
+                "command": list(self._program.argv) if self._program else [],
             }
         return figures
 

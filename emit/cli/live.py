@@ -1,0 +1,172 @@
+"""The live view of ``emit top``: a table that renews itself, and one node in full."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import termios
+import time
+import tty
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from emit.cli.fleet import SORTS, Row, Snapshots, arrange, rows
+from emit.cli.hosts import HEAD, format_row, snapshots
+from emit.cli.screen import plural
+from emit.host import status
+
+#: What the keys of a terminal send.
+_KEYS = {"\x1b[A": "up", "\x1b[B": "down", "k": "up", "j": "down"}
+_KEYS |= {"\r": "open", "\n": "open", "\x1b": "back", "\x7f": "back", "q": "quit", "s": "sort"}
+
+_KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|.", re.DOTALL)
+
+_HELP = "q quit · s sort · ↑↓ choose · enter open a node · esc back"
+
+
+@dataclass
+class View:
+    """
+    What is shown, and what the keys have chosen.
+
+    Attributes:
+        sort: What the rows are sorted by.
+        chosen: The number of the row that is marked.
+        opened: The node that is shown in full, or None.
+        table: The rows.
+        hosts: How many hosts answered.
+        details: Of the opened node, what each host tells.
+    """
+
+    sort: str
+    chosen: int = 0
+    opened: str | None = None
+    table: list[Row] = field(default_factory=list)
+    hosts: int = 0
+    details: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def press(self, key: str) -> bool:
+        """Do what a key stands for. False: the end."""
+        if key == "sort":
+            names = list(SORTS)
+            self.sort = names[(names.index(self.sort) + 1) % len(names)]
+            self._arrange(self.table)
+        elif key in ("up", "down"):
+            step = 1 if key == "down" else -1
+            self.chosen = max(0, min(self.chosen + step, len(self.table) - 1))
+        elif key == "open" and self.table:
+            self.opened = self.table[self.chosen].node
+        elif key == "back":
+            self.opened = None
+        return key != "quit"
+
+    def take(self, before: Snapshots, now: Snapshots, seconds: float) -> None:
+        """Take new figures."""
+        self.hosts = len(now)
+        self._arrange(rows(before, now, seconds))
+
+    def _arrange(self, table: list[Row]) -> None:
+        """Show these rows; the mark stays on its node."""
+        marked = self.table[self.chosen].node if self.table else None
+        self.table = arrange(table, self.sort)
+        names = [row.node for row in self.table]
+        last = max(0, len(names) - 1)
+        self.chosen = names.index(marked) if marked in names else min(self.chosen, last)
+
+    def render(self) -> RenderableType:
+        title = f"emit top · {plural(self.hosts, 'host')} · by {self.sort} · {_HELP}"
+        shown = self._details() if self.opened is not None else self._rows()
+        return Group(Text(title, style="dim", overflow="ellipsis", no_wrap=True), shown)
+
+    def _rows(self) -> RenderableType:
+        if not self.table:
+            return Text("\nno node with a program of its own is at work")
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column, name in enumerate(HEAD):
+            table.add_column(name, justify="left" if column < 2 else "right", no_wrap=True)
+        for number, row in enumerate(self.table):
+            table.add_row(*format_row(row), style=_style(row, number == self.chosen))
+        return table
+
+    def _details(self) -> RenderableType:
+        lines = [Text(f"\n{self.opened}", style="bold")]
+        for pid, details in self.details.items():
+            for error in details["errors"]:
+                at = time.strftime("%H:%M:%S", time.localtime(error["at"]))
+                lines.append(Text(f"{at}  host {pid}  {error['type']}", style="red"))
+                lines += [Text(f"  {line}") for line in _last(error["text"], 4)]
+                lines += [Text(f"  │ {x}", style="dim") for x in _last(error["stderr_tail"], 3)]
+            for process in details["stderr"]:
+                lines.append(Text(f"stderr of process {process['pid']}, host {pid}", style="bold"))
+                tail = _last(process["tail"], 8) or ["nothing"]
+                lines += [Text(f"  │ {line}", style="dim") for line in tail]
+        return Group(*lines) if len(lines) > 1 else Group(*lines, Text("  nothing to tell of"))
+
+
+def show(sort: str, interval: float) -> None:
+    """Show the view until somebody quits."""
+    view = View(sort)
+    before, at = snapshots(), time.monotonic()
+    view.take({}, before, interval)
+    with _keys() as wait, Live(view.render(), screen=True, auto_refresh=False) as shown:
+        due = at + min(interval, 0.2)  # the first figures of what happens in a second come soon
+        while True:
+            key = wait(max(0.0, due - time.monotonic()))
+            if key is None:
+                now, since = snapshots(), time.monotonic()
+                view.take(before, now, since - at)
+                before, at, due = now, since, since + interval
+            elif not view.press(key):
+                return
+            view.details = _ask(view.opened)
+            shown.update(view.render(), refresh=True)
+
+
+def _ask(node: str | None) -> dict[int, dict[str, Any]]:
+    if node is None:
+        return {}
+    answers = status.ask_all({"node": node})
+    return {pid: answer for pid, answer in answers if isinstance(answer, dict)}
+
+
+@contextmanager
+def _keys() -> Iterator[Any]:
+    """Read keys one by one; gives a function that waits for one, so many seconds at most."""
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    pressed: deque[str] = deque()
+
+    def wait(seconds: float) -> str | None:
+        if not pressed and select.select([descriptor], [], [], seconds)[0]:
+            pressed.extend(split_keys(os.read(descriptor, 1024).decode(errors="replace")))
+        return pressed.popleft() if pressed else None
+
+    try:
+        tty.setcbreak(descriptor)
+        yield wait
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def split_keys(text: str) -> list[str]:
+    """What the keys stand for that a terminal has sent; of an unknown one nothing."""
+    return [_KEYS.get(key, "") for key in _KEY.findall(text)]
+
+
+def _style(row: Row, chosen: bool) -> str:
+    colour = "red" if row.open else "yellow" if row.queued > row.processes else ""
+    return f"{colour} reverse".strip() if chosen else colour
+
+
+def _last(text: str, count: int) -> list[str]:
+    return text.strip().splitlines()[-count:]

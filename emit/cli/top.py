@@ -1,0 +1,75 @@
+"""``emit top``: all nodes with programs that run on this machine, as they work."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from emit.cli.errors import CommandError
+from emit.cli.fleet import SORTS, Row, arrange, rows
+from emit.cli.hosts import HEAD, format_row, snapshots
+from emit.cli.screen import paint, plural
+
+HELP = "Show what the nodes of all Emit hosts of this user on this machine are doing."
+
+EXAMPLES = """
+  emit top
+  emit top --once --sort memory
+  emit top --json | jq '.nodes[] | select(.queued > 0)'
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="print one table and end")
+    parser.add_argument(
+        "--sort", choices=SORTS, default="node", help="the largest first (%(default)s)"
+    )
+    parser.add_argument(
+        "--interval", type=float, default=1.0, help="seconds between two looks (%(default)g)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one look as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.once or arguments.json or not sys.stdout.isatty():
+        return _once(arguments)
+    try:
+        from emit.cli import live
+    except ImportError as error:
+        raise CommandError(
+            "the live view needs rich: pip install 'emit-graph[cli]'; or use --once"
+        ) from error
+    live.show(arguments.sort, arguments.interval)
+    return 0
+
+
+def _once(arguments: argparse.Namespace) -> int:
+    before, began = snapshots(), time.monotonic()
+    time.sleep(arguments.interval)
+    now = snapshots()
+    table = arrange(rows(before, now, time.monotonic() - began), arguments.sort)
+    if arguments.json:
+        data = {"hosts": list(now.values()), "nodes": [asdict(row) for row in table]}
+        print(json.dumps(data, ensure_ascii=False, indent=2))
+    else:
+        print("\n".join(_lines(table, len(now))))
+    return 0
+
+
+def _lines(table: list[Row], hosts: int) -> Iterator[str]:
+    if not table:
+        yield f"{plural(hosts, 'host')}, and no node with a program of its own"
+        return
+    cells = [HEAD, *(format_row(row) for row in table)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEAD))]
+    for number, line in enumerate(cells):
+        padded = (
+            f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        text = "  ".join(padded)
+        yield paint(text, "dim") if number == 0 else text

@@ -1,0 +1,209 @@
+"""``emit top``: what is added up, what is shown, and the installed program on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from emit.cli.fleet import SORTS, Row, arrange, rows
+from emit.cli.hosts import HEAD, format_row
+from emit.cli.live import View, split_keys
+from tests.test_cli import EMIT, run
+from tests.test_status import hosting, runtime
+
+__all__ = ["runtime"]  # a fixture
+
+
+def node(calls: int = 0, **figures: Any) -> dict[str, Any]:
+    times = {"p50": 0.01, "p90": 0.02, "p99": 0.03, "max": 0.04, "mean": 0.01}
+    return {
+        "calls": calls,
+        "failures": {},
+        "call_seconds": times,
+        "ends": {},
+        "busy": 0,
+        "idle": 0,
+        "queued": 0,
+        "breaker": "closed",
+        "command": ["ruby", "x.rb"],
+        "rss_bytes": 0,
+        **figures,
+    }
+
+
+def snapshots(**hosts: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    return {number: {"nodes": nodes} for number, nodes in enumerate(hosts.values())}
+
+
+def test_hosts_are_added_up() -> None:
+    """By node: sums, the mean of the medians by weight, and the worst of the tails."""
+    slow = {"p50": 0.04, "p90": 0.1, "p99": 0.2, "max": 1, "mean": 0.05}
+    now = snapshots(
+        one={"a": node(30, busy=1, idle=1, queued=2, rss_bytes=10, failures={"X": 1, "Y": 2})},
+        two={"a": node(10, call_seconds=slow, busy=2, ends={"failed": 1, "idle": 5, "max_age": 2})},
+    )
+    before = snapshots(one={"a": node(10)})
+    [row] = rows(before, now, 2.0)
+    assert row == Row(
+        node="a",
+        language="ruby",
+        hosts=2,
+        busy=3,
+        processes=4,
+        queued=2,
+        calls=40,
+        calls_per_second=10.0,  # a host that was not there before does not count
+        p50=pytest.approx(0.0175),
+        p99=0.2,
+        failures=3,
+        restarts=3,
+        open=0,
+        rss_bytes=10,
+    )
+
+
+def test_a_host_that_was_started_anew() -> None:
+    """Fewer calls than before under the same process id are no negative speed."""
+    [row] = rows(snapshots(one={"a": node(50)}), snapshots(one={"a": node(2)}), 1.0)
+    assert row.calls_per_second == 0
+    assert rows({}, {}, 1.0) == []
+
+
+def test_before_the_first_start() -> None:
+    """There is no command yet, and nothing to divide by."""
+    [row] = rows({}, snapshots(one={"a": node(command=[], breaker="open")}), 1.0)
+    assert (row.language, row.p50, row.open) == ("", 0.01 * 0, 1)
+    assert format_row(row)[1] == "-"
+    assert "open" in format_row(row)[HEAD.index("restarts")]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_sorting(sort: str) -> None:
+    """The largest first, and by name where that is the same."""
+    large = {"busy": 3, "queued": 3, "rss_bytes": 3, "failures": {"X": 1}, "ends": {"failed": 1}}
+    times = dict.fromkeys(("p50", "p90", "p99", "max", "mean"), 5.0)
+    now = snapshots(one={"b": node(1), "c": node(9, call_seconds=times, **large), "a": node(1)})
+    before = snapshots(one={"b": node(), "c": node(), "a": node()})
+    names = [row.node for row in arrange(rows(before, now, 1.0), sort)]
+    assert names == (["a", "b", "c"] if sort == "node" else ["c", "a", "b"])
+
+
+def test_keys() -> None:
+    """What a terminal sends, also several keys together, and none of those that mean nothing."""
+    assert split_keys("\x1b[A\x1b[Bq") == ["up", "down", "quit"]
+    assert split_keys("\rs\x1b") == ["open", "sort", "back"]
+    assert split_keys("x\x1b[5~") == ["", ""]
+
+
+def shown(view: View) -> str:
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    with console.file:
+        console.print(view.render())
+        return console.export_text()
+
+
+def test_the_view() -> None:
+    """Keys choose, sort, open and close; the mark stays on its node when rows change places."""
+    view = View("node")
+    view.take({}, snapshots(one={"a": node(1), "b": node(2, queued=5)}), 1.0)
+    assert view.press("down")
+    assert view.press("down")  # there is no third
+    assert view.table[view.chosen].node == "b"
+    while view.sort != "queue":
+        view.press("sort")
+    assert [row.node for row in view.table] == ["b", "a"]
+    assert view.table[view.chosen].node == "b"
+    view.press("open")
+    view.details = {
+        7: {
+            "errors": [{"at": 0, "type": "ProcessDied", "text": "gone [b]", "stderr_tail": "x"}],
+            "stderr": [{"pid": 8, "tail": "last words"}],
+        }
+    }
+    text = shown(view)
+    assert "ProcessDied" in text
+    assert "gone [b]" in text
+    assert "last words" in text
+    view.press("back")
+    assert "restarts" in shown(view)
+    assert not view.press("quit")
+
+
+def test_a_view_of_nothing() -> None:
+    """It says so, and no key fails."""
+    view = View("node")
+    for key in ("up", "down", "open", "sort", "back", ""):
+        assert view.press(key)
+    view.take({}, {}, 1.0)
+    assert "no node with a program" in shown(view)
+
+
+def test_once(runtime: Path) -> None:
+    """A table of what other processes do, and the same as JSON."""
+    with hosting() as process:
+        done = run("top", "--once", "--interval", "0.1")
+        assert (done.returncode, done.stderr) == (0, "")
+        head, line = done.stdout.splitlines()
+        assert head.split() == list(HEAD)
+        assert line.split()[:4] == ["count", "python", "0/1", "0"]
+        data = json.loads(run("top", "--json", "--interval", "0.1").stdout)
+        assert [host["pid"] for host in data["hosts"]] == [process.pid]
+        assert (data["nodes"][0]["node"], data["nodes"][0]["calls"]) == ("count", 1)
+
+
+def test_no_host(runtime: Path) -> None:
+    """Where none runs, it says so."""
+    done = run("top", "--once", "--interval", "0")
+    assert (done.returncode, done.stdout) == (0, "0 hosts, and no node with a program of its own\n")
+
+
+def test_on_a_terminal(runtime: Path) -> None:
+    """It renews itself, opens a node, leaves the terminal as it was, and ends at q."""
+    with hosting():
+        ours, theirs = pty.openpty()
+        argv = [EMIT, "top", "--interval", "0.05"]
+        env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
+        with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
+            os.close(theirs)
+            try:
+                read_until(ours, b"count")
+                os.write(ours, b"\r")
+                read_until(ours, b"trouble")
+                os.write(ours, b"\x1b")
+                read_until(ours, b"restarts")
+                os.write(ours, b"q")
+                read_until(ours, b"\x1b[?1049l")  # back from the alternate screen
+                assert process.wait(60) == 0
+            finally:
+                process.kill()
+                os.close(ours)
+
+
+def read_until(descriptor: int, wanted: bytes, within: float = 60.0) -> None:
+    seen = b""
+    end = time.monotonic() + within
+    while wanted not in seen:
+        assert time.monotonic() < end, seen
+        seen += os.read(descriptor, 65536)
+
+
+def test_without_rich() -> None:
+    """The live view says what it needs; nothing else does."""
+    program = "import sys; sys.modules['rich'] = None\nfrom emit.cli import main\nsys.exit(main())"
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", program, "top"], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 2
+    assert b"pip install 'emit-graph[cli]'" in done.stderr

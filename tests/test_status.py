@@ -1,0 +1,258 @@
+"""The socket on which a host answers: private, fork-safe, and gone when its process is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emit.host import status
+
+ROOT = Path(__file__).parent.parent
+
+#: A host with one node, which says when it has answered, and works until its input ends.
+HOST = """
+import os, sys
+from emit.host import host
+from emit.multilang import ShellNode
+
+def make(name, program, **settings):
+    node = ShellNode()
+    command = [sys.executable, "-c", program]
+    node.configure(name, {"command": command, "mode": "lines", **settings}, stream=False)
+    return node
+
+ANSWER = '''import sys
+print('trouble', file=sys.stderr, flush=True)
+for line in sys.stdin: print(1, flush=True)
+'''
+
+node = make("count", ANSWER)
+list(node({}))
+print("ready", flush=True)
+"""
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where sockets are, for this test and the hosts that it starts."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("EMIT_STATUS", raising=False)
+    return tmp_path / "emit"
+
+
+@contextmanager
+def hosting(code: str = "sys.stdin.read()", **env: str) -> Iterator[subprocess.Popen[str]]:
+    """A host in a process of its own, when it has answered its first message."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", HOST + code],
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def only_answer(question: dict[str, Any]) -> dict[str, Any]:
+    [(_, answer)] = status.ask_all(question)
+    assert isinstance(answer, dict), answer
+    return answer
+
+
+def test_a_host_answers(runtime: Path) -> None:
+    """With its snapshot, and with what went wrong with one node."""
+    with hosting() as process:
+        [path] = status.sockets()
+        assert path.name.startswith(f"{process.pid}-")
+        snapshot = only_answer({})
+        assert (snapshot["pid"], snapshot["nodes"]["count"]["calls"]) == (process.pid, 1)
+        details = only_answer({"node": "count"})
+        assert details["errors"] == []
+        [stderr] = details["stderr"]
+        assert stderr == {
+            "pid": snapshot["nodes"]["count"]["processes"][0]["pid"],
+            "tail": stderr["tail"],
+        }
+        assert only_answer({"node": "other"}) == {"errors": [], "stderr": []}
+
+
+def test_what_went_wrong(runtime: Path) -> None:
+    """The last errors are kept as text, one for each failure, with the program's last words."""
+    code = """
+program = "import sys; sys.stdin.readline(); print('oh no', file=sys.stderr); sys.exit(3)"
+try:
+    list(make("dies", program, max_attempts=2)({}))
+except Exception:
+    print("failed", flush=True)
+sys.stdin.read()
+"""
+    with hosting(code) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "failed\n"
+        errors = only_answer({"node": "dies"})["errors"]
+        assert {error["type"] for error in errors} == {"ProcessDied"}
+        assert all("ended with exit code 3" in error["text"] for error in errors)
+        assert all(error["stderr_tail"] == "oh no\n" for error in errors)
+
+
+@pytest.mark.parametrize("end", ["sys.stdin.read()", "sys.stdin.read(); sys.exit(3)"])
+def test_it_is_gone_at_exit(runtime: Path, end: str) -> None:
+    """Neither the thread nor a visitor who says nothing keeps a process from ending."""
+    with hosting(end) as process:
+        [path] = status.sockets()
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.connect(str(path))
+            _, errors = process.communicate("", timeout=60)
+        assert process.returncode == (3 if "exit" in end else 0)
+        assert errors == ""
+    assert status.sockets() == []
+
+
+def test_of_a_killed_process_it_is_removed_by_the_reader(runtime: Path) -> None:
+    """The socket stays until somebody asks, who gets no answer and no error."""
+    with hosting() as process:
+        process.kill()
+        process.wait(60)
+    assert len(status.sockets()) == 1
+    assert list(status.ask_all({})) == []
+    assert status.sockets() == []
+
+
+def test_it_can_be_switched_off(runtime: Path) -> None:
+    """With EMIT_STATUS=off there is not even a directory."""
+    with hosting(EMIT_STATUS="off"):
+        assert not runtime.exists()
+
+
+FORK = """
+pid = os.fork()
+if pid == 0:
+    if MAKE:
+        list(node({}))
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+    os._exit(0)
+sys.stdin.read()
+os.waitpid(pid, 0)
+"""
+
+
+def test_a_forked_child_has_its_own(runtime: Path) -> None:
+    """Once it has used a node; parent and child then answer for themselves."""
+    with hosting(FORK.replace("MAKE", "True")) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        answers = dict(status.ask_all({}))
+        assert set(answers) == {process.pid, child}
+        for pid, answer in answers.items():
+            assert isinstance(answer, dict)
+            assert answer["pid"] == pid
+
+
+def test_a_forked_child_does_not_answer_for_its_parent(runtime: Path) -> None:
+    """It holds no copy of the socket: when the parent is killed, nobody answers on it."""
+    with hosting(FORK.replace("MAKE", "False")) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            process.kill()
+            process.wait(60)
+            assert list(status.ask_all({})) == []
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["open", "link", "file", "far"])
+def test_no_private_directory(runtime: Path, tmp_path: Path, kind: str) -> None:
+    """Where others could look in, or no socket can be, there is none; the host works, and says so
+    in its log."""
+    if kind == "open":
+        runtime.mkdir()
+        runtime.chmod(0o755)
+    elif kind == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        runtime.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file":
+        runtime.touch()
+    log = "import logging; logging.basicConfig(level=logging.INFO)\n"
+    long = tmp_path / ("x" * 100)  # a socket's path has 108 characters at most
+    long.mkdir()
+    far = {"XDG_RUNTIME_DIR": str(long)} if kind == "far" else {}
+    code = log + HOST + "sys.stdin.read()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input="",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **far},
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "ready\n")
+    assert "no socket for `emit top`" in done.stderr
+    assert status.sockets() == []
+
+
+@pytest.mark.parametrize("question", [b"nonsense\n", b"[1]\n", b"\n", b""])
+def test_a_wrong_question(runtime: Path, question: bytes) -> None:
+    """It gets no answer, and the next one does."""
+    with hosting():
+        [path] = status.sockets()
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(60)
+            asking.connect(str(path))
+            asking.sendall(question)
+            asking.shutdown(socket.SHUT_WR)
+            assert asking.recv(100) == b""
+        assert only_answer({})["nodes"]
+
+
+def test_a_host_that_does_not_answer(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped process is told, and its socket is left alone."""
+    monkeypatch.setattr(status, "PATIENCE", 0.2)
+    with hosting() as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        [(pid, answer)] = status.ask_all({})
+        assert (pid, type(answer)) == (process.pid, TimeoutError)
+        assert len(status.sockets()) == 1
+        os.kill(process.pid, signal.SIGCONT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the directory alone is relied on")
+def test_the_user_of_the_other_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's end is told from one's own."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert status._is_mine(ours)
+        monkeypatch.setattr(os, "getuid", lambda: 12345678)
+        assert not status._is_mine(ours)
+
+
+def test_answers_are_json(runtime: Path) -> None:
+    """One line, whatever a node's figures hold."""
+    with hosting():
+        [path] = status.sockets()
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(60)
+            asking.connect(str(path))
+            asking.sendall(b"{}\n")
+            data = b"".join(iter(lambda: asking.recv(65536), b""))
+    assert data.endswith(b"\n")
+    assert data.count(b"\n") == 1
+    json.loads(data)
