@@ -7,7 +7,7 @@ PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .NOTPARALLEL:
-.PHONY: help setup demo test check format lint types bench chaos examples
+.PHONY: help setup demo test check format lint types bench chaos examples conformance
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,10 @@ test: setup ## Run every test: of the Ruby, Node and Go SDKs, then of Python
 
 chaos: setup ## Run the tests of faults with ten times as many messages, kills and interrupts
 	@EMIT_CHAOS=1 $(PY) -m pytest tests/faults tests/test_codec.py tests/test_session.py tests/test_values_sdks.py $(ARGS)
+
+conformance: setup ## Test every SDK against all of the protocol, in both codecs
+	@$(PY) -m scripts.conformance
+	@$(PY) -m scripts.tools
 
 check: lint types test ## All that CI runs
 

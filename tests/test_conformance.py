@@ -1,107 +1,51 @@
-"""The SDKs conform: every scenario and value vector, in both codecs, against real processes."""
+"""Who conforms: our SDKs in everything, the page's hundred lines and Perl in what they say."""
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from scripts import conformance
+from scripts.conformance import SDKS, Sdk
+from tests import tiny
 from tests.conftest import require
-
-ROOT = Path(__file__).resolve().parent.parent
-
-#: Each SDK's program, how it is started, and the tools that it needs.
-SDKS = {
-    "python": ("sdks/python/tests/conformance_app.py", [sys.executable], []),
-    "ruby": ("sdks/ruby/test/conformance_app.rb", ["ruby"], ["ruby", "ruby-msgpack"]),
-    "node": ("sdks/node/test/conformance_app.mjs", ["node"], ["node"]),
-}
+from tests.hosts import ROOT
 
 
-def conformance(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``emit conformance``."""
-    main = "import sys; from emit.cli import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", main, "conformance", *words],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "sdks/python", **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-
-
-#: The nodes of core, for the SDK on the page of the protocol.
-CORE = """
-import subprocess
-import time
-
-
-def echo(msg):
-    yield msg["value"]
-
-
-def none(msg):
-    return ()
-
-
-def count(msg):
-    return range(msg["n"])
-
-
-def text(msg):
-    yield "x" * msg["n"]
-
-
-def slow(msg):
-    time.sleep(msg["seconds"])
-    yield msg["value"]
-
-
-def fail(msg):
-    raise ValueError(msg["text"])
-
-
-def partial(msg):
-    yield from range(msg["n"])
-    raise ValueError(msg["text"])
-
-
-def prints(msg):
-    print(msg["text"], end="", flush=True)
-    subprocess.run(["printf", "%s", msg["text"]], check=True)
-    yield "printed"
-
-
-handlers = [echo, none, count, text, slow, fail, partial]
-serve({"print": prints, **{handler.__name__: handler for handler in handlers}})
-"""
-
-
-@pytest.mark.parametrize("language", SDKS)
-def test_sdk(language: str) -> None:
-    """All features hold."""
-    path, command, tools = SDKS[language]
-    if not (ROOT / path).exists():
-        pytest.skip(f"there is no {path} yet")
-    require(*tools)
-    done = conformance(
-        "--require", "all", "--codec", "both", "--timeout", "30", "--", *command, path
-    )
+@pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: sdk.language)
+def test_an_sdk(sdk: Sdk) -> None:
+    """Every scenario and value vector passes, in both codecs: what `make conformance` says."""
+    if not (ROOT / sdk.file).exists():
+        pytest.skip(f"there is no {sdk.file}")
+    require(*sdk.tools)
+    with sdk.built() as command:
+        done = conformance.play(command, capture=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_hundred_lines(tmp_path: Path) -> None:
-    """The SDK on the page of the protocol has all of core."""
-    page = (ROOT / "runtimes" / "PROTOCOL.md").read_text("utf-8")
-    sdk = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1]
+def emit(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``emit conformance``."""
+    main = "import sys; from emit.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", main, "conformance", *words]
+    return subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def hundred(tmp_path: Path) -> list[str]:
+    """The command of a program with the SDK on the page of the protocol."""
     program = tmp_path / "tiny.py"
-    program.write_text(sdk + CORE)
-    done = conformance("--only", "core", "--timeout", "30", "--", sys.executable, str(program))
+    program.write_text(tiny.PROGRAM)
+    return [sys.executable, str(program)]
+
+
+def test_the_hundred_lines(hundred: list[str]) -> None:
+    """They have all of core."""
+    done = emit("--only", "core", "--timeout", "30", "--", *hundred)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("Conforms to emit-node/1: core\n")
 
@@ -111,5 +55,70 @@ def test_a_third_language() -> None:
     """The example of a language that Emit does not know has what its README says."""
     features = ("core", "plain", "values", "native", "limits", "stdin")
     options = ("--only", *features, "--require", *features, "--timeout", "30")
-    done = conformance(*options, "--", "perl", "examples/third-party/conformance_app.pl")
+    done = emit(*options, "--", "perl", "examples/third-party/conformance_app.pl")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The command line
+
+
+def test_what_is_required(hundred: list[str], tmp_path: Path) -> None:
+    """The exit code is that of the required features; what is known to fail may fail."""
+    options = ("--only", "core/ping", "plain/pretty-printed")
+    assert emit(*options, "--", *hundred).returncode == 0
+    done = emit(*options, "--require", "core", "plain", "--", *hundred)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (
+        1,
+        "Does not conform: plain required",
+    )
+    known = tmp_path / "known"
+    known.write_text("json/plain/pretty-printed  # one document\n")
+    listed = ("--expected-failures", str(known))
+    assert emit(*options, "--require", "all", *listed, "--", *hundred).returncode == 0
+    known.write_text("json/core/ping\n")
+    done = emit(*options, *listed, "--", *hundred)
+    assert done.returncode == 1
+    assert "take it off the expected failures: json/core/ping" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--require", "speed", "--", "cat"], 64, "there is no feature speed"),
+        (["--only", "core/nothing", "--", "cat"], 64, "nothing is called core/nothing"),
+        ([], 64, "say -- and the command of the program"),
+        (["--codec", "xml", "--", "cat"], 64, "invalid choice"),
+        (["--", "no-such-program"], 2, "command not found"),
+        (["--", "sh", "-c", "echo no module json2 >&2; exit 3"], 2, "it ended with exit code 3"),
+        (["--timeout", "0.2", "--", "sleep", "60"], 2, "expected ready within 0.2 s"),
+        (["--expected-failures", "/no/such", "--", "cat"], 2, "No such file"),
+    ],
+)
+def test_what_cannot_be_tested(words: list[str], code: int, said: str) -> None:
+    """A wrong command line, and a program that does not come up, are no failed tests."""
+    done = emit(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_program_that_does_not_start_is_quoted() -> None:
+    """What it wrote to standard error says why."""
+    assert "no module json2" in emit("--", "sh", "-c", "echo no module json2 >&2").stderr
+
+
+def test_the_list() -> None:
+    """Every scenario with what a right program does."""
+    lines = emit("--list").stdout.splitlines()
+    assert len(lines) > 100
+    [ping] = [line for line in lines if line.startswith("core/ping ")]
+    assert ping.endswith("A ping to an idle process is answered with its number.")
+
+
+@pytest.mark.parametrize("format", ["tap", "junit", "json"])
+def test_machines_get_only_the_report(hundred: list[str], format: str) -> None:
+    """On standard output; how long it took is on standard error."""
+    done = emit("--only", "core/ping", "--format", format, "--", *hundred)
+    assert done.returncode == 0
+    assert done.stdout.startswith({"tap": "TAP", "junit": "<testsuites", "json": "{"}[format])
+    assert done.stderr.startswith("1 scenarios in ")

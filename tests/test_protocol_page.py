@@ -20,9 +20,9 @@ from emit.host.reader import Reader
 from emit.host.session import TRANSITIONS, Session, State
 from emit.host.settings import Settings
 from emit.host.values import MAX_DEPTH, MAX_FRAME, MAX_ITEMS
+from tests.hosts import ROOT
+from tests.tiny import PAGE, SDK
 
-PAGE = (Path(__file__).parent.parent / "runtimes" / "PROTOCOL.md").read_text()
-SDK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[-1]
 NODE = """
 def count(msg):
     print("a print that touches no frame")
@@ -242,6 +242,11 @@ def test_the_sdk_fails_by_hand(node: list[str]) -> None:
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"n is negative" in done.stderr
     assert run(node, b"").returncode == 0
+
+
+def test_the_sdk_is_that_of_the_documentation() -> None:
+    """The page that leads to it, step by step, ends in the same file."""
+    assert f"```python file=tiny.py\n{SDK}```" in (ROOT / "docs" / "write-an-sdk.md").read_text()
 
 
 def test_the_sdk_is_small() -> None:

@@ -1,0 +1,89 @@
+"""``make conformance``: every SDK against every scenario, in both codecs.
+
+A language that is not there is left out with a notice, and is an error when CI=true.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts import tools
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = ("--require", "all", "--codec", "both", "--timeout", "30")
+
+
+@dataclass(frozen=True)
+class Sdk:
+    """The program of one SDK that has the nodes of tests/conformance/README.md."""
+
+    language: str
+    file: str
+    command: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+
+    @property
+    def lack(self) -> str:
+        """The tools that are missing, and why; empty when all are here."""
+        wanted = tools.lacking(map(tools.named, self.tools))
+        return tools.listed(wanted)
+
+    @contextmanager
+    def built(self) -> Iterator[tuple[str, ...]]:
+        """The command that starts it, built first where the language wants that."""
+        if self.language != "go":
+            yield (*self.command, self.file)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            program = f"{folder}/conformance"
+            package = ROOT / self.file
+            subprocess.run(["go", "build", "-o", program, "."], cwd=package.parent, check=True)
+            yield (program,)
+
+
+SDKS = (
+    Sdk("python", "sdks/python/tests/conformance_app.py", (sys.executable,)),
+    Sdk("ruby", "sdks/ruby/test/conformance_app.rb", ("ruby",), ("ruby", "ruby-msgpack")),
+    Sdk("node", "sdks/node/test/conformance_app.mjs", ("node",), ("node",)),
+    Sdk("go", "sdks/go/conformance/main.go", (), ("go",)),
+)
+
+
+def main() -> int:
+    """Test them all, even when one fails; 1 if any failed."""
+    passed = [check(sdk) for sdk in SDKS]
+    return 0 if all(passed) else 1
+
+
+def check(sdk: Sdk) -> bool:
+    if not (ROOT / sdk.file).exists():
+        return True
+    if sdk.lack:
+        print(f"left out {sdk.language}: {sdk.lack}", flush=True)
+        return os.environ.get("CI") != "true"
+    with sdk.built() as command:
+        return play(command).returncode == 0
+
+
+def play(command: tuple[str, ...], capture: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run ``emit conformance`` on a program, from the root of the checkout."""
+    emit = (sys.executable, "-c", "import sys; from emit.cli import main; sys.exit(main())")
+    return subprocess.run(
+        [*emit, "conformance", *OPTIONS, "--", *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "sdks" / "python")},
+        stdin=subprocess.DEVNULL,
+        capture_output=capture,
+        text=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,411 @@
+"""The kit itself: each of many programs, wrong in one way, fails that feature and no other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+from emit.conformance.runner import Subject, all_scenarios, play_one
+from emit.conformance.verdict import Outcome
+from emit.host.frames import Ready
+from tests.hosts import ROOT
+from tests.tiny import NAMES, PROGRAM
+
+SCENARIOS = {scenario.title: scenario for scenario in all_scenarios()}
+
+#: What a program that is wrong elsewhere passes.
+CONTROLS = (
+    *("core/one result", "core/failure and survival", "core/prints", "core/bye"),
+    *("plain/by hand", "values/small integers"),
+)
+
+APP = ROOT / "sdks" / "python" / "tests" / "conformance_app.py"
+
+
+class Wrong(NamedTuple):
+    """A change to a right program, and the scenarios that it must then fail."""
+
+    what: str
+    old: str
+    new: str
+    fails: tuple[str, ...]
+
+
+LAST = 'send(out, answer(nodes, frame, hello))\n        elif frame["op"] == "ping"'
+PONG = 'send(out, encode({"op": "pong", "n": frame["n"]}))'
+ENDS = ("core/bye", "core/the end of input", "plain/by hand", "plain/EMIT_MSG")
+FAILED = 'body = encode({"op": "err", "id": call["id"], **failure})'
+ALL_RESULTS = 'list(nodes[call.get("node") or hello["node"]](call["msg"]))'
+FAILURES = (
+    *("core/failure and survival", "core/a partial failure", "core/an unknown node"),
+    *("core/answered once", "core/max_frame"),
+)
+EVERYTHING = tuple(title for title in CONTROLS if not title.startswith("plain"))
+
+TINY = [
+    Wrong("nothing", "import json", "import json", ()),
+    Wrong("prints into the wire", "os.dup2(2, 1)", "pass", ("core/prints", "core/a forged frame")),
+    Wrong(
+        "lets programs read the wire",
+        "os.dup2(os.open(os.devnull, os.O_RDONLY), 0)",
+        "pass",
+        ("stdin/standard input is empty",),
+    ),
+    Wrong("swallows errors", FAILED, FAILED.replace('"err"', '"end"'), FAILURES),
+    Wrong(
+        "answers a failure twice",
+        FAILED,
+        f"{FAILED}; body += b'\\n\\n' + body",
+        ("core/failure and survival", "core/answered once"),
+    ),
+    Wrong(
+        "answers twice",
+        "send(out, answer(nodes, frame, hello))",
+        "send(out, answer(nodes, frame, hello)); send(out, answer(nodes, frame, hello))",
+        ("core/answered once", "core/bye", "values/small integers"),
+    ),
+    Wrong(
+        "answers another call",
+        'call["id"], "msgs"',
+        'call["id"] + 1, "msgs"',
+        (*EVERYTHING, "core/which node"),
+    ),
+    Wrong(
+        "answers nothing",
+        "send(out, answer(nodes, frame, hello))",
+        "answer(nodes, frame, hello)",
+        EVERYTHING,
+    ),
+    Wrong("loses the order", ALL_RESULTS, f"{ALL_RESULTS}[::-1]", ("core/many results",)),
+    Wrong(
+        "takes a partial failure for success",
+        f"results = {ALL_RESULTS}",
+        "results = []\n"
+        '        handler = nodes[call.get("node") or hello["node"]]\n'
+        "        try:\n"
+        '            results.extend(handler(call["msg"]))\n'
+        "        except ValueError:\n"
+        "            if not results: raise",
+        ("core/a partial failure",),
+    ),
+    Wrong(
+        "emits nothing for null",
+        ALL_RESULTS,
+        f"[r for r in {ALL_RESULTS} if r is not None]",
+        ("core/null is a result", "values/null and truth"),
+    ),
+    Wrong(
+        "serves an unknown node",
+        ALL_RESULTS,
+        'list(nodes.get(call.get("node") or hello["node"], none)(call["msg"]))',
+        ("core/an unknown node",),
+    ),
+    Wrong(
+        "dies of an unknown frame",
+        PONG,
+        f'{PONG}\n        elif frame["op"] not in ("bye", "cancel"):\n            sys.exit(3)',
+        ("core/unknown frames and fields",),
+    ),
+    Wrong(
+        "dies of a cancel",
+        PONG,
+        f'{PONG}\n        elif frame["op"] == "cancel":\n            sys.exit(3)',
+        ("core/a cancel of nothing",),
+    ),
+    Wrong("does not pong", PONG, "pass", ("core/ping",)),
+    Wrong("pongs something else", PONG, PONG.replace('frame["n"]', "1"), ("core/ping",)),
+    Wrong(
+        "leaves out the newline before a frame",
+        'out.write(b"\\n" + body',
+        "out.write(body",
+        ("core/framing",),
+    ),
+    Wrong(
+        "splits lines at U+2028",
+        "lines = (line for line in lines if line.strip())",
+        "lines = (b.encode() for a in lines for b in a.decode().splitlines() if b.strip())",
+        ("core/other line ends", "values/control characters"),
+    ),
+    Wrong(
+        "reads a line with only a carriage return",
+        "lines = (line for line in lines if line.strip())",
+        'lines = (line for line in lines if line != b"\\n")',
+        ("core/handshake after blank lines", "core/line ends", "plain/line by line"),
+    ),
+    Wrong(
+        "dies of SIGINT",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "pass",
+        ("core/SIGINT",),
+    ),
+    Wrong(
+        "takes any version",
+        'if 1 not in hello["v"]:',
+        "if False:",
+        ("core/an unknown version",),
+    ),
+    Wrong(
+        "ignores max_frame",
+        'if len(body) > hello["max_frame"]:',
+        "if False:",
+        ("core/max_frame",),
+    ),
+    Wrong(
+        "stays after bye",
+        'elif frame["op"] == "bye":\n            break',
+        'elif frame["op"] == "bye":\n            time.sleep(600)',
+        ("core/bye",),
+    ),
+    Wrong(
+        "stays after the end of input",
+        "\nserve(nodes)\n",
+        "\nserve(nodes)\ntime.sleep(600)\n",
+        (*ENDS, "core/the host is gone", "core/the end of input, idle"),
+    ),
+    Wrong(
+        "exits with 1",
+        "\nserve(nodes)\n",
+        "\nserve(nodes)\nsys.exit(1)\n",
+        ENDS,
+    ),
+    Wrong(
+        "answers one call late",
+        LAST,
+        "held = globals().get('held_answer')\n"
+        "            globals()['held_answer'] = answer(nodes, frame, hello)\n"
+        "            if held: send(out, held)\n"
+        '        elif frame["op"] == "ping"',
+        tuple(title for title in EVERYTHING if title != "core/bye"),
+    ),
+    Wrong(
+        "rounds integers beyond 2^53",
+        'yield msg["value"]\n\n\ndef none',
+        'v = msg["value"]; yield int(float(v)) if type(v) is int and v < 2**63 else v\n\n\n'
+        "def none",
+        ("values/integers beyond 2^53",),
+    ),
+    Wrong(
+        "loses the sign of zero",
+        'yield msg["value"]\n\n\ndef none',
+        'v = msg["value"]; yield v + 0.0 if type(v) is float else v\n\n\ndef none',
+        ("values/negative zero",),
+    ),
+    Wrong(
+        "normalizes text",
+        'yield msg["value"]\n\n\ndef none',
+        'import unicodedata; v = msg["value"]; '
+        'yield unicodedata.normalize("NFC", v) if isinstance(v, str) else v\n\n\ndef none',
+        ("values/text",),
+    ),
+    Wrong(
+        "takes the first of two keys",
+        "frame = json.loads(line)\n        if",
+        "frame = json.loads(line, object_pairs_hook=lambda p: dict(reversed(p)))\n        if",
+        ("values/a key given twice",),
+    ),
+    Wrong(
+        "makes null of NaN",
+        "json.dumps(value, allow_nan=False, ensure_ascii=False).encode()",
+        'json.dumps(value, ensure_ascii=False).replace("NaN", "null").encode()',
+        ("refusals/nan", "plain/a result that JSON cannot carry"),
+    ),
+    Wrong(
+        "writes NaN as Python does",
+        "json.dumps(value, allow_nan=False, ensure_ascii=False).encode()",
+        "json.dumps(value, ensure_ascii=False).encode()",
+        ("refusals/nan", "plain/a result that JSON cannot carry"),
+    ),
+    Wrong(
+        "fails by hand with exit code 0",
+        "\nserve(nodes)\n",
+        "\ntry:\n    serve(nodes)\nexcept ValueError as e:\n    print(e, file=sys.stderr)\n",
+        ("plain/a failure", "plain/no JSON"),
+    ),
+    Wrong(
+        "ignores EMIT_PROBE",
+        'os.environ.get("EMIT_PROBE") == "1"',
+        "False",
+        ("plain/EMIT_PROBE",),
+    ),
+    Wrong(
+        "ignores EMIT_NODE",
+        'os.environ.get("EMIT_NODE") or ',
+        "",
+        ("plain/by hand", "plain/EMIT_MSG"),
+    ),
+    Wrong(
+        "waits for the end of a plain input",
+        "    for line in lines:\n        for result",
+        "    for line in list(lines):\n        for result",
+        ("plain/line by line",),
+    ),
+]
+
+#: Changes to the Python SDK, made before the program of conformance is run.
+SDK = [
+    Wrong("nothing", "", "", ()),
+    Wrong(
+        "has no cause",
+        "",
+        "describe = emit_sdk._describe\n"
+        "emit_sdk._describe = lambda error, depth=4: {**describe(error, 0)}",
+        ("cause/cause",),
+    ),
+    Wrong("has no stack", "", "emit_sdk._stack = lambda error: []", ("stack/stack",)),
+    Wrong(
+        "forgets the delay of a retry",
+        "",
+        "init = emit_sdk.Retry.__init__\n"
+        "emit_sdk.Retry.__init__ = lambda self, text, after=None: init(self, text)",
+        ("retry/retry with a delay",),
+    ),
+    Wrong(
+        "retries what is rejected",
+        "",
+        "emit_sdk.Reject = emit_sdk.Retry",
+        ("retry/reject",),
+    ),
+    Wrong(
+        "does not say whose log it is",
+        "",
+        "send = emit_sdk._Session.send\n"
+        "emit_sdk._Session.send = lambda self, f: send(self, {k: f[k] for k in f if k != 'id'})",
+        ("log/levels",),
+    ),
+    Wrong(
+        "does not log",
+        "",
+        "emit_sdk._log_through = lambda send: None",
+        ("log/levels", "log/before the answer"),
+    ),
+    Wrong(
+        "never hears of a cancel",
+        "",
+        "emit_sdk._RECEIVERS['cancel'] = lambda self, frame: None",
+        ("cancel/during", "cancel/before the start", "cancel/only that call"),
+    ),
+    Wrong(
+        "works on more calls than it says",
+        "",
+        "ready = emit_sdk._ready\n"
+        "emit_sdk._ready = lambda nodes, n: {**ready(nodes, n), 'concurrency': max(1, n // 2)}\n"
+        "os.environ['CONFORMANCE_CONCURRENCY'] = "
+        "str(2 * int(os.environ.get('CONFORMANCE_CONCURRENCY', '1')))",
+        ("concurrency/never more", "concurrency/one at a time"),
+    ),
+    Wrong(
+        "works on fewer calls than it says",
+        "",
+        "ready = emit_sdk._ready\n"
+        "emit_sdk._ready = lambda nodes, n: {**ready(nodes, n), 'concurrency': n * 4}\n"
+        "os.environ['CONFORMANCE_CONCURRENCY'] = "
+        "str(int(os.environ.get('CONFORMANCE_CONCURRENCY', '1')) // 4 or 1)",
+        ("concurrency/as announced",),
+    ),
+    Wrong(
+        "does not count the attempts",
+        "",
+        "read = emit_sdk.Call._read_meta\n"
+        "emit_sdk.Call._read_meta = lambda self, meta: read(self, {**meta, 'attempt': 1})",
+        ("context/all that a call says",),
+    ),
+    Wrong(
+        "takes milliseconds for seconds",
+        "",
+        "remaining = emit_sdk.Call.remaining\n"
+        "emit_sdk.Call.remaining = lambda self: (remaining(self) or 0) * 1000 or None",
+        ("context/all that a call says",),
+    ),
+    Wrong(
+        "writes only when a call is done",
+        "",
+        "emit_sdk._Session.arm = lambda self: None",
+        ("stream/results as they come", "cancel/during", "busy/the last result is not held back"),
+    ),
+    Wrong(
+        "does not watch the end",
+        "",
+        "emit_sdk._Session.watch = lambda self: None",
+        ("stop/the end of input while a handler waits", "stop/the parent is gone"),
+    ),
+    Wrong(
+        "does not cut an err",
+        "",
+        "emit_sdk._Session.fit = lambda self, fields: self.codec.frame(fields)",
+        ("limits/an err that is too large",),
+    ),
+    Wrong(
+        "ends at SIGTERM at once",
+        "",
+        "emit_sdk._Session.end_input = lambda self: os._exit(0)",
+        ("stop/SIGTERM", "stop/the author's cleanup at SIGTERM"),
+    ),
+    Wrong(
+        "carries 130 levels",
+        "",
+        "emit_sdk._is_plain.__defaults__ = (130,)",
+        ("refusals/129 levels",),
+    ),
+]
+
+
+def judge(command: Sequence[str], ready: Ready, fails: Sequence[str]) -> None:
+    """It fails these, and of the controls nothing that belongs to another feature."""
+    subject = Subject(tuple(command), ready, 0.0)
+
+    def play(title: str) -> Outcome:
+        # What must pass may take its time; what must fail shall not.
+        return play_one(subject, SCENARIOS[title], 1.5 if title in fails else 30.0)
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(play, dict.fromkeys((*CONTROLS, *fails))))
+    assert not [outcome for outcome in outcomes if outcome.result == "skipped"]
+    failed = {f"{o.feature}/{o.name}": o for o in outcomes if o.result == "failed"}
+    assert set(fails) <= set(failed)
+    features = {title.partition("/")[0] for title in fails}
+    assert {outcome.feature for outcome in failed.values()} == features
+    assert all(outcome.reason for outcome in failed.values())
+
+
+@pytest.mark.parametrize("wrong", TINY, ids=lambda wrong: wrong.what)
+def test_a_wrong_program(tmp_path: Path, wrong: Wrong) -> None:
+    """The SDK of the protocol's page, changed at one place."""
+    assert PROGRAM.count(wrong.old) == 1 or wrong.what == "nothing"
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.replace(wrong.old, wrong.new))
+    judge([sys.executable, str(program)], Ready(1, nodes=NAMES), wrong.fails)
+
+
+@pytest.mark.parametrize("wrong", SDK, ids=lambda wrong: wrong.what)
+def test_a_wrong_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Wrong) -> None:
+    """The Python SDK, changed at one place."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "sdks" / "python"))
+    program = tmp_path / "program.py"
+    program.write_text(f"import os, emit_sdk\n{wrong.new}\nexec(open({str(APP)!r}).read())\n")
+    nodes = [name for scenario in SCENARIOS.values() for name in scenario.needs]
+    ready = Ready(1, nodes=nodes, caps=["cancel"])
+    judge([sys.executable, str(program)], ready, wrong.fails)
+
+
+def test_a_program_that_never_answers() -> None:
+    """The kit is not kept by one: not by one that says nothing, nor by one that writes no end."""
+    for program in ("sleep 600", "yes", "cat >/dev/null", "exec cat"):
+        subject = Subject(("sh", "-c", program), Ready(1, nodes=["echo"]), 0.0)
+        outcome = play_one(subject, SCENARIOS["core/one result"], 1.0)
+        assert (outcome.result, bool(outcome.reason)) == ("failed", True), program
+
+
+def test_what_it_leaves_behind(tmp_path: Path) -> None:
+    """A program's children are gone with it, whatever they do."""
+    pids = tmp_path / "pids"
+    script = f"trap '' TERM HUP; sleep 600 & echo $! >{pids}; echo x; sleep 600"
+    subject = Subject(("sh", "-c", script), Ready(1, nodes=["echo"]), 0.0)
+    assert play_one(subject, SCENARIOS["core/one result"], 1.0).result == "failed"
+    pid = int(pids.read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
