@@ -22,6 +22,7 @@
         PoolTimeout                 no process became free in time
         PoolClosed                  the router or host was closed
         Unavailable                 the breaker is open after failed starts
+          HostLost                  the shared host is not there, or ended in the middle
 
 Every one of them pickles with its attributes, since Celery and RQ send exceptions between
 processes. ``__cause__`` and the traceback stay behind, as with every Python exception.
@@ -41,6 +42,7 @@ __all__ = [
     "FrameTooLarge",
     "GraphError",
     "HostError",
+    "HostLost",
     "InProgress",
     "LetterNotFound",
     "NodeError",
@@ -411,6 +413,30 @@ class Unavailable(HostError):
         )
         self.retry_in = retry_in
         self.last = last
+
+
+class HostLost(Unavailable):
+    """
+    The shared host was not there for the node's ``timeout``, or it was lost ``max_attempts``
+    times with the message. Nobody is charged; try again later.
+
+    Attributes:
+        path: Its socket.
+        reason: What was seen last.
+    """
+
+    def __init__(self, *, node: str, path: str, reason: str, may_have_run: bool = False) -> None:
+        HostError.__init__(
+            self,
+            f'"{node}": no shared host at {path}: {reason} (start one with: emit host; or '
+            f"set EMIT_HOST=private)",
+            node=node,
+            may_have_run=may_have_run,
+        )
+        self.retry_in = 0.0
+        self.last = None
+        self.path = path
+        self.reason = reason
 
 
 def describe_status(status: int | None) -> str:

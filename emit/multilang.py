@@ -21,7 +21,7 @@ from emit.host import host, oneshot, plain
 from emit.host.calls import Calls
 from emit.host.command import language_of, resolve
 from emit.host.environment import DEFAULT, environment
-from emit.host.host import Host
+from emit.host.host import AnyHost
 from emit.host.process import Process
 from emit.host.program import Limits, Program
 from emit.host.settings import Settings, check
@@ -123,7 +123,7 @@ class ShellNode:
         self.stream = False
         self.logger = logging.getLogger(f"emit.node.{self.name}")
         self._settings: Settings | None = None
-        self._calls: tuple[Host, Calls] | None = None
+        self._calls: tuple[AnyHost, Calls] | None = None
         self._probed: str | None = None  # what a program in mode "auto" has turned out to be
         self._source: Source | None = None  # what its file is, once that has been looked at
 
@@ -198,7 +198,7 @@ class ShellNode:
         """
         return Process.start(self._program(), self._settings or self._make_settings())
 
-    def calls_on(self, host: Host, **changes: Any) -> Calls:
+    def calls_on(self, host: AnyHost, **changes: Any) -> Calls:
         """Its calls, with processes of *host*, and with *changes* to its settings."""
         return host.calls(
             self.name,
@@ -318,7 +318,7 @@ class ShellNode:
             calls = self._make_calls(current)
         return calls[1]
 
-    def _make_calls(self, current: Host) -> tuple[Host, Calls]:
+    def _make_calls(self, current: AnyHost) -> tuple[AnyHost, Calls]:
         if self.file is not None:
             self._program()  # may build for long, while another thread makes the calls
         calls = self._calls

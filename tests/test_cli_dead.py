@@ -135,14 +135,14 @@ def test_what_is_missing(letters: DeadLetters, run: Run) -> None:
 
 
 def test_the_router_knows_its_store(letters: DeadLetters, run: Run, tmp_path: Path) -> None:
-    """Without --redis the app's own; and a router that can replay does it, with the letter."""
+    """Without --redis the app's own; and a router that can resend does it, with the letter."""
     own = """
 import redis, os
 from emit.dead import DeadLetters
 class Own(Router):
     dead_letters = DeadLetters(redis.Redis.from_url(os.environ["STORE"]))
-    def replay(self, letter):
-        print("replay", letter.id)
+    def resend(self, letter):
+        print("resent", letter.id)
 router = Own()
 """
     (tmp_path / "own.py").write_text("from emit import Router\n" + own)
@@ -150,4 +150,4 @@ router = Own()
     connection = letters._redis.connection_pool.connection_kwargs
     store = f"redis://{connection['host']}:{connection['port']}/0"
     done = run("replay", "--app", "own.router", "m12", EMIT_REDIS=url, STORE=store)
-    assert (done.stdout, done.stderr) == ("replay m12\nm12\n", "")
+    assert (done.stdout, done.stderr) == ("resent m12\nm12\n", "")

@@ -25,6 +25,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "EncodeError": {"path": "items[3].price", "reason": "no NaN"},
     "PoolTimeout": {"timeout": 1.5, "size": 2},
     "PoolClosed": {},
+    "HostLost": {"path": "/tmp/host.sock", "reason": "connection refused"},
     "InProgress": {"key": "mail:7", "lease": 60.0},
     "LetterNotFound": {"id": "7"},
     "Unavailable": {"retry_in": 1.5, "last": ValueError("x")},

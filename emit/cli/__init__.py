@@ -33,6 +33,7 @@ COMMANDS = {
     "inspect": "look at a node's program: what it says, whether it stops",
     "bench": "measure a node's program: latency and throughput",
     "digraph": "print a router's graph for graphviz",
+    "host": "run the programs of nodes for all processes of this user",
     "dead": "list, show, replay or drop dead letters",
     "conformance": "test whether a program speaks the protocol of nodes",
 }

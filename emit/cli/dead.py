@@ -128,10 +128,10 @@ def _report(arguments: argparse.Namespace, done: list[str]) -> None:
 
 
 def _sender(router: Router) -> Callable[[DeadLetter], Any]:
-    """A router of a queue has a ``replay`` that keeps the id; any other runs the node here."""
-    replay: Callable[[DeadLetter], Any] | None = getattr(router, "replay", None)
-    if replay is not None:
-        return replay
+    """A router of a queue has a ``resend`` that keeps the id; any other runs the node here."""
+    resend: Callable[[DeadLetter], Any] | None = getattr(router, "resend", None)
+    if resend is not None:
+        return resend
     make = router.message_class
     return lambda letter: router.dispatch(letter.origin, letter.node, make(letter.message))
 

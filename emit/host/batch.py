@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from emit.errors import EncodeError, FrameTooLarge, RemoteError
 from emit.host.fate import FAILURES, Job, split
 from emit.host.process import MEMORY_TICK
-from emit.host.transport import Poll, remaining
+from emit.host.transport import Poll, pause, remaining
 
 if TYPE_CHECKING:
     from emit.errors import HostError
@@ -95,10 +95,10 @@ class Batch:
         began = time.monotonic()
         while self._unsettled and self._unsettled[0].outcome is not None:
             yield self._calls.settle(self._unsettled.popleft())
-        pause = time.monotonic() - began
+        taken = time.monotonic() - began
         for lane in self._lanes:
-            lane.deadline += pause
-            lane.progress += pause
+            lane.deadline += taken
+            lane.progress += taken
         self._refill()
 
     def _refill(self) -> None:
@@ -129,7 +129,7 @@ class Batch:
     def _rest(self) -> None:
         """Nothing runs: what is left asked to be tried again later."""
         if self._later and not self._ready:
-            time.sleep(max(0.0, min(at for at, _ in self._later) - time.monotonic()))
+            pause(remaining(min(at for at, _ in self._later)), self._calls.caller)
 
     def _wake_later(self) -> None:
         now = time.monotonic()
@@ -182,6 +182,8 @@ class Batch:
     def _step(self) -> None:
         if self._poll is None:
             self._poll = Poll([lane.process.pipes for lane in self._lanes])
+            if self._calls.caller is not None:
+                self._poll.attend(self._calls.caller)
         working = [lane for lane in self._lanes if lane.load]
         if any(lane.process.is_over for lane in working):
             return

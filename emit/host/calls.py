@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any
+from copy import copy
+from typing import TYPE_CHECKING, Any
 
 from emit import context
 from emit.errors import HostError, RemoteError
@@ -16,7 +17,11 @@ from emit.host.accounting import CallAccount
 from emit.host.batch import Batch
 from emit.host.fate import FAILURES, Job
 from emit.host.pool import Pool
+from emit.host.transport import pause
 from emit.letter import DeadLetter
+
+if TYPE_CHECKING:
+    from emit.host.process import Process
 
 
 class Calls:
@@ -30,7 +35,11 @@ class Calls:
 
     Attributes:
         account: What has become of its messages.
+        caller: A socket, when the messages come from another process: a message that is under
+            way when its other end is closed ends with `Abandoned`, and its process with it.
     """
+
+    caller: int | None = None
 
     def __init__(
         self,
@@ -47,6 +56,12 @@ class Calls:
         self._dead_letter = dead_letter
         self._meta = {"deadline_ms": int(self.settings.timeout * 1000)}
 
+    def asked_by(self, caller: int) -> Calls:
+        """The same node, its processes and its account, for messages that come by a socket."""
+        calls = copy(self)
+        calls.caller = caller
+        return calls
+
     def call(self, fields: Mapping[str, Any]) -> list[Any]:
         """
         Give one message to a process.
@@ -60,9 +75,13 @@ class Calls:
                 message can't be sent at all.
         """
         job = self.job(fields)
+        self.run(job)
+        return self._results(job)
+
+    def run(self, job: Job) -> None:
+        """Try one message until it has an outcome."""
         while job.outcome is None:
             self._attempt(job)
-        return self._results(job)
 
     def stream(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
         """
@@ -71,9 +90,15 @@ class Calls:
         After the first result nothing is tried again: it may already have gone on.
         """
         job = self.job(fields)
+        for results in self.parts(job):
+            yield from results
+        yield from self._results(job)
+
+    def parts(self, job: Job) -> Generator[list[Any], None, None]:
+        """What a streamed message emits, as it comes; what is left is the job's outcome."""
         job.streamed = True
         deadline = time.monotonic() + self.settings.timeout
-        with self.pool.lease(deadline) as process:
+        with self.pool.lease(deadline) as process, process.attending(self.caller):
             process.submit(job, self.meta(job))
             process.flush()
             while job.outcome is None:
@@ -81,10 +106,9 @@ class Calls:
                 process.receive()
                 results, job.results = job.results, None
                 if results:
-                    yield from results
+                    yield results
                     # Not before: while the caller takes them, the process may be blocked.
                     deadline = time.monotonic() + self.settings.timeout
-        yield from self._results(job)
 
     def call_many(self, messages: Iterable[Mapping[str, Any]]) -> Generator[Any, None, None]:
         """
@@ -126,7 +150,7 @@ class Calls:
         finally:
             del outcome  # as above
 
-    def meta(self, job: Job) -> dict[str, Any]:
+    def meta(self, job: Job) -> Mapping[str, Any]:
         """What the process is told about a call."""
         told = job.context
         if told is None:
@@ -145,11 +169,16 @@ class Calls:
     def _attempt(self, job: Job) -> None:
         began = time.monotonic()
         deadline = began + self.settings.timeout
+        if job.deadline is not None:
+            deadline, job.deadline = min(deadline, job.deadline), None
         lease = self.pool.acquire(deadline)
         waited = time.monotonic() - began
         try:
             assert lease.process is not None
-            lease.process.call(job, self.meta(job), deadline)
+            if self.caller is None:
+                lease.process.call(job, self.meta(job), deadline)
+            else:
+                self._call_for(self.caller, lease.process, job, deadline)
         except FAILURES as error:
             self.judge(job, error)
             return
@@ -160,6 +189,11 @@ class Calls:
             self._again(job, outcome)
         else:
             self.account.answered((outcome,), time.monotonic() - began, waited)
+
+    def _call_for(self, caller: int, process: Process, job: Job, deadline: float) -> None:
+        pause(0, caller)  # it may have hung up while it waited for the process
+        with process.attending(caller):
+            process.call(job, self.meta(job), deadline)
 
     def tries_again(self, job: Job) -> bool:
         """
@@ -173,7 +207,7 @@ class Calls:
         job.outcome = None
         self.judge(job, error)
         if job.outcome is None:
-            time.sleep(self.retry_delay(job, error))
+            pause(self.retry_delay(job, error), self.caller)
 
     def retry_delay(self, job: Job, error: RemoteError) -> float:
         if error.after is not None:

@@ -266,6 +266,10 @@ def from_wire(fields: Mapping[str, Any]) -> Frame | None:
         id, msgs = fields.get("id"), fields.get("msgs")
         if type(id) is int and type(msgs) is list:
             return _new(End, (id, msgs))
+    if op == "call" and len(fields) == 4:  # a shared host gets as many
+        id, msg, meta = fields.get("id"), fields.get("msg"), fields.get("meta")
+        if type(id) is int and type(msg) is dict and type(meta) is dict:
+            return _new(Call, (id, msg, None, meta))
     kind = OPS.get(op) if type(op) is str else None
     if kind is None:
         return None

@@ -20,9 +20,11 @@ from emit.errors import PoolTimeout
 from emit.host import status
 from emit.host.calls import Calls
 from emit.host.keeper import Keeper
+from emit.host.place import socket_path
 from emit.host.pool import Lease, Pool
 from emit.host.process import Process
 from emit.host.program import Program
+from emit.host.remote import RemoteHost
 from emit.host.settings import Settings
 from emit.host.stopping import stop_all
 from emit.host.transport import remaining
@@ -253,20 +255,36 @@ def _stop_together(stopping: list[tuple[Pool, Process]]) -> None:
     stop_all([process for _, process in stopping])
 
 
-_current: Host | None = None
+#: What a node's messages go to.
+AnyHost = Host | RemoteHost
+
+_current: AnyHost | None = None
 _making = threading.Lock()
 
 
-def current() -> Host:
-    """This operating-system process's host; made when first asked for."""
+def current() -> AnyHost:
+    """
+    This operating-system process's host; made when first asked for.
+
+    ``$EMIT_HOST`` chooses: ``private`` (the default), ``shared``, or the path of a shared host's
+    socket. See docs/shared-host.md.
+    """
     global _current
     host = _current
     if host is None or host.pid != os.getpid():
         with _making:
             if _current is None or _current.pid != os.getpid():
-                _current = Host()
-                status.serve(_current.answer)
+                _current = _make()
             host = _current
+    return host
+
+
+def _make() -> AnyHost:
+    path = socket_path()
+    if path is not None:
+        return RemoteHost(path)
+    host = Host()
+    status.serve(host.answer)
     return host
 
 
@@ -278,7 +296,9 @@ def _close_current() -> None:
 def _forget() -> None:
     """In a forked child: the host and its processes are the parent's, and so may the lock be."""
     global _current, _making
-    _current = None
+    inherited, _current = _current, None
+    if isinstance(inherited, RemoteHost):
+        inherited.disown()
     _making = threading.Lock()
 
 

@@ -172,6 +172,10 @@ class Process:
             self.wait(deadline)
             self.receive()
 
+    def attending(self, caller: int | None) -> contextlib.AbstractContextManager[None]:
+        """Have `wait` raise `Abandoned` when the other end of this socket, if any, is closed."""
+        return self._poll.attending(caller)
+
     def wait(self, deadline: float) -> None:
         """
         Wait until something has come from the process.

@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 from emit.host.child import Child
 from emit.host.lines import Lines
@@ -28,6 +29,10 @@ _PIPE = 1024 * 1024
 
 #: Seconds between two looks at a program where not every event wakes us.
 _TICK = 0.05
+
+
+class Abandoned(BaseException):
+    """Who asked has hung up. No Exception, so that nothing takes it for the process's failure."""
 
 
 class Pipes:
@@ -198,6 +203,23 @@ class Poll:
         for pipes in self._blind:
             pipes.see_death()
 
+    def attend(self, caller: int) -> None:
+        """From now on `step` raises `Abandoned` when the other end of this socket is closed."""
+        self._watch(caller, _hang_up, 0)  # no events: a hang-up is always told
+
+    @contextmanager
+    def attending(self, caller: int | None) -> Generator[None, None, None]:
+        """`attend` a caller, if there is one, for a ``with`` block."""
+        if caller is None:
+            yield
+            return
+        self.attend(caller)
+        try:
+            yield
+        finally:
+            self._poll.unregister(caller)
+            del self._handlers[caller]
+
     @property
     def is_quiet(self) -> bool:
         """Whether nothing can be moved just now."""
@@ -206,6 +228,21 @@ class Poll:
     def _watch(self, fd: int, handler: Callable[[], bool], events: int = select.POLLIN) -> None:
         self._poll.register(fd, events)
         self._handlers[fd] = handler
+
+
+def _hang_up() -> bool:
+    raise Abandoned
+
+
+def pause(seconds: float, caller: int | None = None) -> None:
+    """Sleep; raises `Abandoned` when the other end of the socket *caller* is closed."""
+    if caller is None:
+        time.sleep(seconds)
+    else:
+        poller = select.poll()
+        poller.register(caller, 0)
+        if poller.poll(seconds * 1000):
+            raise Abandoned
 
 
 def remaining(deadline: float) -> float:

@@ -1,0 +1,102 @@
+"""``emit host``: one host for all processes of this user, at a unix socket."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+from typing import Any
+
+from emit.cli.errors import CommandError
+from emit.host import status
+from emit.host.fate import Job
+from emit.host.host import Host
+from emit.host.link import Link, LinkLost
+from emit.host.place import VARIABLE, Place, PlaceTaken, socket_path
+from emit.host.server import Server
+
+HELP = "Run the programs of nodes for all processes of this user that have EMIT_HOST=shared."
+
+EXAMPLES = """
+  emit host
+  emit host --socket /run/app/host.sock --max-processes 16
+  emit host --status
+"""
+
+#: Seconds between two looks of a host that stands by at whether it may go on.
+_TURN = 1.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", metavar="PATH", help=f"default: that of ${VARIABLE}")
+    parser.add_argument("--max-processes", type=int, metavar="N", help="of all nodes together")
+    parser.add_argument("--max-rss", type=int, metavar="BYTES", help="of all processes together")
+    parser.add_argument("--status", action="store_true", help="print the figures of the one there")
+    parser.add_argument(
+        "--standby", action="store_true", help="where another runs, wait and take its place"
+    )
+    parser.add_argument(
+        "--parent", type=int, metavar="PID", help="end when this process, which started it, ends"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    path = os.path.abspath(arguments.socket) if arguments.socket else _path()
+    if arguments.status:
+        print(json.dumps(_status(path), indent=2))
+        return 0
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO)
+    try:
+        with Place(path) as place:
+            _serve(place, arguments)
+    except (OSError, PlaceTaken) as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def _path() -> str:
+    try:
+        chosen = socket_path()
+        if chosen is None:
+            os.environ[VARIABLE] = "shared"
+            chosen = socket_path()
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    assert chosen is not None
+    return chosen
+
+
+def _serve(place: Place, arguments: argparse.Namespace) -> None:
+    host = Host(arguments.max_processes, arguments.max_rss)
+    server = Server(place, host, parent=arguments.parent)
+    stopped: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        stopped.append(number)
+        server.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    if arguments.standby:
+        while not place.try_for(_TURN):
+            if stopped or arguments.parent not in (None, os.getppid()):
+                return
+    else:
+        place.take()
+    status.serve(host.answer)
+    server.run()
+
+
+def _status(path: str) -> dict[str, Any]:
+    try:
+        link = Link(path, "status", {"asked": "snapshot"})
+    except (LinkLost, PermissionError) as error:
+        raise CommandError(f"no shared host at {path}: {error}") from error
+    job = Job({})
+    link.run(job, {})
+    link.close()
+    assert isinstance(job.outcome, list)
+    snapshot: dict[str, Any] = job.outcome[0]
+    return snapshot

@@ -1,0 +1,201 @@
+"""
+A client's connection to a shared host: the conversation of runtimes/PROTOCOL.md, in which the host
+plays the process.
+
+1. One thread at a time uses a link, and bytes are moved by that thread.
+2. A link that is left in the middle of an exchange is closed, never used again: what is half-read
+   would be the next caller's answer. Its host then ends what it was doing for it.
+3. A host that works says so every few seconds, so one that hangs is told from a slow node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from emit.host import frames
+from emit.host.data import to_error
+from emit.host.fate import Job
+from emit.host.place import peer_of
+from emit.host.session import Broken, Session, Unmatched
+from emit.host.values import MAX_FRAME
+
+__all__ = ["BEAT", "Link", "LinkLost"]
+
+#: Seconds between two signs of life of a host that works for a link.
+BEAT = 4.0
+
+#: Seconds without any after which the host is taken for dead.
+_SILENCE = 5 * BEAT
+
+#: Bytes per read and write.
+_CHUNK = 256 * 1024
+
+
+class LinkLost(Exception):
+    """The host has ended, hangs, or talks nonsense. Its text says which."""
+
+
+class Link:
+    """
+    Args:
+        path: Of the host's socket.
+        node: The node that this link is for.
+        config: What the host has to know of it; see `emit.host.data.from_node`.
+
+    Raises:
+        LinkLost: Nobody listens there, or it has ended in the middle.
+        PermissionError: Another user listens there.
+        EmitError: The host refuses the node.
+    """
+
+    def __init__(self, path: str, node: str, config: Mapping[str, Any]) -> None:
+        self.node = node
+        self._jobs: dict[int, Job] = {}
+        self._out = bytearray()
+        self._refusal: frames.Failure | None = None
+        self._session = Session(node, codecs=["msgpack"], max_frame=MAX_FRAME, config=config)
+        self._socket = _connect(path)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        try:
+            self._shake_hands()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def load(self) -> int:
+        """Calls without an outcome."""
+        return len(self._jobs)
+
+    @property
+    def pending(self) -> int:
+        """Bytes that are still to be sent."""
+        return len(self._out)
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether it can be used again: nothing is open, nothing has come unasked."""
+        return self._socket.fileno() >= 0 and not self._jobs and not self._poll.poll(0)
+
+    def submit(self, job: Job, meta: Mapping[str, Any]) -> None:
+        """
+        Encode a call; `step` sends it.
+
+        Raises:
+            EncodeError, FrameTooLarge: It can't be sent. The link stays usable.
+        """
+        number, data = self._session.call(job.fields, meta=meta)
+        self._jobs[number] = job
+        self._out += data
+
+    def run(self, job: Job, meta: Mapping[str, Any]) -> None:
+        """One call, until its job has an outcome."""
+        self.submit(job, meta)
+        while job.outcome is None:
+            self.step()
+
+    def step(self) -> None:
+        """
+        Move what can be moved, after waiting for it.
+
+        Raises:
+            LinkLost: The link is of no more use.
+        """
+        if self._out:
+            self._send()
+        events = select.POLLIN | (select.POLLOUT if self._out else 0)
+        self._poll.modify(self._socket, events)
+        ready = self._poll.poll(_SILENCE * 1000)
+        if not ready:
+            raise LinkLost(f"it has said nothing for {_SILENCE:g} s")
+        if ready[0][1] & ~select.POLLOUT:
+            self._receive()
+
+    def close(self) -> None:
+        """Any number of times, and in a forked child: the parent's end stays open."""
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_socket"):
+            self.close()
+
+    def _send(self) -> None:
+        try:
+            sent = self._socket.send(memoryview(self._out)[:_CHUNK])
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise LinkLost(os.strerror(error.errno or 0)) from error
+        del self._out[:sent]
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise LinkLost(os.strerror(error.errno or 0)) from error
+        if not data:
+            raise LinkLost("it has ended")
+        for event in self._session.receive(data):
+            if type(event) is frames.End:  # the common case, first
+                self._finish(self._jobs.pop(event.id), event.msgs)
+            else:
+                self._take(event)
+
+    def _finish(self, job: Job, results: Any) -> None:
+        if job.results is not None:
+            results, job.results = job.results + results, None
+        job.outcome = results
+
+    def _take(self, event: Any) -> None:
+        match event:
+            case frames.Out():
+                job = self._jobs[event.id]
+                job.results = [] if job.results is None else job.results
+                job.results += event.msgs
+            case frames.Err():
+                job = self._jobs.pop(event.id)
+                job.outcome = to_error(event.cause or {"type": event.type}, job.node, job.fields)
+            case frames.Failure():
+                self._refusal = event
+            case Broken():
+                raise LinkLost(str(event.error))
+            case Unmatched():
+                raise LinkLost("it answered what nobody had asked")
+
+    def _shake_hands(self) -> None:
+        self._out += self._session.hello()
+        end = time.monotonic() + _SILENCE
+        while self._session.ready is None:
+            self.step()
+            if self._refusal is not None:
+                raise to_error(self._refusal.cause or {"type": "HostError"}, self.node, {})
+            if time.monotonic() > end:
+                raise LinkLost("it does not say that it is ready")
+
+
+def _connect(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(_SILENCE)
+        connection.connect(path)
+        owner = peer_of(connection)
+    except OSError as error:
+        connection.close()
+        if error.errno is None:  # a path that no socket can have
+            raise
+        raise LinkLost(os.strerror(error.errno)) from error
+    if owner != os.geteuid():
+        connection.close()
+        raise PermissionError(f"the host at {path} is of user {owner}, not {os.geteuid()}")
+    connection.setblocking(False)
+    return connection

@@ -1,0 +1,165 @@
+"""Where a shared host listens, that it is the only one there, and who is at the other end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import struct
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from emit.errors import EmitError
+
+__all__ = ["VARIABLE", "Place", "PlaceTaken", "peer_of", "socket_path"]
+
+#: The environment variable that chooses a host: ``private``, ``shared``, or a socket's path.
+VARIABLE = "EMIT_HOST"
+
+#: Seconds between two tries for a place that another host has.
+_TURN = 0.1
+
+
+class PlaceTaken(EmitError):
+    """
+    Another host listens there.
+
+    Attributes:
+        pid: Its process, or None where it has not said so yet.
+    """
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        super().__init__(f"a shared host already listens at {path}: process {pid or 'unknown'}")
+        self.pid = pid
+
+
+def socket_path() -> str | None:
+    """
+    The socket that ``$EMIT_HOST`` chooses; None: no shared host.
+
+    Not in ``$TMPDIR`` or ``$XDG_RUNTIME_DIR``, which a worker that is run as a service and a shell
+    have different ideas of. macOS allows no path over 104 bytes.
+
+    Raises:
+        ValueError: It is neither ``private`` nor ``shared`` nor an absolute path.
+    """
+    chosen = os.environ.get(VARIABLE, "") or "private"
+    if chosen == "private":
+        return None
+    if chosen == "shared":
+        return f"/tmp/emit-shared-{os.geteuid()}/host.sock"
+    if not os.path.isabs(chosen):
+        raise ValueError(
+            f"{VARIABLE}={chosen} must be private, shared, or the absolute path of a socket"
+        )
+    return chosen
+
+
+class Place:
+    """
+    The socket's path, held by a lock that the kernel releases whatever ends this process.
+
+    So a socket that a killed host has left is no obstacle, and of two that start at the same time
+    one is told of the other.
+
+    Args:
+        path: Of the socket. Its folder is made, for this user alone.
+
+    Raises:
+        PermissionError: The folder is not this user's alone.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        _make_folder(os.path.dirname(path))
+        self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def take(self) -> None:
+        """
+        Be the one host there.
+
+        Raises:
+            PlaceTaken: Another is.
+        """
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PlaceTaken(self.path, self._owner()) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+
+    def try_for(self, seconds: float) -> bool:
+        """Wait so long for the place. Returns whether it is ours."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                self.take()
+                return True
+            except PlaceTaken:
+                if time.monotonic() >= end:
+                    return False
+                time.sleep(_TURN)
+
+    def listen(self) -> socket.socket:
+        """Make the socket, in place of what a killed host has left. Only this user may connect."""
+        Path(self.path).unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        before = os.umask(0o177)
+        try:
+            listener.bind(self.path)
+            listener.listen(128)
+        except BaseException:
+            listener.close()
+            raise
+        finally:
+            os.umask(before)
+        return listener
+
+    def leave(self) -> None:
+        """Take the socket away. No connection that there is ends by this."""
+        Path(self.path).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let another host have the place. Any number of times."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _owner(self) -> int | None:
+        text = os.pread(self._lock, 32, 0).strip()
+        return int(text) if text.isdigit() else None
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def peer_of(connection: socket.socket) -> int:
+    """The user id of the process at the other end of a unix socket, as the kernel knows it."""
+    if sys.platform == "linux":
+        size = struct.calcsize("3i")
+        data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        return int(struct.unpack("3i", data)[1])
+    # getpeereid by hand: LOCAL_PEERCRED of SOL_LOCAL gives a struct xucred.
+    data = connection.getsockopt(0, 1, 76)
+    return int(struct.unpack_from("2I", data)[1])
+
+
+def _make_folder(folder: str) -> None:
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise PermissionError(
+            f"{folder} must be a folder of user {os.geteuid()} alone (chmod 700), "
+            f"since who can write there can take the place of the host"
+        )

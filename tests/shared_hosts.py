@@ -1,0 +1,88 @@
+"""Shared hosts for tests: real ones, each a process of its own, and clients of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from emit.host.calls import Calls
+from emit.host.environment import environment
+from emit.host.program import Program
+from emit.host.remote import RemoteHost
+from emit.host.settings import Settings
+from emit.letter import DeadLetter
+from tests.faults.nodes import PATH
+from tests.hosts import ROOT
+
+#: The installed program, beside the interpreter that runs the tests.
+EMIT = str(Path(sys.executable).parent / "emit")
+
+
+@contextlib.contextmanager
+def start(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """An ``emit host`` that need not listen yet; killed at the end, if it has not ended by then."""
+    command = [EMIT, "host", "--socket", str(path), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as host:
+        try:
+            yield host
+        finally:
+            host.kill()
+
+
+def wait_for(host: subprocess.Popen[str], text: str = "listening at") -> None:
+    """Read what it logs until it listens."""
+    assert host.stderr is not None
+    said = []
+    for line in host.stderr:
+        said.append(line)
+        if text in line:
+            return
+    raise AssertionError("".join(said))
+
+
+@contextlib.contextmanager
+def listening(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """As `start`, and it listens."""
+    with start(path, *options) as host:
+        wait_for(host)
+        yield host
+
+
+def status(path: Path) -> Any:
+    """What ``emit host --status`` prints."""
+    command = [EMIT, "host", "--socket", str(path), "--status"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return json.loads(done.stdout)
+
+
+@contextlib.contextmanager
+def client(
+    path: Path,
+    argv: Sequence[str],
+    *,
+    name: str = "n",
+    dead_letter: Callable[[DeadLetter], Any] | None = None,
+    **settings: Any,
+) -> Iterator[Calls]:
+    """A node of one persistent process, unless *settings* say more, at a shared host."""
+    program = Program(name, tuple(argv), environment({"PYTHONPATH": PATH}))
+    chosen = Settings(**{"mode": "persistent", "size": 1, **settings})
+    host = RemoteHost(str(path))
+    try:
+        yield host.calls(name, lambda: program, chosen, dead_letter=dead_letter)
+    finally:
+        host.close()
+
+
+def open_client(path: Path, code: str) -> subprocess.Popen[str]:
+    """Another process, whose foreign nodes are at the shared host; with pipes."""
+    env = {**os.environ, "EMIT_HOST": str(path), "PYTHONPATH": f"{ROOT}:{PATH}"}
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=env, cwd=ROOT, text=True)

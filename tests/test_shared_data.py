@@ -1,0 +1,101 @@
+"""What crosses between a shared host and its clients comes out as it went in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from emit import errors
+from emit.errors import HostError, ProcessDied, StartError, Unavailable
+from emit.host.data import Described, from_error, from_node, to_error, to_node
+from emit.host.program import Limits, Program
+from emit.host.settings import Settings
+from emit.host.values import Encoder, from_msgpack
+from emit.letter import Cause, DeadLetter
+from tests.test_errors import make
+
+
+def crossed(value: Any) -> Any:
+    return from_msgpack(Encoder().msgpack(value))
+
+
+def facts(error: Any) -> Any:
+    """All that an exception is, nested ones included."""
+    if isinstance(error, BaseException):
+        return type(error), error.args, {k: facts(v) for k, v in vars(error).items()}
+    return error
+
+
+@pytest.mark.parametrize("name", [name for name in errors.__all__ if name != "Unavailable"])
+def test_every_exception(name: str) -> None:
+    """Type, text and attributes, their types included."""
+    error = make(name)
+    again = to_error(crossed(from_error(error)), "app.node", {})
+    assert facts(again) == facts(error)
+    assert str(again) == str(error)
+
+
+def test_an_exception_in_another() -> None:
+    """The last cause of an open breaker is one; a foreign one is told by its name and text."""
+    inner = StartError(node="n", argv=("ruby",), reason="no", started=True)
+    error = Unavailable(node="n", retry_in=1.5, last=inner)
+    again = to_error(crossed(from_error(error)), "n", {})
+    assert facts(again) == facts(error)
+    again = to_error(
+        crossed(from_error(Unavailable(node="n", retry_in=1, last=OSError("x")))), "n", {}
+    )
+    assert isinstance(again, Unavailable)
+    assert isinstance(again.last, HostError)
+    assert "OSError: x" in str(again.last)
+
+
+def test_a_dead_letter() -> None:
+    """Its message stays where it is: with the client."""
+    error = ProcessDied(node="n", status=-6, stderr_tail="end")
+    cause = Cause.of(error, 12.5)
+    error.letter = DeadLetter("n", {"secret": 1}, (cause, cause))
+    data = crossed(from_error(error))
+    assert "secret" not in repr(data)
+    again: Any = to_error(data, "n", {"mine": 2})
+    assert again.letter == DeadLetter("n", {"mine": 2}, (cause, cause))
+
+
+def test_a_type_that_is_not_ours() -> None:
+    """Nothing is looked up but the exceptions of Emit, whatever the name says."""
+    for data in (
+        {"type": "os.system", "args": {"tuple": ["true"]}, "state": {}},
+        {"type": "KeyError", "text": "x"},
+        {"type": "EmitError"},
+    ):
+        again = to_error(data, "n", {})
+        assert type(again) is HostError
+        assert data["type"] in str(again)
+
+
+NODE = Described(
+    Program("n", ("ruby", "a.rb"), {"PATH": "/bin"}, "/srv", Limits(nofile=9)),
+    Settings(mode="lines", size=3, max_rss=2**30, limits=Limits(cpu=7)),
+    "words",
+    False,
+)
+
+
+def test_a_node() -> None:
+    """Program, settings and the node's name in it, limits included."""
+    bare = Described(Program("n", ("a",), {}), Settings())
+    for node in (NODE, bare):
+        again = to_node(crossed(from_node(node)))
+        assert (again, again.key) == (node, node.key)
+    assert hash(NODE.key) != hash(bare.key)
+
+
+@pytest.mark.parametrize("place", ["program", "settings"])
+def test_another_version(place: str) -> None:
+    """What the host does not know is refused, and not left out."""
+    data = from_node(NODE)
+    data[place]["new"] = 1
+    with pytest.raises(StartError, match=r"another version of Emit .*restart it"):
+        to_node(data)
+    with pytest.raises(StartError, match="another version"):
+        to_node({})

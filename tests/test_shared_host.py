@@ -1,0 +1,891 @@
+"""One host for several processes: who shares what, and whatever is killed, nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from emit import context
+from emit.context import Context
+from emit.errors import (
+    EncodeError,
+    FrameTooLarge,
+    HostLost,
+    PoolTimeout,
+    ProcessDied,
+    RemoteError,
+    ResultError,
+    StartError,
+    Unavailable,
+)
+from emit.host import link, server
+from emit.host.host import Host
+from emit.host.place import Place
+from emit.host.remote import RemoteHost
+from tests.faults.nodes import CHAOS, raw, sdk
+from tests.hosts import ROOT
+from tests.leaks import no_leaks
+from tests.shared_hosts import EMIT, client, listening, open_client, start, status, wait_for
+from tests.test_host import until
+
+ECHO = sdk("def echo(msg): return [msg.n, os.getpid()]\nserve(echo)")
+
+#: Says where it is by a file, and answers when there is another.
+HELD = """
+for id, msg in calls():
+    open(msg["began"], "a").write(f"{os.getpid()}\\n")
+    while not os.path.exists(msg["until"]):
+        time.sleep(0.002)
+    end(id, [msg["n"], os.getpid()])
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    with no_leaks():
+        yield
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "host.sock"
+
+
+def held(tmp_path: Path, n: int = 1) -> dict[str, Any]:
+    return {"n": n, "began": str(tmp_path / "began"), "until": str(tmp_path / "go")}
+
+
+def outcome_of(work: Any) -> Any:
+    try:
+        return work()
+    except Exception as error:
+        return error
+
+
+def in_thread(work: Any) -> tuple[threading.Thread, list[Any]]:
+    """A thread that does *work*, and a list of what came of it."""
+    found: list[Any] = []
+
+    thread = threading.Thread(target=lambda: found.append(outcome_of(work)))
+    thread.start()
+    return thread, found
+
+
+@contextlib.contextmanager
+def serving(path: Path) -> Iterator[Host]:
+    """A shared host in this process, to look into."""
+    host = Host()
+    with Place(str(path)) as place:
+        place.take()
+        running = server.Server(place, host)
+        thread = threading.Thread(target=running.run)
+        thread.start()
+        try:
+            until(path.exists)
+            yield host
+        finally:
+            running.stop()
+            thread.join()
+
+
+# Calls
+
+CLIENT = f"""
+import os, sys
+from emit import Router, ShellNode
+router = Router()
+
+@router.node(("n", "pid"), name="echo")
+class Echo(ShellNode):
+    command = {ECHO!r}
+    env = {{"PYTHONPATH": os.environ["PYTHONPATH"]}}
+    mode = "persistent"
+    size = 1
+
+for line in sys.stdin:
+    result = Echo(n=int(line))
+    print(result[0]["n"], result[0]["pid"], flush=True)
+"""
+
+
+def test_two_processes_share_one_pool(path: Path) -> None:
+    """The same node of two clients is served by the same process."""
+    with listening(path), open_client(path, CLIENT) as one, open_client(path, CLIENT) as two:
+        pids = set()
+        for n in range(10):
+            for each in (one, two):
+                assert each.stdin is not None
+                assert each.stdout is not None
+                print(n, file=each.stdin, flush=True)
+                number, pid = each.stdout.readline().split()
+                assert int(number) == n
+                pids.add(pid)
+        assert len(pids) == 1
+        figures = status(path)
+        assert (figures["nodes"]["echo"]["starts"], figures["nodes"]["echo"]["calls"]) == (1, 20)
+        assert figures["clients"] == 3  # with the one that asks
+
+
+def test_other_programs_and_settings_are_other_nodes(path: Path) -> None:
+    """What differs in its environment or settings shares nothing."""
+    with listening(path), contextlib.ExitStack() as stack:
+        pids = set()
+        for settings in ({}, {"timeout": 7.0}, {"name": "other"}):
+            node = stack.enter_context(client(path, ECHO, **settings))
+            pids.add(node.call({"n": 1})[0][1])
+        assert len(pids) == 3
+
+
+def test_the_directory_is_the_clients(path: Path, tmp_path: Path) -> None:
+    """A program starts where its client is, not where the host is."""
+    code = sdk("def where(msg): return os.getcwd()\nserve(where)")
+    with contextlib.chdir(tmp_path) if sys.version_info >= (3, 11) else _chdir(tmp_path):
+        with listening(path) as host, client(path, code) as node:
+            assert Path(f"/proc/{host.pid}/cwd").exists() or sys.platform != "linux"
+            assert node.call({}) == [str(tmp_path)]
+
+
+@contextlib.contextmanager
+def _chdir(folder: Path) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def test_many(path: Path) -> None:
+    """Pipelined, in order, each with its own outcome."""
+    code = sdk(
+        """
+        def odd(msg):
+            if msg.n % 7 == 0:
+                raise ValueError(msg.n)
+            yield from [msg.n] * (msg.n % 3)
+        serve(odd)
+        """
+    )
+    with listening(path), client(path, code, size=2) as node:
+        outcomes = list(node.call_many({"n": n} for n in range(3000)))
+        for n, outcome in enumerate(outcomes):
+            if n % 7 == 0:
+                assert isinstance(outcome, RemoteError)
+                assert outcome.message == str(n)
+            else:
+                assert outcome == [n] * (n % 3)
+        assert node.snapshot()["calls"] == 3000
+        assert node.snapshot()["failures"] == {"RemoteError": 429}
+
+
+def test_a_batch_that_is_left(path: Path) -> None:
+    """The link is closed; the next call has its own answer."""
+    with listening(path), client(path, ECHO) as node:
+        outcomes = node.call_many({"n": n} for n in range(10_000))
+        assert next(outcomes)[0][0] == 0
+        outcomes.close()
+        assert [node.call({"n": n})[0][0] for n in range(50)] == list(range(50))
+
+
+def test_stream(path: Path) -> None:
+    """Each result as it comes: the first is here before the last is made."""
+    code = sdk("def many(msg): yield from range(msg.n)\nserve(many)")
+    with listening(path), client(path, code, timeout=60) as node:
+        assert list(node.stream({"n": 30_000})) == list(range(30_000))
+        stream = node.stream({"n": 10**9})
+        assert [next(stream) for _ in range(1000)] == list(range(1000))
+        stream.close()
+        assert node.call({"n": 3}) == [0, 1, 2]
+
+
+def test_large(path: Path) -> None:
+    """Messages and results of megabytes, one or thousands, both ways at once."""
+    code = sdk("def echo(msg): yield from msg.parts\nserve(echo)")
+    with listening(path), client(path, code) as node:
+        for parts in (["x" * 10_000_000], ["y" * 1000] * 5000, [b"\xff" * 5_000_000] * 2, []):
+            assert node.call({"parts": parts}) == parts
+        several = [{"parts": ["z" * 2_000_000]}] * 8
+        assert all(outcome == ["z" * 2_000_000] for outcome in node.call_many(several))
+
+
+def test_deep(path: Path) -> None:
+    """A value at the limit of depth passes, one over it is refused."""
+    deep: list[Any] = []
+    for _ in range(126):
+        deep = [deep]
+    code = sdk("def echo(msg): return [msg.value]\nserve(echo)")
+    with listening(path), client(path, code) as node:
+        assert node.call({"value": deep}) == [[deep]]
+        with pytest.raises(EncodeError):
+            node.call({"value": [[[deep]]]})
+
+
+# Errors
+
+
+def test_errors_cross_with_their_attributes(path: Path) -> None:
+    """The author's, the process's and the wire's."""
+    code = sdk(
+        """
+        def bad(msg):
+            if msg.do == "raise":
+                raise KeyError("x")
+            if msg.do == "many":
+                yield from range(100)
+            if msg.do == "die":
+                sys.stderr.write("last words")
+                os._exit(3)
+        serve(bad)
+        """
+    )
+    with listening(path), client(path, code, max_results=50, max_frame=100_000) as node:
+        with pytest.raises(RemoteError) as remote:
+            node.call({"do": "raise"})
+        assert (remote.value.type, remote.value.node) == ("KeyError", "n")
+        assert isinstance(remote.value.stack, tuple)
+        with pytest.raises(ResultError, match="max_results = 50"):
+            node.call({"do": "many"})
+        with pytest.raises(EncodeError) as unfit:
+            node.call({"do": {"it": [object()]}})
+        assert unfit.value.path == "do.it[0]"
+        with pytest.raises(FrameTooLarge) as large:
+            node.call({"do": "x" * 200_000})
+        assert (large.value.limit, large.value.may_have_run) == (100_000, False)
+        with pytest.raises(ProcessDied) as died:
+            node.call({"do": "die"})
+        assert (died.value.exit_code, died.value.stderr_tail) == (3, "last words")
+        letter = died.value.letter
+        assert (letter.message, len(letter.causes)) == ({"do": "die"}, 3)
+        assert letter.causes[0].exit_code == 3
+
+
+def test_what_json_cannot_carry(path: Path) -> None:
+    """A node that speaks JSON is refused what it can't be told, as without a shared host."""
+    with listening(path), client(path, ECHO, codec="json") as node:
+        with pytest.raises(EncodeError, match="bytes object has no form in JSON"):
+            node.call({"n": b"x"})
+        assert node.call({"n": 1})[0][0] == 1
+
+
+def test_dead_letters_are_the_clients(path: Path) -> None:
+    """Its handler gets them; the message has no results."""
+    letters: list[Any] = []
+    code = sdk("def die(msg): return os.abort() if msg.n == 13 else msg.n\nserve(die)")
+    with listening(path), client(path, code, dead_letter=letters.append) as node:
+        assert node.call({"n": 13}) == []
+        assert list(node.call_many({"n": n} for n in (12, 13, 14))) == [[12], [], [14]]
+    assert [letter.message for letter in letters] == [{"n": 13}] * 2
+    assert [cause.signal for cause in letters[0].causes] == ["SIGABRT"] * 3
+
+
+def test_retries(path: Path) -> None:
+    """The host tries again, and tells the process which attempt it is."""
+    code = sdk(
+        """
+        def often(msg):
+            if context().attempt < 3:
+                raise Retry("not yet", after=0.01)
+            return context().attempt
+        serve(often)
+        """
+    )
+    with listening(path), client(path, code) as node:
+        assert node.call({}) == [3]
+        assert list(node.call_many([{}, {}])) == [[3], [3]]
+
+
+def test_what_a_queue_knows(path: Path) -> None:
+    """It crosses with each message; and where a queue tries again, the host does not."""
+    code = sdk(
+        """
+        def tell(msg):
+            if msg.n == 13:
+                raise Retry("later")
+            told = context()
+            return [msg.n, told.origin, told.attempt, told.traceparent]
+        serve(tell)
+        """
+    )
+
+    def message(n: int) -> dict[str, Any]:
+        context.current.set(Context(str(n), "n", f"from-{n}", n, f"trace-{n}") if n else None)
+        return {"n": n}
+
+    try:
+        with listening(path), client(path, code) as node:
+            assert node.call(message(5)) == [[5, "from-5", 5, "trace-5"]]
+            assert node.call(message(0)) == [[0, None, 1, None]]
+            outcomes = list(node.call_many(message(n) for n in range(1, 9)))
+            assert outcomes == [[[n, f"from-{n}", n, f"trace-{n}"]] for n in range(1, 9)]
+            with pytest.raises(RemoteError) as again:
+                node.call(message(13))
+            assert again.value.retry
+            assert again.value.letter is None
+    finally:
+        context.current.set(None)
+
+
+def test_programs_that_do_not_start(path: Path) -> None:
+    """As with a host of one's own: at once, and from the breaker."""
+    exits = [sys.executable, "-c", "import sys; sys.exit('broken')"]
+    with listening(path), client(path, ["/no/such"]) as missing, client(path, exits) as broken:
+        with pytest.raises(StartError, match="command not found") as caught:
+            missing.call({})
+        assert caught.value.argv == ("/no/such",)
+        with pytest.raises(StartError, match="before it was ready"):
+            broken.call({})
+        with pytest.raises(StartError):
+            list(missing.call_many([{}, {}, {}]))
+    quick = {"backoff": 0.0, "backoff_max": 0.0, "breaker_failures": 1}
+    with listening(path), client(path, exits, **quick) as broken:
+        with pytest.raises(StartError):
+            broken.call({})
+        with pytest.raises(Unavailable) as opened:
+            broken.call({})
+        assert isinstance(opened.value.last, StartError)
+
+
+def test_all_processes_are_busy(path: Path, tmp_path: Path) -> None:
+    """The wait for a process is bounded as without a shared host; others' messages too."""
+    with listening(path), client(path, raw(HELD), acquire_timeout=0.2) as node:
+        thread, found = in_thread(lambda: node.call(held(tmp_path)))
+        until(lambda: (tmp_path / "began").exists())
+        with pytest.raises(PoolTimeout, match=r"acquire_timeout = 0\.2"):
+            node.call(held(tmp_path))
+        (tmp_path / "go").touch()
+        thread.join()
+        assert found[0][0][0] == 1
+
+
+# The host ends
+
+
+def test_the_host_is_killed_in_the_middle(path: Path, tmp_path: Path) -> None:
+    """Its processes go with it; the message goes to the next host, and has its answer."""
+    with client(path, raw(HELD)) as node:
+        with listening(path) as host:
+            thread, found = in_thread(lambda: node.call(held(tmp_path, 7)))
+            until(lambda: (tmp_path / "began").exists())
+            first = int((tmp_path / "began").read_text())
+            host.kill()
+        until(lambda: not _lives(first))
+        with listening(path):
+            until(lambda: len((tmp_path / "began").read_text().split()) == 2)
+            (tmp_path / "go").touch()
+            thread.join()
+            (result,) = found
+            assert result[0][0] == 7
+            assert result[0][1] != first
+            assert node.call({**held(tmp_path, 8)})[0][0] == 8
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_the_host_is_killed_in_a_batch(path: Path) -> None:
+    """What has no outcome yet goes to the next host; each message has one, in order."""
+    with client(path, ECHO) as node:
+        with listening(path) as host:
+            outcomes = node.call_many({"n": n} for n in range(5000))
+            got = [next(outcomes) for _ in range(1000)]
+            host.kill()
+        with listening(path):
+            got += list(outcomes)
+    assert [outcome[0][0] for outcome in got] == list(range(5000))
+
+
+def test_no_host(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A call waits for one as long as it may take, and says so; nothing has run."""
+    with client(path, ECHO, timeout=0.3) as node:
+        with pytest.raises(
+            HostLost, match=r"no shared host at .*: No such file.*emit host"
+        ) as lost:
+            node.call({"n": 1})
+        assert (lost.value.may_have_run, lost.value.path) == (False, str(path))
+        assert isinstance(lost.value, Unavailable)
+        assert "waits for a shared host" in caplog.text
+        with pytest.raises(HostLost):
+            list(node.call_many([{"n": 1}]))
+        with pytest.raises(HostLost):
+            list(node.stream({"n": 1}))
+
+
+def test_a_host_that_comes_late(path: Path) -> None:
+    """A call that waits for it is served."""
+    with client(path, ECHO) as node:
+        thread, found = in_thread(lambda: node.call({"n": 1}))
+        with listening(path):
+            thread.join()
+        assert found[0][0][0] == 1
+
+
+def test_hosts_that_are_lost_again_and_again(path: Path, tmp_path: Path) -> None:
+    """After max_attempts the message is given back, and it may have run."""
+    with client(path, raw(HELD), max_attempts=2) as node:
+        thread, found = in_thread(lambda: node.call(held(tmp_path)))
+        with listening(path):
+            until(lambda: _lines(tmp_path / "began") == 1)
+        with listening(path):
+            until(lambda: _lines(tmp_path / "began") == 2)
+        thread.join()
+    assert isinstance(found[0], HostLost)
+    assert found[0].may_have_run
+
+
+def _lines(file: Path) -> int:
+    return len(file.read_text().split()) if file.exists() else 0
+
+
+def test_a_stream_is_not_repeated(path: Path) -> None:
+    """After its first result has gone on, the loss of the host is an error."""
+    code = sdk("def many(msg): yield from range(msg.n)\nserve(many)")
+    with client(path, code) as node:
+        with listening(path) as host:
+            stream = node.stream({"n": 10**9})
+            next(stream)
+            host.kill()
+            with pytest.raises(HostLost) as lost:
+                list(stream)
+        assert lost.value.may_have_run
+
+
+def test_a_host_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is stopped is told from a slow node: it says nothing."""
+    with listening(path) as host, client(path, ECHO, timeout=0.5) as node:
+        with client(path, ECHO) as warm:
+            assert warm.call({"n": 1})
+        until(lambda: isinstance(outcome_of(lambda: node.call({"n": 1})), list))
+        monkeypatch.setattr(link, "_SILENCE", 0.3)
+        host.send_signal(signal.SIGSTOP)
+        with pytest.raises(HostLost, match=r"said nothing for 0\.3 s"):
+            node.call({"n": 2})
+        host.send_signal(signal.SIGCONT)
+        monkeypatch.undo()
+        until(lambda: isinstance(outcome_of(lambda: node.call({"n": 3})), list))
+
+
+def test_a_slow_node_is_no_dead_host(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it works the host says so, longer than a client would wait without."""
+    monkeypatch.setattr(link, "_SILENCE", 2.0)
+    monkeypatch.setattr(server, "BEAT", 0.05)
+    monkeypatch.setattr(server, "_TICK", 0.05)
+    with serving(path), client(path, raw(HELD)) as node:
+        thread, found = in_thread(lambda: node.call(held(tmp_path)))
+        thread.join(3.0)
+        assert thread.is_alive()
+        (tmp_path / "go").touch()
+        thread.join()
+        assert found[0][0][0] == 1
+
+
+def test_stopped_politely(path: Path, tmp_path: Path) -> None:
+    """What has been asked for is answered; then the processes end, and the socket is gone."""
+    with listening(path) as host, client(path, raw(HELD)) as node, client(path, ECHO) as idle:
+        assert idle.call({"n": 1})
+        thread, found = in_thread(lambda: node.call(held(tmp_path)))
+        until(lambda: (tmp_path / "began").exists())
+        host.terminate()
+        until(lambda: not path.exists())
+        (tmp_path / "go").touch()
+        thread.join()
+        assert found[0][0][0] == 1
+        assert host.wait(30) == 0
+        assert not _lives(found[0][0][1])
+
+
+# The client ends
+
+
+def test_the_client_is_killed_in_the_middle(path: Path, tmp_path: Path) -> None:
+    """What it had asked for ends, its process too, and nobody gets its answer."""
+    code = f"""
+from pathlib import Path
+from tests.shared_hosts import client
+from tests.test_shared_host import HELD, held, raw
+with client(Path({str(path)!r}), raw(HELD)) as node:
+    node.call(held(Path({str(tmp_path)!r}), 1))
+"""
+    with listening(path), client(path, raw(HELD)) as node:
+        with open_client(path, code) as killed:
+            until(lambda: (tmp_path / "began").exists())
+            first = int((tmp_path / "began").read_text())
+            killed.kill()
+        until(lambda: not _lives(first))
+        (tmp_path / "go").touch()
+        assert [node.call(held(tmp_path, n))[0][0] for n in range(2, 50)] == list(range(2, 50))
+
+
+def test_the_client_is_killed_while_it_waits(path: Path, tmp_path: Path) -> None:
+    """Its message is not run when its turn comes: nobody wants it any more."""
+    code = f"""
+from pathlib import Path
+from tests.shared_hosts import client
+from tests.test_shared_host import HELD, held, raw
+with client(Path({str(path)!r}), raw(HELD)) as node:
+    print(flush=True)
+    node.call(held(Path({str(tmp_path)!r}), 2))
+"""
+    with listening(path), client(path, raw(HELD)) as node:
+        thread, found = in_thread(lambda: node.call(held(tmp_path)))
+        until(lambda: _lines(tmp_path / "began") == 1)
+        with open_client(path, code) as killed:
+            until(lambda: status(path)["nodes"]["n"]["queued"] == 1)
+            killed.kill()
+        (tmp_path / "go").touch()
+        thread.join()
+        assert found[0][0][0] == 1
+        assert node.call(held(tmp_path, 3))[0][0] == 3
+        assert _lines(tmp_path / "began") == 2
+
+
+def test_an_interrupt_in_the_middle(path: Path, tmp_path: Path) -> None:
+    """As by a soft time limit: the next call has its own answer."""
+
+    class Limit(BaseException):
+        pass
+
+    def interrupt(*_: Any) -> None:
+        raise Limit
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with listening(path), client(path, raw(HELD)) as node:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(Limit):
+                node.call(held(tmp_path, 1))
+            (tmp_path / "go").touch()
+            assert [node.call(held(tmp_path, n))[0][0] for n in range(2, 50)] == list(range(2, 50))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_client_that_does_not_read(path: Path) -> None:
+    """It stops itself and nobody else: the one process serves the others."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from tests.shared_hosts import client
+from tests.faults.nodes import sdk
+code = sdk("def big(msg): return ['x' * 100_000]\\nserve(big)")
+with client(Path({str(path)!r}), code) as node:
+    outcomes = node.call_many({{}} for _ in range(1000))
+    next(outcomes)
+    print(flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    big = sdk("def big(msg): return ['x' * 100_000]\nserve(big)")
+    with listening(path), client(path, big) as node:
+        with open_client(path, code) as stopped:
+            assert stopped.stdout is not None
+            stopped.stdout.readline()
+            for _ in range(20):
+                assert node.call({}) == [["x" * 100_000]]
+            stopped.kill()
+
+
+# Forks, threads, processes
+
+
+def test_a_fork_after_the_first_use(path: Path) -> None:
+    """Parent and child have links of their own, and the host sees the parent's end."""
+    code = f"""
+import os, sys
+from emit.host import host
+from emit.host.environment import environment
+from emit.host.program import Program
+from emit.host.settings import Settings
+program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
+
+def check(first):
+    node = host.current().calls("n", lambda: program, Settings(mode="persistent", size=1))
+    return sum(node.call({{"n": n}})[0][0] != n for n in range(first, first + 500))
+
+wrong = check(0)
+pid = os.fork()
+if not pid:
+    os._exit(min(255, check(1000)))
+wrong += check(5000)
+print(wrong, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    with listening(path), open_client(path, code) as forking:
+        out, _ = forking.communicate(timeout=100)
+        assert out == "0 0\n"
+        assert status(path)["nodes"]["n"]["starts"] == 1
+
+
+def test_a_link_that_a_forked_child_inherits(path: Path, tmp_path: Path) -> None:
+    """The parent is killed in the middle while its child lives on: the host sees it."""
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from emit.host import host
+from emit.host.environment import environment
+from emit.host.program import Program
+from emit.host.settings import Settings
+from tests.test_shared_host import HELD, held, in_thread, raw
+program = Program("n", tuple(raw(HELD)), environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
+node = host.current().calls("n", lambda: program, Settings(mode="persistent", size=1))
+in_thread(lambda: node.call(held(Path({str(tmp_path)!r}))))
+while not os.path.exists({str(tmp_path / "began")!r}):
+    time.sleep(0.01)
+pid = os.fork()
+if not pid:
+    sys.stdin.read()
+    os._exit(0)
+print(pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    with listening(path), open_client(path, code) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        first = int((tmp_path / "began").read_text())
+        until(lambda: not _lives(first))
+        assert _lives(child)
+        assert parent.stdin is not None
+        parent.stdin.close()
+
+
+WORK = f"""
+import os, sys, threading
+from emit.host import host
+from emit.host.environment import environment
+from emit.host.program import Program
+from emit.host.settings import Settings
+program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
+node = host.current().calls("n", lambda: program, Settings(mode="persistent", size=2))
+me, count = map(int, sys.stdin.read().split())
+wrong = []
+
+def work(first):
+    for n in range(first, first + count):
+        if node.call({{"n": [me, n]}})[0][0] != [me, n]:
+            wrong.append(n)
+    numbers = range(first, first + 2 * count)
+    for n, outcome in zip(numbers, node.call_many({{"n": [me, n]}} for n in numbers)):
+        if outcome[0][0] != [me, n]:
+            wrong.append(n)
+
+threads = [threading.Thread(target=work, args=[10**6 * k]) for k in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(wrong))
+"""
+
+
+def test_eight_processes(path: Path) -> None:
+    """Ten thousand calls from two threads of each, one by one and in batches: none is wrong."""
+    count = 2000 if CHAOS else 210
+    with listening(path), contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(open_client(path, WORK)) for _ in range(8)]
+        for me, each in enumerate(clients):
+            assert each.stdin is not None
+            each.stdin.write(f"{me} {count}")
+            each.stdin.close()
+        assert [each.stdout.read() for each in clients if each.stdout] == ["0\n"] * 8
+        figures = status(path)["nodes"]["n"]
+        assert figures["calls"] == 8 * 2 * 3 * count
+        assert figures["starts"] <= 2
+
+
+# Who may, and where
+
+
+def test_the_second_says_who_runs(path: Path) -> None:
+    """It ends with code 2 and the first one's pid; the first goes on."""
+    with listening(path) as host, client(path, ECHO) as node:
+        command = [EMIT, "host", "--socket", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (2, "")
+        expected = f"emit host: a shared host already listens at {path}: process {host.pid}\n"
+        assert done.stderr == expected
+        assert node.call({"n": 1})
+
+
+def test_one_stands_by(path: Path) -> None:
+    """It takes over when the first is killed, and a waiting call is served."""
+    with listening(path) as first, start(path, "--standby") as second:
+        with client(path, ECHO) as node:
+            assert node.call({"n": 1})
+            first.kill()
+            assert node.call({"n": 2})[0][0] == 2
+        second.terminate()
+        assert second.wait(30) == 0
+
+
+def test_a_stale_socket(path: Path) -> None:
+    """What a killed host has left is no obstacle."""
+    with listening(path) as host:
+        host.kill()
+    assert path.exists()
+    with listening(path), client(path, ECHO) as node:
+        assert node.call({"n": 1})
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_parent_ends(path: Path) -> None:
+    """With --parent the host ends when the process that started it does, however."""
+    code = f"""
+import os, subprocess, sys
+command = [{EMIT!r}, "host", "--socket", {str(path)!r}, "--parent", str(os.getpid())]
+print(subprocess.Popen(command, stderr=subprocess.DEVNULL).pid, flush=True)
+sys.stdin.read()
+"""
+    with open_client(path, code) as parent:
+        assert parent.stdout is not None
+        host = int(parent.stdout.readline())
+        until(path.exists)
+        parent.kill()
+    until(lambda: not _lives(host))
+    assert not path.exists()
+
+
+def test_a_folder_that_others_may_write_to(tmp_path: Path) -> None:
+    """Who can write there could take the host's place, so it is refused."""
+    (tmp_path / "open").mkdir(mode=0o700)
+    (tmp_path / "open").chmod(0o770)
+    command = [EMIT, "host", "--socket", str(tmp_path / "open" / "host.sock")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "must be a folder of user" in done.stderr
+
+
+REFUSED = ["b''\n", "ConnectionResetError\n", "BrokenPipeError\n"]
+CONNECT = """
+import os, socket, sys
+os.setgid(65534); os.setuid(65534)
+connection = socket.socket(socket.AF_UNIX)
+try:
+    connection.connect(sys.argv[1])
+    connection.sendall(b'\\n{"op":"hello","v":[1],"codecs":["msgpack"],"node":"n","max_frame":9999}\\n')
+    print(connection.recv(100))
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user(path: Path) -> None:
+    """Neither the folder nor the socket lets one in; and if they did, the host would not."""
+    with listening(path) as host:
+        connect = [sys.executable, "-c", CONNECT, str(path)]
+        for expected in (["PermissionError\n"], REFUSED):
+            done = subprocess.run(connect, capture_output=True, text=True, timeout=60)
+            assert done.stdout in expected, done.stderr
+            path.chmod(0o777)
+            folder = path.parent
+            while folder != Path("/tmp"):
+                folder.chmod(folder.stat().st_mode | 0o011)
+                folder = folder.parent
+        wait_for(host, "a client of user 65534 is refused")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_host_of_another_user(path: Path) -> None:
+    """A client does not tell its messages to whoever has taken the place."""
+    code = """
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+os.setuid(65534)
+listener.listen()
+print(flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as impostor:
+        assert impostor.stdout is not None
+        impostor.stdout.readline()
+        with client(path, ECHO) as node, pytest.raises(PermissionError, match="of user 65534"):
+            node.call({"n": 1})
+        impostor.communicate()
+
+
+def test_garbage(path: Path) -> None:
+    """A client that talks nonsense is hung up on, and the others go on."""
+    with listening(path), client(path, ECHO) as node:
+        for data in (b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x02\xc1\xc1", os.urandom(100_000)):
+            with socket.socket(socket.AF_UNIX) as garbage:
+                garbage.connect(str(path))
+                with contextlib.suppress(OSError):
+                    garbage.sendall(data)
+                    garbage.shutdown(socket.SHUT_WR)
+                    while garbage.recv(1000):
+                        pass
+            assert node.call({"n": 1})[0][0] == 1
+
+
+@pytest.mark.parametrize("value", ["sharred", "relative/host.sock"])
+def test_a_wrong_setting(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error that says what there is, and not a private host."""
+    from emit.host.place import socket_path
+
+    monkeypatch.setenv("EMIT_HOST", value)
+    with pytest.raises(ValueError, match="must be private, shared, or the absolute path"):
+        socket_path()
+
+
+def test_the_default_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the setting nothing is shared; shared has a place for each user."""
+    from emit.host.place import socket_path
+
+    for value in ("", "private"):
+        monkeypatch.setenv("EMIT_HOST", value)
+        assert socket_path() is None
+    monkeypatch.setenv("EMIT_HOST", "shared")
+    assert socket_path() == f"/tmp/emit-shared-{os.geteuid()}/host.sock"
+
+
+# Housekeeping
+
+
+def test_nodes_that_nobody_uses_are_stopped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while without a client; a client that idles keeps them."""
+    monkeypatch.setattr(server, "LINGER", 0.0)
+    monkeypatch.setattr(server, "BEAT", 0.05)
+    monkeypatch.setattr(server, "_TICK", 0.05)
+    with serving(path) as host:
+        with client(path, ECHO, name="a") as kept:
+            pid = kept.call({"n": 1})[0][1]
+            with client(path, ECHO, name="b") as left:
+                gone = left.call({"n": 1})[0][1]
+            until(lambda: not _lives(gone))
+            assert kept.call({"n": 2})[0] == [2, pid]
+            until(lambda: list(host.snapshot()["nodes"]) == ["a"])
+
+
+def test_threads_end_with_their_clients(path: Path) -> None:
+    """A hundred clients that come and go leave nothing; that no_leaks sees."""
+    with serving(path):
+        for n in range(100):
+            with client(path, ECHO) as node:
+                if n % 10 == 0:
+                    assert node.call({"n": n})[0][0] == n
+        until(lambda: not [t for t in threading.enumerate() if t.name == "emit-client"])
+
+
+def test_a_remote_host_says_what_it_is(path: Path) -> None:
+    """Its repr and snapshot, for logs and figures."""
+    host = RemoteHost(str(path))
+    assert repr(host) == f"<RemoteHost {path} [0 nodes]>"
+    assert host.snapshot() == {"pid": os.getpid(), "shared": str(path), "nodes": {}}
+    assert (ROOT / "docs").exists()
