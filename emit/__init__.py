@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from emit.multilang import ShellNode
     from emit.once import idempotent
     from emit.router.celery import CeleryRouter
+    from emit.router.rq import RQRouter
 
 __version__ = "0.5.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "CeleryRouter",
     "Message",
     "NoResult",
+    "RQRouter",
     "Router",
     "ShellNode",
     "__version__",
@@ -39,6 +41,7 @@ __all__ = [
 #: takes as long to import as all the rest, nor a queue.
 _LATER = {
     "CeleryRouter": "emit.router.celery",
+    "RQRouter": "emit.router.rq",
     "ShellNode": "emit.multilang",
     "idempotent": "emit.once",
 }

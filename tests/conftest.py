@@ -75,6 +75,19 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture
+def usual_redis(tmp_path: Path) -> Iterator[str]:
+    """The URL of a Redis on its usual port, for what is typed in from the documentation."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", 6379))
+        except OSError:
+            pytest.skip("a Redis of somebody else's is on port 6379, and may hold data")
+    with serving_redis(tmp_path, port=6379) as url:
+        yield url
+
+
 @contextlib.contextmanager
 def serving_redis(folder: Path, *options: str, port: int = 0) -> Iterator[str]:
     """The URL of a Redis that keeps its files in *folder*; it is killed by SIGKILL at the end."""

@@ -57,8 +57,8 @@ LATE = {
 #: Who may import an optional dependency.
 OPTIONAL = {
     "celery": {"emit.router.celery", "emit.celery"},
-    "rq": {"emit.router.rq"},
-    "redis": {"emit.router.rq", "emit.cli.dead", "emit.celery"},
+    "rq": {"emit.router.rq", "emit.rq"},
+    "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.celery"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
 }

@@ -7,11 +7,12 @@ from emit.router.core import Router
 
 if TYPE_CHECKING:
     from emit.router.celery import CeleryRouter
+    from emit.router.rq import RQRouter
 
-__all__ = ["CeleryRouter", "Router"]
+__all__ = ["CeleryRouter", "RQRouter", "Router"]
 
 #: Imported when they are asked for, since most installations have one queue or none.
-_LATER = {"CeleryRouter": "emit.router.celery"}
+_LATER = {"CeleryRouter": "emit.router.celery", "RQRouter": "emit.router.rq"}
 
 
 def __getattr__(name: str) -> Any:

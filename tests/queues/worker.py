@@ -1,4 +1,4 @@
-"""A real Celery worker in a process of its own, and waiting for what it does."""
+"""Real workers of Celery and RQ in processes of their own, and waiting for what they do."""
 
 from __future__ import annotations
 
@@ -112,6 +112,21 @@ def celery_worker(
     worker = Worker([*command, "--without-gossip", "--without-mingle"], log, cwd, **env)
     try:
         worker.said(" ready.")
+        yield worker
+    finally:
+        worker.end()
+
+
+@contextlib.contextmanager
+def rq_worker(
+    log: Path, kind: str, *queues: str, cwd: Path = Path(__file__).parent, **env: str
+) -> Iterator[Worker]:
+    """A worker of the class *kind* that is ready. What is left of it at the end is killed."""
+    url = ("--url", os.environ["EMIT_TEST_REDIS"])
+    command = ["rq.cli", "worker", "--worker-class", kind, *url, *(queues or ("default", "words"))]
+    worker = Worker(command, log, cwd, **env)
+    try:
+        worker.said("Listening on")
         yield worker
     finally:
         worker.end()

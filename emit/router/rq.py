@@ -1,0 +1,307 @@
+"""
+:class:`RQRouter`: every node is a function that RQ runs, and RQ carries the messages.
+
+1. A job's id is its message's. What Emit has to know of earlier attempts is in the job's ``meta``.
+2. RQ runs a job again whose worker died, ``max_deliveries`` times: its count of what is left is
+   Emit's count of deliveries. The last of them only makes a dead letter.
+3. Another attempt is an RQ ``Retry`` that the job returns, so nothing is logged as a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import reduce
+from pickle import PicklingError
+from typing import Any
+
+from redis.exceptions import RedisError
+from rq import Queue, Retry, get_current_job
+from rq.job import Job, JobStatus
+from rq.scheduler import RQScheduler
+from rq.timeouts import JobTimeoutException
+from rq.utils import now
+
+from emit.errors import DispatchError, EncodeError, GraphError
+from emit.letter import Cause, DeadLetter
+from emit.router.delivery import Parcel, opened
+from emit.router.ledger import Ledger
+from emit.router.naming import look_like
+from emit.router.queued import QueueRouter
+from emit.router.receiver import Delivery, Unsettled
+
+__all__ = ["RQRouter"]
+
+#: Where in a job's ``meta`` the causes of its earlier attempts are.
+META = "emit"
+
+#: Seconds that a worker waits itself before another attempt, at most, where nobody schedules.
+_LONGEST_WAIT = 5.0
+
+
+class Again(Exception):
+    """Ends a job that is to run again: RQ is given *retry* as its result."""
+
+    def __init__(self, retry: Retry) -> None:
+        super().__init__(repr(retry))
+        self.retry = retry
+
+
+@dataclass(frozen=True)
+class Lane:
+    """
+    Where a node's jobs go.
+
+    Attributes:
+        queue: RQ's own.
+        timeout: Seconds that a job may take; None: RQ's default, 180.
+        result_ttl: Seconds that RQ keeps what a job has returned.
+    """
+
+    queue: Queue
+    timeout: int | None
+    result_ttl: int
+
+
+class RQRouter(QueueRouter):
+    """
+    Routes messages from one RQ job to the next.
+
+    Args:
+        redis_connection: A client of redis-py, for the jobs of all nodes.
+        *args, **kwargs: As for :class:`emit.router.Router`.
+
+    ``router.node`` also takes
+
+    ==============  ===================  ====================================================
+    option          default
+    ==============  ===================  ====================================================
+    ``queue``       ``"default"``        the name of a queue, or an ``rq.Queue``
+    ``connection``  *redis_connection*   another client, for this node's jobs
+    ``timeout``     None: RQ's, 180      seconds that a job may take. Of a node that is a
+                                         program it is the program's own; give those a
+                                         ``Queue(default_timeout=...)``
+    ``result_ttl``  500                  seconds that what a job returned is kept
+    ==============  ===================  ====================================================
+
+    A node can be enqueued by hand as well: ``tasks.emit_words.delay(document=...)``. RQ finds it
+    by its name in its module, so it must be there under its own name.
+
+    Example:
+        >>> router = RQRouter(redis_connection=Redis(), node_modules=["tasks"])
+    """
+
+    interrupts = (JobTimeoutException,)
+    signals = (Again,)
+    queue_options = ("queue", "connection", "timeout", "result_ttl")
+
+    def __init__(self, redis_connection: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.redis_connection = redis_connection
+        self._lanes: dict[str, Lane] = {}
+        self._limits: dict[str, int] = {}  # by what RQ calls a node: its max_deliveries
+        self._found: set[str] = set()
+
+    # -- declaring -------------------------------------------------------------------------
+
+    def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """Make a node something that RQ can run, with ``delay`` and ``enqueue``."""
+        name = node.node.name  # type: ignore[attr-defined]
+        self._lanes[name] = self._lane(options)
+        self.plan_node(node, options)
+        return self._job(node)
+
+    def _lane(self, options: dict[str, Any]) -> Lane:
+        connection = options.pop("connection", None) or self.redis_connection
+        queue = options.pop("queue", "default")
+        if not isinstance(queue, Queue):
+            queue = Queue(queue, connection=connection)
+        return Lane(queue, options.pop("timeout", None), options.pop("result_ttl", 500))
+
+    def _job(self, node: Any) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            message = self.get_message_from_call(*args, **kwargs)
+            job = get_current_job()
+            if job is None or job.func_name != _path(run) or getattr(job, "emit_begun", False):
+                return self._receiver.call(node.node, message)
+            job.emit_begun = True  # type: ignore[attr-defined]  # a call by its handler is none
+            return self._work(node.node, job, message)
+
+        def enqueue(*args: Any, **kwargs: Any) -> Job:
+            fields = dict(vars(self.get_message_from_call(*args, **kwargs)))
+            parcel = Parcel([self._next_id(node.name)], [fields])
+            return self.send(fields.pop("_origin", ""), node.name, parcel)
+
+        look_like(run, node, node.name)
+        self._limits[_path(run)] = self._plans[node.name].policy.max_deliveries
+        run.delay = run.enqueue = enqueue  # type: ignore[attr-defined]
+        return run
+
+    # -- sending ---------------------------------------------------------------------------
+
+    def send(
+        self,
+        origin: str,
+        destination: str,
+        parcel: Parcel,
+        *,
+        delay: float = 0.0,
+        causes: Sequence[Cause] = (),
+    ) -> Job:
+        """
+        Enqueue messages as one job; its id is that of the message.
+
+        Raises:
+            GraphError: There is no node *destination*, or RQ could not find it.
+            DispatchError: Redis refused.
+            EncodeError: The queue's serializer has no form for a value.
+        """
+        function, lane = self._find(destination), self._lanes[destination]
+        with _enqueueing(origin, destination):
+            job = lane.queue.create_job(
+                function,
+                kwargs=parcel.envelope(origin),
+                job_id=parcel.id,
+                timeout=lane.timeout,
+                result_ttl=lane.result_ttl,
+                description=f"{destination}({_without_payload(origin, parcel)})",
+                meta={META: [_short(cause) for cause in causes]} if causes else None,
+                retry=Retry(max=self._limits[_path(function)]),
+            )
+            job.data  # noqa: B018  # it is serialized here, where its faults are told apart
+        with _publishing(origin, destination):
+            if lane.queue.is_async and self._schedules(lane.queue, delay):
+                job.set_status(JobStatus.SCHEDULED)
+                return lane.queue.schedule_job(job, now() + timedelta(seconds=delay))
+            return lane.queue.enqueue_job(job)
+
+    def _find(self, destination: str) -> Any:
+        """The node, as RQ will find it."""
+        function = self.functions.get(destination)
+        if function is None:
+            raise GraphError(f'"{destination}" is not the name of a node')
+        if destination not in self._found:
+            _check_path(destination, function)
+            self._found.add(destination)
+        return function
+
+    def _schedules(self, queue: Queue, delay: float) -> bool:
+        """Whether there is a *delay*, and a worker that watches the time for this queue."""
+        if round(delay) < 1:
+            return False
+        return bool(queue.connection.exists(RQScheduler.get_locking_key(queue.name)))
+
+    def put_back(
+        self, delivery: Delivery, error: Exception, *, delay: float, causes: Sequence[Cause]
+    ) -> Any:
+        """Have RQ run the same job again, and end this run of it."""
+        job: Any = delivery.native
+        job.meta[META] = [_short(cause) for cause in causes]
+        job.retries_left = self._limits[job.func_name]
+        queue = Queue(job.origin, connection=job.connection)
+        scheduled = self._schedules(queue, delay)
+        if not scheduled:
+            time.sleep(min(delay, _LONGEST_WAIT))
+        once_more = (job.number_of_retries or 0) + 1
+        raise Again(Retry(max=once_more, interval=round(delay) if scheduled else 0)) from error
+
+    # -- receiving -------------------------------------------------------------------------
+
+    def _work(self, node: Any, job: Any, message: Any) -> Any:
+        try:
+            return self._receiver.deliver(node, self._delivery(node, job, message))
+        except Again as again:
+            return again.retry
+        except Unsettled as error:
+            self.logger.error('"%s": %s stays in the queue: %s', node.name, job.id, error)
+            job.retries_left = max(1, job.retries_left or 0)
+            raise
+        except Exception:
+            job.retries_left = 0  # it is a dead letter now
+            raise
+        finally:
+            if os.environ.get("RQ_JOB_ID") == job.id:  # this process is forked for the job alone
+                self.close()
+
+    def _delivery(self, node: Any, job: Any, message: Any) -> Delivery:
+        origin, parcel = opened(job.id, vars(message))
+        return Delivery(
+            id=job.id,
+            origin=origin,
+            parcel=parcel,
+            causes=tuple(Cause(**cause) for cause in job.meta.get(META, ())),
+            retries=job.number_of_retries or 0,
+            is_repeat=job.retries_left is not None
+            and job.retries_left < self._limits[job.func_name],
+            traceparent=job.meta.get("traceparent"),
+            native=job,
+            eager=not self._lanes[node.name].queue.is_async,
+        )
+
+    # -- what Redis keeps ------------------------------------------------------------------
+
+    def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
+        """Keep a dead letter in the Redis that the job came from."""
+        self.logger.error("%s is given up: %r", letter.id, letter)
+        Ledger(delivery.native.connection).bury(letter)
+
+    def count(self, delivery: Delivery) -> int:
+        job: Any = delivery.native
+        return self._limits[job.func_name] - (job.retries_left or 0) + 1
+
+    def forget(self, delivery: Delivery) -> None:
+        """RQ forgets its count with the job."""
+
+
+def _path(function: Any) -> str:
+    """What RQ calls a function."""
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _check_path(destination: str, function: Any) -> None:
+    """
+    Raises:
+        GraphError: A worker could not import it.
+    """
+    module = sys.modules.get(function.__module__)
+    names = function.__qualname__.split(".")
+    found = reduce(lambda owner, name: getattr(owner, name, None), names, module)
+    if found is not function or function.__module__ == "__main__":
+        raise GraphError(
+            f'"{destination}": RQ finds a node by its name, and {_path(function)} is not this one; '
+            f"declare it at the top of a module that the worker can import, under its own name"
+        )
+
+
+@contextmanager
+def _enqueueing(origin: str, destination: str) -> Iterator[None]:
+    try:
+        yield
+    except (PicklingError, TypeError, ValueError, AttributeError) as error:
+        reason = f"RQ's serializer can't write it: {error}"
+        raise EncodeError(node=origin, path="a result", reason=reason) from error
+
+
+@contextmanager
+def _publishing(origin: str, destination: str) -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        text = f'"{destination}": RQ could not enqueue a message from "{origin}": {error}'
+        raise DispatchError(text) from error
+
+
+def _without_payload(origin: str, parcel: Parcel) -> str:
+    """What logs and dashboards show in place of a job's arguments."""
+    count = len(parcel.ids)
+    return f"<{'a message' if count == 1 else f'{count} messages'} from {origin or 'a call'}>"
+
+
+def _short(cause: Cause) -> Mapping[str, Any]:
+    """Plain data, for any serializer."""
+    return asdict(cause) | {"text": cause.text[:500], "stderr_tail": ""}

@@ -1,0 +1,14 @@
+"send a query string through the graph, and print what is published meanwhile"
+
+import sys
+
+from graph import redis, router
+
+listener = redis.pubsub(ignore_subscribe_messages=True)
+listener.psubscribe("notify_on_emit.*")
+listener.get_message(timeout=5)  # that the subscription is there
+
+router(querystring=sys.argv[1])
+
+while message := listener.get_message(timeout=1):
+    print(message["channel"].decode(), message["data"].decode())

@@ -1,0 +1,129 @@
+"""A graph for the tests of RQRouter: each node does what its message asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from emit import NoResult, RQRouter, ShellNode
+from emit.context import current
+from emit.errors import RemoteError
+
+URL = os.environ["EMIT_TEST_REDIS"]
+connection = Redis.from_url(URL)
+redis = Redis.from_url(URL, decode_responses=True)
+router = RQRouter(redis_connection=connection)
+
+
+def note(msg: Any, **more: Any) -> None:
+    """Write down that a message has come, once for each time it does."""
+    told = current.get()
+    fields = {key: value for key, value in vars(msg).items() if key != "_origin"}
+    record = {"origin": msg._origin, "fields": fields, "pid": os.getpid(), **more}
+    if told is not None:
+        record |= {"id": told.id, "node": told.node, "attempt": told.attempt}
+    redis.rpush("seen", json.dumps(record))
+
+
+@router.node(("n",), entry_point=True)
+def count(msg: Any) -> Any:
+    yield from range(msg.count)
+
+
+@router.node(("n",), "jobs.count", queue="words")
+def single(msg: Any) -> Any:
+    note(msg)
+    return msg.n
+
+
+@router.node((), "jobs.single")
+def last(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
+@router.node(("n", "attempt"), max_attempts=3, timeout=20)
+def moody(msg: Any) -> Any:
+    """Fails in the way it is asked to, and writes down each attempt."""
+    note(msg)
+    how = msg.how
+    if how == "retry":
+        raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=0)
+    if how == "once":
+        if redis.incr("moody:once") == 1:
+            raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=1)
+        return 1, current.get().attempt  # type: ignore[union-attr]
+    if how == "error":
+        raise KeyError("canary-in-an-error")
+    if how == "kill":
+        os.kill(os.getpid(), 9)
+    if how == "unserializable":
+        return sys._getframe(), 0
+    return NoResult
+
+
+@router.node((), "jobs.moody")
+def after_moody(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
+@router.node(("value",), return_results=True, result_ttl=60)
+def returning(msg: Any) -> Any:
+    yield from msg["values"]
+
+
+@router.node(("n",), batch=50)
+def spread(msg: Any) -> Any:
+    yield from range(msg.count)
+
+
+@router.node(("n",), "jobs.spread", batch=50, max_deliveries=3)
+def batched(msg: Any) -> Any:
+    if msg.n == 3 and redis.get("bad") == "fail":
+        raise RuntimeError("three")
+    if msg.n == 3 and redis.get("bad") == "kill":
+        note(msg)
+        os.kill(os.getpid(), 9)
+    return msg.n
+
+
+@router.node((), "jobs.batched", batch=50, many=True)
+def collected(messages: Any) -> Any:
+    redis.rpush("seen", json.dumps({"node": "collected", "ns": [m.n for m in messages]}))
+    return NoResult
+
+
+@router.node((), timeout=1, max_attempts=2)
+def slow(msg: Any) -> Any:
+    note(msg)
+    time.sleep(msg.seconds)
+
+
+class Program(ShellNode):
+    command = (sys.executable, str(Path(__file__).with_name("program.py")))
+    mode = "persistent"
+    pass_env = (*ShellNode.pass_env, "PYTHONPATH")
+    size = 1
+
+
+@router.node(("answer",), timeout=20, batch=50)
+class Answer(Program):
+    program_node = "answer"
+
+
+@router.node((), "jobs.Answer")
+def answered(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
+@router.node(("pid",), timeout=50)
+class Busy(Program):
+    program_node = "busy"

@@ -1,0 +1,50 @@
+"""What the nodes of a test's graph have noted in Redis, and the dead letters that are there."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from emit.dead import DeadLetters
+from tests.queues.worker import eventually
+
+
+@contextmanager
+def graph(name: str, url: str) -> Iterator[Any]:
+    """The module *name* of this folder, imported as a web process would, on the Redis at *url*."""
+    os.environ["EMIT_TEST_REDIS"] = url
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        yield importlib.import_module(name)
+    finally:
+        del sys.path[0], sys.modules[name]
+
+
+def forget(graph: Any) -> None:
+    """Begin with nothing noted and no dead letter."""
+    graph.redis.delete("seen", "bad", "moody:once")
+    DeadLetters(graph.redis).drop_all()
+
+
+def seen(graph: Any, node: str) -> list[dict[str, Any]]:
+    records = map(json.loads, graph.redis.lrange("seen", 0, -1))
+    return [record for record in records if record.get("node") == node]
+
+
+def wait_for(graph: Any, node: str, count: int) -> list[dict[str, Any]]:
+    """What *node* has noted, once that is *count* messages or more."""
+    eventually(lambda: len(seen(graph, node)) >= count, what=f"{node}: {len(seen(graph, node))}")
+    return seen(graph, node)
+
+
+def dead(graph: Any, count: int) -> list[Any]:
+    """The dead letters, once they are *count* or more."""
+    letters = DeadLetters(graph.redis)
+    eventually(lambda: len(letters.list()) >= count, what="no dead letter")
+    return [letters.show(entry.id) for entry in letters.list()]

@@ -1,0 +1,79 @@
+"""How RQ's workers of every kind treat programs, and what happens when they are killed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rq.registry import StartedJobRegistry
+
+from tests.queues.notes import dead, graph, seen, wait_for
+from tests.queues.worker import are_gone, eventually, rq_worker
+
+pytestmark = pytest.mark.requires("redis-server")
+
+
+@pytest.fixture
+def jobs(redis: str) -> Iterator[Any]:
+    with graph("jobs", redis) as module:
+        yield module
+
+
+def test_programs_end_with_the_worker(jobs: Any, tmp_path: Path) -> None:
+    """A warm stop ends them politely, SIGKILL within a moment."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        jobs.redis.delete("seen")
+        with rq_worker(tmp_path / signum.name, "emit.rq.EmitWorker") as worker:
+            jobs.Answer.delay(n=1, _origin="test")
+            pid = wait_for(jobs, "jobs.answered", 1)[0]["fields"]["answer"][0]
+            worker.stop(signum)
+            eventually(lambda pid=pid: not psutil.pid_exists(pid))
+            everything = worker.everything()
+        assert are_gone(everything)
+
+
+def test_a_worker_is_killed_with_a_job(jobs: Any, tmp_path: Path) -> None:
+    """Its job runs again once its heartbeat is missed, and counts as a second delivery."""
+    job = jobs.slow.delay(seconds=0.5, _origin="test")
+    with rq_worker(tmp_path / "first", "emit.rq.EmitWorker") as worker:
+        wait_for(jobs, "jobs.slow", 1)
+        worker.stop(signal.SIGKILL)
+    registry = StartedJobRegistry("default", connection=jobs.connection)
+    assert registry.count == 1
+    registry.cleanup(timestamp=time.time() + 86_400)
+    with rq_worker(tmp_path / "second", "emit.rq.EmitWorker"):
+        eventually(lambda: job.get_status(refresh=True) == "finished")
+    assert len({record["id"] for record in seen(jobs, "jobs.slow")}) == 1
+    assert len(seen(jobs, "jobs.slow")) == 2
+
+
+@pytest.mark.parametrize("kind", ["rq.Worker", "rq.worker.SpawnWorker"])
+def test_a_worker_that_forks(jobs: Any, kind: str, tmp_path: Path) -> None:
+    """RQ's default: each job starts the program anew, and leaves nothing behind."""
+    with rq_worker(tmp_path / "log", kind):
+        for n in range(3):
+            jobs.Answer.delay(n=n, _origin="test")
+        answers = [r["fields"]["answer"] for r in wait_for(jobs, "jobs.answered", 3)]
+        assert sorted(n for _, n in answers) == [0, 1, 2]
+        assert len({pid for pid, _ in answers}) == 3
+        eventually(lambda: not [pid for pid, _ in answers if psutil.pid_exists(pid)])
+
+
+def test_a_horse_is_killed(jobs: Any, tmp_path: Path) -> None:
+    """A message that kills is delivered max_deliveries times; its mates in a batch once."""
+    jobs.redis.set("bad", "kill")
+    with rq_worker(tmp_path / "log", "rq.Worker"):
+        jobs.spread.delay(count=5)
+        (letter,) = dead(jobs, 1)
+        assert letter.message == {"n": 3}
+        assert letter.causes[-1].type == "Undelivered"
+        eventually(lambda: sum(len(r["ns"]) for r in seen(jobs, "collected")) >= 4)
+    counted = Counter(n for r in seen(jobs, "collected") for n in r["ns"])
+    assert sorted(counted) == [n for n in range(5) if n != 3]
+    assert len(seen(jobs, "jobs.batched")) == 1 + 3
