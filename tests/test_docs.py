@@ -48,6 +48,7 @@ def environment(more: dict[str, str]) -> dict[str, str]:
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     path = os.pathsep.join(paths)
     own = {"PATH": commands, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
+    own["RUBYLIB"] = str(ROOT / "sdks" / "ruby" / "lib")
     # So that `emit top` sees no host of what runs beside this page.
     own["XDG_RUNTIME_DIR"] = str(ROOT / "nowhere")
     return {**os.environ, **own, **more}
@@ -82,13 +83,14 @@ def test_page(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Non
             printed = run([sys.executable, "-c", block.body], tmp_path, env)
             assert block.output is None or printed == block.output
         elif block.language == "console":
+            require(*tools_of(block.body))
             console(block.body, tmp_path, env)
 
 
 def tools_of(script: str) -> Iterator[str]:
-    """The languages that a script starts, by command or by the suffixes of its files."""
+    """The languages that a script or a shell starts, by command or by the suffixes of files."""
     for tool, suffix in (("ruby", ".rb"), ("node", ".mjs"), ("go", ".go"), ("perl", ".pl")):
-        if f'["{tool}"' in script or f'{suffix}"' in script:
+        if f'["{tool}"' in script or re.search(rf"\{suffix}\b", script):
             yield tool
 
 

@@ -204,7 +204,10 @@ def run_test(language: Language, test: Path) -> None:
 
 def sdk_paths() -> dict[str, str]:
     """Where an author would have installed the SDK."""
-    return {"PYTHONPATH": str(ROOT / "sdks" / "python")}
+    return {
+        "PYTHONPATH": str(ROOT / "sdks" / "python"),
+        "RUBYLIB": str(ROOT / "sdks" / "ruby" / "lib"),
+    }
 
 
 # Python alone

@@ -33,6 +33,7 @@ UTC = datetime.timezone.utc
 #: the file, and the command that runs it (None: it is built first).
 APPS: dict[str, tuple[str, str, list[str] | None]] = {
     "python": ("", "sdks/python/tests/conformance_app.py", [sys.executable]),
+    "ruby": ("ruby", "sdks/ruby/test/conformance_app.rb", ["ruby"]),
 }
 
 

@@ -94,6 +94,7 @@ module Emit
     # file, `handler`, or the only one.
     def boot(path, function = nil)
       Frames.take
+      Failure.ours << "#{caller_locations(1, 1).first.path}:"
       run_program { Boot.load(path, function) }
     end
 
@@ -102,6 +103,14 @@ module Emit
 
     # @return [Logger] its lines reach the host with the call they belong to; the level is INFO
     def logger = @logger ||= Log.new
+
+    # Seconds of the clock that deadlines are counted by.
+    def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+
+    # Not `Thread.current[]`, which an Enumerator's fiber would not see.
+    def current=(call)
+      Thread.current.thread_variable_set(:emit_call, call)
+    end
 
     private
 

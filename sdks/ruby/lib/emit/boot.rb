@@ -6,7 +6,7 @@ module Emit
     module_function
 
     # @return [Hash{String => Node}]
-    # @raise [NameError] it is not clear which function is meant
+    # @raise [ArgumentError] it is not clear which function is meant
     def load(path, function)
       path = File.expand_path(path)
       Kernel.load(path)
@@ -41,12 +41,14 @@ module Emit
       return name if name
 
       file = File.basename(path)
-      raise NameError, "#{file}: which function is the node? Name it #{stem}, or say #{file}:name " \
-                       "(found: #{found.empty? ? 'none' : found.join(', ')})"
+      raise ArgumentError, "#{file}: there is no function in it" if found.empty?
+
+      raise ArgumentError, "#{file}: which function is the node? Name it #{stem}, or say #{file}:name " \
+                           "(found: #{found.join(', ')})"
     end
 
     def missing(path, function, found)
-      NameError.new("#{File.basename(path)} has no function #{function} (found: #{found.join(', ')})")
+      ArgumentError.new("#{File.basename(path)}: there is no function #{function} in it (found: #{found.join(', ')})")
     end
   end
 end

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 module Emit
-  # One message given to a handler: what `Emit.context` returns.
+  # One message given to a handler: what `Emit.context` returns, and what a second parameter gets.
   class Call
     # @return [Integer, nil] the call's number in this process; nil outside of a host
     attr_reader :id
@@ -9,17 +9,15 @@ module Emit
     attr_accessor :node
 
     # What the session keeps with a call; no author needs these.
-    attr_reader :msg, :parts, :cancelled
-    attr_accessor :size, :since
+    attr_reader :msg, :cancelled, :data, :count, :since
 
-    def initialize(frame = {}, session = nil)
+    # @param home [#emit, #look, #config] where it is run: under a host, the session
+    def initialize(home = nil, frame = {})
+      @home = home
       @id = frame[:id]
       @node = frame[:node]
       @msg = frame[:msg]
       @meta = frame[:meta]
-      @session = session
-      @parts = []
-      @size = 0
       @deadline = Emit.now + @meta[:deadline_ms] / 1000.0 if @meta && @meta[:deadline_ms]
     end
 
@@ -33,39 +31,45 @@ module Emit
     def traceparent = @meta && @meta[:traceparent]
 
     # @return [Hash] the node's configuration at the host
-    def config = @session ? @session.config : {}
+    def config = @home ? @home.config : {}
 
     # @return [Float, nil] seconds until the deadline, below 0 when it has passed; nil without one
     def remaining = @deadline && @deadline - Emit.now
 
     # Whether the host has cancelled this call. A long handler asks now and then.
     def cancelled?
-      @session&.look
+      @home&.look
       @cancelled ? true : false
+    end
+
+    # Emit one of several results: the call is what a handler gets as `out`.
+    #
+    # @return [Call] itself, so that one may push several in a row
+    # @raise [EncodeError] it cannot be carried
+    def <<(value)
+      @home.emit(self, value)
+      self
     end
 
     def cancel
       @cancelled = true
     end
-  end
 
-  # What a handler with a second parameter pushes its results into.
-  class Out
-    def initialize(&emit)
-      @emit = emit
+    # Results wait here, encoded, until there are enough of them for a frame.
+    def add(part, separator)
+      if @data
+        @data << separator << part
+        @count += 1
+      else
+        @since = Emit.now
+        @data = part
+        @count = 1
+      end
     end
 
-    # @return [Out] itself, so that one may push several in a row
-    def <<(value)
-      @emit.call(value)
-      self
+    def empty
+      @data = nil
+      @count = 0
     end
-  end
-
-  def self.now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
-
-  # Not `Thread.current[]`, which an Enumerator's fiber would not see.
-  def self.current=(call)
-    Thread.current.thread_variable_set(:emit_call, call)
   end
 end

@@ -60,35 +60,44 @@ module Emit
 
     def name = "json"
 
+    def separator = ","
+
     def dump(value) = @state.generate(value).force_encoding(Encoding::BINARY)
 
+    # A message by hand. A host writes no number that is too large for a float.
+    #
     # @raise [JSON::ParserError] it is no JSON, or Ruby would change it
+    # @raise [EncodeError] a number in it is too large
     def load(data)
-      data = data.dup.force_encoding(Encoding::UTF_8)
-      raise JSON::ParserError, "it is not UTF-8" unless data.valid_encoding?
-
-      value = JSON.parse(data, OPTIONS)
-      raise JSON::ParserError, "a lone surrogate" if SURROGATE.match?(data) && SURROGATE.match?(data.gsub(PAIR, ""))
-
-      @values.clean(value, "message", Values::DEPTH + 2) if HUGE.match?(data)
-      value
+      parse(data.dup).tap { |value| @values.clean(value, "message") if HUGE.match?(data) }
     end
 
     # The newline in front keeps a stray print without one from gluing itself to the frame.
     def frame(fields) = "\n#{dump(fields)}\n"
 
-    # @param parts [Array<String>] results that are encoded already
-    def results(op, number, parts)
-      "\n{\"op\":\"#{op}\",\"id\":#{number},\"msgs\":[#{parts.size == 1 ? parts[0] : parts.join(',')}]}\n"
+    # @param data [String, nil] *count* results that are encoded already, separated
+    def results(op, number, _count, data)
+      "\n{\"op\":\"#{op}\",\"id\":#{number},\"msgs\":[#{data}]}\n"
     end
 
     # The frames that are complete with these bytes.
     def each_frame(data)
       @input << data
-      return check_size(@input.bytesize) unless (last = data.rindex("\n"))
+      if (last = data.rindex("\n"))
+        lines = @input.slice!(0, @input.bytesize - data.bytesize + last + 1)
+      end
+      check_size(@input.bytesize)
+      lines&.each_line { |line| yield parse(line) unless line.size < 3 && line.strip.empty? }
+    end
 
-      lines = @input.slice!(0, @input.bytesize - data.bytesize + last + 1)
-      lines.each_line { |line| yield load(line) unless line.strip.empty? }
+    private
+
+    def parse(data)
+      data.force_encoding(Encoding::UTF_8)
+      raise JSON::ParserError, "it is not UTF-8" unless data.valid_encoding?
+      raise JSON::ParserError, "a lone surrogate" if data.include?('\u') && SURROGATE.match?(data.gsub(PAIR, ""))
+
+      JSON.parse(data, OPTIONS)
     end
   end
 end

@@ -33,10 +33,13 @@ module Emit
 
   # Errors as the wire has them: type, text, the author's lines first, causes.
   module Failure
-    OURS = ["#{__dir__}/", "#{__dir__}.rb:"].freeze
     MOST = 8192
+    @ours = ["#{__dir__}/", "#{__dir__}.rb:"]
 
     module_function
+
+    # @return [Array<String>] how the lines of a stack begin that are no business of the author
+    def ours = Failure.instance_variable_get(:@ours)
 
     def describe(error, depth = 4)
       about = { type: error.class.to_s, message: text_of(error), stack: stack(error) }
@@ -48,9 +51,10 @@ module Emit
 
     # Innermost first, but the author's lines before those of libraries, and none of ours.
     def stack(error)
-      lines = (error.backtrace || []).reject { |line| line.start_with?(*OURS) }
+      lines = (error.backtrace || []).reject { |line| line.start_with?(*ours) }
       own, theirs = lines.partition { |line| !line.start_with?("<internal:", *libraries) }
-      (own + theirs).first(40).map { |line| text(line, 400) }
+      own.unshift(error.message[/\A\S+?:\d+/]) if error.is_a?(SyntaxError) # no line was reached
+      (own + theirs).compact.first(40).map { |line| text(line, 400) }
     end
 
     def libraries

@@ -35,9 +35,11 @@ module Emit
 
     # @return [Hash, nil] the `hello` frame in *line*, if it is one
     def hello(line)
-      frame = JSON.parse(line, symbolize_names: true)
+      return nil unless line
+
+      frame = JSON.parse(line.dup, symbolize_names: true) # dup: it may change the encoding
       frame if frame.is_a?(Hash) && frame[:op] == "hello"
-    rescue JSON::ParserError, TypeError
+    rescue JSON::ParserError, EncodingError
       nil
     end
   end

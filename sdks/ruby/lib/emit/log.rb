@@ -21,15 +21,22 @@ module Emit
     end
 
     def initialize
-      super(Device.new, level: INFO, formatter: ->(_, _, _, text) { text })
+      super(Device.new, level: INFO, formatter: ->(_, _, _, message) { text_of(message) })
     end
 
     private
 
+    def text_of(message)
+      case message
+      when String then message
+      when Exception then "#{message.message} (#{message.class})"
+      else message.inspect
+      end
+    end
+
     # The device gets what this returns, and needs the level.
-    def format_message(severity, time, progname, message)
-      message = formatter.equal?(default_formatter) ? message : super
-      { level: LEVELS.fetch(severity, severity.downcase), text: Failure.text(message) }
+    def format_message(severity, *rest)
+      { level: LEVELS.fetch(severity, severity.downcase), text: Failure.text(super) }
     end
   end
 end

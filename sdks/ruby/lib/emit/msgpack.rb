@@ -9,10 +9,10 @@ module Emit
       stamp = MessagePack::Timestamp.from_msgpack_ext(data)
       Time.at(stamp.sec, stamp.nsec, :nanosecond).utc
     end
-    HEAD = "\x83\xA2op\xA3".b.freeze
-    ID = "\xA2id\xCF".b.freeze
+    # {"op": "end", "id": ..., "msgs": [...]}, up to the id and from there.
+    HEADS = %w[out end].to_h { |op| [op, "\x83\xA2op\xA3#{op}\xA2id\xCF".b.freeze] }.freeze
     MSGS = "\xA4msgs\xDD".b.freeze
-    AROUND = HEAD.size + 3 + ID.size + 8 + MSGS.size + 4
+    AROUND = HEADS["end"].size + 8 + MSGS.size + 4
 
     def initialize(max_frame = MAX_FRAME)
       super(max_frame, binary: true)
@@ -27,14 +27,21 @@ module Emit
 
     def name = "msgpack"
 
-    def dump(value) = @packer.write(value).full_pack
+    def separator = ""
+
+    def dump(value)
+      @packer.write(value).full_pack
+    rescue StandardError
+      @packer.buffer.clear # of what it had packed so far
+      raise
+    end
 
     def load(data)
       @unpacker.feed(data)
       value = @unpacker.read
-      raise MessagePack::MalformedFormatError, "bytes after the message" unless @buffer.empty? || @buffer.read == "\n"
+      return value if @buffer.empty? || @buffer.read.strip.empty?
 
-      value
+      raise MessagePack::MalformedFormatError, "there are bytes after the message"
     end
 
     def frame(fields)
@@ -42,10 +49,10 @@ module Emit
       [packed.bytesize].pack("N") << packed
     end
 
-    # {"op": op, "id": number, "msgs": [...]} around results that are packed already.
-    def results(op, number, parts)
-      packed = parts.size == 1 ? parts[0] : parts.join
-      [AROUND + packed.bytesize, HEAD, op, ID, number, MSGS, parts.size, packed].pack("Na*a*a*Q>a*Na*")
+    # @param data [String, nil] *count* results that are packed already
+    def results(op, number, count, data)
+      data ||= ""
+      [AROUND + data.bytesize, HEADS[op], number, MSGS, count, data].pack("Na*Q>a*Na*")
     end
 
     # The frames that are complete with these bytes. Fed at once, as that costs half of one by one.

@@ -23,18 +23,19 @@ module Emit
       @known = @inputs.values.flatten
     end
 
-    # Hand it a message. What it pushes or enumerates goes to *emit*, its only result is returned;
+    # Hand it a message. What it pushes or enumerates goes to *call*, its only result is returned;
     # nil is none.
     #
     # @param msg [Hash{Symbol => Object}]
-    def run(msg, &emit)
+    # @param call [Call]
+    def run(msg, call)
       raise ArgumentError, "a message is a map of fields, not #{msg.class}" unless msg.is_a?(Hash)
 
-      result = handle(msg, emit)
+      result = @fields ? handle_fields(msg, call) : handle(msg, call)
       return nil if @pushes
       return result unless result.is_a?(Enumerator)
 
-      result.each_entry(&emit)
+      result.each_entry { |value| call << value }
       nil
     end
 
@@ -56,25 +57,23 @@ module Emit
 
     def fields(kind) = @kinds.fetch(kind, []).map(&:last)
 
-    def handle(msg, emit)
-      return handle_fields(msg, emit) if @fields
-
+    def handle(msg, call)
       msg.default_proc = BY_TEXT
       case @places
       when 1 then @handler.call(msg)
-      when 2 then @handler.call(msg, Out.new(&emit))
+      when 2 then @handler.call(msg, call)
       else @handler.call
       end
     end
 
-    def handle_fields(msg, emit)
+    def handle_fields(msg, call)
       missing = @inputs[:required].find { |name| !msg.key?(name) }
       if missing
         raise ArgumentError, "#{@name} needs \"#{missing}\"; the message has: #{msg.keys.join(', ')}"
       end
 
       msg = msg.slice(*@known) unless @kinds.key?(:keyrest)
-      @pushes ? @handler.call(Out.new(&emit), **msg) : @handler.call(**msg)
+      @pushes ? @handler.call(call, **msg) : @handler.call(**msg)
     end
   end
 end

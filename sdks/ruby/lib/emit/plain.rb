@@ -13,12 +13,20 @@ module Emit
     def run(first)
       @sink.write(Json.new.frame(Serve.ready(@nodes, @concurrency))) if ENV["EMIT_PROBE"] == "1"
       packed = first && first.getbyte(0).to_i >= 0x80 # the first byte of a msgpack map, and of no JSON
-      codec = Codec.choose(packed ? ["msgpack"] : [])
-      failures = messages(first, packed).count { |raw| !answered?(raw, codec) }
+      @codec = Codec.choose(packed ? ["msgpack"] : [])
+      failures = messages(first, packed).count { |raw| !answered?(raw) }
       exit(1) if failures.positive?
     rescue Errno::EPIPE
       exit(0) # as of `| head -1`: the reader has what it wanted
     end
+
+    def emit(_call, value)
+      @sink.write(@codec.value(value) << "\n")
+    end
+
+    def look; end
+
+    def config = {}
 
     private
 
@@ -33,16 +41,17 @@ module Emit
     end
 
     def complete?(line)
-      JSON.parse(line)
+      JSON.parse(line.dup)
       true
-    rescue JSON::ParserError
+    rescue JSON::ParserError, EncodingError
       false
     end
 
-    def answered?(raw, codec)
-      emit = ->(value) { @sink.write(codec.value(value) << "\n") }
-      result = chosen.run(codec.load(raw), &emit)
-      emit.call(result) unless result.nil?
+    def answered?(raw)
+      call = Call.new(self, { node: chosen.name })
+      Emit.current = call
+      result = chosen.run(@codec.load(raw), call)
+      call << result unless result.nil?
       true
     rescue Errno::EPIPE, SystemExit
       raise
@@ -57,8 +66,10 @@ module Emit
     end
 
     def complain(error)
-      error.set_backtrace(Failure.stack(error)) unless error.frozen?
-      warn error.full_message(highlight: STDERR.tty?, order: :top)
+      stack = Failure.stack(error)
+      error.set_backtrace(stack) unless error.frozen?
+      # Without a line of its own, Ruby would say the one that asks for the message.
+      warn stack.empty? ? "#{error.message} (#{error.class})" : error.full_message(highlight: STDERR.tty?, order: :top)
     end
   end
 end

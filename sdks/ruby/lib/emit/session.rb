@@ -68,8 +68,24 @@ module Emit
     # Send a frame now, with all that waits.
     def tell(fields)
       @lock.synchronize do
-        put(@codec.frame(fields))
+        put(fit(fields))
         write
+      end
+    end
+
+    # One of several results of a call.
+    #
+    # @raise [EncodeError] it cannot be carried
+    def emit(call, value)
+      @lock.synchronize do
+        raise IOError, "the call is over, and nothing can be emitted any more" unless @open.key?(call.id)
+
+        part = encode(call, value)
+        flush(call) if call.data && call.data.bytesize + part.bytesize > [ENOUGH, @max_frame - ROOM].min
+        call.add(part, @codec.separator)
+        @partial[call.id] = call
+        # flush_late cannot run while a handler computes.
+        Emit.now - call.since > LINGER ? flush(call) : arm
       end
     end
 
@@ -151,7 +167,7 @@ module Emit
 
     def receive(frame)
       case frame[:op] # what is unknown comes from a newer host
-      when "call" then accept(Call.new(frame, self))
+      when "call" then accept(Call.new(self, frame))
       when "cancel" then @open[frame[:id]]&.cancel
       when "ping" then tell({ op: "pong", n: frame[:n] })
       when "bye" then end_calls
@@ -173,11 +189,8 @@ module Emit
 
     def run_call(call)
       Emit.current = call
-      result = node_of(call).run(call.msg) { |value| emit(call, value) }
-      @lock.synchronize do
-        add(call, encode(call, result)) unless result.nil?
-        finish(call, @codec.results("end", call.id, call.parts))
-      end
+      result = node_of(call).run(call.msg, call)
+      @lock.synchronize { finish(call, result) }
     rescue Exception => error # a SystemExit has to answer the call, too
       refuse(call, error)
     ensure # Thread.exit raises nothing
@@ -192,19 +205,6 @@ module Emit
 
     # Frames out
 
-    # One of several results.
-    def emit(call, value)
-      @lock.synchronize do
-        raise IOError, "the call is over, and nothing can be emitted any more" unless @open.key?(call.id)
-
-        part = encode(call, value)
-        flush(call) if call.size + part.bytesize > [ENOUGH, @max_frame - ROOM].min
-        add(call, part)
-        # flush_late cannot run while a handler computes.
-        Emit.now - call.since > LINGER ? flush(call) : arm
-      end
-    end
-
     # @raise [EncodeError] it cannot be carried
     def encode(call, value)
       part = @codec.value(value)
@@ -217,15 +217,6 @@ module Emit
                            "#{@max_frame}: emit less at once, or raise max_frame of the node"
     end
 
-    def add(call, part)
-      if call.parts.empty?
-        call.since = Emit.now
-        @partial[call.id] = call
-      end
-      call.parts << part
-      call.size += part.bytesize + 1
-    end
-
     # What a call has emitted so far goes out, as does all else.
     def flush(call)
       uninterrupted do
@@ -235,19 +226,33 @@ module Emit
     end
 
     def put_partial(call)
-      put(@codec.results("out", call.id, call.parts)) unless call.parts.empty?
-      call.parts.clear
-      call.size = 0
+      put(@codec.results("out", call.id, call.count, call.data)) if call.data
+      call.empty
       @partial.delete(call.id)
     end
 
     def refuse(call, error)
       @lock.synchronize do
-        finish(call, @codec.frame({ op: "err", id: call.id }.merge(Failure.describe(error)))) if @open.key?(call.id)
+        close(call, fit({ op: "err", id: call.id }.merge(Failure.describe(error)))) if @open.key?(call.id)
       end
     end
 
-    def finish(call, answer)
+    # An err or a log over max_frame would be lost whole, so its longest parts go.
+    def fit(fields)
+      frame = @codec.frame(fields)
+      return frame if frame.bytesize <= @max_frame || !%w[err log].include?(fields[:op])
+
+      text = fields.key?(:message) ? :message : :text
+      most = [0, @max_frame - 200].max / 6 # a character takes up to 6 bytes of JSON
+      @codec.frame(fields.reject { |key, _| %i[stack cause].include?(key) }.merge(text => fields[text][0, most]))
+    end
+
+    def finish(call, result)
+      call.add(encode(call, result), @codec.separator) unless result.nil?
+      close(call, @codec.results("end", call.id, call.count || 0, call.data))
+    end
+
+    def close(call, answer)
       @open.delete(call.id)
       @partial.delete(call.id)
       put(answer)

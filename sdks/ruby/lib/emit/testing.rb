@@ -1,30 +1,39 @@
 # frozen_string_literal: true
 
 module Emit
-  # Nodes in an author's tests, with no host.
-  module Testing
-    module_function
-
+  # Nodes in an author's tests, with no host: collects what one call emits.
+  class Testing
     # @return [Array] the results, as they were emitted
-    def call(node, msg)
-      values = Values.new(binary: true)
-      results = []
-      emit = lambda do |value|
-        values.clean(value)
-        results << value
-      end
-      result = node.run(received(msg), &emit)
-      emit.call(result) unless result.nil?
-      results
+    def self.call(node, msg)
+      testing = new
+      call = Call.new(testing)
+      result = node.run(received(msg), call)
+      call << result unless result.nil?
+      testing.results
     end
 
     # As it would come from a host: keys are symbols at every level.
-    def received(value)
+    def self.received(value)
       case value
       when Hash then value.to_h { |key, item| [key.to_sym, received(item)] }
       when Array then value.map { |item| received(item) }
       else value
       end
     end
+
+    attr_reader :results, :config
+
+    def initialize
+      @values = Values.new(binary: true)
+      @results = []
+      @config = {}
+    end
+
+    def emit(_call, value)
+      @values.clean(value)
+      @results << value
+    end
+
+    def look; end
   end
 end

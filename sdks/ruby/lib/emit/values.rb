@@ -27,18 +27,10 @@ module Emit
 
     # Whether the encoders take it as it is, or refuse it themselves, as they do with a NaN in JSON
     # and a long integer in msgpack. False only means that `clean` has to look.
-    #
-    # Long and flat, since this runs for every part of every result: a method call costs as much as
-    # encoding the part does.
     def plain?(value, levels = DEPTH)
-      if value.instance_of?(Hash)
-        value.each_pair { |key, item| return false unless (@keys[key] || key?(key)) && part?(item, levels) }
-      elsif value.instance_of?(Array)
-        value.each { |item| return false unless part?(item, levels) }
-      else
-        return part?(value, 1)
-      end
-      levels.positive?
+      return hash?(value, levels) if value.instance_of?(Hash)
+
+      array?(value.instance_of?(Array) ? value : [value], levels)
     end
 
     # Copies a value into plain types.
@@ -59,13 +51,30 @@ module Emit
 
     private
 
-    def part?(value, levels)
-      case @leaves[value.class]
-      when :any then true
-      when :text then @binary ? value.valid_encoding? : TEXT.include?(value.encoding)
-      when :integer then value.bit_length < 64
-      else levels.positive? && CONTAINERS.include?(value.class) && plain?(value, levels - 1)
+    def hash?(hash, levels)
+      keys = hash.keys
+      at = keys.size
+      while (at -= 1) >= 0
+        return false unless @keys[keys[at]] || key?(keys[at])
       end
+      array?(hash.values, levels)
+    end
+
+    # This runs for every part of every result: a block, or a method for each part, would cost more
+    # than encoding it does.
+    def array?(items, levels)
+      at = items.size
+      while (at -= 1) >= 0
+        item = items[at]
+        case @leaves[item.class]
+        when :any then next
+        when :text then next if @binary ? item.valid_encoding? : TEXT.include?(item.encoding)
+        when :integer then next if item.bit_length < 64
+        else next if levels > 1 && CONTAINERS.include?(item.class) && plain?(item, levels - 1)
+        end
+        return false
+      end
+      levels.positive?
     end
 
     def key?(key)

@@ -1,0 +1,88 @@
+# frozen_string_literal: true
+
+require "minitest/autorun"
+require_relative "host"
+
+# What a host sees of a program, beyond what `emit conformance` asks of every SDK.
+class SessionTest < Minitest::Test
+  # Only the parent answers; a child that returns from the handler runs no waiting call either.
+  def test_a_forked_child_answers_nothing
+    Host.serving(<<~RUBY) do |host|
+      Emit.node(:fork) { |_| fork ? Process.wait2.last.exitstatus : "child" }
+      Emit.node(:echo) { |msg| msg[:value] }
+    RUBY
+      host.write({ op: "call", id: 1, node: "fork", msg: {} }, { op: "call", id: 2, node: "echo", msg: { value: 5 } })
+      assert_equal [{ op: "end", id: 1, msgs: [0] }, { op: "end", id: 2, msgs: [5] }], [host.answer, host.answer]
+      assert_equal 0, host.finish.first.exitstatus
+    end
+  end
+
+  # The exception waits until a frame is whole.
+  def test_a_timeout_cuts_no_frame_in_two
+    Host.serving(<<~RUBY) do |host|
+      require "timeout"
+      Emit.node(:pour) do |_, out|
+        Timeout.timeout(0.2) { loop { out << "x" * 5000 } }
+      rescue Timeout::Error
+        out << "done"
+      end
+    RUBY
+      answer = host.call("pour")
+      assert_equal "done", answer[:msgs].pop
+      assert_equal [5000], answer[:msgs].map(&:size).uniq
+    end
+  end
+
+  def test_a_handler_that_leaves_is_answered
+    Host.serving(<<~RUBY) do |host|
+      Emit.node(:leave) { |_| exit 3 }
+      Emit.node(:stop) { |_| Thread.exit }
+      Emit.serve(concurrency: 2)
+    RUBY
+      assert_equal "SystemExit", host.call("leave")[:type]
+      3.times { |id| assert_equal "ThreadError", host.call("stop", id: id + 2)[:type] }
+    end
+  end
+
+  def test_nothing_is_emitted_after_the_end
+    Host.serving(<<~RUBY) do |host|
+      Emit.node(:keep) { |_, out| @out = out; nil }
+      Emit.node(:late) { |_| @out << 1 }
+    RUBY
+      assert_equal [], host.call("keep")[:msgs]
+      assert_match(/the call is over/, host.call("late", id: 2)[:message])
+    end
+  end
+
+  # The author's own at_exit runs after the last call when he serves by himself.
+  def test_at_exit_comes_after_the_calls
+    Host.serving(<<~RUBY) do |host|
+      Emit.node(:echo) { |msg| msg[:value] }
+      at_exit { warn "cleaned up" }
+      Emit.serve
+    RUBY
+      assert_equal [7], host.call("echo", value: 7)[:msgs]
+      assert_equal "cleaned up\n", host.finish.last
+    end
+  end
+
+  # Also with no gems at all.
+  def test_json_serves_where_there_is_no_msgpack
+    Host.serving("Emit.node(:echo) { |msg| msg[:value] }\n", "--disable-gems") do |host|
+      assert_equal "json", host.ready[:codec]
+      assert_equal [[1, 2.5, nil]], host.call("echo", value: [1, 2.5, nil])[:msgs]
+    end
+  end
+
+  def test_a_context_is_that_of_the_call_in_fibers_too
+    Host.serving("Emit.node(:id) { |_| Enumerator.new { |y| y << Emit.context.id }.next }\n") do |host|
+      assert_equal [42], host.call("id", id: 42)[:msgs]
+    end
+  end
+
+  def test_the_reason_of_an_error_of_ruby_itself_is_text
+    Host.serving("Emit.node(:bad) { |_| Integer(\"\\xFF\") }\n") do |host|
+      assert_match(/invalid value for Integer/, host.call("bad")[:message])
+    end
+  end
+end
