@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import pytest
 
-from emit.conformance.runner import Subject, all_scenarios, play_one
+from emit.conformance import runner
+from emit.conformance.runner import Plan, Subject, all_scenarios, play_one
 from emit.conformance.verdict import Outcome
 from emit.host.frames import Ready
 from tests.hosts import ROOT
@@ -407,5 +411,20 @@ def test_what_it_leaves_behind(tmp_path: Path) -> None:
     script = f"trap '' TERM HUP; sleep 600 & echo $! >{pids}; echo x; sleep 600"
     subject = Subject(("sh", "-c", script), Ready(1, nodes=["echo"]), 0.0)
     assert play_one(subject, SCENARIOS["core/one result"], 1.0).result == "failed"
-    pid = int(pids.read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    pid, end = int(pids.read_text()), time.monotonic() + 30
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_program_that_keeps_us_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some waits in vain, the others are brief."""
+    monkeypatch.setattr(runner, "_OFTEN", 2)
+    monkeypatch.setattr(runner, "_BRIEFLY", 0.25)
+    ready = '{"op":"ready","v":1,"nodes":["echo"]}'
+    subject = Subject(("sh", "-c", f"echo '{ready}'; exec sleep 600"), Ready(1), 0.0)
+    one = replace(SCENARIOS["core/one result"], needs=())
+    plan = Plan((one,) * 4, patience=1.0, jobs=1)
+    reasons = [outcome.reason for outcome in runner.run(subject, plan)]
+    waited = [re.findall(r"within (\S+) s", reason) for reason in reasons]
+    assert waited == [["1"], ["1"], ["0.25"], ["0.25"]]

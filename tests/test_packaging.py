@@ -85,6 +85,13 @@ def test_wheel_installs_its_commands(installed: Path, tmp_path: Path, script: st
     assert "usage" in run(str(installed / script), "--help", cwd=tmp_path).lower()
 
 
+def test_wheel_has_the_conformance_scenarios(installed: Path, tmp_path: Path) -> None:
+    """A stranger needs no checkout to test an SDK."""
+    listed = run(str(installed / "emit"), "conformance", "--list", cwd=tmp_path)
+    assert "core/handshake " in listed
+    assert "values/integers beyond 2^53 " in listed
+
+
 def test_wheel_imports_without_the_optional_dependencies(installed: Path, tmp_path: Path) -> None:
     """`import emit` needs no Celery, RQ or Rich, and comes from the wheel."""
     code = """

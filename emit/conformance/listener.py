@@ -9,7 +9,7 @@ from emit.conformance.template import shorten
 from emit.host import frames
 from emit.host.reader import Reader
 
-__all__ = ["Fault", "Listener"]
+__all__ = ["Fault", "Listener", "Overdue"]
 
 #: Bytes of standard output that are kept to look at the framing.
 _KEPT = 64 * 1024
@@ -17,6 +17,10 @@ _KEPT = 64 * 1024
 
 class Fault(Exception):
     """The process is not what the scenario asks for. The text says what was expected and came."""
+
+
+class Overdue(Fault):
+    """What was expected has not come in time."""
 
 
 class Listener:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from emit.conformance import vectors
-from emit.conformance.listener import Fault
+from emit.conformance.listener import Fault, Overdue
 from emit.conformance.scenario import CODECS, Scenario, folder, lacks, load
 from emit.conformance.steps import Skip, play, shake_hands
 from emit.conformance.talk import Talk
@@ -28,6 +29,9 @@ FEATURES = (
 
 #: How many of the scenarios that only wait are played at a time.
 _WAITING = 12
+
+#: Waits in vain after which a program is only waited for briefly, in seconds.
+_OFTEN, _BRIEFLY = 8, 2.0
 
 
 @dataclass(frozen=True)
@@ -106,52 +110,53 @@ def run(
     """
     Play the plan.
 
+    A program that lets us wait too often is waited for less: no program keeps us for long.
+
     Args:
         report: Called with each outcome as it comes, by any thread.
 
     Returns:
         The outcomes, in the order of the plan.
     """
+    overdue = 0
+
+    def play(scenario: Scenario) -> Outcome:
+        nonlocal overdue
+        most = float("inf") if overdue < _OFTEN else _BRIEFLY
+        outcome = play_one(subject, scenario, plan.patience, most)
+        overdue += outcome.overdue
+        report(outcome)
+        return outcome
+
     jobs = plan.jobs or os.cpu_count() or 1
     with ThreadPoolExecutor(_WAITING) as waiting, ThreadPoolExecutor(jobs) as working:
-        futures: list[Future[Outcome]] = []
-        for scenario in plan.scenarios:
-            pool = waiting if scenario.waits else working
-            futures.append(pool.submit(_play, subject, scenario, plan.patience, report))
-        return [future.result() for future in futures]
+        pools = [waiting if scenario.waits else working for scenario in plan.scenarios]
+        try:
+            futures = [p.submit(play, s) for p, s in zip(pools, plan.scenarios, strict=True)]
+            return [future.result() for future in futures]
+        except BaseException:  # an interrupt: what has not begun shall not
+            waiting.shutdown(wait=False, cancel_futures=True)
+            working.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _play(
-    subject: Subject, scenario: Scenario, patience: float, report: Callable[[Outcome], None]
+def play_one(
+    subject: Subject, scenario: Scenario, patience: float, most: float = float("inf")
 ) -> Outcome:
-    outcome = play_one(subject, scenario, patience)
-    report(outcome)
-    return outcome
-
-
-def play_one(subject: Subject, scenario: Scenario, patience: float) -> Outcome:
     """Play one scenario, in its first codec."""
     [codec, *_] = scenario.codecs
     about = Outcome(codec, scenario.feature, scenario.name, scenario.doc, "passed")
     if reason := lacks(scenario, subject.ready.nodes, subject.ready.caps):
         return replace(about, result="skipped", reason=reason)
     begun = time.monotonic()
-    found = _attempt(subject, scenario, codec, patience, about)
+    talk = functools.partial(Talk, subject.command, codec, patience=patience, most=most)
+    found = _attempt(scenario, talk, about)
     return replace(found, seconds=time.monotonic() - begun)
 
 
-def _attempt(
-    subject: Subject, scenario: Scenario, codec: str, patience: float, about: Outcome
-) -> Outcome:
+def _attempt(scenario: Scenario, start: Callable[..., Talk], about: Outcome) -> Outcome:
     try:
-        talk = Talk(
-            subject.command,
-            codec,
-            patience=patience,
-            max_frame=scenario.max_frame,
-            env=scenario.env,
-            wrapped=scenario.wrapped,
-        )
+        talk = start(max_frame=scenario.max_frame, env=scenario.env, wrapped=scenario.wrapped)
     except StartError as error:
         return replace(about, result="failed", reason=str(error))
     with talk:
@@ -161,5 +166,6 @@ def _attempt(
             return replace(about, result="skipped", reason=str(skip))
         except Fault as fault:
             failed = replace(about, result="failed", reason=str(fault), sent=talk.sent)
-            return replace(failed, stderr=talk.errors)
+            overdue = isinstance(fault, Overdue)
+            return replace(failed, stderr=talk.errors, overdue=overdue)
     return about

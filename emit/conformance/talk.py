@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-from emit.conformance.listener import Fault, Listener
+from emit.conformance.listener import Fault, Listener, Overdue
 from emit.conformance.template import shorten
 from emit.host import spawn, tree
 from emit.host.lines import Lines
@@ -21,6 +21,9 @@ __all__ = ["Talk", "environment"]
 
 #: Starts the rest of its command line as a child with the same pipes, and waits to be killed.
 _WRAPPER = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & exec 0<&- 1>&- 3<&-; wait', "wrapper")
+
+#: Seconds for the kernel to take a killed process down.
+_LAST_BREATH = 1.0
 
 #: Bytes kept of a plain program's output: of a right one it is a few hundred.
 _KEPT = 1 << 20
@@ -39,7 +42,8 @@ class Talk:
     Args:
         command: The program and its arguments.
         codec: The codec that it is asked to take.
-        patience: Seconds to wait for each thing that is expected.
+        patience: Seconds to wait for each thing that is expected, where its step does not say.
+        most: Seconds to wait for anything, whatever its step says.
         wrapped: Start it by way of a shell, so that it can lose its parent.
 
     Attributes:
@@ -57,12 +61,13 @@ class Talk:
         codec: str = "json",
         *,
         patience: float = 10.0,
+        most: float = float("inf"),
         max_frame: int = 2**24 - 1,
         env: Mapping[str, str] | None = None,
         wrapped: bool = False,
     ) -> None:
         argv = (*_WRAPPER, *command) if wrapped else command
-        self.codec, self.patience = codec, patience
+        self.codec, self.patience, self.most = codec, patience, most
         self.heard = Listener(codec, max_frame)
         self.plain: bytearray | None = None
         self.sent = "nothing"
@@ -83,7 +88,10 @@ class Talk:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._child.kill_tree()
+        # Not its whole tree: looking for that costs more than most scenarios, and what it started
+        # in other sessions ends with us.
+        self._child.kill_group()
+        self._child.wait(_LAST_BREATH)
         self._child.close()
 
     # -- to the process ----------------------------------------------------------------------
@@ -152,14 +160,14 @@ class Talk:
         Raises:
             Fault: It does not in time, or no longer can, as the process has ended.
         """
-        within = within or self.patience
+        within = min(within or self.patience, self.most)
         deadline = time.monotonic() + within
         self._take()
         while not done():
             if self._nothing_more():
                 raise Fault(f"expected {what}, but it ended{self._how()}; last: {self.heard.last}")
             if remaining(deadline) <= 0:
-                raise Fault(f"expected {what} within {within:g} s; last: {self.heard.last}")
+                raise Overdue(f"expected {what} within {within:g} s; last: {self.heard.last}")
             self._poll.step(remaining(deadline))
             self._take()
 
@@ -170,13 +178,13 @@ class Talk:
         Raises:
             Fault: It still runs.
         """
-        within = within or self.patience
+        within = min(within or self.patience, self.most)
         deadline = time.monotonic() + within
         while not self._gone and not self._pipes.dead and remaining(deadline) > 0:
             self._poll.step(remaining(deadline))
             self._take()
         if not self._child.wait(remaining(deadline)):
-            raise Fault(f"expected its end within {within:g} s, but it runs on")
+            raise Overdue(f"expected its end within {within:g} s, but it runs on")
         self._take()
         return self._child.status
 

@@ -16,7 +16,10 @@ class Outcome:
     Attributes:
         result: ``passed``, ``failed`` or ``skipped``.
         reason: Why it failed or was skipped: what was sent, expected and got.
-        stderr: The end of what a program that failed said on standard error.
+        sent: What it was last sent, if it failed.
+        stderr: The end of what it said on standard error, if it failed.
+        seconds: What it took.
+        overdue: Whether it failed by letting us wait.
     """
 
     codec: str
@@ -28,6 +31,7 @@ class Outcome:
     sent: str = ""
     stderr: str = ""
     seconds: float = 0.0
+    overdue: bool = False
 
     @property
     def title(self) -> str:
