@@ -146,3 +146,36 @@ def test_a_called_node_that_is_not_there(project: Path) -> None:
     done = run("check", "app.router", "--called", "wrods", cwd=project)
     assert (done.returncode, done.stdout) == (64, "")
     assert "there is no node wrods (nearest: words)" in done.stderr
+
+
+CELERY = """
+from celery import Celery
+from emit import CeleryRouter
+from emit.celery import configure
+
+app = Celery("app", broker="redis://127.0.0.1:1/0")
+configure(app)
+router = CeleryRouter(celery_task=app.task)
+
+@router.node(("word",), entry_point=True, name="words")
+def words(msg):
+    yield from msg.text.split()
+"""
+
+
+def test_settings_of_celery(project: Path) -> None:
+    """Settings that lose messages are found, without a broker; those of configure are fine."""
+    (project / "app.py").write_text(CELERY)
+    done = run("check", "app.router", cwd=project)
+    assert (done.returncode, done.stdout) == (0, "1 node, 1 edge: nothing found\n")
+    (project / "app.py").write_text(CELERY + "app.conf.task_acks_late = False\n")
+    done = run("check", "app.router", cwd=project)
+    assert done.returncode == 1
+    assert "✘ queue         task_acks_late is off: a message is lost if" in done.stdout
+
+
+def test_a_node_of_celery_is_called_here(project: Path) -> None:
+    """emit call runs the task in this process, and sends nothing on."""
+    (project / "app.py").write_text(CELERY)
+    done = run("call", "app.router:words", "text=a b", cwd=project)
+    assert (done.returncode, done.stdout) == (0, '{"word": "a"}\n{"word": "b"}\n')

@@ -39,6 +39,7 @@ KINDS = {
     "cycle": "nodes that hear each other in a circle",
     "fields": "an edge does not carry what its reader needs",
     "program": "a command, a file or a language is missing",
+    "queue": "settings of the queue that lose messages, or run them for ever",
 }
 
 
@@ -102,12 +103,14 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
             except HostError as error:
                 programs.append(Finding("program", name, str(error)))
     needs = {name: known.fields for name, known in report.needs.items() if known.fields}
+    ask = getattr(router, "problems", None)  # only a router of a queue has some
     report.findings = [
         *find_unmatched(router),
         *find_unreached(report.seen),
         *find_cycles(report.seen),
         *find_lacking(report.seen, needs),
         *programs,
+        *(Finding("queue", "", text) for text in (ask() if ask is not None else ())),
     ]
 
 

@@ -21,7 +21,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import cwd_in_path
 from kombu.exceptions import EncodeError as KombuEncodeError
 
-from emit.celery import check_worker, redis_of
+from emit.celery import check_worker, problems, redis_of
 from emit.errors import DispatchError, EncodeError, GraphError
 from emit.letter import Cause, DeadLetter
 from emit.router.delivery import Parcel, opened
@@ -221,11 +221,18 @@ class CeleryRouter(QueueRouter):
             self.resolve_node_modules()
 
     def _check(self, instance: Any, **_: Any) -> None:
-        timeouts = {
-            node.name: node.handler.timeout for node in self._nodes.values() if node.foreign
-        }
-        tasks = [task for task in self.functions.values() if isinstance(task, Task)]
-        check_worker(instance.app, tasks, timeouts)
+        check_worker(instance.app, self._all_tasks(), self._timeouts())
+
+    def problems(self) -> list[str]:
+        """What the settings of its Celery apps do to messages; see `emit.celery.problems`."""
+        apps = {id(task.app): task.app for task in self._all_tasks()}
+        return [text for app in apps.values() for text in problems(app, self._timeouts())]
+
+    def _all_tasks(self) -> list[Any]:
+        return [task for task in self.functions.values() if isinstance(task, Task)]
+
+    def _timeouts(self) -> dict[str, float]:
+        return {node.name: node.handler.timeout for node in self._nodes.values() if node.foreign}
 
     def _stop(self, **_: Any) -> None:
         self.close()
