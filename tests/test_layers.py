@@ -58,7 +58,7 @@ LATE = {
 OPTIONAL = {
     "celery": {"emit.router.celery", "emit.celery"},
     "rq": {"emit.router.rq", "emit.rq"},
-    "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.celery"},
+    "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.checkup", "emit.celery"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
 }

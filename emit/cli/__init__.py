@@ -27,15 +27,18 @@ from emit.errors import GraphError
 COMMANDS = {
     "run": "feed messages to a router's entry points",
     "call": "give one message to one node",
+    "new": "write the beginning of a node, or of a project",
     "graph": "show a router's graph, as text or as a picture",
     "check": "find what is wrong with a graph, for people and for CI",
+    "doctor": "try what Emit can use on this machine",
     "top": "watch all nodes with programs on this machine",
     "inspect": "look at a node's program: what it says, whether it stops",
     "bench": "measure a node's program: latency and throughput",
-    "digraph": "print a router's graph for graphviz",
-    "host": "run the programs of nodes for all processes of this user",
-    "dead": "list, show, replay or drop dead letters",
     "conformance": "test whether a program speaks the protocol of nodes",
+    "dead": "list, show, replay or drop dead letters",
+    "host": "run the programs of nodes for all processes of this user",
+    "completion": "print what completes these commands in a shell",
+    "digraph": "print a router's graph for graphviz",
 }
 
 EPILOG = "emit COMMAND --help tells more of a command, with examples"
@@ -80,6 +83,13 @@ def run_command(name: str, words: Sequence[str]) -> int:
 
 def _run(name: str, words: Sequence[str]) -> int:
     command: Any = import_module(f"emit.cli.{name}")
+    code: int = command.run(make_parser(name).parse_args(words))
+    return code
+
+
+def make_parser(name: str) -> Parser:
+    """The parser of one command."""
+    command: Any = import_module(f"emit.cli.{name}")
     parser = Parser(
         prog=f"emit {name}",
         description=command.HELP,
@@ -87,8 +97,7 @@ def _run(name: str, words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.configure(parser)
-    code: int = command.run(parser.parse_args(words))
-    return code
+    return parser
 
 
 def _parser() -> Parser:

@@ -61,7 +61,7 @@ class Status:
 
     def __init__(self, answer: Answer) -> None:
         self.pid = os.getpid()
-        self.path = _private(folder()) / f"{self.pid}-{secrets.token_hex(4)}.sock"
+        self.path = private(folder()) / f"{self.pid}-{secrets.token_hex(4)}.sock"
         self._answer = answer
         self._listener = socket.socket(socket.AF_UNIX)
         try:
@@ -140,7 +140,7 @@ if hasattr(os, "register_at_fork"):
 def sockets() -> list[Path]:
     """The sockets of this user's hosts, also of those that were killed."""
     try:
-        return sorted(_private(folder(), make=False).glob("*.sock"))
+        return sorted(private(folder(), make=False).glob("*.sock"))
     except OSError:
         return []
 
@@ -182,7 +182,7 @@ def ask_all(question: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any] |
                 yield pid, answer
 
 
-def _private(directory: Path, make: bool = True) -> Path:
+def private(directory: Path, make: bool = True) -> Path:
     """The directory, if it is this user's and no other can enter it."""
     if make:
         directory.mkdir(mode=0o700, exist_ok=True)

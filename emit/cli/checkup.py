@@ -1,0 +1,195 @@
+"""What ``emit doctor`` looks at. Each check is a function that gives what it has found."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from emit.cli.errors import CommandError
+from emit.cli.target import load_router
+from emit.cli.toolchains import try_out, version_of
+from emit.errors import EmitError, StartError
+from emit.host import status
+from emit.host.runtime import Runtime, runtimes
+
+#: Packages that some of Emit needs, and what for; those of the first are always needed.
+_NEEDED = {"msgpack": "the wire", "orjson": "the wire", "psutil": "memory and processor time"}
+_OPTIONAL = {
+    "celery": "CeleryRouter",
+    "rq": "RQRouter",
+    "redis": "emit dead, and the queues",
+    "rich": "emit top, the bar of emit run",
+    "graphviz": "emit graph --format svg",
+}
+
+REDIS = "redis://localhost:6379/0"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """
+    One thing that was looked at.
+
+    Attributes:
+        group: What kind of thing it is.
+        name: Which.
+        state: ``ok``, ``absent`` (and only needed by who uses it) or ``broken``.
+        text: What was found, in a line.
+        hint: What to do about it.
+    """
+
+    group: str
+    name: str
+    state: Literal["ok", "absent", "broken"]
+    text: str
+    hint: str = ""
+
+
+def check_languages() -> Iterator[Checked]:
+    """A real call through a node in each language that is here."""
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as together:
+        tries = [(x, Path(scratch, x.name)) for x in runtimes().values()]
+        yield from together.map(lambda each: _check_language(*each), tries)
+
+
+def _check_language(language: Runtime, folder: Path) -> Checked:
+    try:
+        version = version_of(language)
+    except StartError as error:
+        state: Literal["absent", "broken"] = "absent" if "not found" in error.reason else "broken"
+        return Checked("language", language.name, state, error.reason, error.hint)
+    try:
+        tried = try_out(language, folder)
+    except CommandError as error:
+        return Checked("language", language.name, "ok", f"{version}; not tried: {error}")
+    except EmitError as error:
+        return Checked("language", language.name, "broken", f"{version}: {error}")
+    if not tried.is_right:
+        text = f"{version}: a node has answered {tried.results!r}"
+        return Checked("language", language.name, "broken", text)
+    text = f"{version}, a node answers in {tried.seconds * 1000:.0f} ms, in {tried.codec}"
+    return Checked("language", language.name, "ok", text)
+
+
+def check_packages() -> Iterator[Checked]:
+    """The Python packages, and the program that one of them runs."""
+    for name, purpose in {**_NEEDED, **_OPTIONAL}.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            state: Literal["absent", "broken"] = "broken" if name in _NEEDED else "absent"
+            hint = f"pip install {name}"
+            yield Checked("package", name, state, f"not installed; for {purpose}", hint)
+        else:
+            yield Checked("package", name, "ok", version)
+    dot = shutil.which("dot")
+    if dot is None:
+        hint = "apt-get install graphviz"
+        yield Checked("package", "dot", "absent", "not found; for emit graph --format svg", hint)
+    else:
+        yield Checked("package", "dot", "ok", dot)
+
+
+def check_redis(url: str | None) -> Iterator[Checked]:
+    """A ping. Without an address, nobody may need the usual one."""
+    try:
+        from redis import Redis
+    except ImportError:
+        return  # check_packages has said so
+    try:
+        with Redis.from_url(url or REDIS, socket_timeout=3, socket_connect_timeout=3) as client:
+            version = client.info("server")["redis_version"]
+    except Exception as error:
+        state: Literal["absent", "broken"] = "broken" if url else "absent"
+        hint = "start one, or say where it is: --redis, or $EMIT_REDIS"
+        yield Checked("queue", "redis", state, f"{url or REDIS}: {error}", hint)
+    else:
+        yield Checked("queue", "redis", "ok", f"{version} at {url or REDIS}")
+
+
+def check_celery(path: str) -> Iterator[Checked]:
+    """Whether a router's broker can be reached, and whether a worker answers."""
+    router = load_router(path)
+    apps = {id(task.app): task.app for task in router.functions.values() if hasattr(task, "app")}
+    if not apps:
+        yield Checked("queue", "celery", "broken", f'"{path}" has no Celery task', "see --app")
+    for app in apps.values():
+        yield _ask_celery(app)
+
+
+def _ask_celery(app: Any) -> Checked:
+    broker = "the broker"
+    try:
+        with app.connection_for_write(transport_options={"socket_connect_timeout": 3}) as link:
+            broker = link.as_uri()
+            link.ensure_connection(max_retries=1, timeout=3)
+            workers = app.control.ping(timeout=1.0, connection=link)
+    except Exception as error:
+        return Checked("queue", "celery", "broken", f"{broker}: {error}", "start the broker")
+    if not workers:
+        hint = f"celery -A {app.main} worker"
+        return Checked("queue", "celery", "broken", f"no worker answers at {broker}", hint)
+    names = ", ".join(sorted(name for answer in workers for name in answer))
+    return Checked("queue", "celery", "ok", f"{names} at {broker}")
+
+
+def check_system() -> Iterator[Checked]:
+    """What keeps programs from outliving their host, and the socket of ``emit top``."""
+    if sys.platform == "linux":
+        for name, (test, lost) in _KERNEL.items():
+            works = _works(test)
+            yield Checked("system", name, "ok" if works else "absent", "" if works else lost)
+    else:
+        text = f"{sys.platform} has none of Linux's: programs end at the end of their input"
+        yield Checked("system", "orphan guard", "absent", text)
+    try:
+        where = status.private(status.folder())
+        yield Checked("system", "status socket", "ok", str(where))
+    except OSError as error:
+        hint = "chmod 700 it, or remove it"
+        yield Checked("system", "status socket", "absent", f"emit top sees nothing: {error}", hint)
+
+
+def _works(test: Callable[[], object]) -> bool:
+    try:
+        return bool(test())
+    except (OSError, AttributeError):
+        return False
+
+
+def _has_pidfd() -> bool:
+    os.close(os.pidfd_open(os.getpid()))
+    return True
+
+
+def _tells_parents_death() -> bool:
+    signal = ctypes.c_int()
+    get_pdeathsig = 2  # of <sys/prctl.h>; what is got can be set
+    failed = ctypes.CDLL(None).prctl(get_pdeathsig, ctypes.byref(signal), 0, 0, 0)
+    return not failed
+
+
+def _has_children() -> bool:
+    return Path(f"/proc/self/task/{os.getpid()}/children").exists()
+
+
+def _shows_environment() -> bool:
+    return len(Path("/proc/self/environ").read_bytes()) > 0
+
+
+#: Features of Linux: how each is tested, and what is lost without it.
+_KERNEL = {
+    "death of parent": (_tells_parents_death, "a killed host leaves programs to the sentinel"),
+    "pidfd": (_has_pidfd, "Linux 5.4 or later: a death is seen 50 ms late"),
+    "children": (_has_children, "/proc has no children: memory of children is found slowly"),
+    "environ": (_shows_environment, "/proc shows no environ: what detaches itself may be left"),
+}

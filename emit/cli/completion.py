@@ -1,0 +1,167 @@
+"""``emit completion bash|zsh|fish``: a script for a shell, made from the commands' own parsers."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import emit.cli as cli
+
+HELP = "Print a script that completes emit's commands and options in a shell."
+
+EXAMPLES = """
+  emit completion bash > ~/.local/share/bash-completion/completions/emit
+  emit completion zsh > ~/.zfunc/_emit       # a folder in $fpath
+  emit completion fish > ~/.config/fish/completions/emit.fish
+"""
+
+
+@dataclass(frozen=True)
+class Option:
+    """
+    One option of a command.
+
+    Attributes:
+        names: As ``-f`` and ``--format``.
+        choices: What may follow it, where that is known.
+        takes_value: Whether something has to follow it.
+        help: What it does.
+    """
+
+    names: tuple[str, ...]
+    choices: tuple[str, ...]
+    takes_value: bool
+    help: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its name, what it is for, its options, and words that may stand in it."""
+
+    name: str
+    help: str
+    options: tuple[Option, ...]
+    words: tuple[str, ...]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    write = {"bash": bash, "zsh": zsh, "fish": fish}[arguments.shell]
+    print("\n".join(write(commands())))
+    return 0
+
+
+def commands() -> list[Command]:
+    """All commands, as their parsers have them."""
+    return [_command(name, what) for name, what in cli.COMMANDS.items()]
+
+
+def _command(name: str, what: str) -> Command:
+    actions = list(_actions(cli.make_parser(name)))
+    options = {action.option_strings[0]: action for action in actions if action.option_strings}
+    words = [choice for a in actions if not a.option_strings for choice in a.choices or ()]
+    return Command(name, what, tuple(map(_option, options.values())), tuple(words))
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Those of a parser, and of its subcommands, as ``emit dead list`` is one."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from _actions(inner)
+
+
+def _option(action: argparse.Action) -> Option:
+    text = (action.help or "") % {**vars(action), "prog": "emit"}
+    choices = tuple(map(str, action.choices or ()))
+    return Option(tuple(action.option_strings), choices, action.nargs != 0, text)
+
+
+def bash(all_commands: list[Command]) -> Iterator[str]:
+    """For bash: what is not known is completed as a file."""
+    yield "_emit() {"
+    yield '    local command="${COMP_WORDS[1]}" before="${COMP_WORDS[COMP_CWORD-1]}" words=""'
+    yield '    if [ "$COMP_CWORD" -eq 1 ]; then'
+    yield f'        words="{" ".join(command.name for command in all_commands)}"'
+    yield "    else"
+    yield '        case "$command $before" in'
+    for command, option in _with_choices(all_commands):
+        names = "|".join(f'"{command.name} {name}"' for name in option.names)
+        yield f'            {names}) words="{" ".join(option.choices)}" ;;'
+    yield "            *)"
+    yield '                case "$command" in'
+    for command in all_commands:
+        yield f'                    {command.name}) words="{" ".join(_words(command))}" ;;'
+    yield "                esac ;;"
+    yield "        esac"
+    yield "    fi"
+    # Not by mapfile, which the bash 3.2 of macOS has not; no word here has a space.
+    yield '    COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))'
+    yield "}"
+    yield "complete -o bashdefault -o default -F _emit emit"
+
+
+def zsh(all_commands: list[Command]) -> Iterator[str]:
+    """For zsh: a file for ``$fpath``, which can also be sourced."""
+    yield "#compdef emit"
+    yield "_emit() {"
+    yield "    if (( CURRENT == 2 )); then"
+    yield "        local -a commands"
+    yield "        commands=("
+    for command in all_commands:
+        yield f"            {shlex.quote(f'{command.name}:{command.help}')}"
+    yield "        )"
+    yield "        _describe -t commands 'emit command' commands"
+    yield "        return"
+    yield "    fi"
+    yield '    case "$words[2] $words[CURRENT-1]" in'
+    for command, option in _with_choices(all_commands):
+        names = "|".join(f"'{command.name} {name}'" for name in option.names)
+        yield f"        ({names}) compadd -- {' '.join(option.choices)}; return ;;"
+    yield "    esac"
+    yield '    case "$words[2]" in'
+    for command in all_commands:
+        yield f"        ({command.name}) compadd -- {' '.join(_words(command))} ;;"
+    yield "    esac"
+    yield "    _files"
+    yield "}"
+    yield 'if [ "$funcstack[1]" = "_emit" ]; then _emit "$@"; else compdef _emit emit; fi'
+
+
+def fish(all_commands: list[Command]) -> Iterator[str]:
+    """For fish, which shows what each is for."""
+    for command in all_commands:
+        what = f"-a {command.name} -d {_quoted(command.help)}"
+        yield f"complete -c emit -n __fish_use_subcommand {what}"
+    for command in all_commands:
+        seen = f"complete -c emit -n '__fish_seen_subcommand_from {command.name}'"
+        if command.words:
+            yield f"{seen} -a {_quoted(' '.join(command.words))}"
+        for option in command.options:
+            names = " ".join(
+                f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}"
+                for name in option.names
+            )
+            value = f" -xa {_quoted(' '.join(option.choices))}" if option.choices else ""
+            value = value or (" -r" if option.takes_value else "")
+            yield f"{seen} {names}{value} -d {_quoted(option.help)}"
+
+
+def _with_choices(all_commands: list[Command]) -> Iterator[tuple[Command, Option]]:
+    for command in all_commands:
+        yield from ((command, option) for option in command.options if option.choices)
+
+
+def _words(command: Command) -> list[str]:
+    return [*command.words, *(name for option in command.options for name in option.names)]
+
+
+def _quoted(text: str) -> str:
+    """In fish's quotes, where only these two have to be escaped."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

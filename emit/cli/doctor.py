@@ -1,0 +1,69 @@
+"""``emit doctor``: whether everything works here that Emit can use."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
+
+from emit.cli.checkup import (
+    Checked,
+    check_celery,
+    check_languages,
+    check_packages,
+    check_redis,
+    check_system,
+)
+from emit.cli.screen import paint, plural
+
+HELP = "Try what Emit can use on this machine: a node in each language, packages, queues, kernel."
+
+EXAMPLES = """
+  emit doctor
+  emit doctor --app app.router --redis redis://queue.local/0
+  emit doctor --json | jq '.[] | select(.state == "broken")'
+"""
+
+_MARKS = {"ok": ("✔", "green"), "absent": ("–", "yellow"), "broken": ("✘", "red")}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--app", metavar="MODULE.ROUTER", help="ask the Celery workers of a router")
+    parser.add_argument(
+        "--redis", metavar="URL", default=os.environ.get("EMIT_REDIS"), help="default: $EMIT_REDIS"
+    )
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    began = time.monotonic()
+    checked = []
+    for one in _checks(arguments):
+        checked.append(one)
+        if not arguments.json:
+            print("\n".join(_lines(one)), flush=True)
+    broken = [one for one in checked if one.state == "broken"]
+    if arguments.json:
+        print(json.dumps([asdict(one) for one in checked], ensure_ascii=False, indent=2))
+    else:
+        found = f"{plural(len(broken), 'thing')} broken" if broken else "all that is here works"
+        print(paint(f"{found}; {time.monotonic() - began:.1f} s", "dim"))
+    return 1 if broken else 0
+
+
+def _checks(arguments: argparse.Namespace) -> Iterator[Checked]:
+    celery = check_celery(arguments.app) if arguments.app else ()
+    queues = chain(check_redis(arguments.redis), celery)
+    return chain(check_languages(), check_packages(), queues, check_system())
+
+
+def _lines(one: Checked) -> Iterator[str]:
+    """Details only of what is not as it should be."""
+    mark, colour = _MARKS[one.state]
+    yield f"{paint(mark, colour)} {one.group:<9} {one.name:<16} {one.text}".rstrip()
+    if one.state != "ok" and one.hint:
+        yield paint(f"  {'':<9} {'':<16} {one.hint}", "dim")

@@ -1,0 +1,80 @@
+"""The languages of this machine: which are here, and whether a node in each works."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from emit.cli.templates import node_files
+from emit.errors import StartError
+from emit.host.environment import DEFAULT, environment
+from emit.host.host import Host
+from emit.host.launch import installed_version, places
+from emit.host.program import Program
+from emit.host.runtime import Runtime, Source, runtimes
+from emit.multilang import ShellNode
+
+#: What each language's own example is given, and what it has to answer.
+_QUESTION = {"text": "it works"}
+_ANSWER = [{"word": "it", "length": 2}, {"word": "works", "length": 5}]
+
+
+class Tried(NamedTuple):
+    """What came of a node in a language: seconds until it was ready, its codec, its results."""
+
+    seconds: float
+    codec: str
+    results: list[object]
+
+    @property
+    def is_right(self) -> bool:
+        return self.results == _ANSWER
+
+
+def version_of(language: Runtime) -> str:
+    """
+    The version of a language's toolchain; "" where it tells none.
+
+    Raises:
+        StartError: It is not here, or too old.
+    """
+    program = Program(node=language.name, argv=(), env=environment({}, DEFAULT))
+    source = Source(Path.cwd() / f"node{language.suffixes[0]}", "", language)
+    return installed_version(program, language, places(source, None))
+
+
+def installed() -> list[Runtime]:
+    """The languages that can be used here."""
+    return [language for language in runtimes().values() if _is_installed(language)]
+
+
+def _is_installed(language: Runtime) -> bool:
+    try:
+        version_of(language)
+    except StartError:
+        return False
+    return True
+
+
+def try_out(language: Runtime, folder: Path) -> Tried:
+    """
+    Write a node in *folder*, start it and give it a message.
+
+    Raises:
+        CommandError: The language has no example.
+        EmitError: It does not start, or fails.
+    """
+    [(path, text)] = node_files(language, "words", folder, sdk=False, test=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    node = ShellNode()
+    file = path.parent if language.folders else path
+    node.configure("words", {"file": file, "cwd": str(folder)}, stream=False)
+    with closing(Host()) as host:
+        began = time.monotonic()
+        calls = node.calls_on(host, size=1)
+        results = calls.call(_QUESTION)
+        [process] = calls.pool.processes
+        return Tried(time.monotonic() - began, process.session.codec, results)
