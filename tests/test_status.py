@@ -228,6 +228,7 @@ def test_a_host_that_does_not_answer(runtime: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(status, "PATIENCE", 0.2)
     with hosting() as process:
         os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # it has stopped
         [(pid, answer)] = status.ask_all({})
         assert (pid, type(answer)) == (process.pid, TimeoutError)
         assert len(status.sockets()) == 1
