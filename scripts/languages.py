@@ -96,8 +96,8 @@ def lint_go() -> Iterator[Command]:
 
 
 def test_go() -> Iterator[Command]:
-    if (folder := ROOT / "sdks/go").exists():
-        yield Command(("go", "test", *race(), "./..."), folder)
+    for module in files("go.mod"):
+        yield Command(("go", "test", *race(), "./..."), module.parent)
 
 
 def race() -> tuple[str, ...]:

@@ -34,6 +34,7 @@ UTC = datetime.timezone.utc
 APPS: dict[str, tuple[str, str, list[str] | None]] = {
     "python": ("", "sdks/python/tests/conformance_app.py", [sys.executable]),
     "ruby": ("ruby", "sdks/ruby/test/conformance_app.rb", ["ruby"]),
+    "go": ("go", "sdks/go/conformance", None),
 }
 
 
@@ -68,7 +69,8 @@ def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module", params=["json", "msgpack"])
 def echo(request: pytest.FixtureRequest, command: list[str]) -> Iterator[Echo]:
     node = ShellNode()
-    sdk = next(name for name, app in APPS.items() if app[1] in command[-1] or len(command) == 1)
+    built = len(command) == 1
+    sdk = next(n for n, app in APPS.items() if (built if app[2] is None else app[1] in command[-1]))
     with no_leaks(), Router() as router:
         router.node(
             ("value",),

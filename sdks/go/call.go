@@ -1,0 +1,166 @@
+package emit
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// A Call is one message given to a handler. It is the context that the handler gets, too: done when
+// the host cancels the call, at its deadline, and after the handler has returned.
+type Call struct {
+	ID          int64  // its number in this process; 0 outside of a host
+	Node        string // the node that was called
+	Origin      string // the node that emitted the message; empty if it was none
+	Attempt     int    // counted by the host, from 1
+	Traceparent string // the sender's W3C trace context; empty if it has none
+	Config      map[string]any
+
+	deadline time.Time
+	msg      []byte
+	session  *session
+
+	mu     sync.Mutex // guards what follows
+	done   chan struct{}
+	err    error // of the context
+	timer  *time.Timer
+	parts  []byte    // encoded results that are in no frame yet
+	count  int       // of them
+	since  time.Time // when the first of them came
+	failed error     // the first result that was refused
+	closed bool      // it has been answered
+}
+
+type callKey struct{}
+
+// FromContext returns the call that ctx belongs to. Outside of one, as in a test: a call that has
+// nothing but its Attempt, 1.
+func FromContext(ctx context.Context) *Call {
+	if c, ok := ctx.Value(callKey{}).(*Call); ok {
+		return c
+	}
+	return &Call{Attempt: 1}
+}
+
+// Deadline implements [context.Context].
+func (c *Call) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+
+// Done implements [context.Context]. Its channel and timer exist only once they are asked for:
+// they would cost more than many a handler.
+func (c *Call) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+		if c.look() == nil && !c.deadline.IsZero() {
+			expire := func() { c.stop(context.DeadlineExceeded) }
+			c.timer = time.AfterFunc(time.Until(c.deadline), expire)
+		} else if c.err != nil {
+			close(c.done)
+		}
+	}
+	return c.done
+}
+
+// Err implements [context.Context].
+func (c *Call) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.look()
+}
+
+func (c *Call) look() error {
+	if c.err == nil && c.timer == nil && !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
+		c.err = context.DeadlineExceeded
+		if c.done != nil {
+			close(c.done)
+		}
+	}
+	return c.err
+}
+
+// Value implements [context.Context].
+func (c *Call) Value(key any) any {
+	if key == (callKey{}) {
+		return c
+	}
+	return nil
+}
+
+// stop ends the context.
+func (c *Call) stop(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.end(err)
+}
+
+func (c *Call) end(err error) {
+	if c.err != nil {
+		return
+	}
+	c.err = err
+	if c.done != nil {
+		close(c.done)
+	}
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+}
+
+// emit takes a result of the handler.
+func (c *Call) emit(value any) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return errors.New("the call has ended: its handler has returned")
+	}
+	err := c.add(value)
+	if err != nil && c.failed == nil {
+		c.failed = err
+	}
+	return err
+}
+
+func (c *Call) add(value any) error {
+	s, start := c.session, len(c.parts)
+	parts := c.parts
+	if c.count > 0 {
+		parts = s.codec.separate(parts)
+	}
+	first := len(parts)
+	parts, err := encode(s.codec, parts, value)
+	if err != nil {
+		return err
+	}
+	if size := len(parts) - first; size > s.room {
+		return &FrameTooLarge{Node: c.Node, Size: size, Max: s.maxFrame}
+	}
+	if c.count > 0 && len(parts) > min(enough, s.room) {
+		s.put(s.codec.results(nil, "out", c.ID, parts[:start], c.count), true)
+		parts, c.count = append(parts[:0], parts[first:]...), 0
+	}
+	if c.count == 0 {
+		c.since = time.Now()
+	}
+	c.parts = parts
+	c.count++
+	s.arm(linger)
+	return nil
+}
+
+// hurry sends the results that have waited long enough. Those of a handler that is just about to
+// return ride on its end.
+func (c *Call) hurry() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.count == 0 || c.closed {
+		return
+	}
+	if waited := time.Since(c.since); waited < linger {
+		c.session.arm(linger - waited)
+		return
+	}
+	c.session.put(c.session.codec.results(nil, "out", c.ID, c.parts, c.count), false)
+	c.parts, c.count = c.parts[:0], 0
+}

@@ -1,0 +1,141 @@
+package emit
+
+import (
+	"fmt"
+	"reflect"
+	"time"
+)
+
+// Values to bytes and back, exactly or not at all. A walk over Go types (encode.go, decode.go)
+// drives one of two formats (json.go, msgpack.go); what is known of a type is found out once
+// (types.go). encoding/json would not do: it makes base64 of bytes, text of instants, 3 of 3.0,
+// float64 of every number in an any, U+FFFD of broken text, and refuses 3.0 for an int.
+
+const (
+	maxDepth   = 128       // Levels of lists and maps in a message or a result.
+	maxMembers = 1_000_000 // Members of lists and maps in a frame, all levels together.
+)
+
+// A kind is what a value on the wire is.
+type kind uint8
+
+const (
+	isNull kind = iota
+	isBool
+	isInt
+	isUint // an integer beyond int64
+	isFloat
+	isText
+	isBytes
+	isTime
+	isList
+	isMap
+)
+
+var kindNames = [...]string{
+	"null", "a bool", "an integer", "an integer", "a float", "text", "bytes", "an instant", "a list", "a map",
+}
+
+// A token is a scalar, or the beginning of a list or a map.
+type token struct {
+	kind  kind
+	size  int    // of a list or map, in the format's own terms: it is for reader.more
+	bits  uint64 // of a bool, isInt (as an int64) or isUint
+	float float64
+	bytes []byte // of text or bytes, until the next read
+	time  time.Time
+}
+
+// A reader takes the bytes of one value apart.
+type reader interface {
+	next(t *token) error
+	// more says whether a list or map has another member. The size is that of its token at first,
+	// then what the last call has returned.
+	more(size int) (left int, ok bool, err error)
+	key() ([]byte, error)
+	rest() int // bytes that have not been read yet
+}
+
+// A writer puts the bytes of values together.
+type writer interface {
+	null()
+	bool(b bool)
+	int(n int64)
+	uint(n uint64)
+	float(f float64) error
+	text(s string) error
+	bytes(b []byte) error
+	time(t time.Time) error
+	list(size int)
+	mapping(size int)
+	member(first bool) // comes before each member of a list, and before each key
+	key(k string) error
+	field(f *field) // the key of a struct's field, known to be good
+	endList()
+	endMap()
+	buffer() *[]byte
+}
+
+// A codec is one of the two formats, with what frames need of it.
+type codec interface {
+	name() string
+	reader(data []byte) reader
+	writer() writer
+	// frame appends a frame around a body that is encoded already.
+	frame(to, body []byte) []byte
+	// results appends an out or end frame around encoded results.
+	results(to []byte, op string, id int64, msgs []byte, count int) []byte
+	// separate appends what stands between two results.
+	separate(to []byte) []byte
+	// split cuts the first frame off data; all nil while it is not whole yet.
+	split(data []byte) (body, rest []byte, whole bool)
+}
+
+// An EncodeError is about a result that the wire cannot carry unchanged.
+type EncodeError struct {
+	Path   string // to the culprit, from the result on: .items[3].price
+	Reason string
+}
+
+func (e *EncodeError) Error() string { return "result" + e.Path + " " + e.Reason }
+
+func refuse(format string, args ...any) *EncodeError {
+	return &EncodeError{Reason: fmt.Sprintf(format, args...)}
+}
+
+// within puts a step of the path in front of an error's.
+func within(err error, step string) error {
+	if e, ok := err.(*EncodeError); ok && len(e.Path) < 80 {
+		e.Path = step + e.Path
+	}
+	return err
+}
+
+// encode appends value to data.
+func encode(c codec, data []byte, value any) ([]byte, error) {
+	e := encoder{writer: c.writer()}
+	buffer := e.buffer()
+	*buffer = data
+	err := e.value(value, maxDepth)
+	if err == nil && e.members > maxMembers-100 { // some for the frame itself
+		err = refuse("has over %d members", maxMembers-100)
+	}
+	return *buffer, err
+}
+
+// decode reads data, one whole value, into what target points to.
+func decode(c codec, data []byte, target any) error {
+	d := decoder{reader: c.reader(data)}
+	err := d.target(target)
+	if err == nil && d.rest() > 0 {
+		return malformed("there is something after the value")
+	}
+	return err
+}
+
+// A malformed value is no value of the wire at all, whoever wants it.
+type malformed string
+
+func (m malformed) Error() string { return string(m) }
+
+func typeOf[T any]() reflect.Type { return reflect.TypeOf((*T)(nil)).Elem() }

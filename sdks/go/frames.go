@@ -1,0 +1,238 @@
+package emit
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"time"
+)
+
+const (
+	slice  = 16 * 1024               // Bytes per read: the host refills the pipe while this slice is worked on.
+	enough = 16 * 1024               // Bytes of results that are worth a frame, or a write, of their own.
+	ahead  = 1024                    // Calls that wait before the reading does: more than a host's window, mostly.
+	linger = time.Millisecond        // How long a finished result may wait for company.
+	grace  = 4500 * time.Millisecond // From seeing the end to the exit: 5 s at most in all.
+)
+
+// input is the wire's incoming half. What it has returned stays as it is: buffers are not reused.
+type input struct {
+	file *os.File
+	data []byte
+	end  bool
+}
+
+// fill reads once.
+func (i *input) fill() {
+	if cap(i.data)-len(i.data) < slice {
+		grown := make([]byte, len(i.data), max(4*slice, 2*len(i.data)+slice))
+		copy(grown, i.data)
+		i.data = grown
+	}
+	n, err := i.file.Read(i.data[len(i.data) : len(i.data)+slice])
+	i.data = i.data[:len(i.data)+n]
+	i.end = err != nil
+}
+
+// line returns the next line that is not blank, with its newline; nothing at the end.
+func (i *input) line() []byte {
+	for {
+		at := bytes.IndexByte(i.data, '\n')
+		if at < 0 && !i.end {
+			i.fill()
+			continue
+		}
+		if at < 0 {
+			at = len(i.data) - 1
+		}
+		line := i.data[:at+1]
+		i.data = i.data[at+1:]
+		if len(line) == 0 || len(bytes.TrimSpace(line)) > 0 {
+			return line
+		}
+	}
+}
+
+// all returns the rest.
+func (i *input) all() []byte {
+	for !i.end {
+		i.fill()
+	}
+	return i.data
+}
+
+type hello struct {
+	Op       string         `json:"op"`
+	V        []int64        `json:"v"`
+	Codecs   []string       `json:"codecs"`
+	Node     string         `json:"node"`
+	MaxFrame int            `json:"max_frame"`
+	Config   map[string]any `json:"config,omitempty"`
+}
+
+// readHello returns nil for a line that is something else: a message, by hand.
+func readHello(line []byte) *hello {
+	var op struct {
+		Op any `json:"op,omitempty"`
+	}
+	if decode(jsonCodec{}, line, &op) != nil || op.Op != "hello" {
+		return nil
+	}
+	h := &hello{MaxFrame: 1<<24 - 1}
+	_ = decode(jsonCodec{}, line, h) // what is missing shows in V
+	if h.Config == nil {
+		h.Config = map[string]any{}
+	}
+	return h
+}
+
+type ready struct {
+	Op          string                    `json:"op"`
+	V           int                       `json:"v"`
+	Codec       string                    `json:"codec,omitempty"`
+	SDK         string                    `json:"sdk"`
+	Concurrency int                       `json:"concurrency"`
+	Nodes       []string                  `json:"nodes"`
+	Inputs      map[string]map[string]any `json:"inputs,omitempty"`
+	Caps        []string                  `json:"caps"`
+}
+
+type errFrame struct {
+	Op string `json:"op"`
+	ID *int64 `json:"id"`
+	failure
+}
+
+type logFrame struct {
+	Op     string         `json:"op"`
+	Level  string         `json:"level"`
+	Text   string         `json:"text"`
+	ID     *int64         `json:"id,omitempty"`
+	Fields map[string]any `json:"fields,omitempty"`
+}
+
+type pongFrame struct {
+	Op string `json:"op"`
+	N  int64  `json:"n"`
+}
+
+// A frame from the host, after hello.
+type frame struct {
+	op                        string
+	id, n                     int64
+	hasID                     bool
+	node, origin, traceparent string
+	attempt, deadline         int64 // deadline in ms, below 0: none
+	msg                       []byte
+	odd                       error // a field is of another type than ours of this name
+}
+
+// readFrame takes the envelope apart by hand and leaves the message as it is: decoding it is the
+// call's business, since only its handler knows the type.
+func readFrame(c codec, data []byte) (f frame, err error) {
+	f.attempt, f.deadline = 1, -1
+	d := decoder{reader: c.reader(data)}
+	err = d.eachKey(func(key []byte) error {
+		switch string(key) {
+		case "op":
+			return d.text(&f.op, &f.odd)
+		case "id":
+			f.hasID = true
+			return d.integer(&f.id, &f.odd)
+		case "n":
+			return d.integer(&f.n, &f.odd)
+		case "node":
+			return d.text(&f.node, &f.odd)
+		case "msg":
+			start := len(data) - d.rest()
+			err := d.skip(maxDepth)
+			f.msg = data[start : len(data)-d.rest()]
+			return err
+		case "meta":
+			return d.eachKey(func(key []byte) error { return d.meta(&f, key) })
+		}
+		return d.skip(maxDepth)
+	})
+	if err == nil && d.rest() > 0 {
+		err = malformed("there is something after it")
+	}
+	return f, f.check(err)
+}
+
+// check lets pass what a newer host says in its own terms: a frame of another op.
+func (f *frame) check(err error) error {
+	known := f.op == "call" || f.op == "cancel" || f.op == "ping" || f.op == ""
+	if err == nil && known {
+		err = f.odd
+	}
+	if err == nil && (f.op == "call" || f.op == "cancel") && (!f.hasID || (f.op == "call" && f.msg == nil)) {
+		err = malformed("it lacks its id or its msg")
+	}
+	if err != nil {
+		return fmt.Errorf("a frame from the host is broken: %w", err)
+	}
+	return nil
+}
+
+func (d *decoder) meta(f *frame, key []byte) error {
+	switch string(key) {
+	case "origin":
+		return d.text(&f.origin, &f.odd)
+	case "traceparent":
+		return d.text(&f.traceparent, &f.odd)
+	case "attempt":
+		return d.integer(&f.attempt, &f.odd)
+	case "deadline_ms":
+		return d.integer(&f.deadline, &f.odd)
+	}
+	return d.skip(maxDepth)
+}
+
+// eachKey walks a map, or does nothing for null.
+func (d *decoder) eachKey(do func(key []byte) error) error {
+	if err := d.next(&d.token); err != nil || d.kind == isNull {
+		return err
+	}
+	if d.kind != isMap {
+		return malformed("it has " + kindNames[d.kind] + " where a map is due")
+	}
+	for size, more := d.size, true; ; {
+		var err error
+		if size, more, err = d.another(size, maxDepth); err != nil || !more {
+			return err
+		}
+		key, err := d.key()
+		if err != nil {
+			return err
+		}
+		if err := do(key); err != nil {
+			return err
+		}
+	}
+}
+
+// text and integer read a field; null leaves what is there, and so does what is odd.
+func (d *decoder) text(to *string, odd *error) error {
+	fits, err := d.scalar(isText, odd)
+	if fits {
+		*to = string(d.bytes)
+	}
+	return err
+}
+
+func (d *decoder) integer(to *int64, odd *error) error {
+	fits, err := d.scalar(isInt, odd)
+	if fits {
+		*to = int64(d.bits)
+	}
+	return err
+}
+
+func (d *decoder) scalar(wanted kind, odd *error) (fits bool, err error) {
+	if err := d.next(&d.token); err != nil || d.kind == wanted || d.kind == isNull {
+		return err == nil && d.kind == wanted, err
+	}
+	*odd = malformed(fmt.Sprintf("it has %s where %s is due", kindNames[d.kind], kindNames[wanted]))
+	_, err = d.current(maxDepth)
+	return false, err
+}

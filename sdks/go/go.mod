@@ -1,0 +1,3 @@
+module github.com/emit-graph/emit/sdks/go
+
+go 1.22

@@ -1,0 +1,351 @@
+package emit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A session is the calls of one process under a host.
+//
+// One goroutine reads. Up to concurrency workers, each with a goroutine of its own, take the oldest
+// call that waits, until none does. So with a concurrency of 1 calls are worked on in order.
+type session struct {
+	*program
+	hello    *hello
+	codec    codec
+	sink     *os.File
+	maxFrame int
+	room     int // for results, beside the frame's other fields
+	over     chan struct{}
+
+	workers []*worker
+
+	mu      sync.Mutex // guards what follows
+	fewer   *sync.Cond // calls wait than before
+	open    map[int64]*Call
+	waiting []*Call
+	idle    []*worker
+	ended   bool
+
+	out    sync.Mutex // guards what follows; a whole write happens under it
+	unsent []byte
+	gone   bool // nobody listens any more
+
+	armed atomic.Bool // the timer is due
+	timer *time.Timer
+}
+
+// A worker is busy with a call, or idle.
+type worker struct{ call atomic.Pointer[Call] }
+
+func newSession(p *program, h *hello, sink *os.File) *session {
+	s := &session{program: p, hello: h, codec: jsonCodec{}, sink: sink, maxFrame: h.MaxFrame}
+	s.room = s.maxFrame - 64
+	s.over, s.open, s.fewer = make(chan struct{}), map[int64]*Call{}, sync.NewCond(&s.mu)
+	for range p.concurrency {
+		s.workers = append(s.workers, &worker{})
+	}
+	s.idle = slices.Clone(s.workers)
+	s.timer = time.AfterFunc(time.Hour, s.late)
+	s.timer.Stop()
+	return s
+}
+
+// greet answers hello, and settles on a codec.
+func (s *session) greet() {
+	var chosen codec = jsonCodec{} // which every host speaks
+	packed := slices.Index(s.hello.Codecs, "msgpack")
+	if plain := slices.Index(s.hello.Codecs, "json"); packed >= 0 && (plain < 0 || packed < plain) {
+		chosen = msgpackCodec{}
+	}
+	about := s.ready()
+	about.Codec = chosen.name()
+	if body, _ := encode(s.codec, nil, about); len(body) > s.maxFrame {
+		about.Inputs = nil // the one field that grows with the program and may be left out
+	}
+	s.send(about)
+	s.codec = chosen
+}
+
+// read works until the input ends or makes no sense.
+func (s *session) read(in *input) error {
+	for {
+		calls, err := s.receive(in)
+		s.accept(calls)
+		if err != nil {
+			return err
+		}
+		if in.end || s.isOver() {
+			return nil
+		}
+		in.fill()
+	}
+}
+
+func (s *session) isOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// receive takes the frames that are whole.
+func (s *session) receive(in *input) (calls []*Call, err error) {
+	for {
+		body, rest, whole := s.codec.split(in.data)
+		if in.data = rest; !whole {
+			if len(rest) > s.maxFrame+4 {
+				err = fmt.Errorf("a frame from the host is beyond the %d bytes of max_frame", s.maxFrame)
+			}
+			return calls, err
+		}
+		f, err := readFrame(s.codec, body)
+		if err != nil {
+			return calls, err
+		}
+		switch f.op { // what is unknown comes from a newer host
+		case "call":
+			calls = append(calls, s.newCall(f))
+		case "cancel":
+			s.accept(calls)
+			calls = nil
+			s.cancel(f.id)
+		case "ping":
+			s.send(pongFrame{"pong", f.n})
+		case "bye":
+			s.accept(calls)
+			s.end()
+			return nil, nil
+		}
+	}
+}
+
+func (s *session) newCall(f frame) *Call {
+	c := &Call{
+		ID: f.id, Node: f.node, Origin: f.origin, Traceparent: f.traceparent, Attempt: int(f.attempt),
+		Config: s.hello.Config, msg: f.msg, session: s,
+	}
+	if c.Node == "" {
+		c.Node = s.nodes[0].name
+		if s.find(s.hello.Node) != nil {
+			c.Node = s.hello.Node
+		}
+	}
+	if f.deadline >= 0 {
+		c.deadline = time.Now().Add(time.Duration(f.deadline) * time.Millisecond)
+	}
+	return c
+}
+
+func (s *session) accept(calls []*Call) {
+	if len(calls) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	for _, c := range calls {
+		s.open[c.ID] = c
+	}
+	s.waiting = append(s.waiting, calls...)
+	for len(s.idle) > 0 && len(s.waiting) > 0 {
+		w := s.idle[len(s.idle)-1]
+		s.idle = s.idle[:len(s.idle)-1]
+		go s.work(w, s.pop())
+	}
+	for len(s.waiting) > ahead && !s.ended {
+		s.fewer.Wait()
+	}
+}
+
+// pop needs s.mu.
+func (s *session) pop() (c *Call) {
+	if len(s.waiting) > 0 {
+		c, s.waiting[0] = s.waiting[0], nil
+		s.waiting = s.waiting[1:]
+		if len(s.waiting) == ahead {
+			s.fewer.Signal()
+		}
+	}
+	return c
+}
+
+func (s *session) cancel(id int64) {
+	s.mu.Lock()
+	c := s.open[id]
+	s.mu.Unlock()
+	if c != nil {
+		c.stop(context.Canceled)
+	}
+}
+
+func (s *session) work(w *worker, c *Call) {
+	defer func() {
+		if c != nil { // a handler has ended this goroutine, by runtime.Goexit
+			go s.work(w, s.after(w, c, errors.New("the handler has ended its goroutine")))
+		}
+	}()
+	for buffer := []byte(nil); c != nil; {
+		c.parts = buffer
+		w.call.Store(c)
+		answered := c
+		c = s.after(w, c, s.run(c))
+		if buffer = answered.parts[:0]; cap(buffer) > 4*enough {
+			buffer = nil
+		}
+	}
+}
+
+// run calls the handler. A panic of it is an error like any other.
+func (s *session) run(c *Call) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &panicked{p, stack(2)}
+		}
+	}()
+	node := s.find(c.Node)
+	if node == nil {
+		return fmt.Errorf("no node %q here, only: %s", c.Node, strings.Join(s.names(), ", "))
+	}
+	if c.Err() == context.Canceled {
+		return cancelled{}
+	}
+	return node.handle(s.codec, c.msg, c, c.emit)
+}
+
+// cancelled: the host has cancelled a call before it began.
+type cancelled struct{}
+
+func (cancelled) Error() string { return "cancelled by the host before it began" }
+
+// after answers a call, and returns the next one; nil if none waits.
+func (s *session) after(w *worker, c *Call, err error) *Call {
+	c.mu.Lock()
+	c.closed = true
+	c.end(context.Canceled)
+	if err == nil {
+		err = c.failed
+	}
+	c.mu.Unlock()
+	s.mu.Lock()
+	delete(s.open, c.ID)
+	next := s.pop()
+	s.mu.Unlock()
+	s.answer(c, err, next == nil)
+	if next == nil {
+		next = s.rest(w)
+	}
+	return next
+}
+
+// rest returns a call that came meanwhile, or else leaves the worker idle.
+func (s *session) rest(w *worker) *Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.pop()
+	if next == nil {
+		w.call.Store(nil)
+		s.idle = append(s.idle, w)
+		s.finish()
+	}
+	return next
+}
+
+func (s *session) answer(c *Call, err error, last bool) {
+	if err != nil {
+		about := *describe(err)
+		if n := s.find(c.Node); n != nil && len(about.Stack) == 0 {
+			about.Stack = []string{n.place} // all that is known: an error of Go has no stack
+		}
+		s.put(s.encoded(errFrame{"err", &c.ID, about}), last)
+		return
+	}
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.unsent = s.codec.results(s.unsent, "end", c.ID, c.parts, c.count)
+	s.settle(last)
+}
+
+// put takes a frame; now: it is not to wait for others.
+func (s *session) put(frame []byte, now bool) {
+	s.out.Lock()
+	defer s.out.Unlock()
+	s.unsent = append(s.unsent, frame...)
+	s.settle(now)
+}
+
+func (s *session) settle(now bool) {
+	if now || len(s.unsent) > enough {
+		s.write()
+	} else {
+		s.arm(linger)
+	}
+}
+
+// send writes a frame at once, and what waited before it.
+func (s *session) send(frame any) { s.put(s.encoded(frame), true) }
+
+func (s *session) encoded(frame any) []byte {
+	body, err := encode(s.codec, nil, frame)
+	if f, ok := frame.(errFrame); ok && (err != nil || len(body) > s.maxFrame) {
+		f.Stack, f.Cause, f.Message = nil, nil, text(f.Message[:min(len(f.Message), 200)])
+		body, _ = encode(s.codec, nil, f)
+	}
+	return s.codec.frame(nil, body)
+}
+
+// write needs s.out. Blocking, and until every byte is out.
+func (s *session) write() {
+	if len(s.unsent) > 0 && !s.gone {
+		if _, err := s.sink.Write(s.unsent); err != nil {
+			s.gone = true // no error of ours: the host has left
+		}
+	}
+	if s.unsent = s.unsent[:0]; cap(s.unsent) > 16*enough {
+		s.unsent = nil
+	}
+}
+
+// arm has the timer see to what waits, within the linger that it has left.
+func (s *session) arm(left time.Duration) {
+	if !s.armed.Load() && s.armed.CompareAndSwap(false, true) {
+		s.timer.Reset(left)
+	}
+}
+
+// late: no result waits for a slow handler, the next one's or its own.
+func (s *session) late() {
+	s.armed.Store(false)
+	for _, w := range s.workers {
+		if c := w.call.Load(); c != nil {
+			c.hurry()
+		}
+	}
+	s.put(nil, true)
+}
+
+// end: no calls are accepted from now on; those that were are finished.
+func (s *session) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.ended = true
+		s.fewer.Signal()
+		s.finish()
+	}
+}
+
+// finish needs s.mu.
+func (s *session) finish() {
+	if s.ended && len(s.idle) == len(s.workers) {
+		close(s.over)
+	}
+}

@@ -1,0 +1,447 @@
+package emit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A talk is the other end of the pipes of a session in this process.
+type talk struct {
+	t       *testing.T
+	codec   codec
+	in, out *os.File
+	read    input
+	session *session
+	ended   chan error
+}
+
+func converse(t *testing.T, p *program, codecs ...string) *talk {
+	t.Helper()
+	theirs, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, ours, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &talk{t: t, codec: jsonCodec{}, in: in, out: out, read: input{file: out}, ended: make(chan error, 1)}
+	h := &hello{Op: "hello", V: []int64{1}, Codecs: codecs, Node: "x", MaxFrame: 1 << 20, Config: Message{"shop": "north"}}
+	k.session = newSession(p, h, ours)
+	k.session.greet()
+	if ready := k.frame(); ready["codec"] != k.session.codec.name() {
+		t.Fatal(ready)
+	}
+	k.codec = k.session.codec
+	go func() {
+		k.ended <- k.session.read(&input{file: theirs})
+		k.session.end()
+	}()
+	t.Cleanup(func() { in.Close(); <-k.session.over; ours.Close(); out.Close(); theirs.Close() })
+	return k
+}
+
+func (k *talk) send(frames ...Message) {
+	k.t.Helper()
+	var data []byte
+	for _, f := range frames {
+		body, err := encode(k.codec, nil, f)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		data = k.codec.frame(data, body)
+	}
+	if _, err := k.in.Write(data); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k *talk) frame() (f Message) {
+	k.t.Helper()
+	for {
+		body, rest, whole := k.codec.split(k.read.data)
+		if k.read.data = rest; whole {
+			if err := decode(k.codec, body, &f); err != nil {
+				k.t.Fatal(err)
+			}
+			return f
+		}
+		if k.read.end {
+			return nil
+		}
+		k.read.fill()
+	}
+}
+
+// answer returns the frame that ends a call, with the results of those before it.
+func (k *talk) answer() Message {
+	k.t.Helper()
+	f, results := k.frame(), []any{}
+	for f["op"] == "out" {
+		results, f = append(results, f["msgs"].([]any)...), k.frame()
+	}
+	if f["op"] == "end" {
+		msgs, _ := f["msgs"].([]any)
+		f["msgs"] = append(results, msgs...)
+	}
+	return f
+}
+
+func (k *talk) call(node string, msg Message) Message {
+	k.t.Helper()
+	k.send(Message{"op": "call", "id": 7, "node": node, "msg": msg})
+	return k.answer()
+}
+
+func programOf(concurrency int, nodes ...*node) *program {
+	p := &program{concurrency: concurrency}
+	for _, n := range nodes {
+		p.add(n)
+	}
+	return p
+}
+
+type countIn struct {
+	N int `json:"n"`
+}
+
+func countTo(_ context.Context, in countIn, out func(int) error) error {
+	for n := range in.N {
+		if err := out(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (in countIn) double() int        { return 2 * in.N }
+func (in countIn) half() (int, error) { return in.N / 2, nil }
+
+func bothCodecs(t *testing.T, test func(t *testing.T, codec string)) {
+	for _, c := range codecs {
+		t.Run(c.name(), func(t *testing.T) { test(t, c.name()) })
+	}
+}
+
+func numbers(n int) []any {
+	list := []any{}
+	for i := range n {
+		list = append(list, int64(i))
+	}
+	return list
+}
+
+func TestResultsAndStreams(t *testing.T) {
+	bothCodecs(t, func(t *testing.T, codec string) {
+		k := converse(t, programOf(1, newNode("count", countTo), newNode("null", Pure(func(Message) any { return nil }))), codec)
+		for _, n := range []int{0, 1, 20, 50_000} {
+			if got := k.call("count", Message{"n": n, "other": nil}); got["id"] != int64(7) || !reflect.DeepEqual(got["msgs"], numbers(n)) {
+				t.Error(n, got["id"], len(got["msgs"].([]any)))
+			}
+		}
+		if got := k.call("null", Message{}); !reflect.DeepEqual(got["msgs"], []any{nil}) {
+			t.Error(got)
+		}
+	})
+}
+
+func TestBacklogIsAnsweredInOrder(t *testing.T) {
+	bothCodecs(t, func(t *testing.T, codec string) {
+		k := converse(t, programOf(1, newNode("echo", Pure(func(m Message) any { return m["value"] }))), codec)
+		var calls []Message
+		for n := range 3000 {
+			calls = append(calls, Message{"op": "call", "id": n, "msg": Message{"value": n}, "meta": Message{"attempt": 1}})
+		}
+		go k.send(calls...)
+		for n := range int64(3000) {
+			if got := k.answer(); got["id"] != n || !reflect.DeepEqual(got["msgs"], []any{n}) {
+				t.Fatal(n, got)
+			}
+		}
+	})
+}
+
+func TestNoResultWaitsForASlowHandler(t *testing.T) {
+	proceed := make(chan bool)
+	k := converse(t, programOf(1, newNode("slow", func(_ context.Context, _ Message, out func(string) error) error {
+		err := out("first")
+		<-proceed
+		return errors.Join(err, out("last"))
+	}), newNode("quick", Pure(func(Message) int { return 1 }))), "json")
+	k.send(Message{"op": "call", "id": 1, "node": "quick", "msg": Message{}}, Message{"op": "call", "id": 2, "node": "slow", "msg": Message{}})
+	if got := k.answer(); got["id"] != int64(1) {
+		t.Error(got)
+	}
+	if got := k.frame(); got["op"] != "out" || !reflect.DeepEqual(got["msgs"], []any{"first"}) {
+		t.Error(got)
+	}
+	k.send(Message{"op": "ping", "n": 5})
+	if got := k.frame(); got["op"] != "pong" || got["n"] != int64(5) {
+		t.Error(got)
+	}
+	close(proceed)
+	if got := k.answer(); !reflect.DeepEqual(got["msgs"], []any{"last"}) {
+		t.Error(got)
+	}
+}
+
+type badError struct{ cause error }
+
+func (e badError) Error() string { return "bad \xff" }
+func (e badError) Unwrap() error { return e.cause }
+
+func TestErrors(t *testing.T) {
+	failing := func(err error) Handler[Message, int] {
+		return Map(func(Message) (int, error) { return 0, err })
+	}
+	var late func(int) error
+	k := converse(t, programOf(1,
+		newNode("plain", failing(errors.New("as asked"))),
+		newNode("caused", failing(badError{fmt.Errorf("middle: %w", os.ErrNotExist)})),
+		newNode("joined", failing(errors.Join(errors.New("one"), errors.New("two")))),
+		newNode("retry", failing(fmt.Errorf("outer: %w", Retry(errors.New("busy"), 1500*time.Millisecond)))),
+		newNode("again", failing(Retry(nil, 0))),
+		newNode("reject", failing(Reject(errors.New("never")))),
+		newNode("panic", Pure(func(Message) int { panic("oh") })),
+		newNode("native", Pure(func(m Message) int { return []int{}[len(m)] })),
+		newNode("goexit", Pure(func(Message) int { runtime.Goexit(); return 1 })),
+		newNode("ignored", func(_ context.Context, _ Message, out func(any) error) error {
+			_ = out(make(chan int))
+			return nil
+		}),
+		newNode("large", Pure(func(Message) string { return strings.Repeat("x", 1<<20) })),
+		newNode("long", failing(errors.New(strings.Repeat("y", 1<<21)))),
+		newNode("late", func(_ context.Context, _ Message, out func(int) error) error { late = out; return nil }),
+		newNode("fits", Each(func(in countIn, _ func(int) error) error { return nil })),
+	), "json")
+	for node, wanted := range map[string]Message{
+		"plain":   {"type": "error", "message": "as asked"},
+		"caused":  {"type": "badError", "message": `bad \xff`, "cause": Message{"type": "error", "message": "middle: file does not exist", "cause": Message{"type": "error", "message": "file does not exist"}}},
+		"joined":  {"type": "error", "message": "one\ntwo", "cause": Message{"type": "error", "message": "one"}},
+		"retry":   {"type": "error", "message": "outer: busy", "retry": true, "after": 1.5, "cause": Message{"type": "Retry", "message": "busy"}},
+		"again":   {"type": "Retry", "message": "try again", "retry": true},
+		"reject":  {"type": "Reject", "message": "never", "retry": false},
+		"goexit":  {"type": "error", "message": "the handler has ended its goroutine"},
+		"ignored": {"type": "EncodeError", "message": "result is a chan int, which no codec carries"},
+		"large":   {"type": "FrameTooLarge", "message": "large emitted a result of 1048578 bytes; a frame holds at most 1048576: emit less at once, or raise max_frame of the node"},
+		"fits":    {"type": "DecodeError", "message": `fits: message lacks "n"; it has: `},
+		"nobody":  {"type": "error", "message": `no node "nobody" here, only: ` + strings.Join(k.session.names(), ", ")},
+	} {
+		got := k.call(node, Message{})
+		delete(got, "op")
+		delete(got, "id")
+		if stack, _ := got["stack"].([]any); (len(stack) != 1 || !strings.Contains(stack[0].(string), ".go:")) && node != "nobody" {
+			t.Error(node, stack)
+		}
+		delete(got, "stack")
+		if !reflect.DeepEqual(got, wanted) {
+			t.Errorf("%s: %v", node, got)
+		}
+	}
+	for node, wanted := range map[string]string{"panic": "oh", "native": "index out of range"} {
+		got := k.call(node, Message{})
+		stack, _ := got["stack"].([]any)
+		if got["type"] != "panic" || !strings.Contains(got["message"].(string), wanted) || len(stack) == 0 || !strings.Contains(stack[0].(string), "session_test.go:") {
+			t.Errorf("%s: %v", node, got)
+		}
+	}
+	if got := k.call("long", Message{}); len(got["message"].(string)) > maxText+100 {
+		t.Error(len(got["message"].(string)))
+	}
+	k.call("late", Message{})
+	if err := late(1); err == nil || !strings.Contains(err.Error(), "the call has ended") {
+		t.Error(err)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a negative delay is none")
+		}
+	}()
+	_ = Retry(nil, -1)
+}
+
+func TestConcurrency(t *testing.T) {
+	arrived, proceed := make(chan bool), make(chan bool)
+	k := converse(t, programOf(3, newNode("meet", Pure(func(m Message) any {
+		arrived <- true
+		<-proceed
+		return m["n"]
+	}))), "msgpack")
+	for n := range 5 {
+		k.send(Message{"op": "call", "id": n, "msg": Message{"n": n}})
+	}
+	for range 3 {
+		<-arrived
+	}
+	select {
+	case <-arrived:
+		t.Error("more calls at a time than were announced")
+	case <-time.After(20 * time.Millisecond):
+	}
+	go func() {
+		for range 2 {
+			<-arrived
+		}
+	}()
+	close(proceed)
+	seen := []int64{}
+	for range 5 {
+		got := k.answer()
+		seen = append(seen, got["id"].(int64))
+	}
+	if slices.Sort(seen); !reflect.DeepEqual(seen, []int64{0, 1, 2, 3, 4}) {
+		t.Error(seen)
+	}
+}
+
+func TestContext(t *testing.T) {
+	type key struct{}
+	k := converse(t, programOf(1,
+		newNode("about", MapContext(func(ctx context.Context, _ Message) (any, error) {
+			c := FromContext(context.WithValue(ctx, key{}, 1))
+			deadline, ok := ctx.Deadline()
+			soon := time.Until(deadline) < 30*time.Second && time.Until(deadline) > 0
+			return []any{c.ID, c.Node, c.Origin, c.Attempt, c.Traceparent, c.Config, ok, soon, ctx.Err()}, nil
+		})),
+		newNode("wait", func(ctx context.Context, _ Message, out func(string) error) error {
+			if err := out("began"); err != nil {
+				return err
+			}
+			inner, stop := context.WithCancel(ctx)
+			defer stop()
+			<-inner.Done()
+			return out(fmt.Sprint(ctx.Err(), "; ", inner.Err()))
+		}),
+		newNode("poll", MapContext(func(ctx context.Context, _ Message) (string, error) {
+			for ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			<-ctx.Done()
+			return ctx.Err().Error(), nil
+		})),
+	), "json")
+	k.send(Message{"op": "call", "id": 3, "node": "about", "msg": Message{}, "new": []any{1}, "meta": Message{
+		"origin": "split", "attempt": 2, "traceparent": "00-aa", "deadline_ms": 29000, "new": Message{}}})
+	wanted := []any{int64(3), "about", "split", int64(2), "00-aa", Message{"shop": "north"}, true, true, nil}
+	if got := k.answer(); !reflect.DeepEqual(got["msgs"], []any{wanted}) {
+		t.Error(got)
+	}
+	k.send(Message{"op": "cancel", "id": 99}, Message{"op": "unknown", "id": "x"}, Message{"op": "call", "id": 4, "node": "wait", "msg": Message{}})
+	if got := k.frame(); !reflect.DeepEqual(got["msgs"], []any{"began"}) {
+		t.Error(got)
+	}
+	k.send(Message{"op": "call", "id": 5, "node": "about", "msg": Message{}}, Message{"op": "cancel", "id": 5}, Message{"op": "cancel", "id": 4})
+	if got := k.answer(); !reflect.DeepEqual(got["msgs"], []any{"context canceled; context canceled"}) {
+		t.Error(got)
+	}
+	if got := k.answer(); got["type"] != "cancelled" || got["id"] != int64(5) {
+		t.Error(got)
+	}
+	for _, node := range []string{"wait", "poll"} {
+		k.send(Message{"op": "call", "id": 6, "node": node, "msg": Message{}, "meta": Message{"deadline_ms": 20}})
+		if got := k.answer(); !strings.Contains(fmt.Sprint(got["msgs"]), "context deadline exceeded") {
+			t.Error(node, got)
+		}
+	}
+}
+
+func TestLogs(t *testing.T) {
+	bothCodecs(t, func(t *testing.T, codec string) {
+		before, flags, writer := slog.Default(), log.Flags(), log.Writer()
+		k := converse(t, programOf(1, newNode("log", Each(func(Message, func(int) error) error {
+			slog.Default().With("a", 1).WithGroup("g").Warn("stock \xff", "b", 2.5, "c", errors.New("x"), slog.Group("h", "d", time.Second))
+			slog.Debug("not at this level")
+			log.Print("by package log")
+			return nil
+		}))), codec)
+		logToHost(k.session)
+		defer func() {
+			hosted.Store(nil)
+			slog.SetDefault(before)
+			log.SetFlags(flags)
+			log.SetOutput(writer)
+		}()
+		k.send(Message{"op": "call", "id": 7, "msg": Message{}})
+		fields := Message{"a": int64(1), "g.b": 2.5, "g.c": "x", "g.h.d": "1s"}
+		wanted := Message{"op": "log", "level": "warning", "text": `stock \xff`, "id": int64(7), "fields": fields}
+		if got := k.frame(); !reflect.DeepEqual(got, wanted) {
+			t.Error(got)
+		}
+		wanted = Message{"op": "log", "level": "info", "text": "by package log", "id": int64(7)}
+		if got := k.frame(); !reflect.DeepEqual(got, wanted) {
+			t.Error(got)
+		}
+		if got := k.answer(); got["op"] != "end" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestBrokenFrames(t *testing.T) {
+	for _, line := range []string{"{", `{"op":"call","id":1}`, `{"op":"call","msg":{}}`, `{"op":"call","id":"1","msg":{}}`, "[]", `{"op":1}`} {
+		k := converse(t, programOf(1, newNode("count", countTo)), "json")
+		if _, err := k.in.WriteString(line + "\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-k.ended; err == nil || !strings.Contains(err.Error(), "frame from the host is broken") {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
+func TestEndFinishesWhatWasAccepted(t *testing.T) {
+	proceed := make(chan bool)
+	k := converse(t, programOf(1, newNode("slow", Pure(func(m Message) any { <-proceed; return m["n"] }))), "json")
+	k.send(Message{"op": "call", "id": 1, "msg": Message{"n": 1}}, Message{"op": "call", "id": 2, "msg": Message{"n": 2}}, Message{"op": "bye"})
+	if err := <-k.ended; err != nil {
+		t.Error(err)
+	}
+	close(proceed)
+	for n := range int64(2) {
+		if got := k.answer(); got["id"] != n+1 {
+			t.Error(got)
+		}
+	}
+	<-k.session.over
+}
+
+func TestRegistration(t *testing.T) {
+	defer func(p *program) { registered = p }(registered)
+	registered = &program{concurrency: 1}
+	Node("a", countTo)
+	Concurrency(2)
+	if about := registered.ready(); !reflect.DeepEqual(about.Nodes, []string{"a"}) || about.Concurrency != 2 || registered.failure != nil {
+		t.Error(about, registered.failure)
+	}
+	Node("a", countTo)
+	Concurrency(0)
+	if err := registered.failure; err == nil || !strings.Contains(err.Error(), `"a" is taken`) {
+		t.Error(err)
+	}
+	for _, name := range []string{nameOf(countTo), nameOf(authors(Pure(countIn.double))), nameOf(authors(Map(countIn.half)))} {
+		if name != "countTo" && name != "double" && name != "half" {
+			t.Error(name)
+		}
+	}
+}
+
+func TestCollectRefusesWhatNoCodecCarries(t *testing.T) {
+	_, err := Collect(Pure(func(Message) any { return func() {} }), Message{})
+	var refused *EncodeError
+	if !errors.As(err, &refused) {
+		t.Error(err)
+	}
+	if got, err := Collect(Pure(func(Message) any { return []byte{1} }), nil); err != nil || len(got) != 1 {
+		t.Error(got, err)
+	}
+}
