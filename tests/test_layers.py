@@ -56,7 +56,7 @@ LATE = {
 
 #: Who may import an optional dependency.
 OPTIONAL = {
-    "celery": {"emit.router.celery", "emit.celery"},
+    "celery": {"emit.router.celery", "emit.router.celery_host", "emit.celery"},
     "rq": {"emit.router.rq", "emit.rq"},
     "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.checkup", "emit.celery"},
     "rich": {"emit.cli"},
@@ -65,6 +65,7 @@ OPTIONAL = {
 
 #: Files that start programs.
 SPAWNING = {"emit.host.spawn", "emit.host.lifeline", "emit.host.trampoline"}
+SPAWNING |= {"emit.router.celery_host"}  # the shared host, which is Emit itself
 STARTS = {
     *((name, "os") for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),
     *((name, "os") for name in ("popen", "execv", "execve", "execvp", "execvpe")),

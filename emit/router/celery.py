@@ -24,6 +24,7 @@ from kombu.exceptions import EncodeError as KombuEncodeError
 from emit.celery import check_worker, problems, redis_of
 from emit.errors import DispatchError, EncodeError, GraphError
 from emit.letter import Cause, DeadLetter
+from emit.router import celery_host
 from emit.router.delivery import Parcel, opened
 from emit.router.ledger import Ledger
 from emit.router.queued import QueueRouter
@@ -67,6 +68,7 @@ class CeleryRouter(QueueRouter):
         self.celery_task = celery_task
         self._tasks: dict[str, str] = {}
         self._ledger: tuple[int, Ledger | None] | None = None
+        celery_host.connect()
         signals.import_modules.connect(self._import, weak=False)
         signals.celeryd_after_setup.connect(self._check, weak=False)
         signals.worker_process_shutdown.connect(self._stop, weak=False)
