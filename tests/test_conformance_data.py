@@ -127,6 +127,7 @@ def test_what_a_scenario_needs() -> None:
     [one] = scenario.read({"feature": "f", "scenarios": [given]}, "a.json")
     assert one.needs == ("kind", "echo", "count")
     assert scenario.lacks(one, ["kind", "echo"], ["cancel"]) == "it has no node count"
+    assert scenario.lacks(one, [], ["cancel"]) == "its ready lists no nodes"
     assert scenario.lacks(one, one.needs, []) == "its caps lack cancel"
     assert scenario.lacks(one, one.needs, ["cancel"]) == ""
 
@@ -302,8 +303,9 @@ def test_another_framing(data: bytes) -> None:
 
 def test_json_where_msgpack_was_taken() -> None:
     """The frames after ready are in the codec that was taken."""
-    listener = heard(codec="msgpack")
-    listener.feed(encode(End(1)))
+    listener = heard(End(1), codec="msgpack", calls=(1, 2))
+    assert listener.misframed() == ""
+    listener.feed(encode(End(2)))
     assert "expected the length of a frame" in listener.misframed()
 
 

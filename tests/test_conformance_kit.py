@@ -358,17 +358,69 @@ SDK = [
     ),
 ]
 
+#: The same, with all scenarios in msgpack.
+PACKED = [
+    Wrong("nothing", "", "", ()),
+    Wrong(
+        "writes long integers as floats",
+        "",
+        "dump = lambda d: lambda v: d(float(v) if type(v) is int and v > 2**32 else v)\n"
+        "init = emit_sdk._Msgpack.__init__\n"
+        "def replaced(self, msgpack):\n"
+        "    init(self, msgpack)\n"
+        "    self.dumps = dump(self.dumps)\n"
+        "emit_sdk._Msgpack.__init__ = replaced",
+        ("values/integers beyond 2^53", "values/integers up to 2^53"),
+    ),
+    Wrong(
+        "reads instants as floats",
+        "",
+        "init = emit_sdk._Msgpack.__init__\n"
+        "def replaced(self, msgpack):\n"
+        "    init(self, msgpack)\n"
+        "    self.loads = msgpack.unpackb\n"
+        "emit_sdk._Msgpack.__init__ = replaced",
+        ("values/instants",),
+    ),
+    Wrong(
+        "writes bytes as text",
+        "",
+        "value = emit_sdk._Codec.value\n"
+        "emit_sdk._Codec.value = lambda self, v: value(\n"
+        "    self, v.decode('latin-1') if type(v) is bytes else v)",
+        ("values/bytes",),
+    ),
+    Wrong(
+        "has bytes for an error's text",
+        "",
+        "describe = emit_sdk._describe\n"
+        "def replaced(error, depth=4):\n"
+        "    about = describe(error, depth)\n"
+        "    return {**about, 'message': about['message'].encode()}\n"
+        "emit_sdk._describe = replaced",
+        ("native/an error of the language", "core/failure and survival"),
+    ),
+    Wrong(
+        "goes on in JSON",
+        "",
+        "emit_sdk._Msgpack.frame = lambda self, fields: emit_sdk._Json().frame(fields)",
+        ("core/framing",),
+    ),
+]
 
-def judge(command: Sequence[str], ready: Ready, fails: Sequence[str]) -> None:
+
+def judge(command: Sequence[str], ready: Ready, fails: Sequence[str], codec: str = "json") -> None:
     """It fails these, and of the controls nothing that belongs to another feature."""
     subject = Subject(tuple(command), ready, 0.0)
 
     def play(title: str) -> Outcome:
         # What must pass may take its time; what must fail shall not.
-        return play_one(subject, SCENARIOS[title], 1.5 if title in fails else 30.0)
+        scenario = replace(SCENARIOS[title], codecs=(codec,))
+        return play_one(subject, scenario, 1.5 if title in fails else 30.0)
 
+    titles = dict.fromkeys((*CONTROLS, *fails))
     with ThreadPoolExecutor(4) as pool:
-        outcomes = list(pool.map(play, dict.fromkeys((*CONTROLS, *fails))))
+        outcomes = list(pool.map(play, [t for t in titles if codec in SCENARIOS[t].codecs]))
     assert not [outcome for outcome in outcomes if outcome.result == "skipped"]
     failed = {f"{o.feature}/{o.name}": o for o in outcomes if o.result == "failed"}
     assert set(fails) <= set(failed)
@@ -389,12 +441,24 @@ def test_a_wrong_program(tmp_path: Path, wrong: Wrong) -> None:
 @pytest.mark.parametrize("wrong", SDK, ids=lambda wrong: wrong.what)
 def test_a_wrong_sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Wrong) -> None:
     """The Python SDK, changed at one place."""
+    judge(*changed(tmp_path, monkeypatch, wrong), wrong.fails)
+
+
+@pytest.mark.parametrize("wrong", PACKED, ids=lambda wrong: wrong.what)
+def test_a_wrong_sdk_in_msgpack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Wrong
+) -> None:
+    """The Python SDK, changed at one place, in msgpack."""
+    judge(*changed(tmp_path, monkeypatch, wrong), wrong.fails, "msgpack")
+
+
+def changed(folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: Wrong) -> tuple[list[str], Ready]:
+    """The command of the Python SDK's program with that change, and what it has."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "sdks" / "python"))
-    program = tmp_path / "program.py"
+    program = folder / "program.py"
     program.write_text(f"import os, emit_sdk\n{wrong.new}\nexec(open({str(APP)!r}).read())\n")
     nodes = [name for scenario in SCENARIOS.values() for name in scenario.needs]
-    ready = Ready(1, nodes=nodes, caps=["cancel"])
-    judge([sys.executable, str(program)], ready, wrong.fails)
+    return [sys.executable, str(program)], Ready(1, nodes=nodes, caps=["cancel"])
 
 
 def test_a_program_that_never_answers() -> None:

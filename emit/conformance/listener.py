@@ -117,9 +117,15 @@ class Listener:
         if self.codec == "json":
             return _misframed_lines(data)
         ready, _, rest = data.lstrip(b"\n").partition(b"\n")
-        if rest[:1] not in (b"", b"\0"):
-            return f"after ready, expected the length of a frame, got {shorten(repr(rest[:20]))}"
-        return _misframed_lines(b"\n%b\n" % ready if data[:1] == b"\n" else data)
+        return _misframed_lines(data[: data.find(ready)] + ready + b"\n") or _misframed_maps(rest)
+
+
+def _misframed_maps(data: bytes) -> str:
+    while data:
+        if data[0]:
+            return f"after ready, expected the length of a frame, got {shorten(repr(data[:20]))}"
+        data = data[4 + int.from_bytes(data[:4], "big") :]
+    return ""
 
 
 def _misframed_lines(data: bytes) -> str:

@@ -31,7 +31,7 @@ FEATURES = (
 _WAITING = 12
 
 #: Waits in vain after which a program is only waited for briefly, in seconds.
-_OFTEN, _BRIEFLY = 8, 2.0
+_OFTEN, _BRIEFLY = 4, 2.0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,10 @@ def read(data: dict[str, Any], source: str) -> Iterator[Scenario]:
             raise ValueError(f"{source}: {name}: {error}") from None
 
 
-def lacks(scenario: Scenario, nodes: Iterable[str], caps: Iterable[str]) -> str:
+def lacks(scenario: Scenario, nodes: Collection[str], caps: Collection[str]) -> str:
     """Why a program with these nodes and caps cannot play it; empty when it can."""
+    if scenario.needs and not nodes:
+        return "its ready lists no nodes"
     for name in scenario.needs:
         if name not in nodes:
             return f"it has no node {name}"
