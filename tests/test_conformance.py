@@ -22,7 +22,7 @@ def test_an_sdk(sdk: Sdk) -> None:
         pytest.skip(f"there is no {sdk.file}")
     require(*sdk.tools)
     with sdk.built() as command:
-        done = conformance.play(command, capture=True)
+        done = conformance.play(command, sdk.known, capture=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -79,6 +79,14 @@ def test_wheel_carries_what_is_no_python(wheel: Path, folder: str) -> None:
     assert carried == sources(folder)
 
 
+def test_wheel_made_at_once_has_the_same_files(wheel: Path, tmp_path: Path) -> None:
+    """Without a source distribution before it, what other tools have made here stays out too."""
+    build = (sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path))
+    run(*build, str(ROOT))
+    [direct] = tmp_path.glob("*.whl")
+    assert zipfile.ZipFile(wheel).namelist() == zipfile.ZipFile(direct).namelist()
+
+
 @pytest.mark.parametrize("script", ["emit", "emit_digraph"])
 def test_wheel_installs_its_commands(installed: Path, tmp_path: Path, script: str) -> None:
     """The command is installed and can tell how it is used."""

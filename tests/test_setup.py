@@ -51,7 +51,7 @@ def test_everything_is_lacking_on_an_empty_path() -> None:
 def test_old_program_is_lacking_with_both_versions(path: Path) -> None:
     """A Node that is too old is as good as none, and the reason says which it is."""
     program(path / "node", "v18.20.4")
-    assert tools.lack(tools.named("node")) == "18.20.4 is older than 20"
+    assert tools.lack(tools.named("node")) == "18.20.4 is older than 20.19"
 
 
 def test_shim_that_fails_is_lacking(path: Path) -> None:

@@ -1,0 +1,109 @@
+/** What the wire carries; NaN, infinities, bytes and instants only with the codec msgpack. */
+export type Value =
+  | null
+  | boolean
+  | number
+  | bigint
+  | string
+  | Uint8Array
+  | Date
+  | readonly Value[]
+  | { readonly [field: string]: Value };
+
+/** The current call: the second argument of a handler. */
+export interface Context {
+  /** The call's number in this process; null outside of a host. */
+  readonly id: number | null;
+  /** Name of the node that was called. */
+  readonly node: string | null;
+  /** Name of the node that emitted the message. */
+  readonly origin: string | null;
+  /** Which attempt this is, counted by the host from 1. */
+  readonly attempt: number;
+  /** The sender's W3C trace context. */
+  readonly traceparent: string | null;
+  /** The node's configuration at the host. */
+  readonly config: Readonly<Record<string, any>>;
+  /** Aborts when the host cancels the call, and when its deadline has passed. */
+  readonly signal: AbortSignal;
+  /** Whether the host has cancelled the call; for a handler that never awaits. */
+  readonly cancelled: boolean;
+  /** Seconds until the deadline, below 0 when it has passed; null without one. */
+  readonly remaining: () => number | null;
+  readonly log: Log;
+}
+
+/** Nothing (undefined), one result, or a stream of them. What a generator returns is no result. */
+export type Results<Out> =
+  | Out
+  | void
+  | PromiseLike<Out | void>
+  | Generator<Out, void, void>
+  | AsyncIterable<Out>;
+
+export type Handler<In, Out> = (msg: In, context: Context) => Results<Out>;
+
+/** A node is a function: give it a message in a test, and it resolves to the results. */
+export interface Node<In, Out> {
+  (msg: In, context?: Partial<Context>): Promise<Out[]>;
+  readonly handler: Handler<In, Out>;
+}
+
+/** Define a node of this program. Its name is the function's, or else the file's. */
+export function node<In = Record<string, any>, Out = unknown>(
+  handler: Handler<In, Out>,
+): Node<In, Out>;
+export function node<In = Record<string, any>, Out = unknown>(
+  name: string,
+  handler: Handler<In, Out>,
+): Node<In, Out>;
+
+export interface ServeOptions {
+  /** Calls that are at work at a time, of all nodes together; 1 by default. */
+  concurrency?: number;
+}
+
+/** Serve this program's nodes; needed only for options. Does nothing in a file that is imported. */
+export function serve(options?: ServeOptions): void;
+
+/** Call *hook* when all calls are answered, before the process ends. */
+export function onStop(hook: () => unknown): void;
+
+/** The current call. Outside of one, as in a test: a call that nobody cancels. */
+export function context(): Context;
+
+/** Takes what console.log takes; the host is told which call it belongs to. */
+export type LogMethod = (format: unknown, ...values: unknown[]) => void;
+export type Log = Readonly<
+  Record<'debug' | 'info' | 'warn' | 'warning' | 'error' | 'critical', LogMethod>
+>;
+export const log: Log;
+
+/** Throw it to be given the same message again, `after` seconds from now. */
+export class Retry extends Error {
+  constructor(message?: string, options?: { after?: number; cause?: unknown });
+  readonly after: number | undefined;
+}
+
+/** Throw it when no attempt with this message can succeed. */
+export class Reject extends Error {}
+
+/** A result that the wire cannot carry unchanged. The text says which part of it, and why. */
+export class EncodeError extends Error {}
+
+/** A result beyond `max_frame`. */
+export class FrameTooLarge extends EncodeError {}
+
+/** An instant with more digits than a Date has: `nanoseconds` are those beyond the millisecond. */
+export class Timestamp extends Date {
+  constructor(milliseconds: number, nanoseconds: number);
+  readonly nanoseconds: number;
+}
+
+/** For launchers: load *file* and serve it, or its function *name*. */
+export function boot(file: string, name?: string, missing?: () => unknown): Promise<void>;
+
+/** For launchers: take descriptors 0 and 1 away from everybody. */
+export function takeWire(): unknown;
+
+export const VERSION: string;

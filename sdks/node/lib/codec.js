@@ -1,0 +1,161 @@
+// Frames to bytes and back, in the codec that was agreed. No I/O here.
+
+import { DecodeError } from './errors.js';
+import { decode, parseLines, stringify } from './json.js';
+import { pack, unpack } from './msgpack.js';
+
+const CODECS = { json: () => new Json(), msgpack: () => new Msgpack() };
+
+/** The first of the *offered* codecs that we have; JSON is always understood. */
+export function choose(offered = []) {
+  return CODECS[offered.find((name) => Object.hasOwn(CODECS, name)) ?? 'json']();
+}
+
+/** A line for each frame. Its parts are texts. */
+export class Json {
+  name = 'json';
+  encode = stringify;
+  size = (part) => Buffer.byteLength(part);
+
+  // The newline in front keeps a stray print without one from gluing itself to the frame.
+  frame(fields) {
+    return `\n${stringify(fields)}\n`;
+  }
+
+  results(op, id, parts) {
+    return `\n{"op":"${op}","id":${id},"msgs":[${parts.length === 1 ? parts[0] : parts.join(',')}]}\n`;
+  }
+
+  /** The end of a call with one result. */
+  only(id, value) {
+    return `\n{"op":"end","id":${id},"msgs":[${stringify(value)}]}\n`;
+  }
+
+  join(chunks) {
+    return Buffer.from(chunks.length === 1 ? chunks[0] : chunks.join(''));
+  }
+
+  /** The frames that *bytes* hold, and how many bytes of them were used. */
+  split(bytes) {
+    const used = bytes.lastIndexOf(10) + 1;
+    return { frames: used ? parseLines(decode(bytes.subarray(0, used))) : [], used };
+  }
+
+  /** Whether more than a part of one frame has come; saves copies while a large one comes in. */
+  isComplete(last) {
+    return last.includes(10);
+  }
+}
+
+/** A length in 4 bytes, and a map. Its parts are Buffers. */
+export class Msgpack {
+  name = 'msgpack';
+  encode = pack;
+  size = (part) => part.length;
+
+  frame(fields) {
+    const body = pack(fields);
+    const frame = Buffer.allocUnsafe(4 + body.length);
+    frame.writeUInt32BE(body.length);
+    frame.set(body, 4);
+    return frame;
+  }
+
+  // {"op": op, "id": id, "msgs": [...]} around results that are packed already.
+  results(op, id, parts) {
+    let size = HEADS[op].length + 8 + MSGS.length + 5;
+    for (let i = 0; i < parts.length; i++) size += parts[i].length;
+    const frame = Buffer.allocUnsafe(4 + size);
+    let at = frame.writeUInt32BE(size);
+    at = putAll(frame, at, HEADS[op]);
+    at = frame.writeBigUInt64BE(BigInt(id), at);
+    at = putAll(frame, at, MSGS);
+    frame[at++] = 0xdd;
+    at = frame.writeUInt32BE(parts.length, at);
+    for (let i = 0; i < parts.length; i++) at = putAll(frame, at, parts[i]);
+    return frame;
+  }
+
+  only(id, value) {
+    ONLY.writeUInt32BE(id / 2 ** 32, ID_AT);
+    ONLY.writeUInt32BE(id % 2 ** 32, ID_AT + 4);
+    const frame = pack(value, ONLY);
+    frame.writeUInt32BE(frame.length - 4);
+    return frame;
+  }
+
+  join(chunks) {
+    return chunks.length === 1 ? chunks[0] : Buffer.concat(chunks);
+  }
+
+  split(bytes) {
+    const frames = [];
+    let used = 0;
+    while (used + 4 <= bytes.length) {
+      const end = used + 4 + bytes.readUInt32BE(used);
+      if (end > bytes.length) break;
+      frames.push(unpack(bytes, used + 4, end));
+      used = end;
+    }
+    return { frames, used };
+  }
+
+  isComplete(last, first, total) {
+    const head = first.length >= 4 ? first : Buffer.concat([first, last]);
+    return head.length >= 4 && total >= 4 + head.readUInt32BE(0);
+  }
+}
+
+const HEADS = { out: head('out'), end: head('end') };
+const MSGS = Buffer.from([0xa4, ...Buffer.from('msgs')]);
+/** Length, head, id and a list of one: a frame but for its only result. */
+const ONLY = Buffer.from([0, 0, 0, 0, ...HEADS.end, 0, 0, 0, 0, 0, 0, 0, 0, ...MSGS, 0x91]);
+const ID_AT = 4 + HEADS.end.length;
+
+/** A map of three, its op, and the id up to its 8 bytes. */
+function head(op) {
+  return Buffer.from([0x83, 0xa2, ...Buffer.from('op'), 0xa3, ...Buffer.from(op), 0xa2, ...Buffer.from('id'), 0xcf]);
+}
+
+function putAll(frame, at, bytes) {
+  frame.set(bytes, at);
+  return at + bytes.length;
+}
+
+/** Cuts what arrives into frames; what is left over waits for the rest of its frame. */
+export class Splitter {
+  #chunks = [];
+  #total = 0;
+
+  constructor(codec, most) {
+    this.codec = codec;
+    this.most = most;
+  }
+
+  /** The frames that are complete with *chunk*, which may be reused afterwards. */
+  feed(chunk) {
+    let bytes = chunk;
+    if (this.#total) {
+      this.#chunks.push(chunk);
+      this.#total += chunk.length;
+      if (!this.codec.isComplete(chunk, this.#chunks[0], this.#total)) return this.#wait();
+      bytes = Buffer.concat(this.#chunks);
+    }
+    const { frames, used } = this.codec.split(bytes);
+    this.#total = bytes.length - used;
+    this.#chunks = this.#total ? [Buffer.from(bytes.subarray(used))] : [];
+    if (this.#total > this.most) this.#refuse();
+    return frames;
+  }
+
+  #wait() {
+    const last = this.#chunks.length - 1;
+    this.#chunks[last] = Buffer.from(this.#chunks[last]);
+    if (this.#total > this.most) this.#refuse();
+    return [];
+  }
+
+  #refuse() {
+    throw new DecodeError(`a frame beyond the ${this.most} bytes of max_frame`);
+  }
+}

@@ -1,0 +1,101 @@
+// The current call: what a handler is given as its second argument, and what context() returns.
+
+import { AsyncLocalStorage } from 'node:async_hooks';
+import { Cancelled } from './errors.js';
+import { log } from './log.js';
+
+/** Which call the running code belongs to, through every `await`, timer and callback of it. */
+export const current = new AsyncLocalStorage();
+
+/** The current call. Outside of one, as in a test: a call that nobody cancels. */
+export function context() {
+  return current.getStore() ?? new Call({});
+}
+
+const NONE = [];
+
+/** One message given to a handler. */
+export class Call {
+  #session;
+  #controller;
+  #timer;
+  #cancelled = false;
+  #deadline = Infinity;
+
+  // The session's: how far it is; its results that are in no frame yet, and their bytes.
+  isAsync = false;
+  closed = false;
+  parts = NONE;
+  size = 0;
+  oldest = 0;
+
+  constructor({ id = null, node = null, msg, meta }, session) {
+    this.id = id;
+    this.node = node;
+    this.msg = msg;
+    this.origin = meta?.origin ?? null;
+    this.attempt = meta?.attempt ?? 1;
+    this.traceparent = meta?.traceparent ?? null;
+    this.#session = session;
+    if (meta?.deadline_ms != null) this.#deadline = performance.now() + meta.deadline_ms;
+  }
+
+  get log() {
+    return log;
+  }
+
+  get config() {
+    return this.#session?.config ?? {};
+  }
+
+  // Getters that return functions, so that `({ id }, { remaining }) =>` works.
+
+  /** The seconds until the deadline, below 0 when it has passed; null without one. */
+  get remaining() {
+    return () => (this.#deadline === Infinity ? null : (this.#deadline - performance.now()) / 1000);
+  }
+
+  /** Whether the host has cancelled this call. A handler that never awaits asks now and then. */
+  get cancelled() {
+    this.#session?.look();
+    return this.#cancelled;
+  }
+
+  /** Aborts when the host cancels the call (Cancelled) and at its deadline (TimeoutError). */
+  get signal() {
+    if (!this.#controller) {
+      this.#controller = new AbortController();
+      this.#session?.signalling();
+      if (this.#cancelled) this.cancel();
+      else if (this.#deadline !== Infinity) this.#wake();
+    }
+    return this.#controller.signal;
+  }
+
+  get wasCancelled() {
+    return this.#cancelled;
+  }
+
+  get hasSignal() {
+    return this.#controller !== undefined;
+  }
+
+  cancel() {
+    this.#cancelled = true;
+    this.#controller?.abort(new Cancelled('cancelled by the host'));
+  }
+
+  /** No timer of this call is left. */
+  close() {
+    this.closed = true;
+    clearTimeout(this.#timer);
+  }
+
+  #wake() {
+    const left = Math.max(0, this.#deadline - performance.now());
+    const late = () => this.#controller.abort(new DOMException('the deadline has passed', 'TimeoutError'));
+    // Node takes timers of up to 2^31 ms, 24 days.
+    this.#timer = setTimeout(late, Math.min(left, 2 ** 31 - 1));
+    this.#timer.unref();
+  }
+}

@@ -1,0 +1,97 @@
+// Errors that an author throws, those that we throw, and how any error is told to the host.
+
+import { inspect } from 'node:util';
+
+/** Throw it to be given the same message again, `after` seconds from now. */
+export class Retry extends Error {
+  name = 'Retry';
+
+  constructor(message = 'try again', { after, ...options } = {}) {
+    super(message, options);
+    if (after != null && !(Number.isFinite(after) && after >= 0)) {
+      throw new RangeError(`after must be seconds from 0 up, not ${inspect(after)}`);
+    }
+    this.after = after ?? undefined;
+  }
+}
+
+/** Throw it when no attempt with this message can succeed. */
+export class Reject extends Error {
+  name = 'Reject';
+}
+
+/** A result that the wire cannot carry unchanged. The text says which part of it, and why. */
+export class EncodeError extends Error {
+  name = 'EncodeError';
+}
+
+/** A result, or a frame from the host, beyond `max_frame`. Nothing of it was written. */
+export class FrameTooLarge extends EncodeError {
+  name = 'FrameTooLarge';
+}
+
+/** Why the signal of a call is aborted, and what answers a call that was cancelled in the queue. */
+export class Cancelled extends Error {
+  name = 'Cancelled';
+}
+
+/** What came is no frame, or no message. */
+export class DecodeError extends Error {
+  name = 'DecodeError';
+}
+
+const HERE = import.meta.dirname;
+const OURS = [`${HERE}/`, `${HERE.slice(0, -'lib'.length)}index.js`];
+/** Of a stack's line: the scheme of its URL, and the query with which load.js imports once more. */
+const NO_PLACE = /file:\/\/|\?again(?=:)/g;
+const FOR_US = /node:async_hooks|\/runtimes\/node\/(launch|resolve)\.mjs/;
+
+/** The fields of an `err` frame: type, message, stack, cause, and what it says about a retry. */
+export function describe(error, depth = 4) {
+  try {
+    return describeWell(error, depth);
+  } catch {
+    return { type: 'Error', message: 'an error whose own text cannot be read' };
+  }
+}
+
+function describeWell(error, depth) {
+  if (!(error instanceof Error)) return { type: 'Thrown', message: text(error) };
+  const about = { type: text(typeOf(error)), message: text(error.message), stack: stackOf(error) };
+  const cause = error.cause ?? error.errors?.[0]; // an AggregateError has several
+  if (cause != null && depth) about.cause = describe(cause, depth - 1);
+  if (error instanceof Retry || error instanceof Reject) about.retry = error instanceof Retry;
+  if (error instanceof Retry && error.after !== undefined) about.after = error.after;
+  return about;
+}
+
+function typeOf(error) {
+  // `class ShopError extends Error {}` still has the name "Error".
+  return error.name === 'Error' ? (error.constructor?.name ?? 'Error') : error.name;
+}
+
+/** The author's own lines before those of libraries and of Node, and none of ours. */
+function stackOf(error) {
+  // A syntax error begins with its place, the others with their text.
+  const lines = String(error.stack ?? '').match(/^ +at .*$|^(?:file:\/\/)?\/.*:\d+$/gm) ?? [];
+  const frames = lines.slice(0, 40).map((line) => text(line.replace(/^ +at /, '').replace(NO_PLACE, ''), 400));
+  const foreign = frames.filter((frame) => !isOurs(frame));
+  const isLibrary = (frame) => /node:|\/node_modules\//.test(frame);
+  return [...foreign.filter((f) => !isLibrary(f)), ...foreign.filter(isLibrary)];
+}
+
+function isOurs(frame) {
+  return OURS.some((path) => frame.includes(path)) || FOR_US.test(frame);
+}
+
+/** Text that any codec carries, of at most `most` characters and a note of how many there were. */
+export function text(value, most = 8192) {
+  let string;
+  try {
+    string = typeof value === 'string' ? value : typeof value === 'object' ? inspect(value) : String(value);
+  } catch (error) {
+    string = `(no text: making it threw ${error?.name})`;
+  }
+  const cut = string.length <= most ? string : `${string.slice(0, most)}... (${string.length} characters)`;
+  return cut.toWellFormed();
+}

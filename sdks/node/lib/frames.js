@@ -1,0 +1,96 @@
+// The two descriptors that nobody else may touch. Nothing else here reads or writes one.
+
+import fs from 'node:fs';
+import net from 'node:net';
+import { Readable } from 'node:stream';
+
+let wire;
+
+/**
+ * Take descriptors 0 and 1 away from everybody; returns private ones, `{ input, sink }`.
+ *
+ * Afterwards a read finds the end of input, and a print goes to stderr, a child process's too.
+ * A terminal stays, as does any input with EMIT_MSG: they are for a debugger. Node has no dup2():
+ * where a descriptor is no pipe only `process.stdin` and `process.stdout` can be replaced.
+ *
+ * `serve` calls this, importing does not: a test imports this file too. The launcher calls it
+ * before it loads the author's file; without one the host takes lines before `ready` as prints.
+ */
+export function takeWire() {
+  if (!wire) wire = { input: takeInput(), sink: takeOutput() };
+  return wire;
+}
+
+function takeInput() {
+  if ('EMIT_MSG' in process.env) return null;
+  if (!isPipe(0)) return takeStdin();
+  const fd = fs.openSync('/dev/fd/0', fs.constants.O_RDONLY);
+  reopen(0, '/dev/null', fs.constants.O_RDONLY);
+  return { fd, stream: new net.Socket({ fd, readable: true, writable: false }) };
+}
+
+function takeStdin() {
+  const { stdin } = process;
+  if (!stdin.isTTY) {
+    const empty = Readable.from([]);
+    Object.defineProperty(process, 'stdin', { configurable: true, get: () => empty });
+  }
+  return { fd: -1, stream: stdin };
+}
+
+function takeOutput() {
+  let sink = 1;
+  // Of a regular file a second opening has an offset of its own, and would write over the first.
+  if (isPipe(1) && (isPipe(2) || fs.fstatSync(2).isCharacterDevice()) && mayOpen('/dev/fd/2')) {
+    sink = fs.openSync('/dev/fd/1', fs.constants.O_WRONLY);
+    reopen(1, '/dev/fd/2', fs.constants.O_WRONLY);
+  }
+  Object.defineProperty(process, 'stdout', { configurable: true, get: () => process.stderr });
+  return sink;
+}
+
+/** A descriptor that is opened gets the lowest number that is free. */
+function reopen(fd, path, flags) {
+  fs.closeSync(fd);
+  const opened = fs.openSync(path, flags);
+  if (opened !== fd) throw new Error(`${path} was opened as ${opened}, not as ${fd}`);
+}
+
+function mayOpen(path) {
+  try {
+    fs.closeSync(fs.openSync(path, fs.constants.O_WRONLY));
+    return true;
+  } catch {
+    return false; // another user's terminal, as after su
+  }
+}
+
+function isPipe(fd) {
+  return fs.fstatSync(fd).isFIFO();
+}
+
+const still = new Int32Array(new SharedArrayBuffer(4));
+
+/** Write all of *data* before returning: a write to a pipe may be cut short. Throws EPIPE. */
+export function writeAll(fd, data) {
+  for (let at = 0; at < data.length; ) {
+    try {
+      at += fs.writeSync(fd, data, at);
+    } catch (error) {
+      if (error.code !== 'EAGAIN') throw error;
+      Atomics.wait(still, 0, 0, 1); // a socket or a terminal that somebody made non-blocking
+    }
+  }
+}
+
+/** Up to *size* bytes that are in the pipe now; undefined if there are none. Does not wait. */
+export function readNow(fd, size) {
+  try {
+    const bytes = Buffer.allocUnsafe(size);
+    const got = fs.readSync(fd, bytes);
+    return got ? bytes.subarray(0, got) : undefined;
+  } catch (error) {
+    if (error.code === 'EAGAIN') return undefined;
+    throw error;
+  }
+}

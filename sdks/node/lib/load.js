@@ -1,0 +1,94 @@
+// Loading a file that is to be a node, whether it knows of Emit or not.
+
+import { spawnSync } from 'node:child_process';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { Handler } from './nodes.js';
+
+/** The handler of *file*, or undefined when it has *registered* nodes by itself. */
+export async function load(file, name, registered, missing) {
+  const shown = path.basename(file);
+  if (/\.[cm]?ts$/.test(file)) await prepareTypeScript(file, shown);
+  const module = await importFile(file, missing);
+  if (registered.length) {
+    if (name) putFirst(registered, name, shown);
+    return undefined;
+  }
+  return pick(functionsOf(module), name, shown);
+}
+
+async function importFile(file, missing) {
+  const url = pathToFileURL(file).href;
+  try {
+    return await import(url);
+  } catch (error) {
+    if (error instanceof SyntaxError) locate(error, file);
+    if (!missing || error?.code !== 'ERR_MODULE_NOT_FOUND' || !error.message.includes("'emit-graph-sdk'")) throw error;
+  }
+  await missing();
+  return import(`${url}?again`); // Node keeps the failure of the first
+}
+
+/** Node keeps to itself where in the file a syntax error is, until it prints it. */
+function locate(error, file) {
+  const { stderr } = spawnSync(process.execPath, ['--check', file], { encoding: 'utf8' });
+  const [place] = stderr.split('\n');
+  if (/^\/.*:\d+$/.test(place)) error.stack = `${place}\n${error.stack}`;
+}
+
+async function prepareTypeScript(file, shown) {
+  if (process.features.typescript) return; // Node 22.18 or newer takes the types out by itself
+  let tsx;
+  try {
+    tsx = createRequire(file).resolve('tsx/package.json');
+  } catch {
+    throw new Error(
+      `${shown}: Node ${process.versions.node} cannot run TypeScript: use Node 22.18 or newer, or ` +
+        'npm install --save-dev tsx',
+    );
+  }
+  // What require() finds is its CommonJS half, which looks for files that are not there.
+  const hook = createRequire(tsx)(tsx).exports['./esm/api'].import.default;
+  (await import(pathToFileURL(path.resolve(path.dirname(tsx), hook)).href)).register();
+}
+
+/** The node that was asked for is the one that calls without a node are for. */
+function putFirst(registered, name, shown) {
+  const at = registered.findIndex((handler) => handler.name === name);
+  if (at < 0) throw new ReferenceError(`${shown}: no node "${name}" (found: ${registered.map((h) => h.name).join(', ')})`);
+  registered.unshift(...registered.splice(at, 1));
+}
+
+/** The functions that a module exports, by name, those of a CommonJS `module.exports` too. */
+function functionsOf(module) {
+  const inside = typeof module.default === 'object' ? module.default : {};
+  const found = Object.entries({ ...inside, ...module }).filter(([, value]) => isFunction(value));
+  return Object.fromEntries(found);
+}
+
+function isFunction(value) {
+  return typeof value === 'function' && !/^class\b/.test(Function.prototype.toString.call(value));
+}
+
+function pick(functions, name, shown) {
+  const stem = shown.replace(/\.\w+$/, '');
+  const names = Object.keys(functions).filter((key) => key !== 'module.exports');
+  const likely = name ? [name] : ['default', stem, 'handler', ...(names.length === 1 ? names : [])];
+  const chosen = likely.find((key) => names.includes(key)) ?? defaultNamed(functions, name);
+  if (chosen === undefined) {
+    const question = `which function is the node? Name it ${stem}, or say ${shown}:name`;
+    const problem = name ? `there is no function "${name}"` : question;
+    throw new ReferenceError(`${shown}: ${problem} (found: ${names.join(', ') || 'none'})`);
+  }
+  return new Handler(chosen === 'default' ? defaultName(functions.default, stem) : chosen, functions[chosen]);
+}
+
+/** `export default function words` answers to the name words. */
+function defaultNamed(functions, name) {
+  return name && functions.default?.name === name ? 'default' : undefined;
+}
+
+function defaultName(handler, stem) {
+  return handler.name === 'default' ? stem : handler.name || stem;
+}

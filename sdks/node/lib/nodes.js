@@ -1,0 +1,134 @@
+// Nodes: what an author writes, and how it is handed a message. No I/O here.
+
+import { Call, current } from './context.js';
+import { check } from './values.js';
+
+const SPACE = /^(\s|\/\/.*|\/\*[^]*?\*\/)*/;
+/** What stands before the first parameter of any kind of function. */
+const HEAD = /^(async\b)?\s*(function\b)?\s*\*?\s*[\w$]*\s*\(/;
+const FIELD = /^([\w$]+|'[^'\\]*'|"[^"\\]*")\s*(?:$|[:=])/;
+
+const LONG = 4;
+
+/** A handler with its name and the fields that it takes apart, if it does. */
+export class Handler {
+  /** Milliseconds that this node's code has kept the thread lately. Until it is known: long. */
+  pace = LONG;
+
+  constructor(name, handler) {
+    this.name = name;
+    this.handler = handler;
+    this.inputs = inputsOf(handler);
+  }
+
+  /** What the handler returns: a value, a promise, or a stream of values. */
+  invoke(msg, call) {
+    this.checkMessage(msg);
+    const { handler } = this;
+    return handler(msg, call);
+  }
+
+  /** The slowest of the last dozen times counts: a quick call does not hide the others. */
+  keptThread(milliseconds) {
+    this.pace = Math.max(Math.min(milliseconds, LONG), this.pace * 0.9);
+  }
+
+  checkMessage(msg) {
+    if (msg === null || typeof msg !== 'object' || Array.isArray(msg)) {
+      throw new TypeError(`a message is a map of fields, not ${Array.isArray(msg) ? 'a list' : typeof msg}`);
+    }
+    const lacks = this.inputs?.required.find((field) => !Object.hasOwn(msg, field));
+    if (lacks !== undefined) {
+      const has = Object.keys(msg).join(', ');
+      throw new TypeError(`${this.name} needs "${lacks}"; the message has: ${has}`);
+    }
+  }
+}
+
+/** The function that an author gets back: give it a message and it resolves to the results. */
+export function callable(node) {
+  const call = (msg, given) => current.run(given ?? new Call({ node: node.name }), collect, node, msg);
+  Object.defineProperty(call, 'name', { value: node.name });
+  return Object.assign(call, { handler: node.handler });
+}
+
+async function collect(node, msg) {
+  const results = [];
+  await drive(node, msg, current.getStore(), (value) => {
+    check(value, true);
+    results.push(value);
+  });
+  return results;
+}
+
+/** Run one call to its end, and hand each result to *emit*. */
+export async function drive(node, msg, call, emit) {
+  const result = await node.invoke(msg, call);
+  if (isStream(result) || isAsyncStream(result)) for await (const value of result) emit(value);
+  else if (result !== undefined) emit(result);
+}
+
+/** A generator, or another iterator. Lists, texts and Maps are values. */
+export function isStream(result) {
+  return typeof result?.next === 'function' && typeof result[Symbol.iterator] === 'function';
+}
+
+export function isAsyncStream(result) {
+  return typeof result?.[Symbol.asyncIterator] === 'function';
+}
+
+/**
+ * The fields of `({ text, limit = 5, ...rest }) =>`: what a message must hold, and what it may.
+ * Undefined for a handler that takes the message whole, or that cannot be read.
+ */
+export function inputsOf(handler) {
+  const code = Function.prototype.toString.call(handler);
+  const head = HEAD.exec(code);
+  if (!head) return undefined;
+  const rest = trim(code.slice(head[0].length));
+  return rest.startsWith('{') ? readFields(rest) : undefined;
+}
+
+function readFields(code) {
+  const inputs = { required: [], optional: [] };
+  for (const part of split(code)) {
+    if (part.startsWith('...') || part === '') continue;
+    const name = FIELD.exec(part)?.[1];
+    if (name === undefined) return undefined; // a computed key, say
+    const list = hasDefault(part) ? inputs.optional : inputs.required;
+    list.push(name.replace(/^['"]|['"]$/g, ''));
+  }
+  return inputs;
+}
+
+function hasDefault(part) {
+  // In `a: b = 1` and `a: { b = 1 } = {}` only what stands outside of brackets counts.
+  return [...tokens(part)].some(([token, depth]) => token === '=' && depth === 0);
+}
+
+/** The parts between the commas of `{a, b = f(1, 2)}`, without comments. */
+function split(code) {
+  const parts = [''];
+  for (const [token, depth] of tokens(code)) {
+    if (depth === 0) break;
+    if (depth === 1 && token === ',') parts.push('');
+    else if (!(depth === 1 && token === '{' && parts[0] === '')) parts[parts.length - 1] += token;
+  }
+  return parts.map(trim);
+}
+
+/** Each token with the number of brackets it is within, its own included. */
+function* tokens(code) {
+  let depth = 0;
+  const pattern = /\/\/.*|\/\*[^]*?\*\/|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|=>|[=!]==?|[^]/g;
+  for (const [token] of code.matchAll(pattern)) {
+    if (token.startsWith('//') || token.startsWith('/*')) continue;
+    if ('{[('.includes(token)) depth += 1;
+    if ('}])'.includes(token)) depth -= 1;
+    yield [token, depth];
+  }
+}
+
+function trim(code) {
+  return code.replace(SPACE, '').trim();
+}

@@ -1,0 +1,93 @@
+// No host: messages in, one line per result out.
+
+import { Call, current } from './context.js';
+import { writeAll } from './frames.js';
+import { decode, parse, stringify } from './json.js';
+import { readLines } from './lines.js';
+import { pack, unpack } from './msgpack.js';
+import { drive } from './nodes.js';
+
+const NEWLINE = Buffer.from('\n');
+
+/**
+ * Run every message of the input: its first line, and the chunks of the *rest*. Resolves to the exit status.
+ *
+ * What begins with a byte from 0x80 up is a msgpack map; no JSON does.
+ */
+export async function runPlain(nodes, sink, first, rest) {
+  const isPacked = first[0] >= 0x80;
+  const encode = isPacked ? pack : (value) => Buffer.from(stringify(value));
+  const emit = (value) => print(sink, encode(value));
+  let status = 0;
+  for await (const read of isPacked ? packed(first, rest) : documents(first, rest)) {
+    if (!(await runOne(nodes, read, emit))) status = 1;
+  }
+  return status;
+}
+
+async function runOne(nodes, read, emit) {
+  let name = 'the node';
+  const unsettled = () => {
+    console.error(`${name} never ends: nothing is left to wait for`);
+    process.exit(1);
+  };
+  process.on('beforeExit', unsettled);
+  try {
+    const node = chosen(nodes);
+    name = node.name;
+    const call = new Call({ node: name });
+    await current.run(call, drive, node, read(), call, emit);
+    return true;
+  } catch (error) {
+    console.error(error);
+    return false;
+  } finally {
+    process.off('beforeExit', unsettled);
+  }
+}
+
+function chosen(nodes) {
+  const name = process.env.EMIT_NODE || (nodes.size === 1 ? nodes.keys().next().value : '');
+  if (nodes.has(name)) return nodes.get(name);
+  throw new ReferenceError(`set EMIT_NODE to one of: ${[...nodes.keys()].join(', ')}`);
+}
+
+async function* packed(first, rest) {
+  const all = await gather(first, rest);
+  yield () => unpack(all);
+}
+
+/** One message per line, or one document over several lines. Each is read in its own turn. */
+async function* documents(first, rest) {
+  if (isJson(first)) {
+    yield () => parse(decode(first));
+    for await (const line of readLines(rest)) if (line.toString().trim()) yield () => parse(decode(line));
+    return;
+  }
+  const document = await gather(first, rest);
+  if (document.length) yield () => parse(decode(document));
+}
+
+async function gather(first, rest) {
+  const all = [first];
+  for await (const chunk of rest) all.push(chunk);
+  return Buffer.concat(all);
+}
+
+function isJson(line) {
+  try {
+    JSON.parse(line);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function print(sink, data) {
+  try {
+    writeAll(sink, Buffer.concat([data, NEWLINE]));
+  } catch (error) {
+    if (error.code === 'EPIPE') process.exit(0); // as of `| head -1`: the reader has what it wanted
+    throw error;
+  }
+}

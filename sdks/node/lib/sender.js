@@ -1,0 +1,159 @@
+// Frames out: gathered, never later than they may be, and written whole.
+
+import { choose } from './codec.js';
+import { describe, EncodeError, FrameTooLarge, text } from './errors.js';
+import { writeAll } from './frames.js';
+import { MEMBERS, members } from './values.js';
+
+/** Bytes of results that are worth a write of their own. */
+export const ENOUGH = 16 * 1024;
+/** Milliseconds that a finished result may wait for company. */
+export const LINGER = 1;
+
+const NONE = [];
+
+export class Sender {
+  /** No one reads any more. */
+  gone = false;
+  codec = choose();
+  #chunks = [];
+  #size = 0;
+  #oldest = 0; // when the first of the chunks was put there
+  #partial = new Set(); // calls with results that are in no chunk yet
+  #immediate;
+  #timer;
+
+  constructor(sink, maxFrame) {
+    this.sink = sink;
+    this.maxFrame = maxFrame;
+    this.room = maxFrame - 64; // for results, beside the frame's other fields
+  }
+
+  /** Whether anything waits to be written. */
+  get waits() {
+    return this.#size > 0;
+  }
+
+  send(fields) {
+    this.#put(this.codec.frame(fields));
+    this.write();
+  }
+
+  /** One result of several. */
+  emit(call, value) {
+    if (call.closed) return;
+    const part = this.#encode(call, value);
+    const size = this.#measure(call, part) + 1;
+    if (call.size + size > Math.min(ENOUGH, this.room)) {
+      this.#putPartial(call);
+      this.write();
+    }
+    if (call.parts.length) call.parts.push(part);
+    else {
+      call.parts = [part];
+      call.oldest = performance.now();
+    }
+    call.size += size;
+    this.#partial.add(call);
+    if (call.isAsync) this.#timer ??= setTimeout(() => this.flush(), LINGER);
+  }
+
+  #encode(call, value) {
+    const part = this.codec.encode(value);
+    if (part.length > MEMBERS) checkMembers(call, value);
+    return part;
+  }
+
+  /** The bytes of a result or, with *most*, of a whole frame. */
+  #measure(call, part, most = this.room) {
+    if (part.length * 3 <= most) return part.length; // a character is at most 3 bytes of UTF-8
+    const size = this.codec.size(part);
+    if (size <= most) return size;
+    throw new FrameTooLarge(
+      `${call.node} emitted a result of ${size} bytes; a frame holds at most ${this.maxFrame}: ` +
+        'emit less at once, or raise max_frame of the node',
+    );
+  }
+
+  end(call) {
+    this.#partial.delete(call);
+    this.#put(this.codec.results('end', call.id, call.parts));
+  }
+
+  /** The end of a call with its only result. Throws for one that cannot be carried. */
+  endWith(call, value) {
+    const frame = this.codec.only(call.id, value);
+    if (frame.length > MEMBERS) checkMembers(call, value);
+    this.#measure(call, frame, this.maxFrame);
+    this.#put(frame);
+  }
+
+  /** What a call has emitted and no frame has is left out: it has failed. */
+  fail(call, error) {
+    this.#partial.delete(call);
+    this.#putError(call.id, error);
+  }
+
+  /** The process itself cannot go on. */
+  failAll(error) {
+    this.#putError(null, error);
+  }
+
+  #putError(id, error) {
+    const { stack, cause, ...about } = describe(error);
+    const frame = this.codec.frame({ op: 'err', id, ...about, ...(stack && { stack }), ...(cause && { cause }) });
+    const short = () => this.codec.frame({ op: 'err', id, ...about, message: text(about.message, 400) });
+    this.#put(this.codec.size(frame) <= this.maxFrame ? frame : short());
+  }
+
+  #putPartial(call) {
+    if (!this.#partial.delete(call)) return;
+    this.#put(this.codec.results('out', call.id, call.parts));
+    call.parts = NONE;
+    call.size = 0;
+  }
+
+  #put(chunk) {
+    if (!this.#size) this.#oldest = performance.now();
+    this.#chunks.push(chunk);
+    this.#size += chunk.length;
+  }
+
+  /** Write if there is enough, or it has waited long enough by *now*. */
+  writeIfDue(now) {
+    if (this.#size > ENOUGH || (this.#size && now - this.#oldest > LINGER)) this.write();
+  }
+
+  /** Write at the end of this turn of the event loop. */
+  writeSoon() {
+    this.#immediate ??= setImmediate(() => this.write());
+  }
+
+  /** Write all there is, results of open calls too. */
+  flush() {
+    for (const call of this.#partial) this.#putPartial(call);
+    this.write();
+  }
+
+  write() {
+    clearTimeout(this.#timer);
+    clearImmediate(this.#immediate);
+    this.#immediate = undefined;
+    this.#timer = this.#partial.size && this.#timer ? setTimeout(() => this.flush(), LINGER) : undefined;
+    if (!this.#size) return;
+    const data = this.codec.join(this.#chunks);
+    this.#chunks = [];
+    this.#size = 0;
+    try {
+      if (!this.gone) writeAll(this.sink, data);
+    } catch {
+      this.gone = true; // there is no one left to tell
+    }
+  }
+}
+
+function checkMembers(call, value) {
+  // Some for the frame itself.
+  if (members(value) <= MEMBERS - 100) return;
+  throw new EncodeError(`${call.node} emitted a result of over ${MEMBERS - 100} members`);
+}

@@ -1,0 +1,217 @@
+// Serving: which nodes, when, and for whom.
+
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Json } from './codec.js';
+import { describe } from './errors.js';
+import { takeWire, writeAll } from './frames.js';
+import { load } from './load.js';
+import { callable, Handler } from './nodes.js';
+import { chunks, readFirst } from './lines.js';
+import { runPlain } from './plain.js';
+import { Session } from './session.js';
+import { VERSION } from './version.js';
+
+const VERSIONS = [1];
+const PROTOCOL_ERROR = 76; // EX_PROTOCOL of sysexits.h
+const HERE = import.meta.dirname;
+
+const registered = [];
+const hooks = [];
+let concurrency = 1;
+let isServing = false; // or will be: by the file itself, or by boot
+
+/**
+ * Define a node, `node(handler)` or `node('name', handler)`, of the program that calls this, which
+ * serves all its nodes once it has loaded. A file that is only imported serves nothing.
+ */
+export function node(...given) {
+  const [name, handler] = typeof given[0] === 'string' ? given : [undefined, given[0]];
+  if (typeof handler !== 'function' || name === '') {
+    throw new TypeError(`node() takes a name, if any, and a function; not ${given.map((v) => typeof v).join(', ')}`);
+  }
+  const caller = callerFile();
+  const own = handler.name === 'default' ? '' : handler.name;
+  const made = new Handler(name ?? (own || stem(caller)), handler);
+  registered.push(made);
+  if (isMain(caller)) serveWhenLoaded(caller);
+  return callable(made);
+}
+
+/** Serve the program's nodes, up to `concurrency` calls at a time; does nothing when imported. */
+export function serve(options = {}) {
+  const { concurrency: wanted = 1 } = options;
+  if (!Number.isSafeInteger(wanted) || wanted < 1) {
+    throw new RangeError(`concurrency must be a whole number from 1 up, not ${wanted}`);
+  }
+  const caller = callerFile();
+  if (isServing || isMain(caller)) concurrency = wanted;
+  if (isMain(caller)) serveWhenLoaded(caller);
+}
+
+/** Call *hook* when all calls are answered, before the process ends. It may be async. */
+export function onStop(hook) {
+  hooks.push(hook);
+}
+
+/**
+ * Load *file* and serve it: what the launcher calls. The file need not know of Emit.
+ *
+ * Serves the nodes that the file defines; else the function *name*; else the default export; else
+ * the function named as the file; else `handler`; else the only one. *missing* is called when
+ * this package is not found from there; it sees to it that the next attempt finds it.
+ */
+export function boot(file, name = '', missing = undefined) {
+  isServing = true;
+  return run(async () => {
+    const handler = await load(path.resolve(file), name, registered, missing);
+    if (handler) registered.push(handler);
+  });
+}
+
+function serveWhenLoaded(caller) {
+  if (isServing) return;
+  isServing = true;
+  takeWire();
+  // The file is being evaluated; importing it again waits for that, its top-level await included.
+  const loaded = caller.startsWith('file:') ? () => import(caller) : () => {};
+  setImmediate(run, loaded);
+}
+
+async function run(load) {
+  const wire = takeWire();
+  let failure;
+  let nodes;
+  try {
+    await load();
+    nodes = named(registered);
+  } catch (error) {
+    failure = error ?? new Error(`loading threw ${error}`);
+  }
+  const { first, rest } = wire.input ? await readFirst(wire.input.stream) : fromEnvironment();
+  const hello = helloIn(first);
+  if (hello && !failure) failure = versionFailure(hello);
+  if (failure) refuse(wire.sink, hello, failure);
+  else if (hello) converse(nodes, wire, hello, rest);
+  else await serveByHand(nodes, wire, first, rest);
+}
+
+function fromEnvironment() {
+  return { first: Buffer.from(process.env.EMIT_MSG), rest: Buffer.alloc(0) };
+}
+
+function named(handlers) {
+  const names = handlers.map((handler) => handler.name);
+  if (!names.length || new Set(names).size < names.length) {
+    throw new Error(`each node needs a name of its own: ${names.join(', ') || 'there is none'}`);
+  }
+  return new Map(handlers.map((handler) => [handler.name, handler]));
+}
+
+function helloIn(line) {
+  try {
+    const frame = JSON.parse(line);
+    return frame?.op === 'hello' ? frame : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function versionFailure(hello) {
+  if (VERSIONS.some((version) => hello.v?.includes?.(version))) return undefined;
+  return Object.assign(new Error(`this SDK speaks version 1, not any of ${hello.v}`), { name: 'VersionError' });
+}
+
+function refuse(sink, hello, failure) {
+  if (hello) writeAll(sink, Buffer.from(new Json().frame({ op: 'err', id: null, ...describe(failure) })));
+  else console.error(failure);
+  process.exit(1);
+}
+
+function ready(nodes) {
+  const inputs = [...nodes.values()].filter((node) => node.inputs).map((node) => [node.name, node.inputs]);
+  return {
+    op: 'ready',
+    v: 1,
+    sdk: `node/${VERSION}`,
+    concurrency,
+    nodes: [...nodes.keys()],
+    inputs: Object.fromEntries(inputs),
+    caps: ['cancel'],
+  };
+}
+
+function converse(nodes, wire, hello, rest) {
+  const session = new Session(nodes, concurrency, wire, () => shutDown(0));
+  const receive = (bytes) => {
+    try {
+      session.receive(bytes);
+    } catch (error) {
+      session.giveUp(error); // what came is no frame
+      process.exit(PROTOCOL_ERROR);
+    }
+  };
+  if (Error.stackTraceLimit === 10) Error.stackTraceLimit = 40; // for the author's lines in it
+  session.start(hello, ready(nodes));
+  if (rest.length > 1) receive(rest.subarray(1)); // behind the end of the line
+  const { stream } = wire.input;
+  stream.on('data', receive);
+  stream.on('end', () => session.leave());
+  stream.on('error', () => session.leave());
+  stream.resume();
+}
+
+async function serveByHand(nodes, { input, sink }, first, rest) {
+  if (process.env.EMIT_PROBE === '1') {
+    writeAll(sink, Buffer.from(new Json().frame(ready(nodes))));
+  }
+  await shutDown(await runPlain(nodes, sink, first, input ? chunks(input.stream, rest) : []));
+}
+
+async function shutDown(status) {
+  for (const hook of hooks) {
+    try {
+      await hook();
+    } catch (error) {
+      console.error(error);
+      status = 1;
+    }
+  }
+  process.exit(status);
+}
+
+// Who calls?
+
+/** The file that called this package, as its stack names it: a URL, or the path of a CommonJS one. */
+function callerFile() {
+  const { prepareStackTrace, stackTraceLimit } = Error;
+  Error.prepareStackTrace = (_, sites) => sites.map((site) => site.getFileName());
+  Error.stackTraceLimit = 10;
+  const { stack } = new Error();
+  Object.assign(Error, { prepareStackTrace, stackTraceLimit });
+  return stack.find((file) => file && !file.includes(HERE) && !file.startsWith('node:')) ?? '';
+}
+
+function isMain(caller) {
+  const file = caller.startsWith('file:') ? fileURLToPath(caller) : caller;
+  // A test that defines a node is run as a program too.
+  if ('NODE_TEST_CONTEXT' in process.env && /^test$|^test-|[._-]test$/.test(stem(file))) return false;
+  return file !== '' && file === mainFile();
+}
+
+function mainFile() {
+  const { main } = createRequire(import.meta.url); // of a CommonJS program; its argv[1] may lack the suffix
+  if (main?.filename) return main.filename;
+  try {
+    return fs.realpathSync(process.argv[1]);
+  } catch {
+    return undefined; // node -e
+  }
+}
+
+/** `words` of any path or URL of words.mjs. */
+function stem(file) {
+  return path.basename(file.startsWith('file:') ? fileURLToPath(file) : file).replace(/\.\w+$/, '') || 'node';
+}

@@ -1,0 +1,278 @@
+// The calls of one process under a host: one thread, one event loop.
+
+import { choose, Splitter } from './codec.js';
+import { Call, current } from './context.js';
+import { Cancelled } from './errors.js';
+import { readNow } from './frames.js';
+import { logThrough } from './log.js';
+import { isAsyncStream, isStream } from './nodes.js';
+import { LINGER, Sender } from './sender.js';
+
+/** Bytes worked on before a write: the host refills the pipe meanwhile. */
+const SLICE = 16 * 1024;
+/** Milliseconds from the end of the input to the exit: 5 s in all. */
+const GRACE = 4500;
+/** Bytes of a frame, if the host does not say. */
+const LARGEST = (1 << 24) - 1;
+const PARENT = process.ppid;
+
+export class Session {
+  // A Map of all open calls would cost more than a simple handler does.
+  waiting = [];
+  awaited = new Set(); // begun, and waiting for something
+  running = 0; // those, and one that has the thread
+  signalled = 0; // of those, with a signal that somebody holds
+  rest = Buffer.alloc(0); // arrived, and not looked at yet
+  ended = false;
+  leaving = false;
+
+  /** *cleanUp* is what to do when all is done; it ends the process. */
+  constructor(nodes, concurrency, { input, sink }, cleanUp) {
+    this.nodes = nodes;
+    this.concurrency = concurrency;
+    this.source = input.stream;
+    this.fd = input.fd;
+    this.sink = sink;
+    this.cleanUp = cleanUp;
+  }
+
+  start(hello, ready) {
+    const maxFrame = hello.max_frame ?? LARGEST;
+    const codec = choose(hello.codecs);
+    this.preferred = hello.node;
+    this.config = hello.config ?? {};
+    this.sender = new Sender(this.sink, maxFrame);
+    this.listen(); // before the host is told: it may send a signal at once
+    this.sender.send(fitting({ ...ready, codec: codec.name }, maxFrame));
+    this.sender.codec = codec;
+    this.splitter = new Splitter(codec, maxFrame + 4);
+    logThrough((level, text) => this.log(level, text));
+  }
+
+  listen() {
+    // Ctrl-C reaches every process of a terminal, and the host decides.
+    process.on('SIGINT', () => {});
+    process.on('SIGTERM', () => this.leave());
+    process.on('beforeExit', () => this.failUnsettled());
+    process.on('exit', (status) => this.exit(status));
+    process.on('uncaughtExceptionMonitor', (error) => this.giveUp(error));
+    setInterval(() => this.watch(), 1000).unref();
+  }
+
+  watch() {
+    // Not 1: in a container the host may be process 1.
+    if (process.ppid !== PARENT || this.sender.gone) this.leave();
+  }
+
+  log(level, text) {
+    const id = current.getStore()?.id;
+    this.sender.send({ op: 'log', level, text, ...(id != null && { id }) });
+  }
+
+  // Frames in
+
+  receive(chunk) {
+    this.rest = this.rest.length ? Buffer.concat([this.rest, chunk]) : chunk;
+    do {
+      this.feed();
+      this.startCalls();
+      this.sender.write();
+    } while (this.rest.length && !this.ended);
+    if (this.ended || this.sender.gone) this.leave();
+  }
+
+  feed() {
+    const slice = this.rest.subarray(0, SLICE);
+    this.rest = this.rest.subarray(slice.length);
+    this.takeAll(slice);
+  }
+
+  takeAll(bytes) {
+    for (const frame of this.splitter.feed(bytes)) this.take(frame);
+  }
+
+  take(frame) {
+    // What is unknown comes from a newer host.
+    if (frame.op === 'call') this.accept(frame);
+    else if (frame.op === 'cancel') this.cancel(frame.id);
+    else if (frame.op === 'ping') this.sender.send({ op: 'pong', n: frame.n });
+    else if (frame.op === 'bye') this.ended = true;
+  }
+
+  accept(frame) {
+    const call = new Call(frame, this);
+    call.node ??= this.nodes.has(this.preferred) ? this.preferred : this.nodes.keys().next().value;
+    this.waiting.push(call);
+  }
+
+  cancel(id) {
+    const calls = [current.getStore(), ...this.awaited, ...this.waiting];
+    calls.find((call) => call?.id === id)?.cancel();
+  }
+
+  /** A `cancel` may wait in the pipe while a handler keeps the thread. */
+  look() {
+    if (this.fd < 0) return;
+    while (this.rest.length) this.feed();
+    for (let bytes; (bytes = readNow(this.fd, SLICE)); ) this.takeAll(bytes);
+  }
+
+  // Calls
+
+  startCalls() {
+    let before = performance.now();
+    while (this.waiting.length && this.running < this.concurrency) {
+      const call = this.waiting.shift();
+      const node = this.nodes.get(call.node);
+      // What is finished does not wait for a node that takes its time.
+      if (this.sender.waits && !(node?.pace < LINGER)) this.sender.write();
+      this.run(call, node);
+      const now = performance.now();
+      node?.keptThread(now - before);
+      this.sender.writeIfDue(now);
+      before = now;
+    }
+    this.holdLoop();
+  }
+
+  run(call, node) {
+    this.running += 1;
+    try {
+      current.run(call, work, this, call, node);
+    } catch (error) {
+      this.finish(call, error);
+    }
+  }
+
+  invoke(call, node) {
+    if (call.wasCancelled) throw new Cancelled('cancelled by the host before it began');
+    if (node) return node.invoke(call.msg, call);
+    throw new ReferenceError(`no node "${call.node}" here, only: ${[...this.nodes.keys()].join(', ')}`);
+  }
+
+  drain(call, node, stream) {
+    let before = performance.now();
+    for (const value of stream) {
+      this.sender.emit(call, value);
+      const now = performance.now();
+      node.keptThread(now - before);
+      if (node.pace > LINGER || now - call.oldest > LINGER) this.sender.flush();
+      before = now;
+    }
+    this.finish(call);
+  }
+
+  async settle(call, promised) {
+    call.isAsync = true;
+    this.awaited.add(call);
+    try {
+      const result = await promised;
+      if (isStream(result) || isAsyncStream(result)) {
+        for await (const value of result) this.sender.emit(call, value);
+        this.finish(call);
+      } else this.finishWith(call, result);
+    } catch (error) {
+      this.finish(call, error ?? new TypeError(`${call.node} threw ${error}`));
+    }
+    this.startCalls();
+    this.sender.writeSoon();
+    if (this.leaving) this.leave();
+  }
+
+  finishWith(call, value) {
+    if (call.closed) return; // it was given up before
+    if (value === undefined) this.sender.end(call);
+    else this.sender.endWith(call, value);
+    this.close(call);
+  }
+
+  finish(call, error) {
+    if (call.closed) return;
+    if (error === undefined) this.sender.end(call);
+    else this.sender.fail(call, error);
+    this.close(call);
+  }
+
+  close(call) {
+    call.close();
+    if (call.hasSignal) this.signalled -= 1;
+    if (call.isAsync) this.awaited.delete(call);
+    this.running -= 1;
+  }
+
+  // The loop
+
+  signalling() {
+    this.signalled += 1;
+    this.holdLoop();
+  }
+
+  /**
+   * With as many calls as there may be, the input cannot help any of them on, unless by a cancel.
+   * If nothing else is left to wait for either, they would never end: Node then says beforeExit.
+   */
+  holdLoop() {
+    const hold = this.running < this.concurrency || this.signalled > 0;
+    if (hold === this.held) return;
+    this.held = hold;
+    if (hold) this.source.ref?.();
+    else this.source.unref?.();
+  }
+
+  failUnsettled() {
+    const text = 'it waits for something that can never happen: nothing is left to wait for';
+    for (const call of this.awaited) this.finish(call, new Error(`${call.node} never ends: ${text}`));
+    this.startCalls();
+    this.sender.write();
+    if (this.leaving) this.leave();
+  }
+
+  // The end
+
+  /** Take nothing more; end when what was accepted is answered. */
+  leave() {
+    if (!this.leaving) {
+      this.leaving = true;
+      this.fd = -1;
+      this.source.pause();
+      this.source.unref?.();
+      setTimeout(() => process.exit(1), GRACE).unref();
+    }
+    if (this.waiting.length || this.running || this.stopping) return;
+    this.stopping = true;
+    this.sender.write();
+    this.cleanUp();
+  }
+
+  /** A handler that ends the process has answered its call by that; others are tried elsewhere. */
+  exit(status) {
+    const call = current.getStore();
+    if (call?.id != null) this.finish(call, new Exit(`${call.node} ended the process: process.exit(${status})`));
+    this.sender.flush();
+  }
+
+  /** Node is about to end the process: an error that was thrown outside of a handler's reach. */
+  giveUp(error) {
+    if (process.listenerCount('uncaughtException')) return; // the author's own
+    this.sender.failAll(error);
+    this.sender.write();
+  }
+}
+
+class Exit extends Error {
+  name = 'Exit';
+}
+
+/** Who sets a small max_frame can do without the inputs: they are for people. */
+function fitting({ inputs, ...ready }, maxFrame) {
+  return JSON.stringify({ ...ready, inputs }).length > maxFrame ? ready : { ...ready, inputs };
+}
+
+/** Runs within the context of the call. A promise will see to the end of its call by itself. */
+function work(session, call, node) {
+  const result = session.invoke(call, node);
+  if (typeof result !== 'object' || result === null) session.finishWith(call, result);
+  else if (typeof result.then === 'function' || isAsyncStream(result)) session.settle(call, result);
+  else if (isStream(result)) session.drain(call, node, result);
+  else session.finishWith(call, result);
+}
