@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -59,3 +61,20 @@ def test_a_wrong_router(tmp_path: Path) -> None:
     done = run("digraph", "app.router", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith('emit digraph: "app.router": there is no module app here')
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="it is Linux's")
+def test_a_full_disk() -> None:
+    """Output that can't be written is an error, and one line says so."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([EMIT, "completion", "bash"], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == b"emit completion: [Errno 28] No space left on device\n"
+
+
+def test_a_closed_output() -> None:
+    """Without a stdout a command does its work all the same."""
+    done = subprocess.run(
+        f"{shlex.quote(EMIT)} completion bash >&-", shell=True, stderr=subprocess.PIPE
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

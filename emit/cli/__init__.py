@@ -13,6 +13,7 @@ to stderr.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``emit COMMAND ...``. Returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # it was closed, as by ">&-"
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     parser = _parser()
     if not words:
         parser.print_help(sys.stderr)
@@ -74,11 +77,21 @@ def run_command(name: str, words: Sequence[str]) -> int:
         return getattr(error, "code", 2)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Who read our output has seen enough, as in "| head". Python would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNHEARD
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        return _no_output(name, error)
     return code
+
+
+def _no_output(name: str, error: OSError) -> int:
+    """Nobody takes our output: who read it has seen enough, as in "| head", or the disk is full."""
+    # What is still held would be written at the end, and Python would complain once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        return UNHEARD
+    print(f"emit {name}: {error}", file=sys.stderr)
+    return 1
 
 
 def _run(name: str, words: Sequence[str]) -> int:

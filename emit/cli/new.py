@@ -92,7 +92,9 @@ def write(files: dict[Path, str]) -> None:
 
 def test_command(language: Runtime, node: Path, test: Path) -> str:
     """How a test file is run, as a line for a shell."""
-    values = {**places(locate(node.stem, node), None), "file": str(test)}
+    # What is built is built, and tested, in a folder of its own.
+    file = test.absolute() if language.build else test
+    values = {**places(locate(node.stem, node), None), "file": str(file)}
     words = [_shorter(word) for word in fill(language.test, values)]
     return shlex.join(words)
 
