@@ -99,7 +99,7 @@ module Emit
     end
 
     # @return [Call] the current call. Outside of one, as in a test: a call that nobody cancels
-    def context = Thread.current.thread_variable_get(:emit_call) || Call.new
+    def context = slot[0] || Call.new
 
     # @return [Logger] its lines reach the host with the call they belong to; the level is INFO
     def logger = @logger ||= Log.new
@@ -107,9 +107,11 @@ module Emit
     # Seconds of the clock that deadlines are counted by.
     def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
 
-    # Not `Thread.current[]`, which an Enumerator's fiber would not see.
-    def current=(call)
-      Thread.current.thread_variable_set(:emit_call, call)
+    # Holds the current call of this thread. Not `Thread.current[]`, which an Enumerator's fiber would
+    # not see; and not the call itself, as this is looked up once and written for each call.
+    def slot
+      Thread.current.thread_variable_get(:emit_call) ||
+        [].tap { |slot| Thread.current.thread_variable_set(:emit_call, slot) }
     end
 
     private

@@ -3,32 +3,35 @@
 module Emit
   # One message given to a handler: what `Emit.context` returns, and what a second parameter gets.
   class Call
-    # @return [Integer, nil] the call's number in this process; nil outside of a host
-    attr_reader :id
-    # @return [String, nil] name of the node that was called
-    attr_accessor :node
-
     # What the session keeps with a call; no author needs these.
-    attr_reader :msg, :cancelled, :data, :count, :since
+    attr_reader :cancelled, :data, :count, :since
 
+    # Three variables at first: Ruby has room for so many in the object itself.
+    #
     # @param home [#emit, #look, #config] where it is run: under a host, the session
     def initialize(home = nil, frame = {})
       @home = home
-      @id = frame[:id]
-      @node = frame[:node]
-      @msg = frame[:msg]
-      @meta = frame[:meta]
-      @deadline = Emit.now + @meta[:deadline_ms] / 1000.0 if @meta && @meta[:deadline_ms]
+      @frame = frame
+      left = frame[:meta] && frame[:meta][:deadline_ms]
+      @deadline = Emit.now + left / 1000.0 if left
     end
 
+    # @return [Integer, nil] the call's number in this process; nil outside of a host
+    def id = @frame[:id]
+
+    # @return [String, nil] name of the node that was called
+    def node = @frame[:node]
+
+    def msg = @frame[:msg]
+
     # @return [String, nil] name of the node that emitted the message
-    def origin = @meta && @meta[:origin]
+    def origin = meta[:origin]
 
     # @return [Integer] which attempt this is, counted by the host: 1 is the first
-    def attempt = (@meta && @meta[:attempt]) || 1
+    def attempt = meta[:attempt] || 1
 
     # @return [String, nil] the sender's W3C trace context
-    def traceparent = @meta && @meta[:traceparent]
+    def traceparent = meta[:traceparent]
 
     # @return [Hash] the node's configuration at the host
     def config = @home ? @home.config : {}
@@ -69,7 +72,10 @@ module Emit
 
     def empty
       @data = nil
-      @count = 0
     end
+
+    private
+
+    def meta = @frame[:meta] || {}
   end
 end

@@ -49,7 +49,7 @@ module Emit
 
     def answered?(raw)
       call = Call.new(self, { node: chosen.name })
-      Emit.current = call
+      Emit.slot[0] = call
       result = chosen.run(@codec.load(raw), call)
       call << result unless result.nil?
       true

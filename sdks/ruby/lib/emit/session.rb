@@ -129,8 +129,9 @@ module Emit
 
     def start_runner
       Thread.new do
+        slot = Emit.slot
         while (call = @waiting.pop)
-          run_call(call)
+          run_call(call, slot)
         end
       ensure # also of a handler that ended its thread
         start_runner unless @waiting.closed?
@@ -167,15 +168,16 @@ module Emit
 
     def receive(frame)
       case frame[:op] # what is unknown comes from a newer host
-      when "call" then accept(Call.new(self, frame))
+      when "call" then accept(frame)
       when "cancel" then @open[frame[:id]]&.cancel
       when "ping" then tell({ op: "pong", n: frame[:n] })
       when "bye" then end_calls
       end
     end
 
-    def accept(call)
-      call.node ||= @preferred
+    def accept(frame)
+      frame[:node] ||= @preferred
+      call = Call.new(self, frame)
       @open[call.id] = call
       @waiting << call
     end
@@ -183,12 +185,14 @@ module Emit
     # Calls
 
     def run_waiting
-      run_call(@waiting.pop) until @waiting.empty? || @gone
-      Emit.current = nil
+      slot = Emit.slot
+      run_call(@waiting.pop, slot) until @waiting.empty? || @gone
+      slot.clear
     end
 
-    def run_call(call)
-      Emit.current = call
+    # @param slot [Array] of this thread: where `Emit.context` looks
+    def run_call(call, slot)
+      slot[0] = call
       result = node_of(call).run(call.msg, call)
       @lock.synchronize { finish(call, result) }
     rescue Exception => error # a SystemExit has to answer the call, too
@@ -247,21 +251,25 @@ module Emit
       @codec.frame(fields.reject { |key, _| %i[stack cause].include?(key) }.merge(text => fields[text][0, most]))
     end
 
+    # The end takes the last results along: the only one of most calls.
     def finish(call, result)
-      call.add(encode(call, result), @codec.separator) unless result.nil?
-      close(call, @codec.results("end", call.id, call.count || 0, call.data))
+      if result.nil?
+        close(call, @codec.results("end", call.id, call.data ? call.count : 0, call.data))
+      else
+        close(call, @codec.results("end", call.id, 1, encode(call, result)))
+      end
     end
 
     def close(call, answer)
       @open.delete(call.id)
-      @partial.delete(call.id)
+      @partial.delete(call.id) if call.data
       put(answer)
       if @waiting.empty? || @unsent.bytesize >= ENOUGH || Emit.now - @oldest >= LINGER
         write
       else
         arm
       end
-      @idle.signal
+      @idle.signal unless @inline
     end
 
     def put(frame)
