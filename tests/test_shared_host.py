@@ -22,6 +22,7 @@ from emit.errors import (
     EncodeError,
     FrameTooLarge,
     HostLost,
+    PoolClosed,
     PoolTimeout,
     ProcessDied,
     RemoteError,
@@ -147,23 +148,14 @@ def test_other_programs_and_settings_are_other_nodes(path: Path) -> None:
         assert len(pids) == 3
 
 
-def test_the_directory_is_the_clients(path: Path, tmp_path: Path) -> None:
+def test_the_directory_is_the_clients(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A program starts where its client is, not where the host is."""
     code = sdk("def where(msg): return os.getcwd()\nserve(where)")
-    with contextlib.chdir(tmp_path) if sys.version_info >= (3, 11) else _chdir(tmp_path):
-        with listening(path) as host, client(path, code) as node:
-            assert Path(f"/proc/{host.pid}/cwd").exists() or sys.platform != "linux"
-            assert node.call({}) == [str(tmp_path)]
-
-
-@contextlib.contextmanager
-def _chdir(folder: Path) -> Iterator[None]:
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+    with listening(path), client(path, code) as node:
+        monkeypatch.chdir(tmp_path)
+        assert node.call({}) == [str(tmp_path)]
 
 
 def test_many(path: Path) -> None:
@@ -554,6 +546,36 @@ with client(Path({str(path)!r}), raw(HELD)) as node:
         assert _lines(tmp_path / "began") == 2
 
 
+def test_closed_in_the_middle(path: Path, tmp_path: Path) -> None:
+    """A call of another thread ends with PoolClosed, as it does without a shared host."""
+    with listening(path), client(path, raw(HELD)) as node:
+        thread, found = in_thread(lambda: node.call(held(tmp_path)))
+        until(lambda: (tmp_path / "began").exists())
+        node.close()
+        thread.join()
+        assert isinstance(found[0], PoolClosed)
+        assert found[0].may_have_run
+        with pytest.raises(PoolClosed):
+            node.call(held(tmp_path))
+
+
+def test_one_client_keeps_no_other_waiting(path: Path) -> None:
+    """While one sends without end, the other has its turn at the one process."""
+    with listening(path), client(path, ECHO) as greedy, client(path, ECHO) as modest:
+        done = threading.Event()
+
+        def flood() -> int:
+            numbers = iter(lambda: None if done.is_set() else {"n": 0}, None)
+            return sum(1 for _ in greedy.call_many(numbers))
+
+        thread, found = in_thread(flood)
+        until(lambda: greedy.snapshot()["calls"] > 1000)
+        assert [modest.call({"n": n})[0][0] for n in range(20)] == list(range(20))
+        done.set()
+        thread.join()
+        assert found[0] > 1000
+
+
 def test_an_interrupt_in_the_middle(path: Path, tmp_path: Path) -> None:
     """As by a soft time limit: the next call has its own answer."""
 
@@ -815,7 +837,7 @@ sys.stdin.read()
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as impostor:
         assert impostor.stdout is not None
         impostor.stdout.readline()
-        with client(path, ECHO) as node, pytest.raises(PermissionError, match="of user 65534"):
+        with client(path, ECHO) as node, pytest.raises(HostLost, match="of user 65534, not 0"):
             node.call({"n": 1})
         impostor.communicate()
 

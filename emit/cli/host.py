@@ -92,10 +92,10 @@ def _serve(place: Place, arguments: argparse.Namespace) -> None:
 def _status(path: str) -> dict[str, Any]:
     try:
         link = Link(path, "status", {"asked": "snapshot"})
-    except (LinkLost, PermissionError) as error:
+    except LinkLost as error:
         raise CommandError(f"no shared host at {path}: {error}") from error
     job = Job({})
-    link.run(job, {})
+    link.run(job)
     link.close()
     assert isinstance(job.outcome, list)
     snapshot: dict[str, Any] = job.outcome[0]

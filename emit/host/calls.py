@@ -169,8 +169,6 @@ class Calls:
     def _attempt(self, job: Job) -> None:
         began = time.monotonic()
         deadline = began + self.settings.timeout
-        if job.deadline is not None:
-            deadline, job.deadline = min(deadline, job.deadline), None
         lease = self.pool.acquire(deadline)
         waited = time.monotonic() - began
         try:

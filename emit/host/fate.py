@@ -50,8 +50,6 @@ class Job:
         results: What has come of it so far, where it comes in parts.
         streamed: Its results are taken as they come, so there is no limit of them.
         overflow: More results came than ``max_results``.
-        deadline: Until when its first attempt has to end, where that is before the node's
-            ``timeout``: it has come a long way.
         outcome: Its end: its results, or the exception that stands for them. None: open.
     """
 
@@ -65,7 +63,6 @@ class Job:
     results: list[Any] | None = None
     streamed: bool = False
     overflow: bool = False
-    deadline: float | None = None
     outcome: list[Any] | Exception | None = None
 
     @property

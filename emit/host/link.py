@@ -11,6 +11,7 @@ plays the process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from emit.host import frames
-from emit.host.data import to_error
+from emit.host.data import from_context, to_error
 from emit.host.fate import Job
 from emit.host.place import peer_of
 from emit.host.session import Broken, Session, Unmatched
@@ -41,6 +42,10 @@ class LinkLost(Exception):
     """The host has ended, hangs, or talks nonsense. Its text says which."""
 
 
+class LinkRefused(LinkLost):
+    """There is no sense in trying again."""
+
+
 class Link:
     """
     Args:
@@ -50,7 +55,7 @@ class Link:
 
     Raises:
         LinkLost: Nobody listens there, or it has ended in the middle.
-        PermissionError: Another user listens there.
+        LinkRefused: Another user listens there, or no socket can have this path.
         EmitError: The host refuses the node.
     """
 
@@ -84,20 +89,20 @@ class Link:
         """Whether it can be used again: nothing is open, nothing has come unasked."""
         return self._socket.fileno() >= 0 and not self._jobs and not self._poll.poll(0)
 
-    def submit(self, job: Job, meta: Mapping[str, Any]) -> None:
+    def submit(self, job: Job) -> None:
         """
         Encode a call; `step` sends it.
 
         Raises:
             EncodeError, FrameTooLarge: It can't be sent. The link stays usable.
         """
-        number, data = self._session.call(job.fields, meta=meta)
+        number, data = self._session.call(job.fields, meta=from_context(job.context))
         self._jobs[number] = job
         self._out += data
 
-    def run(self, job: Job, meta: Mapping[str, Any]) -> None:
+    def run(self, job: Job) -> None:
         """One call, until its job has an outcome."""
-        self.submit(job, meta)
+        self.submit(job)
         while job.outcome is None:
             self.step()
 
@@ -117,6 +122,11 @@ class Link:
             raise LinkLost(f"it has said nothing for {_SILENCE:g} s")
         if ready[0][1] & ~select.POLLOUT:
             self._receive()
+
+    def hang_up(self) -> None:
+        """Have both ends see its end. From another thread than the one that uses it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Any number of times, and in a forked child: the parent's end stays open."""
@@ -191,11 +201,11 @@ def _connect(path: str) -> socket.socket:
         owner = peer_of(connection)
     except OSError as error:
         connection.close()
-        if error.errno is None:  # a path that no socket can have
-            raise
+        if error.errno is None or error.errno == errno.EACCES:  # a path that no socket can have
+            raise LinkRefused(str(error)) from error
         raise LinkLost(os.strerror(error.errno)) from error
     if owner != os.geteuid():
         connection.close()
-        raise PermissionError(f"the host at {path} is of user {owner}, not {os.geteuid()}")
+        raise LinkRefused(f"the one there is of user {owner}, not {os.geteuid()}")
     connection.setblocking(False)
     return connection

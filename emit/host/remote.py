@@ -33,9 +33,9 @@ from emit.errors import (
 )
 from emit.host.accounting import CallAccount
 from emit.host.calls import Calls
-from emit.host.data import Described, from_context, from_node
+from emit.host.data import Described, from_node
 from emit.host.fate import Job
-from emit.host.link import Link, LinkLost
+from emit.host.link import Link, LinkLost, LinkRefused
 from emit.host.program import Program
 from emit.host.settings import Settings
 from emit.host.transport import remaining
@@ -104,9 +104,10 @@ class RemoteHost:
             one.close()
 
     def disown(self) -> None:
-        """In a forked child: the links are the parent's, who must be seen to end."""
+        """In a forked child: the links are the parent's, whose end the host must see."""
         for one in self._nodes:
-            one.close()
+            for link in list(one._all):
+                link.close()
 
     def snapshot(self) -> dict[str, Any]:
         """This client's part: ``calls``, ``failures`` and times of each node."""
@@ -143,13 +144,15 @@ class RemoteCalls(Calls):
         self._described: dict[str, Any] | None = None
         # One for each thread that calls at the same time, and for streams others.
         self._idle: dict[bool, list[Link]] = {False: [], True: []}
+        self._lock = threading.Lock()  # guards the set below
         self._all: weakref.WeakSet[Link] = weakref.WeakSet()
+        self._closed = False
 
     def run(self, job: Job) -> None:
         began = time.monotonic()
         for attempts in self._attempts():
             with self._lease(attempts) as link:
-                link.run(job, self._told(job, began))
+                link.run(job)
         self.account.answered((job.outcome,), time.monotonic() - began)
 
     def parts(self, job: Job) -> Generator[list[Any], None, None]:
@@ -157,7 +160,7 @@ class RemoteCalls(Calls):
         began = time.monotonic()
         for attempts in self._attempts():
             with self._lease(attempts, stream=True) as link:
-                link.submit(job, self._told(job, began))
+                link.submit(job)
                 while job.outcome is None:
                     link.step()
                     results, job.results = job.results, None
@@ -186,10 +189,15 @@ class RemoteCalls(Calls):
         return self.account.snapshot()
 
     def close(self) -> None:
-        for link in list(self._all):
-            link.close()
+        """Calls that are under way in other threads end with ``PoolClosed``."""
+        self._closed = True
+        with self._lock:
+            links = list(self._all)
+        for link in links:
+            link.hang_up()  # those in use are their callers' to close
         for idle in self._idle.values():
-            idle.clear()
+            while idle:
+                idle.pop().close()
 
     def __repr__(self) -> str:
         return f"<RemoteCalls {self.node} [{self.account.calls} done] at {self._path}>"
@@ -210,12 +218,14 @@ class RemoteCalls(Calls):
             yield link
             attempts.done = True
         except LinkLost as lost:
+            if self._closed:
+                raise PoolClosed(node=self.node, may_have_run=True) from lost
             attempts.count += 1
             logger.warning('"%s": the shared host at %s is lost: %s', self.node, self._path, lost)
             if attempts.exhausted or attempts.count >= self.settings.max_attempts:
                 raise self._lost(str(lost), may_have_run=True) from lost
         finally:
-            if link.is_fit:
+            if link.is_fit and not self._closed:
                 self._idle[stream].append(link)
             else:
                 link.close()
@@ -234,10 +244,12 @@ class RemoteCalls(Calls):
         config = self._config(stream)
         deadline = time.monotonic() + self.settings.timeout
         while True:
+            if self._closed:
+                raise PoolClosed(node=self.node, may_have_run=attempts.count > 0)
             try:
-                link = Link(self._path, self.node, config)
-                self._all.add(link)
-                return link
+                return self._link(config)
+            except LinkRefused as refused:
+                raise self._lost(str(refused), may_have_run=attempts.count > 0) from refused
             except LinkLost as lost:
                 if not attempts.warned:
                     attempts.warned = True
@@ -248,6 +260,12 @@ class RemoteCalls(Calls):
                     raise self._lost(str(lost), may_have_run=attempts.count > 0) from lost
             time.sleep(min(_TURN, remaining(deadline)))
 
+    def _link(self, config: Mapping[str, Any]) -> Link:
+        link = Link(self._path, self.node, config)
+        with self._lock:
+            self._all.add(link)
+        return link
+
     def _config(self, stream: bool) -> dict[str, Any]:
         """Made once, as a pool's program is: another environment later is not another node."""
         if self._described is None:
@@ -256,16 +274,6 @@ class RemoteCalls(Calls):
 
     def _lost(self, reason: str, *, may_have_run: bool) -> HostLost:
         return HostLost(node=self.node, path=self._path, reason=reason, may_have_run=may_have_run)
-
-    def _told(self, job: Job, began: float) -> Mapping[str, Any]:
-        """
-        What the host is told besides the message: what is left of its time, if some of it is
-        gone, and what a queue knows of it.
-        """
-        left = began + self.settings.timeout - time.monotonic()
-        if left > self.settings.timeout - _TURN:
-            return from_context(job.context)
-        return {"deadline_ms": max(1, int(left * 1000)), **from_context(job.context)}
 
     # -- many ------------------------------------------------------------------------------
 
@@ -287,7 +295,7 @@ class RemoteCalls(Calls):
         if job.outcome is None:
             job.release()
             try:
-                link.submit(job, from_context(job.context))
+                link.submit(job)
             except (EncodeError, FrameTooLarge) as error:
                 job.outcome = error
 

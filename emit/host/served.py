@@ -18,7 +18,6 @@ import select
 import socket
 import struct
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,6 @@ from emit.errors import EmitError, FrameTooLarge, HostError
 from emit.host import frames
 from emit.host.codec import Msgpack
 from emit.host.data import from_error, to_context
-from emit.host.fate import Job
 from emit.host.frames import Call, Err, Failure, Hello, Ping, Pong, Ready
 from emit.host.reader import Reader
 from emit.host.transport import Abandoned
@@ -177,7 +175,7 @@ class Connection:
 
     def _one(self, calls: Calls, batch: deque[Call]) -> None:
         (call,) = batch
-        job = _job(calls, call)
+        job = calls.job(_message(call))
         calls.run(job)
         batch.popleft()
         outcome, job.outcome = job.outcome, None
@@ -189,7 +187,7 @@ class Connection:
 
     def _stream(self, calls: Calls, batch: deque[Call]) -> None:
         while batch:
-            job = _job(calls, batch[0])
+            job = calls.job(_message(batch[0]))
             for results in calls.parts(job):
                 self._results(batch[0], results, last=False)
                 self._out.flush()
@@ -229,14 +227,6 @@ class Connection:
             size += len(packed)
         if last or part:
             self._out.keep(_frame(call.id, part, last=last))
-
-
-def _job(calls: Calls, call: Call) -> Job:
-    job = calls.job(_message(call))
-    left = (call.meta or {}).get("deadline_ms")
-    if left is not None:
-        job.deadline = time.monotonic() + left / 1000
-    return job
 
 
 def _message(call: Call) -> Mapping[str, Any]:
