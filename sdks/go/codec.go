@@ -3,6 +3,7 @@ package emit
 import (
 	"fmt"
 	"reflect"
+	"sync"
 	"time"
 )
 
@@ -79,8 +80,8 @@ type writer interface {
 // A codec is one of the two formats, with what frames need of it.
 type codec interface {
 	name() string
-	reader(data []byte) reader
-	writer() writer
+	reader(d *decoder, data []byte) // sets it to the beginning of data
+	writer(e *encoder, data []byte) // sets it to the end of data
 	// frame appends a frame around a body that is encoded already.
 	frame(to, body []byte) []byte
 	// results appends an out or end frame around encoded results.
@@ -111,21 +112,44 @@ func within(err error, step string) error {
 	return err
 }
 
+// Encoders and decoders are used again: to make them would cost as much as what they do.
+var (
+	encoders = sync.Pool{New: func() any { return new(encoder) }}
+	decoders = sync.Pool{New: func() any { return new(decoder) }}
+)
+
 // encode appends value to data.
 func encode(c codec, data []byte, value any) ([]byte, error) {
-	e := encoder{writer: c.writer()}
-	buffer := e.buffer()
-	*buffer = data
+	e := encoders.Get().(*encoder)
+	c.writer(e, data)
+	e.members = 0
 	err := e.value(value, maxDepth)
 	if err == nil && e.members > maxMembers-100 { // some for the frame itself
 		err = refuse("has over %d members", maxMembers-100)
 	}
-	return *buffer, err
+	data = *e.buffer()
+	*e.buffer() = nil
+	encoders.Put(e)
+	return data, err
+}
+
+func newDecoder(c codec, data []byte) *decoder {
+	d := decoders.Get().(*decoder)
+	c.reader(d, data)
+	d.members = 0
+	return d
+}
+
+// free lets go of the data; d is not to be used afterwards.
+func (d *decoder) free() {
+	d.json.data, d.packed.data, d.token.bytes = nil, nil, nil
+	decoders.Put(d)
 }
 
 // decode reads data, one whole value, into what target points to.
 func decode(c codec, data []byte, target any) error {
-	d := decoder{reader: c.reader(data)}
+	d := newDecoder(c, data)
+	defer d.free()
 	err := d.target(target)
 	if err == nil && d.rest() > 0 {
 		return malformed("there is something after the value")

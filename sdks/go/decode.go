@@ -10,7 +10,9 @@ import (
 )
 
 type decoder struct {
-	reader
+	reader // one of these two
+	json   jsonReader
+	packed packedReader
 	token
 	members int
 }
@@ -353,7 +355,8 @@ func (d *decoder) assignField(v reflect.Value, f *field, levels int) error {
 		return nil
 	}
 	if f.asString && d.kind == isText && f.plan.shape >= boolShape && f.plan.shape <= floatShape {
-		digits := decoder{reader: jsonCodec{}.reader(append([]byte{}, d.bytes...))}
+		digits := newDecoder(jsonCodec{}, append([]byte{}, d.bytes...))
+		defer digits.free()
 		return digits.into(v, f.plan, levels)
 	}
 	if f.plan.shape >= listShape {

@@ -12,7 +12,9 @@ import (
 )
 
 type encoder struct {
-	writer
+	writer  // one of these two
+	json    jsonWriter
+	packed  packedWriter
 	members int
 }
 

@@ -131,7 +131,8 @@ type frame struct {
 // call's business, since only its handler knows the type.
 func readFrame(c codec, data []byte) (f frame, err error) {
 	f.attempt, f.deadline = 1, -1
-	d := decoder{reader: c.reader(data)}
+	d := newDecoder(c, data)
+	defer d.free()
 	err = d.eachKey(func(key []byte) error {
 		switch string(key) {
 		case "op":

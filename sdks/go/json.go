@@ -15,9 +15,17 @@ const noJSON = `JSON cannot carry it; msgpack can: codec = "msgpack"`
 // jsonCodec: one object on one line.
 type jsonCodec struct{}
 
-func (jsonCodec) name() string              { return "json" }
-func (jsonCodec) reader(data []byte) reader { return &jsonReader{data: data} }
-func (jsonCodec) writer() writer            { return &jsonWriter{} }
+func (jsonCodec) name() string { return "json" }
+
+func (jsonCodec) reader(d *decoder, data []byte) {
+	d.json.data, d.json.at = data, 0
+	d.reader = &d.json
+}
+
+func (jsonCodec) writer(e *encoder, data []byte) {
+	e.json.data = data
+	e.writer = &e.json
+}
 
 // The newline in front keeps a stray print without one from gluing itself to the frame.
 func (jsonCodec) frame(to, body []byte) []byte {

@@ -11,9 +11,17 @@ import (
 // msgpackCodec: a length in 4 bytes, then one map.
 type msgpackCodec struct{}
 
-func (msgpackCodec) name() string              { return "msgpack" }
-func (msgpackCodec) reader(data []byte) reader { return &packedReader{data: data} }
-func (msgpackCodec) writer() writer            { return &packedWriter{} }
+func (msgpackCodec) name() string { return "msgpack" }
+
+func (msgpackCodec) reader(d *decoder, data []byte) {
+	d.packed = packedReader{data: data}
+	d.reader = &d.packed
+}
+
+func (msgpackCodec) writer(e *encoder, data []byte) {
+	e.packed.data = data
+	e.writer = &e.packed
+}
 
 func (msgpackCodec) frame(to, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(to, uint32(len(body))), body...)
