@@ -54,14 +54,18 @@ def subscriptions(wish: Any, name_of: Callable[[Any], str], *, node: str) -> lis
     if isinstance(wish, Subscription):
         return [wish]
     if callable(wish):
-        name = name_of(wish)
-        return [Subscription(re.compile(f"^{re.escape(name)}$"), name, exact=True)]
+        return [exactly(name_of(wish))]
     if isinstance(wish, Iterable):
         return [one for part in wish for one in subscriptions(part, name_of, node=node)]
     raise GraphError(
         f'"{node}" can\'t subscribe to {wish!r}: give a name or regular expression, a compiled '
         f"pattern, a node, or a list of these"
     )
+
+
+def exactly(name: str) -> Subscription:
+    """The wish to hear the node of this name, whatever else the name could mean."""
+    return Subscription(re.compile(f"^{re.escape(name)}$"), name, exact=True)
 
 
 def _compile(text: str, node: str) -> re.Pattern[str]:

@@ -108,6 +108,14 @@ def test_an_error_of_another_language(project: Path) -> None:
     assert "echo.py" in done.stderr
 
 
+def test_an_error_does_not_drive_the_terminal(project: Path) -> None:
+    """Control characters in a node's text are shown, not sent."""
+    command = f"{sys.executable} echo.py"
+    done = run("call", command, 'fail:="\\u001b[2J"', "--mode", "persistent", cwd=project)
+    assert (done.returncode, "\x1b" in done.stderr) == (1, False)
+    assert "ValueError: \\x1b[2J" in done.stderr
+
+
 # -- run -----------------------------------------------------------------------------------
 
 

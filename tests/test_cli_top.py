@@ -138,6 +138,17 @@ def test_the_view() -> None:
     assert not view.press("quit")
 
 
+def test_names_and_texts_are_no_markup() -> None:
+    """Brackets are shown as they are, and no control character gets to the terminal."""
+    view = View("node")
+    view.take({}, snapshots(one={"a[red]b": node(1)}), 1.0)
+    assert "a[red]b" in shown(view)
+    view.press("open")
+    error = {"at": 0, "type": "E", "text": "\x1b[2Jgone", "stderr_tail": ""}
+    view.details = {1: {"errors": [error], "stderr": []}}
+    assert "\\x1b[2Jgone" in shown(view)
+
+
 def test_a_view_of_nothing() -> None:
     """It says so, and no key fails."""
     view = View("node")

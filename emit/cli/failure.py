@@ -10,6 +10,7 @@ from pathlib import Path
 import emit
 from emit.cli.screen import paint
 from emit.errors import EmitError, RemoteError, StartError, StartTimeout
+from emit.host.lines import clean
 
 _EMIT = str(Path(emit.__file__).parent)
 
@@ -31,7 +32,7 @@ def describe_failure(error: BaseException) -> list[str]:
 
 def report_failure(error: BaseException, where: str = "") -> int:
     """Say on stderr what has failed. Returns the exit code."""
-    first, *stack = describe_failure(error)
+    first, *stack = map(clean, describe_failure(error))  # a node's text must not drive a terminal
     print(paint(f"{where}{first}", "red", sys.stderr), *stack, sep="\n", file=sys.stderr)
     return 2 if isinstance(error, (StartError, StartTimeout)) else 1
 

@@ -24,6 +24,7 @@ from emit.cli.fleet import SORTS, Row, Snapshots, arrange, rows
 from emit.cli.hosts import HEAD, format_row, snapshots
 from emit.cli.screen import plural
 from emit.host import status
+from emit.host.lines import clean
 
 #: What the keys of a terminal send.
 _KEYS = {"\x1b[A": "up", "\x1b[B": "down", "k": "up", "j": "down"}
@@ -95,7 +96,8 @@ class View:
         for column, name in enumerate(HEAD):
             table.add_column(name, justify="left" if column < 2 else "right", no_wrap=True)
         for number, row in enumerate(self.table):
-            table.add_row(*format_row(row), style=_style(row, number == self.chosen))
+            # Not as strings, in which rich would read brackets as markup.
+            table.add_row(*map(Text, format_row(row)), style=_style(row, number == self.chosen))
         return table
 
     def _details(self) -> RenderableType:
@@ -103,7 +105,7 @@ class View:
         for pid, details in self.details.items():
             for error in details["errors"]:
                 at = time.strftime("%H:%M:%S", time.localtime(error["at"]))
-                lines.append(Text(f"{at}  host {pid}  {error['type']}", style="red"))
+                lines.append(Text(f"{at}  host {pid}  {clean(error['type'])}", style="red"))
                 lines += [Text(f"  {line}") for line in _last(error["text"], 4)]
                 lines += [Text(f"  │ {x}", style="dim") for x in _last(error["stderr_tail"], 3)]
             for process in details["stderr"]:
@@ -169,4 +171,5 @@ def _style(row: Row, chosen: bool) -> str:
 
 
 def _last(text: str, count: int) -> list[str]:
-    return text.strip().splitlines()[-count:]
+    """The last lines of a node's own text, which must not drive the terminal."""
+    return clean(text).strip().splitlines()[-count:]

@@ -21,7 +21,7 @@ from emit.cli.progress import progress
 from emit.cli.screen import plural
 from emit.cli.target import load_router
 from emit.drawing.outline import Outline, outline
-from emit.graph import Edge
+from emit.graph import Edge, exactly
 from emit.message import Message, NoResult
 from emit.router import Router
 
@@ -188,7 +188,7 @@ def print_results(router: Router, whose: Sequence[str], *, with_origin: bool) ->
         print(show({"_origin": origin, **fields} if with_origin else fields))
         return NoResult
 
-    router.node((), [router.functions[name] for name in whose], name=_PRINTER)(printer)
+    router.node((), [exactly(name) for name in whose], name=_PRINTER)(printer)
 
 
 def _show_counts(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ import stat
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,12 @@ PATIENCE = 2.0
 
 #: Bytes of the longest question.
 _QUESTION = 64 * 1024
+
+#: What `accept` fails with where the process or the machine has too many open files just now.
+_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+#: Seconds to the next try then, and for the thread to end.
+_PAUSE = 0.1
 
 #: Answers a question: both are maps that JSON can carry.
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -78,8 +86,11 @@ class Status:
         while True:
             try:
                 peer, _ = self._listener.accept()
-            except OSError:  # it was closed
-                return
+            except OSError as error:
+                if error.errno not in _BUSY:  # it was closed
+                    return
+                time.sleep(_PAUSE)
+                continue
             with peer:
                 try:
                     self._serve_one(peer)
@@ -101,7 +112,7 @@ class Status:
         if self.pid == os.getpid():
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
-            self._thread.join(PATIENCE)
+            self._thread.join(_PAUSE)  # it may be with somebody who says nothing
             self.path.unlink(missing_ok=True)
         self._listener.close()
 
