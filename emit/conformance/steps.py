@@ -256,7 +256,10 @@ def _lines(talk: Talk) -> list[bytes]:
 
 
 def _drop_lines(talk: Talk, count: int) -> None:
-    talk.plain = bytearray(b"\n".join([*_lines(talk)[count:], b""]))
+    rest = bytes(talk.plain or b"")
+    for _ in range(count):
+        _, _, rest = rest.lstrip().partition(b"\n")
+    talk.plain = bytearray(rest)
 
 
 def _value(line: bytes) -> Any:
