@@ -167,6 +167,17 @@ def test_a_stream(declare: Declare) -> None:
     assert sum(results(node, n=100_000)) == 4_999_950_000
 
 
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_small_frames(declare: Declare, codec: str) -> None:
+    """A frame is measured in bytes, whatever the characters; a result that fits in none is told."""
+    text = "node(function* n({ n }) { for (let i = 0; i < 40; i++) yield '\u4e16'.repeat(n); });"
+    node = declare(text, codec=codec, mode="persistent", max_frame=20_000)
+    assert results(node, n=1000) == ["\u4e16" * 1000] * 40
+    assert results(node, n=6600) == ["\u4e16" * 6600] * 40
+    with pytest.raises(NodeError, match=r"a result of 210\d\d bytes.*max_frame"):
+        node(n=7000)
+
+
 def test_a_killed_process_is_replaced(declare: Declare) -> None:
     """The message goes to another one."""
     node = declare(

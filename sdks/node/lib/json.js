@@ -123,6 +123,8 @@ function restore(value) {
 
 function integer(digits) {
   const value = BigInt(digits);
-  if (value < -(2n ** 63n) || value >= 2n ** 64n) throw new DecodeError(`an integer beyond 64 bits: ${digits.slice(0, 40)}`);
+  if (value < -(2n ** 63n) || value >= 2n ** 64n) {
+    throw new DecodeError(`an integer beyond 64 bits: ${digits.slice(0, 40)}`);
+  }
   return value;
 }

@@ -18,9 +18,11 @@ export function readFirst(stream) {
   });
 }
 
+const SPACE = [9, 10, 13, 32];
+
 function trimStart(bytes) {
   let at = 0;
-  while (at < bytes.length && (bytes[at] === 10 || bytes[at] === 13 || bytes[at] === 32 || bytes[at] === 9)) at += 1;
+  while (SPACE.includes(bytes[at])) at += 1;
   return bytes.subarray(at);
 }
 

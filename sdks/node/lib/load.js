@@ -24,10 +24,14 @@ async function importFile(file, missing) {
     return await import(url);
   } catch (error) {
     if (error instanceof SyntaxError) locate(error, file);
-    if (!missing || error?.code !== 'ERR_MODULE_NOT_FOUND' || !error.message.includes("'emit-graph-sdk'")) throw error;
+    if (!missing || !lacksUs(error)) throw error;
   }
   await missing();
   return import(`${url}?again`); // Node keeps the failure of the first
+}
+
+function lacksUs(error) {
+  return error?.code === 'ERR_MODULE_NOT_FOUND' && error.message.includes("'emit-graph-sdk'");
 }
 
 /** Node keeps to itself where in the file a syntax error is, until it prints it. */
@@ -56,7 +60,8 @@ async function prepareTypeScript(file, shown) {
 /** The node that was asked for is the one that calls without a node are for. */
 function putFirst(registered, name, shown) {
   const at = registered.findIndex((handler) => handler.name === name);
-  if (at < 0) throw new ReferenceError(`${shown}: no node "${name}" (found: ${registered.map((h) => h.name).join(', ')})`);
+  const found = registered.map((handler) => handler.name).join(', ');
+  if (at < 0) throw new ReferenceError(`${shown}: there is no node "${name}" (found: ${found})`);
   registered.unshift(...registered.splice(at, 1));
 }
 

@@ -43,7 +43,8 @@ export class Sender {
   emit(call, value) {
     if (call.closed) return;
     const part = this.#encode(call, value);
-    const size = this.#measure(call, part) + 1;
+    const size = this.codec.size(part) + 1; // with its comma
+    this.#mustFit(call, size, this.room);
     if (call.size + size > Math.min(ENOUGH, this.room)) {
       this.#putPartial(call);
       this.write();
@@ -64,11 +65,8 @@ export class Sender {
     return part;
   }
 
-  /** The bytes of a result or, with *most*, of a whole frame. */
-  #measure(call, part, most = this.room) {
-    if (part.length * 3 <= most) return part.length; // a character is at most 3 bytes of UTF-8
-    const size = this.codec.size(part);
-    if (size <= most) return size;
+  #mustFit(call, size, most) {
+    if (size <= most) return;
     throw new FrameTooLarge(
       `${call.node} emitted a result of ${size} bytes; a frame holds at most ${this.maxFrame}: ` +
         'emit less at once, or raise max_frame of the node',
@@ -84,7 +82,8 @@ export class Sender {
   endWith(call, value) {
     const frame = this.codec.only(call.id, value);
     if (frame.length > MEMBERS) checkMembers(call, value);
-    this.#measure(call, frame, this.maxFrame);
+    // A character is at most 3 bytes of UTF-8.
+    if (frame.length * 3 > this.maxFrame) this.#mustFit(call, this.codec.size(frame), this.maxFrame);
     this.#put(frame);
   }
 
@@ -101,8 +100,10 @@ export class Sender {
 
   #putError(id, error) {
     const { stack, cause, ...about } = describe(error);
-    const frame = this.codec.frame({ op: 'err', id, ...about, ...(stack && { stack }), ...(cause && { cause }) });
-    const short = () => this.codec.frame({ op: 'err', id, ...about, message: text(about.message, 400) });
+    const more = { ...(stack && { stack }), ...(cause && { cause }) };
+    const frame = this.codec.frame({ op: 'err', id, ...about, ...more });
+    const message = text(about.message, 400);
+    const short = () => this.codec.frame({ op: 'err', id, ...about, message });
     this.#put(this.codec.size(frame) <= this.maxFrame ? frame : short());
   }
 

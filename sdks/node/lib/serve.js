@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { isMainThread } from 'node:worker_threads';
 import { Json } from './codec.js';
 import { describe } from './errors.js';
 import { takeWire, writeAll } from './frames.js';
@@ -30,7 +31,8 @@ let isServing = false; // or will be: by the file itself, or by boot
 export function node(...given) {
   const [name, handler] = typeof given[0] === 'string' ? given : [undefined, given[0]];
   if (typeof handler !== 'function' || name === '') {
-    throw new TypeError(`node() takes a name, if any, and a function; not ${given.map((v) => typeof v).join(', ')}`);
+    const types = given.map((value) => typeof value).join(', ') || 'nothing';
+    throw new TypeError(`node() takes a name, if any, and a function; not ${types}`);
   }
   const caller = callerFile();
   const own = handler.name === 'default' ? '' : handler.name;
@@ -121,7 +123,8 @@ function helloIn(line) {
 
 function versionFailure(hello) {
   if (VERSIONS.some((version) => hello.v?.includes?.(version))) return undefined;
-  return Object.assign(new Error(`this SDK speaks version 1, not any of ${hello.v}`), { name: 'VersionError' });
+  const error = new Error(`this SDK speaks version 1, not any of ${hello.v}`);
+  return Object.assign(error, { name: 'VersionError' });
 }
 
 function refuse(sink, hello, failure) {
@@ -198,7 +201,7 @@ function isMain(caller) {
   const file = caller.startsWith('file:') ? fileURLToPath(caller) : caller;
   // A test that defines a node is run as a program too.
   if ('NODE_TEST_CONTEXT' in process.env && /^test$|^test-|[._-]test$/.test(stem(file))) return false;
-  return file !== '' && file === mainFile();
+  return isMainThread && file !== '' && file === mainFile();
 }
 
 function mainFile() {

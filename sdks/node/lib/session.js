@@ -247,7 +247,9 @@ export class Session {
   /** A handler that ends the process has answered its call by that; others are tried elsewhere. */
   exit(status) {
     const call = current.getStore();
-    if (call?.id != null) this.finish(call, new Exit(`${call.node} ended the process: process.exit(${status})`));
+    if (call?.id != null) {
+      this.finish(call, new Exit(`${call.node} ended the process: process.exit(${status})`));
+    }
     this.sender.flush();
   }
 

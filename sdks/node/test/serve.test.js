@@ -112,6 +112,15 @@ test('a file that is imported, and one that is required, serves nothing', async 
   assert.equal((await run(['half'], { cwd, input: '{"n":4}' })).status, 1); // no such file for Node
 });
 
+test('a thread that runs the same file again serves nothing', async () => {
+  const text = `import { Worker, isMainThread } from 'node:worker_threads';
+import { node } from 'emit-graph-sdk';
+node('n', () => new Promise((done) => new Worker(new URL(import.meta.url)).on('exit', done)));
+if (!isMainThread) console.log('noise');`;
+  const ran = await run(['n.mjs'], { cwd: project({ 'n.mjs': text }), input: calls({ msg: {} }) });
+  assert.deepEqual(frames(ran).slice(1), [{ op: 'end', id: 1, msgs: [0] }], ran.err);
+});
+
 test('a file may await before it is ready', async () => {
   const late = "import { node } from 'emit-graph-sdk';\nnode('a', () => 'a');\nawait new Promise((done) => setTimeout(done, 50));\nnode('b', () => 'b');";
   const cwd = project({ 'late.mjs': late });
