@@ -214,7 +214,7 @@ func init() {
 """,
 )
 
-LANGUAGES = [language for language in (PYTHON, RUBY, NODE, GO) if language.name in runtimes()]
+LANGUAGES = [PYTHON, RUBY, NODE, GO]
 
 
 def missing() -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pty
 import re
@@ -13,10 +12,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from emit import Router, ShellNode
 from tests.hosts import ROOT
+
+pytestmark = pytest.mark.usefixtures("builds")
 
 EXAMPLES = ROOT / "examples"
 
@@ -212,7 +215,7 @@ def test_the_demo_on_a_folder(text: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert counts(done.stdout)["abcdefg"] == 280_000
     assert counts(done.stdout)["the"] == 20
-    assert "Languages: python, ruby, node, go; left out: none" in done.stdout
+    assert "Languages, by turns: python, ruby, node, go; left out: none" in done.stdout
     assert "Checked against plain Python: 560,1" in done.stdout
     assert re.search(r"All of it took \d+\.\d s\.", done.stdout)
     assert re.search(r": [\d.]+ ms in a process of its own, [\d.]+ ms in a long", done.stdout)
@@ -220,21 +223,23 @@ def test_the_demo_on_a_folder(text: Path) -> None:
 
 
 @pytest.mark.requires("ruby", "node", "go")
-@pytest.mark.parametrize("program", ["count.py", "count.rb", "count.mjs", "count.go"])
-def test_all_programs_count_the_same(text: Path, tmp_path: Path, program: str) -> None:
-    """What a word is, is the same in every language."""
-    source = EXAMPLES / "polyglot" / program
-    commands = {"py": [sys.executable], "rb": ["ruby"], "mjs": ["node"], "go": ["go", "run"]}
+@pytest.mark.parametrize("file", ["words.py", "words.rb", "words.mjs", "words.go"])
+def test_all_programs_count_the_same(file: str) -> None:
+    """What a word is, and which of its letters come first, is the same in every language."""
     strange = (
         "K\u0130I\u017f ab abc ABC_def \u2028x\U0001d41atail toString __proto__ \0nul fooBar1baz"
     )
-    said = run(
-        *commands[program.partition(".")[2]],
-        source,
-        stdin=json.dumps({"text": strange + TEXT}),
-    )
-    words = Counter(word.lower() for word in re.findall("[A-Za-z]{3,}", strange + TEXT))
-    assert json.loads(said.stdout) == {"counts": dict(words)}
+    with Router() as router:
+
+        def declare(function: str, *fields: str) -> Any:
+            source = EXAMPLES / "polyglot" / f"{file}:{function}"
+            return router.node(fields, name=function, file=source)(ShellNode)
+
+        words = Counter(word.lower() for word in re.findall("[A-Za-z]{3,}", strange + TEXT))
+        count = declare("count", "counts")
+        assert count(text=strange + TEXT) == ({"counts": dict(words)},)
+        letters = declare("letters", "word", "letters")
+        assert letters(word="constructor") == ({"word": "constructor", "letters": "ccnoorrsttu"},)
 
 
 def test_the_demo_on_a_file_without_ruby(text: Path, only: Callable[..., str]) -> None:
@@ -243,8 +248,8 @@ def test_the_demo_on_a_file_without_ruby(text: Path, only: Callable[..., str]) -
     assert done.returncode == 0, done.stderr
     assert counts(done.stdout)["words"] == 10
     assert "Most anagrams: enlist, listen, silent, tinsel" in done.stdout
-    left_out = "ruby (not found), node (not found), go (not found)"
-    assert f"Languages: python; left out: {left_out}" in done.stdout
+    left_out = "ruby was not found, node was not found, go was not found"
+    assert f"Languages, by turns: python; left out: {left_out}" in done.stdout
     assert "\033" not in done.stdout
     assert done.stderr == ""
 
@@ -252,14 +257,14 @@ def test_the_demo_on_a_file_without_ruby(text: Path, only: Callable[..., str]) -
 def test_a_language_that_is_there_but_broken(
     text: Path, tmp_path: Path, only: Callable[..., str]
 ) -> None:
-    """A version manager's shim without a version, and a failing build, leave a language out."""
+    """A version manager's shim without a version leaves a language out, and says why."""
     path = only()
     for name in ("ruby", "go"):
         executable(tmp_path / "path" / name, "echo no version is set >&2; exit 1")
     done = demo(text, PATH=path)
     assert done.returncode == 0, done.stderr
-    assert "ruby (ruby --version failed: no version is set)" in done.stdout
-    assert "go (go build failed: no version is set)" in done.stdout
+    assert "ruby does not tell its version: no version is set" in done.stdout
+    assert "go does not tell its version: no version is set" in done.stdout
 
 
 def test_the_demo_on_standard_input(only: Callable[..., str]) -> None:
@@ -306,7 +311,6 @@ def test_a_file_that_may_not_be_read(text: Path) -> None:
 def copy(tmp_path: Path) -> Path:
     """A copy of the demo, to be changed."""
     shutil.copytree(EXAMPLES / "polyglot", tmp_path / "examples" / "polyglot")
-    (tmp_path / "sdks").symlink_to(ROOT / "sdks")
     return tmp_path / "examples" / "polyglot"
 
 
@@ -318,7 +322,7 @@ def change(file: Path, old: str, new: str) -> None:
 
 def test_the_check_sees_a_wrong_count(text: Path, copy: Path, only: Callable[..., str]) -> None:
     """A program that counts one word too often is found out, and the demo fails."""
-    change(copy / "count.py", "words = ", "words = ['spurious'] + ")
+    change(copy / "words.py", "words = ", "words = ['spurious'] + ")
     done = demo(text, graph=copy / "graph.py", PATH=only())
     assert done.returncode == 1
     assert "WRONG: 1 differences from plain Python" in done.stderr
@@ -327,20 +331,20 @@ def test_the_check_sees_a_wrong_count(text: Path, copy: Path, only: Callable[...
 
 
 def test_the_check_sees_a_lost_word(text: Path, copy: Path, only: Callable[..., str]) -> None:
-    """So is a long-lived process that answers nonsense."""
-    change(copy / "letters.py", "sorted(msg.word)", "reversed(msg.word)")
+    """So is one that answers nonsense."""
+    change(copy / "words.py", "sorted(word)", "reversed(word)")
     done = demo(text, graph=copy / "graph.py", PATH=only())
     assert done.returncode == 1
-    assert "letters.py has sorted wrongly" in done.stderr
+    assert "a node has sorted letters wrongly" in done.stderr
 
 
 def test_a_program_that_fails(text: Path, copy: Path, only: Callable[..., str]) -> None:
-    """Its exit code and its last words are shown, and no traceback of ours."""
-    change(copy / "count.py", "words = ", "sys.exit('out of paper') #")
+    """Its error and its line are shown, and no traceback of ours."""
+    change(copy / "words.py", "words = ", "raise ValueError('out of paper') #")
     done = demo(text, graph=copy / "graph.py", PATH=only())
     assert done.returncode == 1
-    assert 'error: "count_python" ended with exit code 1' in done.stderr
-    assert "out of paper" in done.stderr
+    assert 'error: "count_python": ValueError: out of paper (' in done.stderr
+    assert "words.py:8" in done.stderr
     assert "emit/router" not in done.stderr
 
 

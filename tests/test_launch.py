@@ -228,6 +228,15 @@ def test_packages(toys: Toys, toy: Declare) -> None:
     assert toys.called("check") == 2
 
 
+def test_a_package_manager_that_is_missing(toys: Toys, toy: Declare) -> None:
+    """The error says so, and what it was wanted for."""
+    toml = TOML.replace('check = ["toy"', 'check = ["toybox"')
+    os.utime(toys.write("emit_runtimes/toy/runtime.toml", toml), ns=(1, 1))
+    toys.write("toys", "brick")
+    with pytest.raises(StartError, match=r"toys asks for: toybox: command not found.*toy install"):
+        toy()
+
+
 def test_a_manifest_above_the_project_is_another_projects(toys: Toys, toy: Declare) -> None:
     """Above a file that is not below the node's directory nothing is looked for."""
     toys.write("toys", "brick")

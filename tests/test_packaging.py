@@ -125,3 +125,79 @@ with Router() as router:
     print([result["word"] for result in node(text="the rain")])
 """
     assert run(str(installed / "python"), "-I", "-c", code, cwd=tmp_path) == "['the', 'rain']\n"
+
+
+@pytest.fixture
+def project(installed: Path, tmp_path: Path) -> Path:
+    """An empty folder, but for the SDKs of Ruby and Node, installed from their packages."""
+    require("ruby", "node")
+    folder = tmp_path / "project"
+    folder.mkdir()
+    gem, packed = tmp_path / "sdk.gem", tmp_path / "packed"
+    packed.mkdir()
+    [spec] = (ROOT / "sdks" / "ruby").glob("*.gemspec")
+    run("gem", "build", spec.name, "--output", str(gem), cwd=spec.parent)
+    run(
+        "gem",
+        "install",
+        "--local",
+        "--no-document",
+        "--install-dir",
+        str(folder / "gems"),
+        str(gem),
+    )
+    run("npm", "pack", str(ROOT / "sdks" / "node"), "--pack-destination", str(packed))
+    [package] = packed.glob("*.tgz")
+    run("npm", "install", "--offline", "--no-audit", "--no-fund", str(package), cwd=folder)
+    return folder
+
+
+GRAPH = """
+import os
+from emit import Router, ShellNode
+
+os.environ["GEM_PATH"] = os.path.abspath("gems")
+router = Router()
+
+@router.node(("word",), entry_point=True, name="words")
+class Words(ShellNode):
+    file = "words.py"
+
+@router.node(("word",), "words", name="shout")
+class Shout(ShellNode):
+    file = "shout.rb"
+
+@router.node(("word", "length"), "shout", name="measure")
+class Measure(ShellNode):
+    file = "measure.mjs"
+
+@router.node((), "measure", name="show")
+def show(msg):
+    print(msg.word, msg.length)
+
+with router:
+    router(text="the rain")
+    for file in ("where.rb", "where.mjs"):
+        node = router.node(("path",), name=file, file=file)(ShellNode)
+        print(os.path.relpath(node(x=0)[0]["path"]))
+"""
+
+
+def test_three_languages_in_an_empty_folder(installed: Path, project: Path) -> None:
+    """Plain files of three languages make a graph; one that asks for its SDK gets that of the
+    project, not that of the wheel.
+    """
+    for name, text in {
+        "words.py": "def words(msg):\n    yield from msg.text.split()\n",
+        "shout.rb": "def shout(word:) = word.upcase\n",
+        "measure.mjs": "export const measure = ({ word }) => [word, word.length];\n",
+        "where.rb": 'require "emit"\ndef where = $LOADED_FEATURES.grep(/emit\\.rb$/).first\n',
+        "where.mjs": "import 'emit-graph-sdk';\n"
+        "export const where = () => new URL(import.meta.resolve('emit-graph-sdk')).pathname;\n",
+        "graph.py": GRAPH,
+    }.items():
+        (project / name).write_text(text)
+    printed = run(str(installed / "python"), "-I", "graph.py", cwd=project).splitlines()
+    assert printed[:2] == ["THE 3", "RAIN 4"]
+    assert printed[2].startswith("gems/gems/emit-graph-sdk-")
+    assert printed[3].startswith("node_modules/emit-graph-sdk/")

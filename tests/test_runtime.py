@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from emit.errors import GraphError
-from emit.host.runtime import fill, locate, runtimes
+from emit.host.runtime import _KEYS, PLACES, fill, locate, runtimes
+from tests.hosts import ROOT
 
 TOY = """
 name = "toy"
@@ -205,3 +207,27 @@ def test_places() -> None:
     assert fill(["-e{file}", "{ x }", "{}"], values) == ("-e/a b", "{ x }", "{}")
     with pytest.raises(KeyError):
         fill(["{output}"], values)
+
+
+# docs/runtimes.md
+
+PAGE = (ROOT / "docs" / "runtimes.md").read_text("utf-8")
+
+
+def test_the_page_has_every_key_and_place() -> None:
+    """What a runtime.toml may say, and what the page lists, are the same."""
+    first = re.findall(r"^\| (`[^|]*`) \|", PAGE, re.MULTILINE)
+    names = set(re.findall(r"`([^`]*)`", " ".join(first)))
+    places = {name for name in names if name.startswith("{")}
+    assert names - places == set(_KEYS)
+    assert places == {f"{{{name}}}" for name in PLACES}
+
+
+@pytest.mark.parametrize("language", ["Python", "Ruby", "Node", "Go"])
+def test_the_page_has_every_language(language: str) -> None:
+    """Its suffixes, and the least version."""
+    row = re.search(rf"^\| \[?{language}\]?[^|]* \| ([^|]*) \| ([^|]*) \|", PAGE, re.MULTILINE)
+    assert row is not None
+    runtime = runtimes()[language.lower()]
+    assert tuple(re.findall(r"`([^`]*)`", row[1])) == runtime.suffixes
+    assert row[2] == runtime.minimum

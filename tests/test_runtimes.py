@@ -17,6 +17,7 @@ from emit import Router, ShellNode
 from emit.errors import RemoteError, StartError
 from emit.host.launch import places
 from emit.host.runtime import fill, locate, runtimes
+from scripts import tools
 from tests.conftest import require
 from tests.hosts import ROOT
 from tests.leaks import no_leaks
@@ -228,6 +229,16 @@ def test_a_virtual_environment_beside_the_file(tmp_path: Path) -> None:
             assert results(node, n=1) == [which]
 
 
+def test_a_virtual_environment_that_is_broken(tmp_path: Path) -> None:
+    """Its Python is gone: no other one runs the file in its place."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to("/no/such/python")
+    (tmp_path / "one.py").write_text("def one(msg):\n    return 1\n")
+    node = Router().node(("n",), name="n", file=tmp_path / "one.py")(ShellNode)
+    with pytest.raises(StartError, match=rf"python was not found: {tmp_path}/\.venv/bin/python"):
+        node(n=1)
+
+
 def test_a_copy_of_the_sdk_beside_the_file_wins(tmp_path: Path) -> None:
     """An author's own version is not replaced by ours."""
     sdk = (ROOT / "sdks" / "python" / "emit_sdk.py").read_text()
@@ -249,3 +260,57 @@ def test_async_functions(tmp_path: Path) -> None:
         for name, expected in (("once", [7]), ("twice", [7, 7])):
             node = router.node(("n",), name=name, file=tmp_path / f"later.py:{name}")(ShellNode)
             assert results(node, n=7) == expected
+
+
+# Node alone
+
+
+@pytest.mark.requires("node")
+def test_typescript(tmp_path: Path) -> None:
+    """Node takes the types out if it can; else the error says what would."""
+    source = "export function twice({ n }: { n: number }): number {\n  return n * 2;\n}\n"
+    (tmp_path / "twice.ts").write_text(source)
+    version = tools.version(tools.named("node"))
+    with Router() as router:
+        node = router.node(("n",), name="n", file=tmp_path / "twice.ts")(ShellNode)
+        if version is not None and version >= (22, 18):
+            assert results(node, n=2) == [4]
+        else:
+            with pytest.raises(StartError, match=r"22\.18 or newer, or npm install.*tsx"):
+                node(n=2)
+
+
+@pytest.mark.requires("node")
+def test_the_default_export(tmp_path: Path) -> None:
+    """It is the node, whatever its name, and can be asked for by it, or as default."""
+    text = "export default function named() { return 'it'; }\nexport function other() {}\n"
+    (tmp_path / "file.mjs").write_text(text)
+    with Router() as router:
+        for file in ("file.mjs", "file.mjs:named", "file.mjs:default"):
+            node = router.node(("n",), name=file, file=tmp_path / file)(ShellNode)
+            assert results(node, n=1) == ["it"]
+
+
+# Go alone
+
+
+@pytest.mark.requires("go")
+def test_a_folder_of_go_files(tmp_path: Path) -> None:
+    """It is one package, and the function may be in any of its files; it stays as it is."""
+    folder = tmp_path / "word_count"
+    folder.mkdir()
+    (folder / "a.go").write_text(
+        "package anything\n\ntype Text struct{ Text string }\n\n"
+        "func WordCount(in Text) int { return count(in.Text) }\n"
+    )
+    (folder / "b.go").write_text(
+        'package anything\n\nimport "strings"\n\n'
+        "func count(text string) int { return len(strings.Fields(text)) }\n"
+    )
+    before = sorted(folder.iterdir())
+    with Router() as router:
+        for function in ("", ":WordCount", ":word_count"):
+            file = f"{folder}{function}"
+            node = router.node(("n",), name=f"n{function}", file=file)(ShellNode)
+            assert results(node, text="the rain") == [2]
+    assert sorted(folder.iterdir()) == before

@@ -34,6 +34,7 @@ UTC = datetime.timezone.utc
 APPS: dict[str, tuple[str, str, list[str] | None]] = {
     "python": ("", "sdks/python/tests/conformance_app.py", [sys.executable]),
     "ruby": ("ruby", "sdks/ruby/test/conformance_app.rb", ["ruby"]),
+    "node": ("node", "sdks/node/test/conformance_app.mjs", ["node"]),
     "go": ("go", "sdks/go/conformance", None),
 }
 
@@ -56,21 +57,23 @@ class Echo(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=APPS)
-def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def app(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, list[str]]:
+    """The name of an SDK, and the command of its program."""
     tool, file, interpreter = APPS[request.param]
     require(*filter(None, [tool]))
     if interpreter is not None:
-        return [*interpreter, str(ROOT / file)]
+        return request.param, [*interpreter, str(ROOT / file)]
     binary = tmp_path_factory.mktemp("app") / "app"
     subprocess.run([tool, "build", "-o", binary, "."], cwd=ROOT / file, check=True)
-    return [str(binary)]
+    return request.param, [str(binary)]
 
 
 @pytest.fixture(scope="module", params=["json", "msgpack"])
-def echo(request: pytest.FixtureRequest, command: list[str]) -> Iterator[Echo]:
+def echo(request: pytest.FixtureRequest, app: tuple[str, list[str]]) -> Iterator[Echo]:
     node = ShellNode()
-    built = len(command) == 1
-    sdk = next(n for n, app in APPS.items() if (built if app[2] is None else app[1] in command[-1]))
+    sdk, command = app
     with no_leaks(), Router() as router:
         router.node(
             ("value",),

@@ -37,7 +37,7 @@ _DOTTED, _PLAIN = re.compile(rb"\d+(?:\.\d+)+"), re.compile(rb"\d+")
 #: What was found out, and what has failed: when, and the facts of its StartError.
 _known: dict[Any, Any] = {}
 _failed: dict[Any, tuple[float, dict[str, Any]]] = {}
-_FACTS = ("node", "argv", "reason", "hint", "stderr_tail")
+_FACTS = ("argv", "reason", "hint", "stderr_tail")
 
 
 def prepare(program: Program, source: Source, own: Mapping[str, str]) -> Program:
@@ -98,7 +98,8 @@ def _folders(path: Path, cwd: str | None) -> list[Path]:
 
 
 def _first(folders: list[Path], name: str) -> str:
-    return next((str(folder / name) for folder in folders if (folder / name).is_file()), "")
+    # A link to a Python that is gone is found, too: to run another one would not be seen.
+    return next((str(path) for folder in folders if os.path.lexists(path := folder / name)), "")
 
 
 def _filled(env: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
@@ -116,13 +117,15 @@ def installed_version(program: Program, runtime: Runtime, values: Mapping[str, s
     asking = replace(program, argv=fill(runtime.detect, values))
     try:
         asking = resolve(asking)
-        key = ("version", asking.argv, os.stat(asking.argv[0]).st_mtime_ns, asking.cwd)
+        changed = os.stat(asking.argv[0]).st_mtime_ns
     except (StartError, OSError) as error:
         path = asking.env.get("PATH", "")
         raise start_error(
             asking, f"{runtime.name} was not found", f"{hint}; PATH = {path}"
         ) from error
-    version: str = _remember(key, lambda: _ask_version(asking, runtime, hint))
+    # A version manager's shim goes by the environment and the directory.
+    key = ("version", asking.argv, changed, asking.cwd, frozenset(asking.env.items()))
+    version: str = _remember(program, key, lambda: _ask_version(asking, runtime, hint))
     if _numbers(version) < _numbers(runtime.minimum):
         reason = f"{runtime.name} {version or '(of no known version)'} is older than"
         raise start_error(asking, f"{reason} {runtime.minimum}", hint)
@@ -148,8 +151,8 @@ def _check_dependencies(program: Program, runtime: Runtime, values: Mapping[str,
     stamps = {file.name: file.stat().st_mtime_ns for file in manifest.parent.glob("*[Ll]ock*")}
     key = ("packages", checking.argv, str(manifest), manifest.stat().st_mtime_ns, str(stamps))
     reason = f"not all is installed that {manifest} asks for"
-    hint = f"run: {runtime.install_dependencies}, in {manifest.parent}"
-    _remember(key, lambda: _run(checking, reason, hint))
+    hint = f"run: {runtime.install_dependencies or 'its installer'}, in {manifest.parent}"
+    _remember(program, key, lambda: _run(checking, reason, hint))
 
 
 def _built(program: Program, source: Source, values: dict[str, str], version: str) -> Path:
@@ -158,21 +161,22 @@ def _built(program: Program, source: Source, values: dict[str, str], version: st
     except OSError as error:
         raise start_error(program, f"{error.filename}: {error.strerror}", "") from error
     if not build.is_built(output):
-        _attempt(("build", str(output)), lambda: build.build(program, source, values, output))
+        key = ("build", str(output))
+        _attempt(program, key, lambda: build.build(program, source, values, output))
     return output
 
 
-def _remember(key: Any, find_out: Callable[[], Any]) -> Any:
+def _remember(program: Program, key: Any, find_out: Callable[[], Any]) -> Any:
     if key not in _known:
-        _known[key] = _attempt(key, find_out)
+        _known[key] = _attempt(program, key, find_out)
     return _known[key]
 
 
-def _attempt(key: Any, action: Callable[[], Any]) -> Any:
+def _attempt(program: Program, key: Any, action: Callable[[], Any]) -> Any:
     """Not again within `RETRY` seconds after it has failed."""
     when, failure = _failed.get(key, (0.0, {}))
     if failure and time.monotonic() - when < RETRY:
-        raise StartError(**failure)
+        raise StartError(node=program.node, **failure)
     try:
         return action()
     except StartError as error:
@@ -187,3 +191,6 @@ def _run(program: Program, reason: str, hint: str) -> bytes:
         return b"".join(oneshot.run(program, b"", timeout=CHECK_TIMEOUT))
     except (ProcessDied, CallTimeout) as error:
         raise start_error(program, reason, hint, error.stderr_tail) from error
+    except StartError as error:
+        why = f"{reason}: {program.argv[0]}: {error.reason}"
+        raise start_error(program, why, hint) from error

@@ -1,16 +1,18 @@
 """
 Count the words of a text in four languages, and find the anagrams among them.
 
-    documents --> count_python --+
-              --> count_ruby   --+--> totals --word--> letters --> anagrams
-              --> count_node   --+
-              --> count_go     --+
+    documents --> count_python --> words_python --> letters_python --+
+              --> count_ruby   --> words_ruby   --> letters_ruby   --+--> anagrams
+              --> count_node   --> words_node   --> letters_node   --+
+              --> count_go     --> words_go     --> letters_go     --+
 
-A document is worth a process of its own: the count programs are started for each, and know
-nothing of Emit. A word is not: letters.py uses the SDK, starts once, and answers thousands.
+Each language is one plain file with two functions, count and letters, that know nothing of Emit.
+The documents go to them by turns. Each function is a node of its own: it starts once, and then
+answers thousands of messages a second.
 """
 
 import argparse
+import itertools
 import re
 import sys
 import tempfile
@@ -18,15 +20,14 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from languages import find_languages
 from screen import progress, table
 from text import find_text, pieces, read
 
 from emit import Router, ShellNode
-from emit.errors import EmitError
+from emit.errors import EmitError, StartError
 
 HERE = Path(__file__).resolve().parent
-SDK = {"PYTHONPATH": str(HERE.parent.parent / "sdks" / "python")}
+FILES = {"python": "words.py", "ruby": "words.rb", "node": "words.mjs", "go": "words.go"}
 WORD = "[A-Za-z]{3,}"
 
 router = Router()
@@ -34,69 +35,72 @@ counted: Counter[str] = Counter()
 grouped: dict[str, list[str]] = defaultdict(list)
 
 
-@router.node(("number", "document"), entry_point=True, name="documents", stream=True)
+@router.node(("language", "document"), entry_point=True, name="documents", stream=True)
 def documents(msg):
     """It streams: each document has gone through the graph before the next is read."""
     done = 0
-    for number, document in enumerate(pieces(msg.text)):
+    for document, language in zip(pieces(msg.text), itertools.cycle(msg.languages)):
         progress(done / max(msg.text.size, 1))
-        yield number, document
+        yield language, document
         done += len(document)
     progress(1)
 
 
 class Count(ShellNode):
-    """A program in some language. They take turns: each document goes to one of them."""
+    """The function `count` of a language's file, for the documents that are its turn."""
 
-    mode = "oneshot"
-
-    def __init__(self, command, turn, turns):
+    def __init__(self, language):
         super().__init__()
-        self.command, self.turn, self.turns = command, turn, turns
+        self.turn = language
+        self.file = HERE / f"{FILES[language]}:count"
 
     def __call__(self, msg):
-        if msg.number % self.turns == self.turn:
+        if msg.language == self.turn:
             yield from super().__call__({"text": msg.document})
 
 
-@router.node(("word",), "^count_", name="totals")
-def totals(msg):
+class Letters(ShellNode):
+    """The function `letters`: the letters of a word, sorted."""
+
+    def __init__(self, language):
+        super().__init__()
+        self.file = HERE / f"{FILES[language]}:letters"
+
+
+def words(msg):
     """Add the counts up, and send on the words that are new."""
     new = msg.counts.keys() - counted.keys()
     counted.update(msg.counts)
     yield from sorted(new)
 
 
-class Letters(ShellNode):
-    """The letters of a word, sorted by another Python with the SDK."""
-
-    command = (sys.executable, str(HERE / "letters.py"))
-    env = SDK
-
-
-letters = router.node(("word", "letters"), "totals", name="letters", mode="persistent")(Letters)
-letters_oneshot = router.node(("word", "letters"), name="letters_oneshot", mode="oneshot")(Letters)
-
-
-@router.node((), "letters", name="anagrams")
+@router.node((), "^letters_", name="anagrams")
 def anagrams(msg):
     """Words of the same letters are anagrams."""
     grouped[msg.letters].append(msg.word)
 
 
+count, letters = {}, {}
+for language in FILES:
+    node = router.node(("counts",), "documents", name=f"count_{language}")
+    count[language] = node(Count(language))
+    router.node(("word",), f"count_{language}", name=f"words_{language}")(words)
+    letters[language] = router.node(
+        ("word", "letters"), f"words_{language}", name=f"letters_{language}"
+    )(Letters(language))
+once = router.node(("word", "letters"), name="once", mode="oneshot")(Letters("python"))
+
+
 def main(source, scratch):
     began = time.monotonic()
     text = find_text(source, scratch)
-    languages, missing = find_languages(scratch)
-    for turn, (language, command) in enumerate(languages.items()):
-        node = Count(command, turn, len(languages))
-        router.node(("counts",), "documents", name=f"count_{language}")(node)
     with router:
-        router(text=text)
+        languages, missing = find_languages()
+        router(text=text, languages=languages)
         print(f"The most frequent words of {text.name}:\n\n{table(counted)}\n")
         print(f"Most anagrams: {', '.join(most_anagrams()) or 'none'}")
         print(compare(list(counted)[:5]))
-    print(f"Languages: {', '.join(languages)}; left out: {', '.join(missing) or 'none'}")
+    print(f"Languages, by turns: {', '.join(languages)}; left out: {', '.join(missing) or 'none'}")
     for why in text.left_out:
         print(f"left out: {why}", file=sys.stderr)
     if wrong := check(text):
@@ -106,6 +110,21 @@ def main(source, scratch):
     print(f"Checked against plain Python: {counted.total():,} words, {len(counted):,} different.")
     print(f"All of it took {time.monotonic() - began:.1f} s.")
     return 0
+
+
+def find_languages():
+    """The languages that work on this machine, and why others do not."""
+    found, left_out = [], []
+    for language in FILES:
+        try:
+            with router.routing_disabled():
+                count[language](language=language, document="")
+        except StartError as error:
+            why = [error.reason, *error.stderr_tail.splitlines()[-1:]]
+            left_out.append(": ".join(why))
+        else:
+            found.append(language)
+    return found, left_out
 
 
 def most_anagrams():
@@ -118,10 +137,10 @@ def compare(words):
     """Say what a long-lived process saves."""
     if not words:
         return "There are no words to compare with."
-    once, lasting = milliseconds(letters_oneshot, words), milliseconds(letters, words * 20)
+    alone, lasting = milliseconds(once, words), milliseconds(letters["python"], words * 20)
     return (
-        f"One word through letters.py: {once:.1f} ms in a process of its own, {lasting:.2f} ms in "
-        f"a long-lived one, which is {once / lasting:.0f} times as fast."
+        f"One word through words.py: {alone:.1f} ms in a process of its own, {lasting:.2f} ms in "
+        f"a long-lived one, which is {alone / lasting:.0f} times as fast."
     )
 
 
@@ -146,7 +165,7 @@ def check(text):
     ]
     by_node = sorted((word, key) for key, words in grouped.items() for word in words)
     if by_node != sorted((word, "".join(sorted(word))) for word in counted):
-        wrong.append("letters.py has sorted wrongly, or not each word once")
+        wrong.append("a node has sorted letters wrongly, or not each word once")
     return wrong
 
 

@@ -1,4 +1,4 @@
-"""Text from a file, a folder or standard input, in pieces of about a megabyte."""
+"""Text from a file, a folder or standard input, in pieces of about 100 KB."""
 
 import os
 import shutil
@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Characters of a piece: what it costs to start a program is little beside reading that much.
-PIECE = 1_000_000
+#: Characters of a piece: small, so that each language has its turn with a small text, too.
+PIECE = 100_000
 
 #: Not what others have installed beside the standard library, nor what tools keep for themselves.
 PASSED_OVER = ("site-packages", "dist-packages", "__pycache__", "node_modules")

@@ -157,7 +157,7 @@ func TestShapes(t *testing.T) {
 	}
 	var calls []string
 	for _, f := range s.functions() {
-		call, err := s.registration(f)
+		call, err := s.registration(f.Name.Name, f)
 		if err != nil {
 			t.Error(err)
 		}

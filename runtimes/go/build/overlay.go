@@ -93,7 +93,11 @@ func (o *overlay) addMain(function string) error {
 		if err != nil {
 			return err
 		}
-		if register, err = s.registration(f); err != nil {
+		name := f.Name.Name
+		if function != "" { // word_count finds WordCount, and is what the host calls it
+			name = function
+		}
+		if register, err = s.registration(name, f); err != nil {
 			return err
 		}
 	}

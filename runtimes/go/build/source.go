@@ -173,9 +173,9 @@ func listed(all []*ast.FuncDecl) string {
 }
 
 // registration returns the call that registers f.
-func (s *source) registration(f *ast.FuncDecl) (string, error) {
+func (s *source) registration(name string, f *ast.FuncDecl) (string, error) {
 	adapter, err := s.adapter(f)
-	return fmt.Sprintf("emit.Node(%q, emit_%s(%s))", f.Name.Name, adapter, f.Name.Name), err
+	return fmt.Sprintf("emit.Node(%q, emit_%s(%s))", name, adapter, f.Name.Name), err
 }
 
 // adapter returns the function of the generated main that makes a handler of f.

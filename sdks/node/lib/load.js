@@ -86,7 +86,9 @@ function pick(functions, name, shown) {
     const problem = name ? `there is no function "${name}"` : question;
     throw new ReferenceError(`${shown}: ${problem} (found: ${names.join(', ') || 'none'})`);
   }
-  return new Handler(chosen === 'default' ? defaultName(functions.default, stem) : chosen, functions[chosen]);
+  // A host calls it by the name that it has asked for.
+  const called = name || (chosen === 'default' ? defaultName(functions.default, stem) : chosen);
+  return new Handler(called, functions[chosen]);
 }
 
 /** `export default function words` answers to the name words. */
