@@ -107,6 +107,7 @@ LATER = [
     errors.PoolTimeout(**NODE, timeout=1, size=1),
     errors.PoolClosed(**NODE),
     errors.Unavailable(**NODE, retry_in=7.5, last=None),
+    errors.HostLost(**NODE, path="/run/emit", reason="it is gone"),
     errors.DispatchError("refused"),
     errors.InProgress("key", 60),
 ]

@@ -9,6 +9,8 @@ message is tried again: the causes of the attempts before.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +40,9 @@ HEADER = "emit"
 #: Seconds before a message goes back that could be neither finished nor put back: what is
 #: missing (Redis, most likely) is asked for so often, and not as fast as it can refuse.
 _PAUSE = 1.0
+
+#: Seconds between two looks of a pool's process for its master.
+_LOOK = 0.25
 
 
 class CeleryRouter(QueueRouter):
@@ -71,6 +76,7 @@ class CeleryRouter(QueueRouter):
         celery_host.connect()
         signals.import_modules.connect(self._import, weak=False)
         signals.celeryd_after_setup.connect(self._check, weak=False)
+        signals.worker_process_init.connect(_end_with_master)
         signals.worker_process_shutdown.connect(self._stop, weak=False)
         signals.worker_shutdown.connect(self._stop, weak=False)
 
@@ -238,6 +244,20 @@ class CeleryRouter(QueueRouter):
 
     def _stop(self, **_: Any) -> None:
         self.close()
+
+
+def _end_with_master(**_: Any) -> None:
+    """
+    In a process of the pool: do not outlive a master that was killed. Nobody could acknowledge
+    what it works on, which is delivered again, while it and its nodes would go on with it.
+    """
+    threading.Thread(target=_watch, args=(os.getppid(),), name="emit-watch", daemon=True).start()
+
+
+def _watch(master: int) -> None:
+    while os.getppid() == master:
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _without_payload(origin: str, count: int) -> dict[str, Any]:

@@ -239,6 +239,8 @@ class Receiver:
                 delay = self._judge(node, delivery, error).delay
                 self._router.put_back(delivery, error, delay=delay, causes=())
             return 0
+        if delivery.eager and tally.failed:
+            raise next(iter(tally.failed.values()))
         with self._settling():
             self._settle(node, delivery, tally)
         return tally.results
@@ -320,8 +322,6 @@ class Receiver:
         ids, messages = delivery.parcel
         later, delay = Parcel([], []), 0.0
         for number, error in tally.failed.items():
-            if delivery.eager:
-                raise error
             verdict = self._judge(node, delivery, error)
             if verdict.fate == "dead":
                 self._bury(node, delivery, number, error)

@@ -20,6 +20,8 @@ from emit.errors import RemoteError
 URL = os.environ["EMIT_TEST_REDIS"]
 app = Celery("flow", broker=URL, backend=URL)
 configure(app, time_limit=float(os.environ.get("EMIT_TEST_LIMIT", "60")))
+if "EMIT_TEST_ONLY_HARD" in os.environ:
+    app.conf.task_soft_time_limit = None
 if "EMIT_TEST_VISIBILITY" in os.environ:
     visible = {"visibility_timeout": float(os.environ["EMIT_TEST_VISIBILITY"])}
     interval = {"unacked_restore_interval": 1}
@@ -131,6 +133,17 @@ class Answer(Program):
     program_node = "answer"
 
 
+@router.node(("n", "doubled"), name="flow.double", batch=50, timeout=3)
+class Double(Program):
+    program_node = "double"
+
+
+@router.node((), "flow.double", batch=50)
+def summed(msg: Any) -> Any:
+    redis.hset("doubled", msg.n, msg.doubled)
+    return NoResult
+
+
 @router.node((), "flow.program")
 def answered(msg: Any) -> Any:
     note(msg)
@@ -148,8 +161,27 @@ def after_busy(msg: Any) -> Any:
     return NoResult
 
 
-@router.node((), celery_task=app.task(soft_time_limit=1, time_limit=30), max_attempts=2)
+@router.node(("n",))
+def choke(msg: Any) -> Any:
+    """Five results, while Redis takes nothing more from the first attempt on."""
+    note(msg)
+    if redis.incr("choke") == 1:
+        redis.config_set("maxmemory", 1)
+    yield from range(5)
+
+
+@router.node((), "flow.choke")
+def choked(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
+@router.node((), celery_task=app.task(soft_time_limit=1), max_attempts=2)
 def slow(msg: Any) -> Any:
     note(msg)
     time.sleep(msg.seconds)
     return NoResult
+
+
+if "EMIT_TEST_TOUCH" in os.environ:
+    Answer(n=0)  # in the master, before any fork

@@ -25,6 +25,11 @@ def answer(msg: Any) -> Any:
 
 
 @node
+def double(msg: Any) -> Any:
+    return [msg.n, 2 * msg.n]
+
+
+@node
 def busy(msg: Any) -> Any:
     with open(msg.file, "a") as file:
         file.write(f"{os.getpid()}\n")

@@ -86,9 +86,10 @@ class Worker:
             try:
                 self.stop(within=20)
             except subprocess.TimeoutExpired:
-                self._kill()
+                self.kill()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """It, its processes and all nodes, at once: as when the power fails."""
         everything = self.everything()
         for process in everything:
             with contextlib.suppress(psutil.NoSuchProcess):

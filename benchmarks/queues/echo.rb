@@ -1,0 +1,3 @@
+require "emit"
+
+Emit.node { |msg| msg["word"] }

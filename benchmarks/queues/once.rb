@@ -1,0 +1,2 @@
+require "json"
+puts JSON.parse(STDIN.read)["word"].to_json

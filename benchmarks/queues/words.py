@@ -1,0 +1,110 @@
+"""Word count through Celery: plain tasks, and a graph with and without batches. For workers.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, signals
+from redis import Redis
+
+from emit import CeleryRouter, ShellNode
+from emit.celery import configure
+
+URL = os.environ["BENCH_REDIS"]
+HERE = Path(__file__).parent
+app = Celery("words", broker=URL)
+configure(app)
+app.conf.task_ignore_result = True
+router = CeleryRouter(celery_task=app.task)
+counts: Counter[str] = Counter()
+RUBY = shutil.which("ruby")
+ROOT = HERE.parent.parent
+SDKS = {"PYTHONPATH": str(ROOT / "sdks" / "python"), "RUBYLIB": str(ROOT / "sdks" / "ruby" / "lib")}
+
+
+@signals.worker_process_shutdown.connect
+def report(**_: Any) -> None:
+    """Each process says at its end what it has counted."""
+    redis = Redis.from_url(URL)
+    for key, count in counts.items():
+        redis.hincrby("counts", key, count)
+
+
+# The plain form: one task for each message.
+
+
+@app.task
+def plain_words(document: str) -> int:
+    words = document.split()
+    for word in words:
+        plain_count.delay(word=word)
+    return len(words)
+
+
+@app.task
+def plain_count(word: str) -> int:
+    counts[f"plain {word}"] += 1
+    return counts[f"plain {word}"]
+
+
+# The same as a graph, one task for each message, and in batches of 100.
+
+
+@router.node(("word",))
+def single_words(msg: Any) -> Any:
+    yield from msg.document.split()
+
+
+@router.node(("word", "count"), "words.single_words")
+def single_count(msg: Any) -> Any:
+    counts[f"single {msg.word}"] += 1
+    return msg.word, counts[f"single {msg.word}"]
+
+
+@router.node(("word",))
+def batch_words(msg: Any) -> Any:
+    yield from msg.document.split()
+
+
+@router.node(("word", "count"), "words.batch_words", batch=100)
+def batch_count(msg: Any) -> Any:
+    counts[f"batch {msg.word}"] += 1
+    return msg.word, counts[f"batch {msg.word}"]
+
+
+# A program as a node, and a process for each message.
+
+
+@router.node(("word",))
+def node_words(msg: Any) -> Any:
+    yield from msg.document.split()
+
+
+@router.node(("word",), "words.node_words", batch=100)
+class Echo(ShellNode):
+    command = (RUBY or sys.executable, str(HERE / ("echo.rb" if RUBY else "echo.py")))
+    mode = "persistent"
+    env: Mapping[str, str] = SDKS
+    size = 1
+
+
+@app.task
+def spawn_words(document: str) -> None:
+    for word in document.split():
+        spawn_echo.delay(word=word)
+
+
+@app.task
+def spawn_echo(word: str) -> None:
+    command = [RUBY or sys.executable, str(HERE / ("once.rb" if RUBY else "once.py"))]
+    message = json.dumps({"word": word}).encode()
+    done = subprocess.run(command, input=message, stdout=subprocess.PIPE, check=True)
+    assert json.loads(done.stdout) == word

@@ -1,0 +1,255 @@
+"""What happens to a Celery worker, and what becomes of its messages and its nodes' processes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from emit.dead import DeadLetters
+from tests.faults.nodes import CHAOS
+from tests.queues.worker import Worker, are_gone, celery_worker, eventually
+
+pytestmark = pytest.mark.requires("redis-server")
+
+HERE = Path(__file__).parent.parent / "queues"
+
+#: What takes long, and seldom breaks: left to ``make chaos``.
+seldom = pytest.mark.skipif(not CHAOS, reason="left out without EMIT_CHAOS=1")
+
+#: Seconds in which what was orphaned is gone, on a loaded machine; on an idle one it is 1.
+GONE = 20.0
+
+
+@pytest.fixture
+def flow(redis: str) -> Iterator[Any]:
+    """The graph of tests/queues, on an empty Redis."""
+    os.environ["EMIT_TEST_REDIS"] = redis
+    sys.path.insert(0, str(HERE))
+    try:
+        yield importlib.import_module("flow")
+    finally:
+        sys.path.remove(str(HERE))
+        sys.modules.pop("flow", None)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def seen(flow: Any, node: str) -> list[dict[str, Any]]:
+    records = map(json.loads, flow.redis.lrange("seen", 0, -1))
+    return [record for record in records if record.get("node") == node]
+
+
+def wait_for(flow: Any, node: str, count: int) -> list[dict[str, Any]]:
+    eventually(lambda: len(seen(flow, node)) >= count, what=f"{node}: {len(seen(flow, node))}")
+    return seen(flow, node)
+
+
+def busy(flow: Any, tmp_path: Path, seconds: float, **options: Any) -> tuple[Any, psutil.Process]:
+    """A node that works for so long without reading its input; and its process."""
+    file = tmp_path / "busy"
+    arguments = {"seconds": seconds, "file": str(file), "_origin": "test"}
+    result = flow.Busy.apply_async(kwargs=arguments, **options)
+    return result, psutil.Process(pids(file, 1)[0])
+
+
+def pids(file: Path, count: int) -> list[int]:
+    """Of the processes that have begun to work."""
+
+    def look() -> list[int]:
+        found = [int(line) for line in file.read_text().split()] if file.exists() else []
+        return found if len(found) >= count else []
+
+    return list(eventually(look))
+
+
+def child_of(worker: Worker, node: psutil.Process) -> psutil.Process:
+    """The process of the pool that a node's process belongs to."""
+    parents = [node, *node.parents()]
+    return next(p for p in parents if p.pid in worker.children())
+
+
+def gone(*processes: psutil.Process) -> None:
+    eventually(lambda: are_gone(list(processes)), GONE, f"still there: {processes}")
+
+
+def test_each_process_has_nodes_of_its_own(flow: Any, log: Path) -> None:
+    """A node that was used in the master is nobody's after the fork: every answer is right."""
+    with celery_worker(log, EMIT_TEST_TOUCH="1"):
+        masters = wait_for(flow, "flow.answered", 1)[0]["fields"]["answer"][0]
+        for start in range(0, 200, 50):
+            messages = [{"n": n} for n in range(start, start + 50)]
+            flow.router._dispatch_all("test", "flow.program", messages)
+        answers = [r["fields"]["answer"] for r in wait_for(flow, "flow.answered", 201)[1:]]
+    assert sorted(n for _, n in answers) == list(range(200))
+    assert masters not in {pid for pid, _ in answers}
+
+
+def test_a_process_of_the_pool_is_killed(flow: Any, log: Path, tmp_path: Path) -> None:
+    """Its busy node is gone with it, and the message runs again in another."""
+    with celery_worker(log) as worker:
+        _, node = busy(flow, tmp_path, 600)
+        child = child_of(worker, node)
+        child.kill()
+        gone(child, node)
+        second = psutil.Process(pids(tmp_path / "busy", 2)[1])
+        assert second.pid != node.pid
+        worker.kill()
+
+
+@pytest.fixture
+def only_hard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No soft limit, neither here nor there: limits travel with the message."""
+    monkeypatch.setenv("EMIT_TEST_ONLY_HARD", "1")
+
+
+def test_a_hard_time_limit(only_hard: None, flow: Any, log: Path, tmp_path: Path) -> None:
+    """No busy node is left behind, and after max_deliveries the message is a dead letter."""
+    with celery_worker(log, EMIT_TEST_ONLY_HARD="1"):
+        result, node = busy(flow, tmp_path, 600, time_limit=1)
+        gone(node)
+        (entry,) = eventually(DeadLetters(flow.redis).list)
+        assert (entry.id, entry.cause.type) == (result.id, "Undelivered")
+        assert len(pids(tmp_path / "busy", 5)) == 5
+        eventually(lambda: not any(map(psutil.pid_exists, pids(tmp_path / "busy", 5))), GONE)
+
+
+def test_the_master_is_killed(flow: Any, log: Path, tmp_path: Path) -> None:
+    """Its processes and their busy nodes are gone."""
+    with celery_worker(log) as worker:
+        _, node = busy(flow, tmp_path, 600)
+        everything = worker.everything()
+        assert node.pid in {p.pid for p in everything}
+        os.kill(worker.pid, signal.SIGKILL)
+        gone(node, *everything)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT], ids=["warm", "cold"])
+def test_a_shutdown(flow: Any, log: Path, signum: int) -> None:
+    """Nothing is left of it; and what it had not finished the next worker does."""
+    with celery_worker(log) as worker:
+        flow.router._dispatch_all("test", "flow.program", [{"n": n} for n in range(50)])
+        wait_for(flow, "flow.answered", 1)
+        everything = worker.everything()
+        worker.stop(signum)
+        gone(*everything)
+    with celery_worker(log):
+        eventually(lambda: answered(flow) == set(range(50)), what="a message was lost")
+
+
+def answered(flow: Any) -> set[int]:
+    return {record["fields"]["answer"][1] for record in seen(flow, "flow.answered")}
+
+
+def test_max_tasks_per_child(flow: Any, log: Path) -> None:
+    """A process that is replaced takes its nodes with it, and loses nothing."""
+    with celery_worker(log, "--max-tasks-per-child", "5") as worker:
+        for n in range(20):
+            flow.router.dispatch("test", "flow.program", {"n": n})
+        answers = [r["fields"]["answer"] for r in wait_for(flow, "flow.answered", 20)]
+        assert sorted(n for _, n in answers) == list(range(20))
+        nodes = {pid for pid, _ in answers}
+        assert len(nodes) > 2
+        eventually(lambda: len(nodes & {p.pid for p in worker.everything()}) <= 2)
+
+
+@seldom
+def test_autoscale(flow: Any, log: Path) -> None:
+    """Processes that are no longer needed take their nodes with them."""
+    with celery_worker(log, "--autoscale", "3,1", AUTOSCALE_KEEPALIVE="1") as worker:
+        for n in range(300):
+            flow.router.dispatch("test", "flow.program", {"n": n})
+        wait_for(flow, "flow.answered", 300)
+        nodes = {r["fields"]["answer"][0] for r in seen(flow, "flow.answered")}
+        eventually(lambda: len(worker.children()) == 1)
+        eventually(lambda: len(nodes & {p.pid for p in worker.everything()}) <= 1)
+
+
+def test_the_whole_worker_is_killed(flow: Any, log: Path) -> None:
+    """Another gets its messages after the visibility timeout, and 10 s later at most."""
+    short = {"EMIT_TEST_LIMIT": "2", "EMIT_TEST_VISIBILITY": "5"}
+    with celery_worker(log, **short) as worker:
+        flow.slow.delay(seconds=0.9, _origin="test")
+        wait_for(flow, "flow.slow", 1)
+        worker.kill()
+    began = time.monotonic()
+    with celery_worker(log, **short):
+        first, again = wait_for(flow, "flow.slow", 2)[:2]
+    assert first["id"] == again["id"]
+    assert time.monotonic() - began < 60  # with kombu's own throttle 100 s more
+
+
+def test_a_task_longer_than_the_visibility_timeout_is_refused(flow: Any, log: Path) -> None:
+    """Two workers would run it at the same time, so the worker does not start."""
+    with pytest.raises(AssertionError), celery_worker(log, EMIT_TEST_VISIBILITY="5"):
+        pass
+    assert "Redis gives it to another worker as well" in log.read_text()
+
+
+def test_redis_takes_nothing_more(flow: Any, log: Path) -> None:
+    """A result can't be sent: the message stays, and all results come with the same ids."""
+    with celery_worker(log):
+        flow.choke.delay(_origin="test")
+        wait_for_text(log, "stays in the queue")
+        flow.redis.config_set("maxmemory", 0)
+        choked = wait_for(flow, "flow.choked", 5)
+        first, *again = [record["id"] for record in wait_for(flow, "flow.choke", 2)]
+    assert {record["fields"]["n"] for record in choked} == set(range(5))
+    assert len({record["id"] for record in choked}) == 5
+    assert set(again) == {first}
+
+
+def wait_for_text(log: Path, text: str) -> None:
+    eventually(lambda: text in log.read_text(), what=text)
+
+
+@seldom
+def test_redis_pauses_and_drops_connections(flow: Any, log: Path) -> None:
+    """Late, but all there."""
+    with celery_worker(log):
+        flow.router.dispatch("test", "flow.count", {"count": 300})
+        wait_for(flow, "flow.last", 20)
+        flow.redis.execute_command("CLIENT", "PAUSE", 1500, "ALL")
+        wait_for(flow, "flow.last", 60)
+        flow.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        eventually(lambda: len({r["fields"]["n"] for r in seen(flow, "flow.last")}) == 300)
+    assert not DeadLetters(flow.redis).list()
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_other_pools(flow: Any, log: Path, pool: str) -> None:
+    """One host for all threads; gone with the worker."""
+    with celery_worker(log, "-P", pool, "-c", "4") as worker:
+        flow.router.dispatch("test", "flow.count", {"count": 30})
+        flow.router._dispatch_all("test", "flow.program", [{"n": n} for n in range(100)])
+        wait_for(flow, "flow.last", 30)
+        answers = [r["fields"]["answer"] for r in wait_for(flow, "flow.answered", 100)]
+        assert sorted(n for _, n in answers) == list(range(100))
+        everything = worker.everything()
+        worker.stop()
+        gone(*everything)
+
+
+def test_gevent(flow: Any, log: Path) -> None:
+    """Greenlets share a host; a call blocks none but its own."""
+    pytest.importorskip("gevent")
+    with celery_worker(log, "-P", "gevent", "-c", "10") as worker:
+        for n in range(8):
+            flow.router.dispatch("test", "flow.program", {"n": n})
+        answers = [r["fields"]["answer"] for r in wait_for(flow, "flow.answered", 8)]
+        assert sorted(n for _, n in answers) == list(range(8))
+        everything = worker.everything()
+        worker.stop()
+        gone(*everything)

@@ -1,0 +1,148 @@
+"""Messages through Celery while its processes, the nodes, the worker and Redis are killed."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as Gone
+
+from emit.dead import DeadLetters
+from tests.conftest import free_port
+from tests.faults.nodes import CHAOS
+from tests.queues.worker import Worker, celery_worker, eventually
+
+pytestmark = pytest.mark.requires("redis-server")
+
+HERE = Path(__file__).parent.parent / "queues"
+MESSAGES = 20_000 if CHAOS else 1_000
+#: Seconds between two kills, of a process of the pool and of a node.
+PAUSE = 0.5
+
+#: The worker's own death is noticed after the visibility timeout, so that is short here.
+SHORT = {"EMIT_TEST_LIMIT": "4", "EMIT_TEST_VISIBILITY": "10"}
+
+
+class Server:
+    """A Redis that survives a kill with its append-only file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.start()
+
+    def start(self) -> None:
+        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        kept = ["--appendonly", "yes", "--save", ""]
+        self._process = subprocess.Popen(
+            ["redis-server", *options, *kept], stdout=subprocess.DEVNULL
+        )
+        eventually(self.is_there)
+
+    def is_there(self) -> bool:
+        with contextlib.suppress(Gone, OSError), Redis.from_url(self.url) as client:
+            return bool(client.ping())
+        return False
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def flow(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("EMIT_TEST_REDIS", server.url)
+    for name, value in SHORT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(HERE))
+    yield importlib.import_module("flow")
+    sys.modules.pop("flow", None)
+
+
+def test_nothing_is_lost(flow: Any, server: Server, tmp_path: Path) -> None:
+    """
+    Each message is doubled by a program and added up: no number is missing, none is wrong.
+
+    A repeat may count a number twice, so the sink notes them by their ids.
+    """
+    random.seed(1)
+    for start in range(0, MESSAGES, 500):
+        numbers = range(start, min(start + 500, MESSAGES))
+        # Half of them in batches, the others each in a task of its own.
+        flow.router._dispatch_all("test", "flow.double", [{"n": n} for n in numbers if n % 2])
+        for n in numbers:
+            if n % 2 == 0:
+                flow.router.dispatch("test", "flow.double", {"n": n})
+    kills: collections.Counter[str] = collections.Counter()
+    log = tmp_path / "log"
+    while not done(flow) >= MESSAGES:
+        with celery_worker(log) as worker:
+            end = time.monotonic() + (60 if CHAOS else 12)
+            while time.monotonic() < end and done(flow) < MESSAGES:
+                time.sleep(PAUSE * random.uniform(0.5, 1.5))
+                kills[kill_something(worker)] += 1
+                if random.random() < 0.05 or (not kills["redis"] and kills.total() > 5):
+                    server.kill()
+                    time.sleep(0.3)
+                    server.start()
+                    kills["redis"] += 1
+            if done(flow) < MESSAGES:
+                worker.kill()
+                kills["worker"] += 1
+        assert kills["worker"] < 60, f"{done(flow)} of {MESSAGES}: {log.read_text()[-3000:]}"
+    letters = DeadLetters(flow.redis).list(limit=MESSAGES)
+    print(f"{MESSAGES} messages, kills: {dict(kills)}, {len(letters)} dead letters")
+    found = {int(n): int(value) for n, value in flow.redis.hgetall("doubled").items()}
+    assert {n: value for n, value in found.items() if value != 2 * n} == {}
+    missing = set(range(MESSAGES)) - found.keys()
+    given_up = {DeadLetters(flow.redis).show(letter.id).message.get("n") for letter in letters}
+    assert missing - given_up == set()
+    assert len(letters) <= kills.total() / 10
+    assert kills["redis"]
+
+
+def done(flow: Any) -> int:
+    """Messages whose end is known."""
+    with contextlib.suppress(Gone, OSError):
+        return int(flow.redis.hlen("doubled")) + len(DeadLetters(flow.redis))
+    return 0
+
+
+def kill_something(worker: Worker) -> str:
+    """A process of the pool, or one of a node."""
+    everything = worker.everything()[1:]
+    children = set(worker.children())
+    nodes = [p for p in everything if "program.py" in " ".join(command(p))]
+    pool = [p for p in everything if p.pid in children]
+    for name, processes in random.sample([("child", pool), ("node", nodes)], 2):
+        if processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                os.kill(random.choice(processes).pid, signal.SIGKILL)
+                return name
+    return "nothing"
+
+
+def command(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return list(process.cmdline())
+    return []

@@ -1,0 +1,346 @@
+"""CeleryRouter without a worker process: declaring, sending, eager, in a test's own worker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from emit.errors import DispatchError, GraphError, ResultError
+from emit.testing import capture
+from tests.queues.worker import eventually
+
+celery = pytest.importorskip("celery")
+
+from celery.contrib.testing.worker import start_worker  # noqa: E402
+
+from emit import CeleryRouter, NoResult, ShellNode  # noqa: E402
+from emit.celery import check_worker, configure, problems, redis_url  # noqa: E402
+from emit.router import CeleryRouter as FromRouter  # noqa: E402
+from emit.router.celery import CeleryRouter as FromModule  # noqa: E402
+
+
+@pytest.fixture
+def app() -> Iterator[Any]:
+    app = celery.Celery(
+        "local", broker="memory://", backend="cache+memory://", set_as_current=False
+    )
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def router(app: Any) -> CeleryRouter:
+    # Not shared, as Celery otherwise gives the tasks of one test's app to all others.
+    return CeleryRouter(celery_task=app.task(shared=False))
+
+
+def words(router: CeleryRouter, **options: Any) -> tuple[Any, Any, list[Any]]:
+    """Two nodes: a splitter, and a counter that notes what it gets."""
+    got: list[Any] = []
+
+    @router.node(("word",), entry_point=True, name="local.words")
+    def split(msg: Any) -> Any:
+        yield from msg.text.split()
+
+    @router.node(("length",), "local.words", name="local.length", **options)
+    def length(msg: Any) -> Any:
+        got.append(msg)
+        return len(msg.word)
+
+    return split, length, got
+
+
+def test_it_can_be_had_from_all_three_places() -> None:
+    assert CeleryRouter is FromRouter is FromModule
+
+
+def test_a_node_is_a_task(app: Any, router: CeleryRouter) -> None:
+    """With the node's name, and still lazy: settings made later count."""
+    split, *_ = words(router)
+    app.conf.task_acks_late = True
+    assert isinstance(split, celery.Task)
+    assert (split.name, split.acks_late) == ("local.words", True)
+    assert app.tasks["local.words"].name == split.name
+
+
+def test_a_node_with_its_own_task(app: Any, router: CeleryRouter) -> None:
+    """``celery_task=app.task(rate_limit=...)``, as documented."""
+    task = app.task(shared=False, rate_limit="5/s", ignore_result=True)
+    _, length, _ = words(router, celery_task=task)
+    assert (length.rate_limit, length.ignore_result) == ("5/s", True)
+
+
+def test_the_app_may_come_later(router: CeleryRouter) -> None:
+    """A shared_task makes nodes for whatever app there is."""
+
+    @router.node(("n",), name="local.shared", celery_task=celery.shared_task)
+    def shared(msg: Any) -> Any:
+        return 1
+
+    assert "local.shared" in celery.Celery("another").tasks
+
+
+def test_subscribing_to_a_task(router: CeleryRouter) -> None:
+    """By the decorated node itself, as with any router; that does not finish the lazy task."""
+    split, *_ = words(router)
+    router.node((), split, name="local.sink")(lambda msg: NoResult)
+    assert "local.sink" in router.routes["local.words"]
+
+
+def test_two_nodes_of_one_name_for_celery(router: CeleryRouter) -> None:
+    """Celery would silently give the second the first one's task."""
+    router.node((), name="local.a-b")(lambda msg: None)
+    with pytest.raises(GraphError, match=r'"local.a.b" .* "local.a-b"|would both be the Celery'):
+        router.node((), name="local.a+b")(lambda msg: None)
+
+
+def test_an_unknown_option(router: CeleryRouter) -> None:
+    """The text lists what there is."""
+    with pytest.raises(GraphError, match=r"takes no option 'queue' .*batch.*celery_task"):
+        router.node((), name="local.x", queue="words")(lambda msg: None)
+
+
+def test_many_is_not_for_programs(router: CeleryRouter) -> None:
+    class Program(ShellNode):
+        command = "true"
+
+    with pytest.raises(GraphError, match="many=True is for Python functions"):
+        router.node((), name="local.x", many=True)(Program)
+
+
+def test_a_call_in_the_process(router: CeleryRouter) -> None:
+    """It runs here and returns its results, which go to the queue; as with 0.3."""
+    split, length, _ = words(router)
+    with capture(router) as sent:
+        assert split(text="the rain") == ({"word": "the"}, {"word": "rain"})
+        assert split({"text": "in"}) == ({"word": "in"},)
+    assert [item.message.word for item in sent] == ["the", "rain", "in"]
+    assert length(word="spain") == {"length": 5}
+    with pytest.raises(TypeError):
+        split("text")
+
+
+def test_capture_sees_batches_as_messages(router: CeleryRouter) -> None:
+    """Nothing reaches the queue, in whatever form."""
+    split, *_ = words(router, batch=100)
+    with capture(router) as sent:
+        split(text="the rain in spain")
+    assert {(item.origin, item.destination) for item in sent} == {("local.words", "local.length")}
+    assert [item.message.word for item in sent] == ["the", "rain", "in", "spain"]
+
+
+def test_routing_can_be_disabled(app: Any, router: CeleryRouter) -> None:
+    """As the documentation's chapter on testing has it."""
+    app.conf.task_always_eager = True
+    split, _, got = words(router)
+    router.disable_routing()
+    assert split(text="a b") == ({"word": "a"}, {"word": "b"})
+    assert got == []
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+def test_eager(app: Any, router: CeleryRouter, batch: int) -> None:
+    """task_always_eager runs the whole graph where it is called."""
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    _, _, got = words(router, batch=batch)
+    router(text="the rain")
+    assert [(msg.word, msg._origin) for msg in got] == [
+        ("the", "local.words"),
+        ("rain", "local.words"),
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+def test_eager_failures(app: Any, router: CeleryRouter, batch: int) -> None:
+    """What a node raises comes out unchanged: no retry, no dead letter, no wait."""
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    words(router)
+
+    @router.node(("n",), "local.words", name="local.fails", batch=batch)
+    def fails(msg: Any) -> Any:
+        raise KeyError("x") if msg.word == "rain" else ResultError("y")
+
+    with pytest.raises((KeyError, ResultError)):
+        router(text="rain the")
+
+
+def test_a_worker_in_the_test(app: Any, router: CeleryRouter) -> None:
+    """celery.contrib.testing: a real worker, in a thread."""
+    split, _, got = words(router, batch=2)
+    with start_worker(app, perform_ping_check=False, pool="solo"):
+        assert split.delay(text="the rain in").get(timeout=30) == 3
+        eventually(lambda: len(got) == 3)
+    assert sorted(msg.word for msg in got) == ["in", "rain", "the"]
+
+
+def test_the_broker_is_not_there(app: Any, router: CeleryRouter) -> None:
+    """One clear error of Emit's, with Celery's own as its cause."""
+    app.conf.broker_url = "redis://127.0.0.1:1/0"
+    app.conf.task_publish_retry = False
+    words(router)
+    with pytest.raises(DispatchError, match=r'"local.words": Celery could not send') as caught:
+        router(text="the rain")
+    assert caught.value.__cause__ is not None
+
+
+def test_a_result_that_celery_cannot_write(router: CeleryRouter) -> None:
+    """The error names the node that emitted it, and no part of the value."""
+    words(router)
+
+    @router.node(("word",), name="local.odd")
+    def odd(msg: Any) -> Any:
+        return {1, 2}
+
+    router.register_route("local.odd", "local.length")
+    with pytest.raises(ValueError, match=r'"local.odd": a result: Celery'):
+        odd(x=1)
+
+
+class Shouting(CeleryRouter):
+    """A router as the documentation's chapter on extending would have it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.dispatched: list[Any] = []
+        self.wrapped: list[Any] = []
+
+    def dispatch(self, origin: str, destination: str, message: Any) -> Any:
+        self.dispatched.append((origin, destination, dict(message)))
+        return super().dispatch(origin, destination, message)
+
+    def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
+        self.wrapped.append((node.node.name, options.pop("loud", False)))  # type: ignore[attr-defined]
+        return super().wrap_node(node, options)
+
+
+def test_extending(app: Any) -> None:
+    """dispatch and wrap_node see everything; every message passes dispatch, batches or not."""
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    router = Shouting(celery_task=app.task(shared=False))
+    _, _, got = words(router, loud=True, batch=100)
+    router(text="the rain")
+    assert router.wrapped == [("local.words", False), ("local.length", True)]
+    assert ("local.words", "local.length", {"word": "rain"}) in router.dispatched
+    assert len(got) == 2
+
+
+def test_dispatch_as_the_documentation_writes_it(app: Any) -> None:
+    """``func.delay(_origin=origin, **message)``."""
+
+    class Documented(CeleryRouter):
+        def dispatch(self, origin: str, destination: str, message: Any) -> Any:
+            return self.functions[destination].delay(_origin=origin, **message)
+
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    router = Documented(app.task(shared=False))
+    _, _, got = words(router)
+    router(text="the rain")
+    assert [msg._origin for msg in got] == ["local.words"] * 2
+
+
+# The settings
+
+
+def test_configure_leaves_nothing_to_say() -> None:
+    app = celery.Celery("c", broker="redis://")
+    configure(app)
+    assert problems(app) == []
+    check_worker(app, [], {})
+
+
+def test_configure_keeps_what_else_was_set() -> None:
+    """As a visibility timeout of one's own."""
+    app = celery.Celery("c", broker="redis://")
+    app.conf.broker_transport_options = {"visibility_timeout": 7200, "global_keyprefix": "x"}
+    configure(app, time_limit=600)
+    options = app.conf.broker_transport_options
+    assert (options["visibility_timeout"], options["global_keyprefix"]) == (7200, "x")
+    assert (app.conf.task_soft_time_limit, app.conf.task_time_limit) == (540, 600)
+
+
+def test_configure_with_settings_of_the_old_kind() -> None:
+    """The documentation's app has CELERY_IMPORTS."""
+    app = celery.Celery("c", broker="redis://")
+    app.conf.update(CELERY_IMPORTS=("json",))
+    configure(app)
+    assert problems(app) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("task_acks_late", False),
+        ("task_reject_on_worker_lost", False),
+        ("task_acks_on_failure_or_timeout", True),
+        ("worker_prefetch_multiplier", 4),
+        ("accept_content", ["json", "pickle"]),
+        ("task_serializer", "yaml"),
+        ("task_time_limit", None),
+        ("task_soft_time_limit", None),
+        ("task_soft_time_limit", 300),
+    ],
+)
+def test_each_setting_is_named(setting: str, value: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """One line for each that loses messages, or keeps them for ever."""
+    app = celery.Celery("c", broker="redis://")
+    configure(app)
+    app.conf.update({setting: value})
+    with caplog.at_level(logging.WARNING, "emit.celery"):
+        check_worker(app, [], {})
+    assert len(caplog.messages) == 1
+    assert setting in caplog.text
+
+
+def test_the_order_of_limits() -> None:
+    """A call's timeout, the soft limit, the hard limit, half of the visibility timeout."""
+    app = celery.Celery("c", broker="redis://")
+    configure(app, time_limit=20)
+    assert problems(app, {"n": 17.9}) == []
+    assert "timeout = 18 s is not below" in problems(app, {"n": 18.0})[0]
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        "visibility_timeout": 40,
+    }
+    assert "not below half of visibility_timeout" in problems(app)[0]
+
+
+def test_kombus_own_throttle() -> None:
+    """100 s more than a dead worker's messages have to wait."""
+    app = celery.Celery("c", broker="redis://")
+    configure(app)
+    app.conf.broker_transport_options = {"visibility_timeout": 720}
+    assert "unacked_restore_throttle is 100 s" in problems(app)[0]
+
+
+def test_a_limit_over_the_visibility_timeout_is_refused() -> None:
+    app = celery.Celery("c", broker="redis://")
+    configure(app)
+
+    @app.task(time_limit=720, name="c.long")
+    def long() -> None: ...
+
+    with pytest.raises(SystemExit, match=r"c.long may run for time_limit = 720 s"):
+        check_worker(app, [long], {})
+
+
+@pytest.mark.parametrize(
+    ("broker", "backend", "own", "url"),
+    [
+        ("redis://a/1", None, None, "redis://a/1"),
+        ("redis://a/1;redis://b/1", None, None, "redis://a/1"),
+        ("amqp://", "redis://b", None, "redis://b"),
+        ("amqp://", None, "redis://c", "redis://c"),
+        ("redis://a", "redis://b", "redis://c", "redis://c"),
+        ("amqp://", "rpc://", None, None),
+    ],
+)
+def test_where_redis_is(broker: str, backend: str | None, own: str | None, url: str | None) -> None:
+    """The setting, the broker, the result backend; without any the worker says what that means."""
+    app = celery.Celery("c", broker=broker, backend=backend)
+    if own:
+        app.conf.emit_redis = own
+    assert redis_url(app) == url
+    assert any("no Redis is known" in problem for problem in problems(app)) == (url is None)
