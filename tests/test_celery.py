@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -132,10 +133,22 @@ def test_a_dead_letter_is_sent_again(sent: Any) -> None:
     """With its old id."""
     first = sent.moody.delay(how="reject", _origin="test")
     dead(sent, 1)
-    letters = DeadLetters(sent.redis)
+    letters = sent.router.dead_letters
     letters.replay(first.id, sent.router.resend)
     assert [record["id"] for record in wait_for(sent, "flow.moody", 2)] == [first.id] * 2
     eventually(lambda: len(letters) == 1)
+
+
+def test_a_dead_letter_is_sent_again_by_the_command(sent: Any) -> None:
+    """It finds the app's Redis by itself, and the worker has the message."""
+    first = sent.moody.delay(how="reject", _origin="test")
+    dead(sent, 1)
+    command = [sys.executable, "-m", "emit.cli", "dead", "replay", "--app", "flow.router"]
+    done = subprocess.run(
+        [*command, first.id], cwd=HERE, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, f"{first.id}\n"), done.stderr
+    assert [record["id"] for record in wait_for(sent, "flow.moody", 2)] == [first.id] * 2
 
 
 def test_a_handler_that_takes_the_task(sent: Any) -> None:

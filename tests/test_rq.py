@@ -14,7 +14,6 @@ from redis import Redis
 from rq import Queue
 
 from emit import RQRouter
-from emit.dead import DeadLetters
 from emit.errors import DispatchError, EncodeError, GraphError
 from emit.router.delivery import message_id
 from tests.conftest import serving_redis
@@ -129,7 +128,7 @@ def test_a_dead_letter_is_sent_again(sent: Any) -> None:
     """With its old id."""
     first = sent.moody.delay(how="error", _origin="test")
     dead(sent, 1)
-    DeadLetters(sent.redis).replay(first.id, sent.router.resend)
+    sent.router.dead_letters.replay(first.id, sent.router.resend)
     assert [record["id"] for record in wait_for(sent, "jobs.moody", 2)] == [first.id] * 2
 
 

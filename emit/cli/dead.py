@@ -35,7 +35,7 @@ EXAMPLES = """
 
 def configure(parser: argparse.ArgumentParser) -> None:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--redis", metavar="URL", help="default: $EMIT_REDIS, or that of the app")
+    common.add_argument("--redis", metavar="URL", help="default: that of the app, else $EMIT_REDIS")
     common.add_argument("--prefix", default="emit:dead", help="of the keys (%(default)s)")
     common.add_argument("--app", metavar="MODULE.ROUTER", help="a router, such as app.router")
     common.add_argument("--json", action="store_true", help="print JSON, one letter a line")
@@ -138,21 +138,30 @@ def _sender(router: Router) -> Callable[[DeadLetter], Any]:
 
 @contextmanager
 def _store(arguments: argparse.Namespace, router: Router | None) -> Iterator[DeadLetters]:
-    url = arguments.redis or os.environ.get("EMIT_REDIS")
-    own = getattr(router, "dead_letters", None)
-    if not url and isinstance(own, DeadLetters):
-        yield own
-        return
-    if not url:
-        raise UsageError("which Redis? Give --redis URL, or set EMIT_REDIS")
     redis = _redis()
     try:
-        with redis.Redis.from_url(url) as client:
-            yield DeadLetters(client, prefix=arguments.prefix)
+        with _letters(arguments, router, redis) as letters:
+            yield letters
     except CommandError:
         raise
     except (redis.RedisError, EmitError, ValueError) as error:
         raise CommandError(str(error)) from error
+
+
+@contextmanager
+def _letters(
+    arguments: argparse.Namespace, router: Router | None, redis: Any
+) -> Iterator[DeadLetters]:
+    """Of the Redis that is named, else of the app's own, else of the environment's."""
+    own = getattr(router, "dead_letters", None)
+    url = arguments.redis or os.environ.get("EMIT_REDIS")
+    if own is not None and not arguments.redis:
+        yield own
+    elif url:
+        with redis.Redis.from_url(url) as client:
+            yield DeadLetters(client, prefix=arguments.prefix)
+    else:
+        raise UsageError("which Redis? Give --redis URL, or set EMIT_REDIS")
 
 
 def _redis() -> Any:

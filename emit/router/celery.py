@@ -24,6 +24,7 @@ from celery.utils.imports import cwd_in_path
 from kombu.exceptions import EncodeError as KombuEncodeError
 
 from emit.celery import check_worker, problems, redis_of
+from emit.dead import DeadLetters
 from emit.errors import DispatchError, EncodeError, GraphError
 from emit.letter import Cause, DeadLetter
 from emit.router import celery_host
@@ -198,6 +199,15 @@ class CeleryRouter(QueueRouter):
             task.request_stack.pop()
 
     # -- what Redis keeps ------------------------------------------------------------------
+
+    @property
+    def dead_letters(self) -> DeadLetters | None:
+        """The messages that were given up; None where no Redis is known to keep them."""
+        for task in self.functions.values():
+            if isinstance(task, Task):
+                client = redis_of(task.app)
+                return Ledger(client).letters if client is not None else None
+        return None
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
         """Keep a dead letter in Redis; without one the error is all that is left of it."""

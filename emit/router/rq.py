@@ -27,6 +27,7 @@ from rq.scheduler import RQScheduler
 from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
+from emit.dead import DeadLetters
 from emit.errors import DispatchError, EncodeError, GraphError
 from emit.letter import Cause, DeadLetter
 from emit.router.delivery import Parcel, opened
@@ -244,6 +245,11 @@ class RQRouter(QueueRouter):
         )
 
     # -- what Redis keeps ------------------------------------------------------------------
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The messages that were given up, but for those of nodes with another ``connection``."""
+        return Ledger(self.redis_connection).letters
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
         """Keep a dead letter in the Redis that the job came from."""
