@@ -37,7 +37,7 @@ check: lint types test ## All that CI runs
 
 format: setup ## Format the Python and Go code, and mend what the linter can
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
-	@if command -v gofmt >/dev/null; then gofmt -l -w sdks runtimes examples; fi
+	@if command -v gofmt >/dev/null; then gofmt -l -w $$(find sdks runtimes examples -name "*.go" -not -path "*/template/*"); fi
 
 lint: setup ## Check style: ruff, ruby -wc, node --check, gofmt, go vet
 	@$(PY) -m ruff check .
