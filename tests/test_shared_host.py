@@ -32,7 +32,7 @@ from emit.errors import (
 )
 from emit.host import link, server
 from emit.host.host import Host
-from emit.host.place import Place
+from emit.host.place import Place, socket_path
 from emit.host.remote import RemoteHost
 from tests.faults.nodes import CHAOS, raw, sdk
 from tests.hosts import ROOT
@@ -857,19 +857,28 @@ def test_garbage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["sharred", "relative/host.sock"])
-def test_a_wrong_setting(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an error that says what there is, and not a private host."""
-    from emit.host.place import socket_path
+def test_a_wrong_setting(value: str) -> None:
+    """It is an error that says what there is, at once, and not a private host."""
+    with client(Path(value), ECHO) as node:
+        with pytest.raises(HostLost, match="must be private, shared, or the absolute path"):
+            node.call({"n": 1})
+    env = {**os.environ, "EMIT_HOST": value}
+    done = subprocess.run([EMIT, "host"], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "must be private, shared, or the absolute path" in done.stderr
 
-    monkeypatch.setenv("EMIT_HOST", value)
-    with pytest.raises(ValueError, match="must be private, shared, or the absolute path"):
-        socket_path()
+
+@pytest.mark.parametrize("option", ["--max-processes", "--max-rss"])
+def test_limits_of_the_host(path: Path, option: str) -> None:
+    """Nothing could run with less than one."""
+    command = [EMIT, "host", "--socket", str(path), option, "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 64
+    assert option in done.stderr
 
 
 def test_the_default_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the setting nothing is shared; shared has a place for each user."""
-    from emit.host.place import socket_path
-
     for value in ("", "private"):
         monkeypatch.setenv("EMIT_HOST", value)
         assert socket_path() is None

@@ -31,8 +31,8 @@ _TURN = 1.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", metavar="PATH", help=f"default: that of ${VARIABLE}")
-    parser.add_argument("--max-processes", type=int, metavar="N", help="of all nodes together")
-    parser.add_argument("--max-rss", type=int, metavar="BYTES", help="of all processes together")
+    parser.add_argument("--max-processes", type=_count, metavar="N", help="of all nodes together")
+    parser.add_argument("--max-rss", type=_count, metavar="BYTES", help="of all processes together")
     parser.add_argument("--status", action="store_true", help="print the figures of the one there")
     parser.add_argument(
         "--standby", action="store_true", help="where another runs, wait and take its place"
@@ -51,21 +51,25 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with Place(path) as place:
             _serve(place, arguments)
-    except (OSError, PlaceTaken) as error:
+    except (OSError, ValueError, PlaceTaken) as error:
         raise CommandError(str(error)) from error
     return 0
 
 
 def _path() -> str:
-    try:
-        chosen = socket_path()
-        if chosen is None:
-            os.environ[VARIABLE] = "shared"
-            chosen = socket_path()
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-    assert chosen is not None
-    return chosen
+    """That of ``$EMIT_HOST``, even where it says ``private``: else nobody would ask for a host."""
+    if os.environ.get(VARIABLE, "private") in ("", "private"):
+        os.environ[VARIABLE] = "shared"
+    path = socket_path()
+    assert path is not None
+    return path
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _serve(place: Place, arguments: argparse.Namespace) -> None:

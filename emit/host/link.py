@@ -22,7 +22,7 @@ from typing import Any
 from emit.host import frames
 from emit.host.data import from_context, to_error
 from emit.host.fate import Job
-from emit.host.place import peer_of
+from emit.host.place import check_path, peer_of
 from emit.host.session import Broken, Session, Unmatched
 from emit.host.values import MAX_FRAME
 
@@ -194,6 +194,10 @@ class Link:
 
 
 def _connect(path: str) -> socket.socket:
+    try:
+        check_path(path)
+    except ValueError as error:
+        raise LinkRefused(str(error)) from error
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(_SILENCE)

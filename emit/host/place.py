@@ -14,7 +14,7 @@ from types import TracebackType
 
 from emit.errors import EmitError
 
-__all__ = ["VARIABLE", "Place", "PlaceTaken", "peer_of", "socket_path"]
+__all__ = ["VARIABLE", "Place", "PlaceTaken", "check_path", "peer_of", "socket_path"]
 
 #: The environment variable that chooses a host: ``private``, ``shared``, or a socket's path.
 VARIABLE = "EMIT_HOST"
@@ -43,19 +43,28 @@ def socket_path() -> str | None:
     Not in ``$TMPDIR`` or ``$XDG_RUNTIME_DIR``, which a worker that is run as a service and a shell
     have different ideas of. macOS allows no path over 104 bytes.
 
-    Raises:
-        ValueError: It is neither ``private`` nor ``shared`` nor an absolute path.
+    What is neither ``private`` nor ``shared`` nor an absolute path is refused by
+    :func:`check_path` when it is used: by then there is a node to name.
     """
     chosen = os.environ.get(VARIABLE, "") or "private"
     if chosen == "private":
         return None
     if chosen == "shared":
         return f"/tmp/emit-shared-{os.geteuid()}/host.sock"
-    if not os.path.isabs(chosen):
-        raise ValueError(
-            f"{VARIABLE}={chosen} must be private, shared, or the absolute path of a socket"
-        )
     return chosen
+
+
+def check_path(path: str) -> None:
+    """
+    Refuse what no socket can be at.
+
+    Raises:
+        ValueError: It says what there is to choose from.
+    """
+    if not os.path.isabs(path):
+        raise ValueError(
+            f"{VARIABLE}={path} must be private, shared, or the absolute path of a socket"
+        )
 
 
 class Place:
@@ -69,10 +78,12 @@ class Place:
         path: Of the socket. Its folder is made, for this user alone.
 
     Raises:
+        ValueError: No socket can be there.
         PermissionError: The folder is not this user's alone.
     """
 
     def __init__(self, path: str) -> None:
+        check_path(path)
         self.path = path
         _make_folder(os.path.dirname(path))
         self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
