@@ -148,6 +148,27 @@ def test_a_called_node_that_is_not_there(project: Path) -> None:
     assert "there is no node wrods (nearest: words)" in done.stderr
 
 
+def test_a_message_class_that_may_add_fields(project: Path) -> None:
+    """With one, what a Python node needs is not known, and nothing is found against it."""
+    code = """
+class Base(Message):
+    def __getattr__(self, name): return 1
+
+class Mine(Base):
+    size = 3
+
+"""
+    (project / "app.py").write_text(
+        APP.replace("router = Router()", code + "router = Router(Mine)").replace(
+            "import Router", "import Message, Router"
+        )
+        + RANK
+    )
+    done = run("check", "app.router", "--all", cwd=project)
+    assert done.returncode == 0
+    assert "words -> rank: (word); not known what it needs: Base.__getattr__ may add" in done.stdout
+
+
 CELERY = """
 from celery import Celery
 from emit import CeleryRouter

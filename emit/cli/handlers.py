@@ -13,6 +13,7 @@ from emit.checks.findings import Finding
 from emit.checks.needs import certain_reads
 from emit.errors import HostError
 from emit.host.program import Program
+from emit.host.stopping import stop_all
 from emit.message import Message
 from emit.multilang import ShellNode
 from emit.node import Node
@@ -55,7 +56,7 @@ def _asked(handler: ShellNode) -> Needs:
         inputs = (ready.inputs if ready else None) or {}
         nodes = (ready.nodes if ready else None) or list(inputs)
     finally:
-        process.discard()
+        stop_all([process])
     chosen = handler._program_node() or (nodes[0] if len(nodes) == 1 else "")
     if chosen not in inputs:
         return Needs(None, "its handler takes the whole message")
@@ -63,11 +64,11 @@ def _asked(handler: ShellNode) -> Needs:
 
 
 def _python_needs(handler: object, message_class: type[Message]) -> Needs:
-    changed = [
-        n for n in ("__init__", "__getattr__", "__getattribute__") if n in vars(message_class)
-    ]
-    if changed and message_class is not Message:
-        return Needs(None, f"{message_class.__name__}.{changed[0]} may add fields")
+    own = (cls for cls in message_class.__mro__ if issubclass(cls, Message) and cls is not Message)
+    for cls in own:
+        for name in ("__init__", "__getattr__", "__getattribute__"):
+            if name in vars(cls):
+                return Needs(None, f"{cls.__name__}.{name} may add fields")
     function = _definition(handler)
     if function is None:
         return Needs(None, "its source is not one function")
