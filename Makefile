@@ -7,7 +7,7 @@ PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .NOTPARALLEL:
-.PHONY: help setup demo test check format lint types bench chaos examples conformance
+.PHONY: help setup demo test check format lint types bench chaos docs examples conformance
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ types: setup ## Check types: mypy --strict
 
 bench: setup ## Measure every figure of the documentation
 	@$(PY) -m benchmarks $(ARGS)
+
+docs: setup ## Build the pages of docs/, warnings being errors: build/docs/index.html
+	@$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 
 examples: setup ## Run every example
 	@set -e; for run in $(wildcard examples/*/run); do echo "== $$run"; $$run; done

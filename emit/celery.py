@@ -26,17 +26,17 @@ def configure(app: Celery, *, time_limit: float = 300.0) -> None:
     """
     Set what a worker needs so that no message is lost and none runs for ever.
 
-    ==================================== =====================================================
-    ``task_acks_late``                   a message is there until its results have been sent
-    ``task_reject_on_worker_lost``       ... and goes back if its process dies
-    ``task_acks_on_failure_or_timeout``  off: ... or if it takes too long
-    ``worker_prefetch_multiplier`` 1     a worker holds back only what it works on
+    ======================================= ==================================================
+    ``task_acks_late``                      a message is there until its results have been sent
+    ``task_reject_on_worker_lost``          ... and goes back if its process dies
+    ``task_acks_on_failure_or_timeout``     off: ... or if it takes too long
+    ``worker_prefetch_multiplier`` 1        a worker holds back only what it works on
     ``task_serializer``, ``accept_content`` JSON only: pickle runs what it is sent
-    ``task_time_limit``, soft            *time_limit*, and nine tenths of it
-    ``visibility_timeout`` (Redis)       2.4 times *time_limit*: so long after a worker is gone
-                                         another gets what it had
-    ``unacked_restore_throttle`` (Redis) 1: and 10 s later at most, not 100
-    ==================================== =====================================================
+    ``task_time_limit``, soft               *time_limit*, and nine tenths of it
+    ``visibility_timeout`` (Redis)          2.4 times *time_limit*: so long after a worker is
+                                            gone another gets what it had
+    ``unacked_restore_throttle`` (Redis)    1: and 10 s later at most, not 100
+    ======================================= ==================================================
 
     Call it after the app's own settings: what they say about other things stays.
 

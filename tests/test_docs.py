@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+import emit
+from emit import errors
 from tests.conftest import require
 
 pytestmark = pytest.mark.usefixtures("builds")
@@ -106,3 +108,14 @@ def test_links() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         for target in re.findall(r"\]\(([^)#]+)", FENCE.sub("", page.read_text("utf-8"))):
             assert target.startswith("http") or (page.parent / target).exists(), (page, target)
+
+
+def test_the_pages_are_built(tmp_path: Path) -> None:
+    """``make docs`` has nothing to warn of, and every public name is on the page of the API."""
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    trees, pages = str(tmp_path / "trees"), tmp_path / "pages"
+    of_libraries = {"PYTHONWARNINGS": "default"}
+    run([*command, "-d", trees, str(ROOT / "docs"), str(pages)], ROOT, of_libraries)
+    reference = (pages / "api.html").read_text("utf-8")
+    for name in {*emit.__all__, *errors.__all__} - {"__version__"}:
+        assert re.search(rf'id="emit\.[\w.]*\b{name}"', reference), name

@@ -53,7 +53,7 @@ class CeleryRouter(QueueRouter):
     Args:
         celery_task: What makes a function a task: ``app.task``, ``app.task(rate_limit="5/s")``,
             ``shared_task``. A node may have its own: ``router.node(..., celery_task=...)``.
-        *args, **kwargs: As for :class:`emit.router.Router`. The *node_modules* are imported by
+        args, kwargs: As for :class:`emit.router.Router`. The *node_modules* are imported by
             the worker, too, so that it knows their tasks.
 
     A node declared with it is a Celery task: ``tasks.emit_words.delay(document=...)`` has a

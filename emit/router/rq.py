@@ -75,7 +75,7 @@ class RQRouter(QueueRouter):
 
     Args:
         redis_connection: A client of redis-py, for the jobs of all nodes.
-        *args, **kwargs: As for :class:`emit.router.Router`.
+        args, kwargs: As for :class:`emit.router.Router`.
 
     ``router.node`` also takes
 
