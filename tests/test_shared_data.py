@@ -61,6 +61,14 @@ def test_a_dead_letter() -> None:
     assert again.letter == DeadLetter("n", {"mine": 2}, (cause, cause))
 
 
+def test_text_that_is_no_utf_8() -> None:
+    """As a path may be: it is escaped, and the error still crosses."""
+    error = StartError(node="n", argv=("/caf\udce9",), reason="no")
+    again: Any = to_error(crossed(from_error(error)), "n", {})
+    assert again.argv == (r"/caf\udce9",)
+    assert to_error(crossed(from_error(OSError("\udce9"))), "n", {})
+
+
 def test_a_type_that_is_not_ours() -> None:
     """Nothing is looked up but the exceptions of Emit, whatever the name says."""
     for data in (

@@ -31,8 +31,11 @@ from emit.errors import (
     Unavailable,
 )
 from emit.host import link, server
+from emit.host.codec import encode
+from emit.host.frames import Call, End, Hello, Ready
 from emit.host.host import Host
 from emit.host.place import Place, socket_path
+from emit.host.reader import Reader
 from emit.host.remote import RemoteHost
 from tests.faults.nodes import CHAOS, raw, sdk
 from tests.hosts import ROOT
@@ -840,6 +843,20 @@ sys.stdin.read()
         with client(path, ECHO) as node, pytest.raises(HostLost, match="of user 65534, not 0"):
             node.call({"n": 1})
         impostor.communicate()
+
+
+def test_a_call_in_pieces(path: Path) -> None:
+    """Whatever comes of a frame at a time, it is put together."""
+    with listening(path), socket.socket(socket.AF_UNIX) as slow:
+        slow.connect(str(path))
+        hello = Hello([1], ["msgpack"], "status", 2**24 - 1, {"asked": "snapshot"})
+        for frame in (encode(hello), encode(Call(1, {}), "msgpack")):
+            for byte in frame:
+                slow.sendall(bytes([byte]))
+        reader, events = Reader(), []
+        while len(events) < 2:
+            events += reader.feed(slow.recv(65536))
+        assert [type(event) for event in events] == [Ready, End]
 
 
 def test_garbage(path: Path) -> None:

@@ -101,7 +101,7 @@ def to_context(meta: Mapping[str, Any] | None) -> Context | None:
 def from_error(error: BaseException) -> dict[str, Any]:
     """An exception as a map."""
     if not isinstance(error, EmitError) or type(error).__name__ not in errors.__all__:
-        return {"type": type(error).__name__, "text": str(error)}
+        return {"type": type(error).__name__, "text": _plain(str(error))}
     state = {name: _plain(value) for name, value in vars(error).items()}
     return {"type": type(error).__name__, "args": _plain(error.args), "state": state}
 
@@ -127,7 +127,9 @@ def to_error(data: Mapping[str, Any], node: str, message: Mapping[str, Any]) -> 
 
 def _plain(value: Any) -> Any:
     """A value of the wire; what is none, and what it would change, as a map that names its kind."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, str):  # a path may have bytes that are no UTF-8
+        return value.encode("utf-8", "backslashreplace").decode()
+    if value is None or isinstance(value, (bool, int, float)):
         return value
     for kind, (is_kind, plain, _) in _KINDS.items():
         if is_kind(value):

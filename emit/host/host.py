@@ -296,9 +296,7 @@ def _close_current() -> None:
 def _forget() -> None:
     """In a forked child: the host and its processes are the parent's, and so may the lock be."""
     global _current, _making
-    inherited, _current = _current, None
-    if isinstance(inherited, RemoteHost):
-        inherited.disown()
+    _current = None
     _making = threading.Lock()
 
 

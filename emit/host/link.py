@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,10 +66,12 @@ class Link:
         self._out = bytearray()
         self._refusal: frames.Failure | None = None
         self._session = Session(node, codecs=["msgpack"], max_frame=MAX_FRAME, config=config)
-        self._socket = _connect(path)
         self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        self._socket = socket.socket(socket.AF_UNIX)
+        _links.add(self)
         try:
+            self._connect(path)
+            self._poll.register(self._socket, select.POLLIN)
             self._shake_hands()
         except BaseException:
             self.close()
@@ -182,6 +185,22 @@ class Link:
             case Unmatched():
                 raise LinkLost("it answered what nobody had asked")
 
+    def _connect(self, path: str) -> None:
+        try:
+            check_path(path)
+            self._socket.settimeout(_SILENCE)
+            self._socket.connect(path)
+            owner = peer_of(self._socket)
+        except ValueError as error:
+            raise LinkRefused(str(error)) from error
+        except OSError as error:
+            # No number: a path that no socket can have.
+            lost = LinkRefused if error.errno in (None, errno.EACCES) else LinkLost
+            raise lost(error.strerror or str(error)) from error
+        if owner != os.geteuid():
+            raise LinkRefused(f"the one there is of user {owner}, not {os.geteuid()}")
+        self._socket.setblocking(False)
+
     def _shake_hands(self) -> None:
         self._out += self._session.hello()
         end = time.monotonic() + _SILENCE
@@ -193,23 +212,14 @@ class Link:
                 raise LinkLost("it does not say that it is ready")
 
 
-def _connect(path: str) -> socket.socket:
-    try:
-        check_path(path)
-    except ValueError as error:
-        raise LinkRefused(str(error)) from error
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.settimeout(_SILENCE)
-        connection.connect(path)
-        owner = peer_of(connection)
-    except OSError as error:
-        connection.close()
-        if error.errno is None or error.errno == errno.EACCES:  # a path that no socket can have
-            raise LinkRefused(str(error)) from error
-        raise LinkLost(os.strerror(error.errno)) from error
-    if owner != os.geteuid():
-        connection.close()
-        raise LinkRefused(f"the one there is of user {owner}, not {os.geteuid()}")
-    connection.setblocking(False)
-    return connection
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """In a forked child: the links are the parent's, whose end the host must see."""
+    for link in list(_links):
+        link.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_all)

@@ -103,12 +103,6 @@ class RemoteHost:
         for one in closing:
             one.close()
 
-    def disown(self) -> None:
-        """In a forked child: the links are the parent's, whose end the host must see."""
-        for one in self._nodes:
-            for link in list(one._all):
-                link.close()
-
     def snapshot(self) -> dict[str, Any]:
         """This client's part: ``calls``, ``failures`` and times of each node."""
         with self._lock:

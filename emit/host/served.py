@@ -119,7 +119,7 @@ class Connection:
         with node:
             self._ready()
             calls = node.calls.asked_by(self._socket.fileno())
-            while self._inbox or self._receive():
+            while self._has_next():
                 self.busy = True
                 self._answer(calls, bool(config.get("stream")))
                 self.busy = False
@@ -131,9 +131,16 @@ class Connection:
     def _look(self) -> None:
         """It wants no node but to see what there is."""
         self._ready()
-        while self._inbox or self._receive():
+        while self._has_next():
             self._tell(self._inbox.popleft(), [self._server.snapshot()])
             self._out.flush()
+
+    def _has_next(self) -> bool:
+        """Wait for a call. False: there is none any more."""
+        while not self._inbox:
+            if not self._receive():
+                return False
+        return True
 
     def _receive(self) -> bool:
         """Wait for the next bytes. False: there are none any more."""

@@ -107,7 +107,12 @@ class Server:
         thread = threading.Thread(target=connection.run, name="emit-client", daemon=True)
         with self._lock:
             self._connections[connection] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            logger.warning("a client could not be served: %s", error)
+            self.forget(connection)
+            connected.close()
 
     def _beat(self) -> None:
         with self._lock:
