@@ -8,7 +8,7 @@ from pathlib import Path
 
 #: In the order of a message's way; each file says what it measures.
 NAMES = ("imports", "declare", "hops", "oneshot", "wire", "calls", "sdks", "shared", "memory")
-NAMES += ("workers",)
+NAMES += ("workers", "rq_workers")
 
 
 def main(chosen: list[str]) -> int:
