@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.shared_hosts import listening
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # The node answers only when the greenlets have written to its file: were the hub blocked by the
@@ -44,15 +46,31 @@ with router:
 """
 
 
-def test_greenlets(tmp_path: Path) -> None:
-    """Three greenlets are in three processes at the same time."""
-    pytest.importorskip("gevent")
+def meet(folder: Path, host: str) -> None:
+    folder.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}:{ROOT}/sdks/python"},
+        [sys.executable, "-c", PROGRAM, str(folder)],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": f"{ROOT}:{ROOT}/sdks/python",
+            "EMIT_HOST": host,
+        },
         capture_output=True,
         text=True,
         timeout=100,
     )
     assert done.stderr == ""
     assert done.stdout == "[({'n': 0},), ({'n': 1},), ({'n': 2},)]\n"
+
+
+def test_greenlets(tmp_path: Path) -> None:
+    """Three greenlets are in three processes at the same time."""
+    pytest.importorskip("gevent")
+    meet(tmp_path / "meeting", "private")
+
+
+def test_greenlets_of_a_shared_host(tmp_path: Path) -> None:
+    """The same, where the processes are those of a shared host."""
+    pytest.importorskip("gevent")
+    with listening(tmp_path / "host.sock"):
+        meet(tmp_path / "meeting", str(tmp_path / "host.sock"))

@@ -25,6 +25,7 @@ from emit.host.data import from_context, to_error
 from emit.host.fate import Job
 from emit.host.place import check_path, peer_of
 from emit.host.session import Broken, Session, Unmatched
+from emit.host.transport import remaining
 from emit.host.values import MAX_FRAME
 
 __all__ = ["BEAT", "Link", "LinkLost"]
@@ -34,6 +35,9 @@ BEAT = 4.0
 
 #: Seconds without any after which the host is taken for dead.
 _SILENCE = 5 * BEAT
+
+#: Seconds between two looks where not every event wakes us.
+_TICK = 0.05
 
 #: Bytes per read and write.
 _CHUNK = 256 * 1024
@@ -66,7 +70,10 @@ class Link:
         self._out = bytearray()
         self._refusal: frames.Failure | None = None
         self._session = Session(node, codecs=["msgpack"], max_frame=MAX_FRAME, config=config)
+        self._heard = time.monotonic()
         self._poll = select.poll()
+        # gevent's poll can miss what happens on a socket whose number was just reused.
+        self._tick = _TICK if type(self._poll).__module__ != "select" else _SILENCE
         self._socket = socket.socket(socket.AF_UNIX)
         _links.add(self)
         try:
@@ -99,6 +106,8 @@ class Link:
         Raises:
             EncodeError, FrameTooLarge: It can't be sent. The link stays usable.
         """
+        if not self._jobs:
+            self._heard = time.monotonic()
         number, data = self._session.call(job.fields, meta=from_context(job.context))
         self._jobs[number] = job
         self._out += data
@@ -120,11 +129,12 @@ class Link:
             self._send()
         events = select.POLLIN | (select.POLLOUT if self._out else 0)
         self._poll.modify(self._socket, events)
-        ready = self._poll.poll(_SILENCE * 1000)
-        if not ready:
-            raise LinkLost(f"it has said nothing for {_SILENCE:g} s")
-        if ready[0][1] & ~select.POLLOUT:
+        left = remaining(self._heard + _SILENCE)
+        ready = self._poll.poll(min(self._tick, left) * 1000 + 1)
+        if not ready or ready[0][1] & ~select.POLLOUT:
             self._receive()
+        if time.monotonic() > self._heard + _SILENCE:
+            raise LinkLost(f"it has said nothing for {_SILENCE:g} s")
 
     def hang_up(self) -> None:
         """Have both ends see its end. From another thread than the one that uses it."""
@@ -148,6 +158,7 @@ class Link:
         except OSError as error:
             raise LinkLost(os.strerror(error.errno or 0)) from error
         del self._out[:sent]
+        self._heard = time.monotonic()
 
     def _receive(self) -> None:
         try:
@@ -158,6 +169,7 @@ class Link:
             raise LinkLost(os.strerror(error.errno or 0)) from error
         if not data:
             raise LinkLost("it has ended")
+        self._heard = time.monotonic()
         for event in self._session.receive(data):
             if type(event) is frames.End:  # the common case, first
                 self._finish(self._jobs.pop(event.id), event.msgs)
@@ -203,13 +215,10 @@ class Link:
 
     def _shake_hands(self) -> None:
         self._out += self._session.hello()
-        end = time.monotonic() + _SILENCE
         while self._session.ready is None:
             self.step()
             if self._refusal is not None:
                 raise to_error(self._refusal.cause or {"type": "HostError"}, self.node, {})
-            if time.monotonic() > end:
-                raise LinkLost("it does not say that it is ready")
 
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
