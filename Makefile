@@ -7,10 +7,10 @@ PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .NOTPARALLEL:
-.PHONY: help setup demo test check format lint types bench chaos docs examples conformance
+.PHONY: help setup demo demo-celery test check format lint types bench chaos docs examples conformance
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## Make .venv and install what is missing: dependencies, Ruby, Node, Go, Redis, Graphviz
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
@@ -20,6 +20,11 @@ setup: ## Make .venv and install what is missing: dependencies, Ruby, Node, Go, 
 demo: setup ## Run the graph of examples/polyglot
 	@$(PY) examples/polyglot/graph.py $(ARGS)
 	@$(PY) -m scripts.tools
+
+demo-celery: setup ## Count words through a Celery worker: without a server, and by Redis
+	@$(PY) examples/celery/demo.py
+	@if [ -n "$$REDIS_URL" ] || command -v redis-server >/dev/null; then \
+	  . examples/redis.sh && $(PY) examples/celery/demo.py "$$REDIS_URL"; fi
 
 test: setup ## Run every test: of the Ruby, Node and Go SDKs, then of Python
 	@$(PY) -m scripts.languages test

@@ -23,6 +23,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+#: All are errors but that of a Celery worker which runs as root, as in a container.
+WARNINGS = "error,ignore:You're running the worker"
+
+
 class Block(NamedTuple):
     """One fenced block: its language, its ``file=`` if any, its text, and what it should print."""
 
@@ -49,7 +53,7 @@ def environment(more: dict[str, str]) -> dict[str, str]:
     # The interpreter that runs the tests, and the commands installed beside it, come first.
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     path = os.pathsep.join(paths)
-    own = {"PATH": commands, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
+    own = {"PATH": commands, "PYTHONPATH": path, "PYTHONWARNINGS": WARNINGS}
     own["RUBYLIB"] = str(ROOT / "sdks" / "ruby" / "lib")
     # So that `emit top` sees no host of what runs beside this page.
     own["XDG_RUNTIME_DIR"] = str(ROOT / "nowhere")

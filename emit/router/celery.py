@@ -23,7 +23,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import cwd_in_path
 from kombu.exceptions import EncodeError as KombuEncodeError
 
-from emit.celery import check_worker, problems, redis_of
+from emit.celery import check_worker, problems, redis_of, visibility
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, EncodeError, GraphError
 from emit.letter import Cause, DeadLetter
@@ -37,6 +37,10 @@ __all__ = ["CeleryRouter"]
 
 #: The header of a Celery message that has what Emit needs to know about earlier attempts.
 HEADER = "emit"
+
+#: The header of one that waits longer than the broker allows: until when, in seconds since the
+#: epoch.
+UNTIL = "emit-until"
 
 #: Seconds before a message goes back that could be neither finished nor put back: what is
 #: missing (Redis, most likely) is asked for so often, and not as fast as it can refuse.
@@ -134,28 +138,25 @@ class CeleryRouter(QueueRouter):
         task: Any = self.functions.get(destination)
         if task is None:
             raise GraphError(f'"{destination}" is not the name of a node')
-        options = _without_payload(origin, len(parcel.ids))
-        if delay:
-            options["countdown"] = delay
+        options = _without_payload(origin, len(parcel.ids)) | _when(task.app, delay)
         if causes:
-            options["headers"] = {HEADER: _to_header(causes)}
+            options.setdefault("headers", {})[HEADER] = _to_header(causes)
         with _publishing(origin, destination, task):
             return task.apply_async(
                 (), parcel.envelope(origin), task_id=parcel.id, add_to_parent=False, **options
             )
 
     def put_back(
-        self, delivery: Delivery, error: Exception, *, delay: float, causes: Sequence[Cause]
+        self, delivery: Delivery, error: Exception | None, *, delay: float, causes: Sequence[Cause]
     ) -> Any:
         """Send the same task again, with all that Celery knows of it, and end this one."""
         task, request = delivery.native, delivery.native.request
-        headers = {**(request.headers or {}), HEADER: _to_header(causes)}
+        options = _without_payload(delivery.origin, len(delivery.parcel.ids))
+        options |= _when(task.app, delay)
+        new = {HEADER: _to_header(causes), **options.pop("headers", {UNTIL: None})}
+        headers = {**(request.headers or {}), **new}
         signature = task.signature_from_request(
-            request,
-            retries=request.retries + 1,
-            countdown=delay,
-            headers=headers,
-            **_without_payload(delivery.origin, len(delivery.parcel.ids)),
+            request, retries=request.retries + 1, headers=headers, **options
         )
         signature.apply_async()
         raise Retry(f"in {delay:.3g} s", exc=error, when=delay)
@@ -168,12 +169,26 @@ class CeleryRouter(QueueRouter):
         message = self.get_message_from_call(*args[bound:], **kwargs)
         if not task or task.request.called_directly:
             return self._receiver.call(node, message, task if bound else None)
+        delivery = _delivery(task, message, bound)
         try:
-            return self._receiver.deliver(node, _delivery(task, message, bound))
+            self._wait_on(delivery)
+            return self._receiver.deliver(node, delivery)
         except Unsettled as error:
             self.logger.error('"%s": %s stays in the queue: %s', node.name, task.request.id, error)
             time.sleep(_PAUSE)
             raise Reject(error, requeue=True) from error
+
+    def _wait_on(self, delivery: Delivery) -> None:
+        """Put back what has waited for as long as the broker may have it wait at a time."""
+        until = (delivery.native.request.headers or {}).get(UNTIL)
+        if until is None or (left := until - time.time()) <= 0 or delivery.eager:
+            return
+        try:
+            self.put_back(delivery, None, delay=left, causes=delivery.causes)
+        except Retry:
+            raise
+        except Exception as error:
+            raise Unsettled(str(error)) from error
 
     def wants_retry(self, delivery: Delivery, error: Exception) -> bool:
         """Whether Celery's own ``autoretry_for`` is about to try again."""
@@ -274,6 +289,19 @@ def _without_payload(origin: str, count: int) -> dict[str, Any]:
     """What logs, events and monitors show in place of a task's arguments."""
     what = "a message" if count == 1 else f"{count} messages"
     return {"argsrepr": "()", "kwargsrepr": f"<{what} from {origin}>"}
+
+
+def _when(app: Any, delay: float) -> dict[str, Any]:
+    """
+    Options for a task that is to run in *delay* seconds.
+
+    Redis gives what waits longer than its visibility timeout to another worker as well, and both
+    run it. So a longer wait is made of several.
+    """
+    longest = (visibility(app) or float("inf")) / 2
+    if delay <= longest:
+        return {"countdown": delay} if delay else {}
+    return {"countdown": longest, "headers": {UNTIL: time.time() + delay}}
 
 
 @contextmanager

@@ -1,7 +1,11 @@
 "tasks of the simple celery app"
 
+import os
+
 from app import app, router
 from redis import Redis
+
+redis = Redis.from_url(os.environ.get("REDIS_URL", "redis://"))
 
 
 @router.node(("word",), entry_point=True)
@@ -14,5 +18,4 @@ def emit_words(msg):
     ("word", "count"), subscribe_to="tasks.emit_words", celery_task=app.task(rate_limit="5/s")
 )
 def tally_word(msg):
-    redis = Redis()
     return msg.word, redis.zincrby("celery_emit_example", 1, msg.word)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -189,6 +190,18 @@ def test_the_whole_worker_is_killed(flow: Any, log: Path) -> None:
         first, again = wait_for(flow, "flow.slow", 2)[:2]
     assert first["id"] == again["id"]
     assert time.monotonic() - began < 60  # with kombu's own throttle 100 s more
+
+
+def test_an_attempt_later_than_the_visibility_timeout(flow: Any, log: Path) -> None:
+    """The author's delay of 7 s, where Redis gives away what waits for 4: one second attempt."""
+    short = {"EMIT_TEST_LIMIT": "1.5", "EMIT_TEST_VISIBILITY": "4"}
+    with celery_worker(log, "-c", "1", **short):
+        flow.moody.delay(how="once", after=7, _origin="test")
+        began = time.monotonic()
+        wait_for(flow, "flow.after_moody", 1)
+        assert time.monotonic() - began > 6
+    assert [record["attempt"] for record in seen(flow, "flow.moody")] == [1, 2]
+    assert len(re.findall(r"flow\.moody\[\S+\] received", log.read_text())) >= 4
 
 
 def test_a_task_longer_than_the_visibility_timeout_is_refused(flow: Any, log: Path) -> None:

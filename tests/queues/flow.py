@@ -71,7 +71,8 @@ def moody(msg: Any) -> Any:
         raise KeyError("canary-in-an-error")
     if how == "once":
         if redis.incr("moody:once") == 1:
-            raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=0.05)
+            after = getattr(msg, "after", 0.05)
+            raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=after)
         return 1, current.get().attempt
     if how == "kill":
         os.kill(os.getpid(), 9)

@@ -56,9 +56,13 @@ class Worker:
     def text(self) -> str:
         return self.log.read_text("utf-8", "replace")
 
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def said(self, text: str, within: float = PATIENCE) -> None:
         def look() -> bool:
-            return text in self.text or self._process.poll() is not None
+            return text in self.text or not self.is_alive
 
         eventually(look, within, f"it never said {text!r}")
         assert text in self.text, self.text
@@ -82,7 +86,7 @@ class Worker:
         return self._process.wait(within)
 
     def end(self) -> None:
-        if self._process.poll() is None:
+        if self.is_alive:
             try:
                 self.stop(within=20)
             except subprocess.TimeoutExpired:

@@ -1,0 +1,16 @@
+"print the totals, as soon as there are so many words: python totals.py 20"
+
+import sys
+import time
+
+from tasks import redis
+
+
+def totals():
+    return redis.zrevrange("celery_emit_example", 0, -1, withscores=True)
+
+
+while sum(count for _, count in totals()) < int(sys.argv[1] if sys.argv[1:] else 0):
+    time.sleep(0.1)
+for word, count in totals():
+    print(f"{word.decode():8}{count:.0f}")
