@@ -34,7 +34,7 @@ def node(calls: int = 0, **figures: Any) -> dict[str, Any]:
         "idle": 0,
         "queued": 0,
         "breaker": "closed",
-        "command": ["ruby", "x.rb"],
+        "language": "ruby",
         "rss_bytes": 0,
         **figures,
     }
@@ -80,7 +80,7 @@ def test_a_host_that_was_started_anew() -> None:
 
 def test_before_the_first_start() -> None:
     """There is no command yet, and nothing to divide by."""
-    [row] = rows({}, snapshots(one={"a": node(command=[], breaker="open")}), 1.0)
+    [row] = rows({}, snapshots(one={"a": node(language="", breaker="open")}), 1.0)
     assert (row.language, row.p50, row.open) == ("", 0.01 * 0, 1)
     assert format_row(row)[1] == "-"
     assert "open" in format_row(row)[HEAD.index("restarts")]

@@ -246,6 +246,7 @@ SHAPE = {
     ],
     **dict.fromkeys(("size", "busy", "idle", "queued"), "int"),
     "breaker": "str",
+    "language": "str",
     "command": ["str"],
 }
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emit.host.command import language_of
-
 #: Ends of processes that another process has followed, if there was work for one.
 _RESTARTS = ("failed", "max_calls", "max_age", "max_rss")
 
@@ -92,10 +90,9 @@ def _of(name: str, snapshots: Snapshots) -> dict[int, Mapping[str, Any]]:
 def _row(name: str, before: Snapshots, now: Snapshots, seconds: float) -> Row:
     nodes = list(now.values())
     fresh = sum(node["calls"] - before[pid]["calls"] for pid, node in now.items() if pid in before)
-    command: list[str] = next((node["command"] for node in nodes if node["command"]), [])
     return Row(
         node=name,
-        language=language_of(command),
+        language=next((node["language"] for node in nodes if node["language"]), ""),
         hosts=len(nodes),
         busy=_sum(nodes, "busy"),
         processes=_sum(nodes, "busy") + _sum(nodes, "idle"),

@@ -94,7 +94,10 @@ class View:
             return Text("\nno node with a program of its own is at work")
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column, name in enumerate(HEAD):
-            table.add_column(name, justify="left" if column < 2 else "right", no_wrap=True)
+            if column < 2:  # what is shortened where there is no room
+                table.add_column(name, no_wrap=True)
+            else:
+                table.add_column(name, no_wrap=True, justify="right", min_width=max(6, len(name)))
         for number, row in enumerate(self.table):
             # Not as strings, in which rich would read brackets as markup.
             table.add_row(*map(Text, format_row(row)), style=_style(row, number == self.chosen))

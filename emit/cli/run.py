@@ -81,7 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     with router:
         done = _run(router, feed, arguments)
-    _show_counts(seen, counts, done, time.monotonic() - began, arguments.json)
+    # Of a queue's router only what was sent from here is known.
+    rows = [(edge, counts[edge.origin, edge.destination]) for edge in seen.edges]
+    rows = [(edge, count) for edge, count in rows if count or _routes_here(router)]
+    _show_counts(rows, done, time.monotonic() - began, arguments.json)
     return done.code
 
 
@@ -179,7 +182,7 @@ def print_results(router: Router, whose: Sequence[str], *, with_origin: bool) ->
 
     A router that sends its messages to a queue has no results here, and prints none.
     """
-    if not whose or type(router).dispatch is not Router.dispatch:
+    if not whose or not _routes_here(router):
         return
 
     def printer(msg: Message) -> type[NoResult]:
@@ -191,14 +194,13 @@ def print_results(router: Router, whose: Sequence[str], *, with_origin: bool) ->
     router.node((), [exactly(name) for name in whose], name=_PRINTER)(printer)
 
 
+def _routes_here(router: Router) -> bool:
+    return type(router).dispatch is Router.dispatch
+
+
 def _show_counts(
-    seen: Outline,
-    counts: Counter[tuple[str, str]],
-    done: Done,
-    seconds: float,
-    as_json: bool,
+    rows: Sequence[tuple[Edge, int]], done: Done, seconds: float, as_json: bool
 ) -> None:
-    rows = [(edge, counts[edge.origin, edge.destination]) for edge in seen.edges]
     if as_json:
         edges = [{"origin": e.origin, "destination": e.destination, "count": n} for e, n in rows]
         summary = asdict(done) | {"seconds": round(seconds, 3), "edges": edges}

@@ -178,7 +178,8 @@ class Host:
             * ``processes``: each with ``pid``, ``state`` ("busy" or "idle"), ``calls``,
               ``age_seconds``, ``idle_seconds``, ``cpu_seconds``, ``rss_bytes``;
             * ``size``, ``busy``, ``idle``, ``queued`` and ``breaker`` ("closed" or "open");
-            * ``command``, a list; empty before the first start.
+            * ``language`` (or the name of the program) and ``command``, a list; both empty before
+              the first start.
         """
         return {
             "pid": self.pid,

@@ -68,7 +68,7 @@ def prepare(program: Program, source: Source, own: Mapping[str, str]) -> Program
         values["output"] = str(_built(program, source, values, version))
     prefix = runtime.prefix if "manifest" in values else ()
     launch = (word for word in runtime.launch if word != "{function}" or source.function)
-    return replace(program, argv=fill((*prefix, *launch), values))
+    return replace(program, argv=fill((*prefix, *launch), values), language=runtime.name)
 
 
 def places(source: Source, cwd: str | None) -> dict[str, str]:

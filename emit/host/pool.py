@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from emit.errors import HostError, PoolClosed, PoolTimeout, Unavailable
 from emit.host.accounting import ProcessAccount
+from emit.host.command import language_of
 from emit.host.process import Process, is_permanent
 from emit.host.program import Program
 from emit.host.settings import Settings
@@ -402,7 +403,7 @@ class Pool:
                 "idle": len(self._idle),
                 "queued": len(self._waiters),
                 "breaker": "open" if self._starts.is_open(time.monotonic()) else "closed",
-                "command": list(self._program.argv) if self._program else [],
+                **_describe(self._program),
             }
         return figures
 
@@ -436,6 +437,13 @@ class Pool:
 
 def _warn(process: Process, reason: str) -> None:
     process.pipes.lines.logger.warning("%r is discarded: %s", process, reason)
+
+
+def _describe(program: Program | None) -> dict[str, Any]:
+    if program is None:
+        return {"language": "", "command": []}
+    language = program.language or language_of(program.argv)
+    return {"language": language, "command": list(program.argv)}
 
 
 def _last_use(lease: Lease) -> float:

@@ -55,6 +55,7 @@ class Program:
             host's: 20 ms more. None: it is started directly, which suits a program that
             lives for one message.
         guard: Kill it, and what it started, when the host dies.
+        language: That of the file which it serves; empty for any other command.
     """
 
     node: str
@@ -63,3 +64,4 @@ class Program:
     cwd: str | None = None
     limits: Limits | None = None
     guard: bool = True
+    language: str = ""
