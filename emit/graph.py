@@ -49,13 +49,13 @@ def subscriptions(wish: Any, name_of: Callable[[Any], str], *, node: str) -> lis
         return []
     if isinstance(wish, str):  # an empty one would be found in every name
         return [Subscription(_compile(wish, node), wish)] if wish else []
-    if isinstance(wish, re.Pattern):
+    if isinstance(wish, re.Pattern) and isinstance(wish.pattern, str):
         return [Subscription(wish)]
     if isinstance(wish, Subscription):
         return [wish]
     if callable(wish):
         return [exactly(name_of(wish))]
-    if isinstance(wish, Iterable):
+    if isinstance(wish, Iterable) and not isinstance(wish, (bytes, bytearray)):
         return [one for part in wish for one in subscriptions(part, name_of, node=node)]
     raise GraphError(
         f'"{node}" can\'t subscribe to {wish!r}: give a name or regular expression, a compiled '

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields as fields_of
 from dataclasses import replace
+from inspect import signature
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -227,6 +228,8 @@ class ShellNode:
 
     def configure(self, name: str, options: dict[str, Any], *, stream: bool) -> None:
         """Take the node's name, and from *options* what is a setting; then check them all."""
+        if self._settings is not None and name != self.name:
+            raise GraphError(f'"{name}": this object is "{self.name}" already; make another')
         self.name = name
         self.stream = stream
         self.logger = logging.getLogger(f"emit.node.{name}")
@@ -336,9 +339,17 @@ class ShellNode:
     def _program(self, extra: Mapping[str, str] = {}) -> Program:  # read only
         program = self._launched() if self.file is not None else self._bare()
         if self.file is None or type(self).get_command is not ShellNode.get_command:
-            program = replace(program, argv=tuple(self.get_command()))
+            program = replace(program, argv=self._words())
         limits = None if self._is_oneshot() else self.limits
         return replace(program, env={**program.env, **extra}, limits=limits)
+
+    def _words(self) -> tuple[str, ...]:
+        command = self.get_command()
+        if isinstance(command, str) or not all(isinstance(word, str) for word in command):
+            raise GraphError(
+                f'"{self.name}": get_command() must return a list of strings, not {command!r}'
+            )
+        return tuple(command)
 
     def _bare(self) -> Program:
         env = environment(self.env, self.pass_env)
@@ -385,6 +396,21 @@ class ShellNode:
             self._check_file()
         elif type(self).get_command is ShellNode.get_command:
             self._check_command()
+        self._check_surroundings()
+
+    def _check_surroundings(self) -> None:
+        cwd = getattr(self, "cwd", None)
+        if not isinstance(cwd, (str, os.PathLike, type(None))):
+            raise GraphError(f'"{self.name}": cwd must be a path, not {cwd!r}')
+        try:
+            environment(self.env, self.pass_env)
+        except (TypeError, ValueError) as error:
+            raise GraphError(f'"{self.name}": {error}') from error
+        if self.dead_letter is not None and not _takes_one(self.dead_letter):
+            raise GraphError(
+                f'"{self.name}": dead_letter must be a function of one argument, the letter (a '
+                f"function in a class also gets self; staticmethod(function) does not)"
+            )
 
     def _check_file(self) -> None:
         about = f'"{self.name}": file = {self.file!r}'
@@ -412,6 +438,16 @@ class ShellNode:
 
 def _fields(msg: Any) -> dict[str, Any]:
     return msg if isinstance(msg, dict) else dict(vars(msg))
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    try:
+        signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # some builtins have no signature
+        return True
+    return True
 
 
 def _is_ready(result: Any) -> bool:

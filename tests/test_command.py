@@ -81,6 +81,14 @@ def test_a_bad_interpreter(tmp_path: Path, limits: Limits | None) -> None:
 
 
 @WAYS
+def test_a_script_from_windows(tmp_path: Path, limits: Limits | None) -> None:
+    """Its first line names an interpreter that ends with a carriage return."""
+    error = refusal(program(script(tmp_path, "#!/bin/sh\r\n"), limits=limits))
+    assert error.reason == "bad interpreter /bin/sh\\r"
+    assert "sed -i 's/\\r$//'" in error.hint
+
+
+@WAYS
 def test_a_script_without_a_first_line(tmp_path: Path, limits: Limits | None) -> None:
     """No shell is tried instead."""
     error = refusal(program(script(tmp_path, "echo hi\n"), limits=limits))
@@ -110,6 +118,12 @@ def test_a_command_that_is_no_command() -> None:
     """An empty command and one with a NUL are refused with an error of the same kind."""
     assert refusal(program()).reason == "the command is empty"
     assert "NUL" in refusal(program("true", "a\0b")).reason
+
+
+def test_a_program_that_is_no_program() -> None:
+    """What the system cannot even try is told at once; nobody waits for the start."""
+    wanted = Program("n", ("/bin/true",), {"A": 1})  # type: ignore[dict-item]
+    assert refusal(wanted).reason.startswith("TypeError: ")
 
 
 def test_a_command_too_long() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +120,27 @@ def test_no_path_is_a_usage_error(project: Path) -> None:
     done = run(project)
     assert done.returncode == 2
     assert "usage: emit_digraph" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="it is Linux's")
+@pytest.mark.parametrize(
+    ("to", "code", "says"),
+    [
+        (">/dev/full", 1, "emit_digraph: [Errno 28] No space left on device\n"),
+        (">&-", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+def test_output_that_nobody_takes(project: Path, to: str, code: int, says: str) -> None:
+    """A full disk is one line, as with every command; a reader who has gone is none."""
+    program = "from emit.cli.digraph import main; main(['app.router'])"
+    if code:
+        program = program.replace("main([", "raise SystemExit(main([") + ")"
+    command = f"{shlex.quote(sys.executable)} -uc {shlex.quote(program)} {to}"
+    done = subprocess.run(
+        command, shell=True, cwd=project, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (code, says)
 
 
 def test_an_empty_graph() -> None:

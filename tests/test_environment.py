@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,13 @@ def test_the_locale_is_always_utf8(
         host.setenv(name, value)
     env = environment({})
     assert expected == {n: v for n, v in env.items() if n == "LANG" or n.startswith("LC_")}
+
+
+@pytest.mark.parametrize("passing", ["HOME", [5]])
+def test_names_that_pass_are_a_list(passing: Any) -> None:
+    """A string would be a list of its letters, and pass nothing."""
+    with pytest.raises(ValueError, match="pass_env must be a list of names"):
+        environment({}, passing)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_an_invalid_expression(wish: Any) -> None:
     assert isinstance(caught.value.__cause__, re.error)
 
 
-@pytest.mark.parametrize("wish", [3, b"a", [3], 1.5])
+@pytest.mark.parametrize("wish", [3, b"a", [3], 1.5, re.compile(b"a")])
 def test_not_a_subscription(wish: Any) -> None:
     """Anything else is a GraphError that says what is allowed."""
     with pytest.raises(GraphError, match="give a name or regular expression"):

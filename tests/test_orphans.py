@@ -6,7 +6,9 @@ import logging
 import os
 import random
 import signal
+import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 
@@ -232,6 +234,18 @@ def test_there_is_one_sentinel_and_it_holds_nothing() -> None:
     assert one.cwd() == "/"
     assert not [c for c in one.net_connections() if c.laddr and c.raddr]
     assert os.getsid(one.pid) == one.pid
+
+
+def test_the_lifeline_ends_without_a_warning() -> None:
+    """Under -X dev, which shows what an interpreter left open."""
+    code = """
+        from emit.host.environment import environment
+        from emit.host.spawn import Program, start
+        start(Program("n", ("true",), environment({}))).close()
+    """
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_killed_sentinel_is_replaced(tag: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -137,6 +137,8 @@ def test_get_message_from_call(router: Router) -> None:
     assert router.get_message_from_call({"a": 1}) == Message(a=1)
     assert router.get_message_from_call({}) == Message()
     assert router.get_message_from_call(a=1, self=2) == Message(a=1, self=2)
+    odd = Message(keys=1, self=2)
+    assert router.get_message_from_call(odd) == odd
     for args, kwargs in (((), {}), (({}, {}), {}), (({},), {"a": 1}), (([],), {})):
         with pytest.raises(TypeError):
             router.get_message_from_call(*args, **kwargs)
@@ -209,6 +211,21 @@ def test_a_wrong_declaration_registers_nothing(router: Router) -> None:
     assert router.names == set()
     empty: dict[str, Any] = {}
     assert [router.functions, router.fields, router.regexes, router.routes] == [empty] * 4
+
+
+@pytest.mark.parametrize("name", ["", 5, b"x", "__entry_point"])
+def test_what_no_node_can_be_called(router: Router, name: Any) -> None:
+    """A name is a string with something in it, and not the one of the entry point."""
+    with pytest.raises(GraphError, match="a node can't be called") as caught:
+        router.node(("n",), name=name)(pass_on)
+    assert repr(name) in str(caught.value)
+    assert router.names == set()
+
+
+def test_a_class_of_messages_that_is_none() -> None:
+    """It is refused when the router is made, not when a message is."""
+    with pytest.raises(GraphError, match="message_class must be a subclass of Message"):
+        Router(message_class=dict)  # type: ignore[arg-type]
 
 
 def test_an_unknown_option_lists_the_known(router: Router) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from emit.errors import GraphError
+from emit.host.program import Limits
 from emit.host.settings import Settings, check
 
 
@@ -41,6 +42,15 @@ def test_a_wrong_value_is_refused(name: str, value: Any, text: str) -> None:
         check("count", Settings(**{name: value}))
     assert str(caught.value).startswith('"count": ')
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "limits", [None, {"cpu": 1}, Limits(cpu=-1), Limits(core="0"), Limits(nofile=1.5)]
+)
+def test_wrong_limits_are_refused(limits: Any) -> None:
+    """Here and not as a start that fails."""
+    with pytest.raises(GraphError, match='"count": limits'):
+        check("count", Settings(limits=limits))
 
 
 @pytest.mark.parametrize(

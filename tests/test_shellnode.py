@@ -213,6 +213,60 @@ def test_settings_in_the_wrong_order(router: Router, settings: dict[str, Any], s
         router.node(("n",), command="cat", **settings)(ShellNode)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("cwd", 5),
+        ("env", ["A"]),
+        ("env", {"A": 1}),
+        ("env", {"A=B": "1"}),
+        ("pass_env", "HOME"),
+        ("pass_env", [5]),
+        ("dead_letter", 5),
+        ("dead_letter", lambda: None),
+        ("limits", {"cpu": 1}),
+    ],
+)
+def test_wrong_surroundings(router: Router, setting: str, value: Any) -> None:
+    """So is what only a start, or the first dead letter, would stumble over."""
+    with pytest.raises(GraphError, match='"words"') as caught:
+        router.node(("n",), name="words", command="cat", **{setting: value})(ShellNode)
+    assert setting in str(caught.value) or "environment variable" in str(caught.value)
+    assert router.names == set()
+
+
+def test_a_dead_letter_function_in_a_class(router: Router) -> None:
+    """There it would be a method, and fail at the first letter: that is told at once."""
+
+    def keep(letter: Any) -> None:
+        """Stands for a user's own."""
+
+    class Bound(ShellNode):
+        command = "cat"
+        dead_letter = keep  # type: ignore[assignment]
+
+    class Unbound(Bound):
+        dead_letter = staticmethod(keep)
+
+    with pytest.raises(GraphError, match=r"staticmethod\(function\)"):
+        router.node(("n",), name="bound")(Bound)
+    router.node(("n",), name="unbound")(Unbound)
+    router.node(("n",), name="builtin", dead_letter=[].append)(Unbound)
+
+
+def test_one_object_is_one_node(router: Router) -> None:
+    """A second declaration would change the settings of the first."""
+
+    class Cat(ShellNode):
+        command = "cat"
+
+    cat = Cat()
+    node = router.node(("n",), name="first", timeout=5)(cat)
+    with pytest.raises(GraphError, match='"second": this object is "first" already'):
+        router.node(("n",), name="second", timeout=0.001)(cat)
+    assert node(n=1) == ({"n": 1},)
+
+
 def test_an_unknown_option_lists_those_there_are(router: Router) -> None:
     """A misspelt setting is an error, not a setting that does nothing."""
     with pytest.raises(GraphError, match="takes no option 'timout'") as caught:
@@ -496,6 +550,18 @@ def test_get_command_and_get_cwd(router: Router, tmp_path: Path) -> None:
     node = router.node(("n",), name="n", mode="oneshot")(Computed)
     assert node(x=0) == node(x=0) == ({"n": 1},)
     assert Computed.asked == 2
+
+
+def test_a_computed_command_that_is_no_list(router: Router) -> None:
+    """A string is not taken for a list of its letters."""
+
+    class Computed(ShellNode):
+        def get_command(self) -> Any:
+            return "cat"
+
+    node = router.node(("n",), name="n")(Computed)
+    with pytest.raises(GraphError, match=r"get_command\(\) must return a list of strings"):
+        node(n=1)
 
 
 def test_deserialize(router: Router) -> None:

@@ -16,7 +16,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -56,8 +56,6 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``emit COMMAND ...``. Returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if sys.stdout is None:  # it was closed, as by ">&-"
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     parser = _parser()
     if not words:
         parser.print_help(sys.stderr)
@@ -69,28 +67,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(name: str, words: Sequence[str]) -> int:
     """Run one command with the rest of the command line."""
+    return guarded(f"emit {name}", lambda: _run(name, words))
+
+
+def guarded(title: str, command: Callable[[], int]) -> int:
+    """Run a command and say on stderr, under its *title*, what is wrong. Returns its exit code."""
+    if sys.stdout is None:  # it was closed, as by ">&-"
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
-        code = _run(name, words)
+        code = command()
         sys.stdout.flush()
     except (CommandError, GraphError) as error:
-        print(f"emit {name}: {error}", file=sys.stderr)
+        print(f"{title}: {error}", file=sys.stderr)
         return getattr(error, "code", 2)
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
-        return _no_output(name, error)
+        return _no_output(title, error)
     return code
 
 
-def _no_output(name: str, error: OSError) -> int:
+def _no_output(title: str, error: OSError) -> int:
     """Nobody takes our output: who read it has seen enough, as in "| head", or the disk is full."""
     # What is still held would be written at the end, and Python would complain once more.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno == errno.EPIPE:
         return UNHEARD
-    print(f"emit {name}: {error}", file=sys.stderr)
+    print(f"{title}: {error}", file=sys.stderr)
     return 1
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from emit.cli.target import TargetError, load_router
+from emit.cli import guarded
+from emit.cli.target import load_router
 from emit.digraph import make_digraph
 
 HELP = "Print the graph of a router in the DOT language of graphviz."
@@ -36,8 +36,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     configure(parser)
     arguments = parser.parse_args(argv)
-    try:
-        return run(arguments)
-    except TargetError as error:
-        print(f"emit_digraph: {error}", file=sys.stderr)
-        return 2
+    return guarded(parser.prog, lambda: run(arguments))

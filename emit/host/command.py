@@ -76,7 +76,7 @@ def resolve(program: Program) -> Program:
     return replace(program, argv=(path, *program.argv[1:]))
 
 
-def diagnose(program: Program, cause: OSError | ValueError) -> StartError:
+def diagnose(program: Program, cause: Exception) -> StartError:
     """Say why *program*, resolved, could not be started. The system's own word is its cause."""
     error = _of_moment(program, cause) or _of_cwd(program) or _of_file(program)
     error = error or _of_errno(program, cause)
@@ -106,7 +106,7 @@ def _in_path(program: Program, name: str) -> str:
     raise start_error(program, "command not found", f"looked in {where}")
 
 
-def _of_moment(program: Program, cause: OSError | ValueError) -> StartError | None:
+def _of_moment(program: Program, cause: Exception) -> StartError | None:
     if isinstance(cause, OSError) and cause.errno in TRANSIENT:
         return start_error(
             program, os.strerror(cause.errno), _HINTS.get(cause.errno, "retry later")
@@ -133,13 +133,16 @@ def _of_file(program: Program) -> StartError | None:
     if not os.access(path, os.X_OK):
         return _not_executable(program, path)
     interpreter = _interpreter(path)
+    if interpreter.endswith("\r"):
+        hint = f"its lines end as Windows's do; convert it: sed -i 's/\\r$//' {path}"
+        return start_error(program, f"bad interpreter {interpreter[:-1]}\\r", hint)
     if interpreter and not os.access(interpreter, os.X_OK):
         reason = f"bad interpreter {interpreter}"
         return start_error(program, reason, f"change the first line of {path}, or install it")
     return None
 
 
-def _of_errno(program: Program, cause: OSError | ValueError) -> StartError:
+def _of_errno(program: Program, cause: Exception) -> StartError:
     path = program.argv[0]
     match cause:
         case ValueError():
@@ -159,6 +162,8 @@ def _of_errno(program: Program, cause: OSError | ValueError) -> StartError:
         case OSError(errno=number):
             reason = os.strerror(number) if number else str(cause)
             return start_error(program, reason, _HINTS.get(number or 0, ""))
+        case _:
+            return start_error(program, f"{type(cause).__name__}: {cause}", "")
 
 
 def _interpreter(path: str) -> str:
@@ -168,7 +173,7 @@ def _interpreter(path: str) -> str:
             first = file.readline(256)
     except OSError:
         return ""
-    words = first[2:].split() if first.startswith(b"#!") else []
+    words = re.findall(rb"[^ \t\n]+", first[2:]) if first.startswith(b"#!") else []
     return os.fsdecode(words[0]) if words else ""
 
 

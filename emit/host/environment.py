@@ -48,13 +48,14 @@ def environment(extra: Mapping[str, str], passing: Sequence[str] = DEFAULT) -> d
         answers in a buffer, and a UTF-8 locale, since Ruby would read US-ASCII without one.
 
     Raises:
-        ValueError: A name or value that no environment can hold. The text never has values.
+        ValueError: A name or value that no environment can hold (the text never has values), or
+            *passing* is no list of names.
 
     Example:
         >>> environment({"DEBUG": "1"}, passing=())["DEBUG"]
         '1'
     """
-    _check(extra)
+    _check(extra, passing)
     passes = _matcher(tuple(passing))
     passed = {name: value for name, value in os.environ.items() if passes(name)}
     return {**_utf8(passed), "PYTHONUNBUFFERED": "1", **extra}
@@ -76,7 +77,11 @@ def _is_utf8(locale: str) -> bool:
     return locale.lower().replace("-", "").partition("@")[0].endswith("utf8")
 
 
-def _check(extra: Mapping[str, str]) -> None:
+def _check(extra: Mapping[str, str], passing: Sequence[str]) -> None:
+    if not isinstance(extra, Mapping):
+        raise ValueError("env must be a map of names to values")
+    if isinstance(passing, str) or not all(isinstance(name, str) for name in passing):
+        raise ValueError(f"pass_env must be a list of names, such as ('HOME',), not {passing!r}")
     for name, value in extra.items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             raise ValueError(f"{name!r} is no name for an environment variable")

@@ -73,8 +73,8 @@ class Lifeline:
             raise
         finally:
             theirs.close()
-        ours.setblocking(False)
-        self._socket = ours
+        self._socket = _Line(fileno=ours.detach())
+        self._socket.setblocking(False)
         self._send(b"".join(list(self._told.values())))
 
     def _send(self, data: bytes) -> bool:
@@ -89,6 +89,13 @@ class Lifeline:
         except OSError:
             return False
         return True
+
+
+class _Line(socket.socket):
+    """It is open until the very end of the interpreter, which warns of an ordinary one."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def boot_clock() -> float:

@@ -99,6 +99,7 @@ def check(node: str, settings: Settings) -> None:
             raise GraphError(f'"{node}": {name} = {value!r} must be {_range(name, low, high)}')
     _check_choice(node, "mode", settings.mode, MODES)
     _check_choice(node, "codec", settings.codec, CODECS)
+    _check_limits(node, settings.limits)
     _check_order(node, settings)
 
 
@@ -135,6 +136,14 @@ def _check_choice(node: str, name: str, value: object, choices: tuple[object, ..
     if value not in choices:
         allowed = ", ".join(map(repr, choices))
         raise GraphError(f'"{node}": {name} = {value!r} must be one of {allowed}')
+
+
+def _check_limits(node: str, limits: object) -> None:
+    if not isinstance(limits, Limits):
+        raise GraphError(f'"{node}": limits must be Limits(...), not {limits!r}')
+    for name, value in vars(limits).items():
+        if value is not None and not (isinstance(value, int) and value >= 0):
+            raise GraphError(f'"{node}": limits: {name} = {value!r} must be a whole number or None')
 
 
 def _check_order(node: str, settings: Settings) -> None:

@@ -152,7 +152,7 @@ class _Spawner:
         try:
             with _starting:
                 request.child = self._launch(request.program)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of any kind: the caller waits for a word
             request.reply.put(diagnose(request.program, error))
         else:
             request.reply.put(request.child)

@@ -69,6 +69,8 @@ class Router:
         if isinstance(node_modules, str):
             raise GraphError(f"node_modules must be a list of names, such as [{node_modules!r}]")
         self.message_class = message_class or Message
+        if not issubclass(self.message_class, Message):
+            raise GraphError(f"message_class must be a subclass of Message, not {message_class!r}")
         self.node_modules = list(node_modules or [])
         self.node_package = node_package
         self.resolved_node_modules: list[Any] = []
@@ -107,7 +109,7 @@ class Router:
             TypeError: Called in any other way.
         """
         if len(args) == 1 and not kwargs and isinstance(args[0], (dict, Message)):
-            return self.message_class(args[0])
+            return self.message_class(args[0] if isinstance(args[0], dict) else vars(args[0]))
         if kwargs and not args:
             return self.message_class(kwargs)
         raise TypeError("Pass either keyword arguments or a dictionary argument")
@@ -179,7 +181,7 @@ class Router:
             A function as :meth:`node` describes it, with *func*'s name and documentation.
         """
         handler = make_handler(func)
-        name = name or self.get_name(func)
+        name = self.get_name(func) if name is None else name
         node = Node(
             name=name,
             handler=handler,

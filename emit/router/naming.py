@@ -9,6 +9,7 @@ from functools import WRAPPER_ASSIGNMENTS, partial
 from typing import Any
 
 from emit.errors import GraphError
+from emit.graph import ENTRY
 
 
 def get_name(func: Any) -> str:
@@ -88,8 +89,10 @@ class Places:
             Whether it was taken before, by an earlier run of the same code.
 
         Raises:
-            GraphError: Another place has it.
+            GraphError: Another place has it, or it can be no node's.
         """
+        if not isinstance(name, str) or not name or name == ENTRY:
+            raise GraphError(f"a node can't be called {name!r}: give a string, such as 'words'")
         taken = self._taken.get(name)
         if taken is not None and not place.repeats(taken):
             raise GraphError(
