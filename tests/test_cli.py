@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 import emit
 from emit.cli import COMMANDS
+from emit.cli.screen import paint
 
 #: The installed program, beside the interpreter that runs the tests.
 EMIT = str(Path(sys.executable).parent / "emit")
@@ -78,3 +80,29 @@ def test_a_closed_output() -> None:
         f"{shlex.quote(EMIT)} completion bash >&-", shell=True, stderr=subprocess.PIPE
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_page_has_every_command() -> None:
+    """docs/command-line.md lists all of them, each with a section."""
+    page = (Path(__file__).parent.parent / "docs" / "command-line.md").read_text("utf-8")
+    for name in COMMANDS:
+        assert f"\n| [`emit {name}`](#" in page
+        assert f"\n## {name}\n" in page or name == "digraph"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only on a terminal, and neither with NO_COLOR nor on a dumb one."""
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    assert paint("x", "red", Terminal()) == "\033[31mx\033[0m"
+    assert paint("x", "red", io.StringIO()) == "x"
+    monkeypatch.setenv("TERM", "dumb")
+    assert paint("x", "red", Terminal()) == "x"
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert paint("x", "red", Terminal()) == "x"
