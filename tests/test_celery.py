@@ -189,7 +189,7 @@ def test_a_message_that_kills_in_a_batch(sent: Any) -> None:
     eventually(lambda: sum(len(r["ns"]) for r in seen(sent, "collected")) >= 49)
     counted = Counter(n for r in seen(sent, "collected") for n in r["ns"])
     assert sorted(counted) == [n for n in range(50) if n != 13]
-    assert len(seen(sent, "flow.batched")) == 1 + 5
+    assert len(seen(sent, "flow.batched")) == 1 + 2
 
 
 def test_a_message_that_kills(sent: Any) -> None:
@@ -197,7 +197,7 @@ def test_a_message_that_kills(sent: Any) -> None:
     sent.moody.delay(how="kill", _origin="test")
     (letter,) = dead(sent, 1)
     assert letter.causes[-1].type == "Undelivered"
-    assert len(seen(sent, "flow.moody")) == 5
+    assert len(seen(sent, "flow.moody")) == 3
 
 
 def test_a_program(sent: Any) -> None:

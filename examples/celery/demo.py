@@ -65,7 +65,7 @@ def main():
 
 
 def count_words():
-    texts = [path.read_text("utf-8") for path in sorted(Path(os.__file__).parent.glob("[a-d]*.py"))]
+    texts = [path.read_text("utf-8") for path in sorted(Path(os.__file__).parent.glob("[a-c]*.py"))]
     lines = [re.findall("[a-z]+", line.lower()) for text in texts for line in text.splitlines()]
     lines = [line for line in lines if line]
     began = time.monotonic()

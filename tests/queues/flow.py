@@ -58,7 +58,7 @@ def last(msg: Any) -> Any:
     return NoResult
 
 
-@router.node(("n", "attempt"), max_attempts=3)
+@router.node(("n", "attempt"), max_attempts=3, max_deliveries=3)
 def moody(msg: Any) -> Any:
     """Fails in the way it is asked to, and writes down each attempt."""
     note(msg)
@@ -105,7 +105,7 @@ def spread(msg: Any) -> Any:
     yield from range(msg.count)
 
 
-@router.node(("n",), "flow.spread", batch=50)
+@router.node(("n",), "flow.spread", batch=50, max_deliveries=2)
 def batched(msg: Any) -> Any:
     if msg.n == 13 and redis.get("bad") == "fail":
         raise RuntimeError("thirteen")
@@ -151,7 +151,7 @@ def answered(msg: Any) -> Any:
     return NoResult
 
 
-@router.node(("pid",), name="flow.busy", timeout=50)
+@router.node(("pid",), name="flow.busy", timeout=50, max_deliveries=2)
 class Busy(Program):
     program_node = "busy"
 
