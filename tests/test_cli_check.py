@@ -200,3 +200,49 @@ def test_a_node_of_celery_is_called_here(project: Path) -> None:
     (project / "app.py").write_text(CELERY)
     done = run("call", "app.router:words", "text=a b", cwd=project)
     assert (done.returncode, done.stdout) == (0, '{"word": "a"}\n{"word": "b"}\n')
+
+
+FILES = {
+    "app.py": """
+from emit import Router, ShellNode
+
+router = Router()
+add = router.node
+
+@add(("word",), entry_point=True, name="words")
+def words(msg):
+    yield from msg.text.split()
+
+add(("word", "score"), "words", name="in_ruby", file="score.rb")(ShellNode)
+add(("word", "score"), "words", name="in_node", file="score.mjs")(ShellNode)
+add(("rank",), "^in_", name="in_go", file="rank")(ShellNode)
+""",
+    "score.rb": "def score(word:, weight:, scale: 1) = [word, weight * scale]\n",
+    "score.mjs": "export function score({ word, lang = 'en' }) { return [word, lang.length]; }\n",
+    "rank/rank.go": """package rank
+
+type In struct {
+	Score int `json:"score"`
+	Total int `json:"total"`
+}
+
+func Rank(in In) (int, error) { return in.Score, nil }
+""",
+}
+
+
+@pytest.mark.requires("ruby", "node", "go")
+def test_fields_across_languages(tmp_path: Path) -> None:
+    """Ruby's keywords, JavaScript's destructuring and Go's structs are held against the fields of
+    their origins, in whatever language these are."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = run("check", "app.router", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines() == [
+        "✘ fields        words -> in_ruby: needs weight; words gives only word",
+        "✘ fields        in_ruby -> in_go: needs total; in_ruby gives only word, score",
+        "✘ fields        in_node -> in_go: needs total; in_node gives only word, score",
+        "4 nodes, 5 edges: 3 findings",
+    ]
