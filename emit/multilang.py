@@ -17,11 +17,12 @@ from inspect import signature
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
-from emit.errors import EmitError, FrameTooLarge, GraphError, ResultError
+from emit.errors import EmitError, FrameTooLarge, GraphError
 from emit.host import host, oneshot, plain
 from emit.host.calls import Calls
 from emit.host.command import language_of, resolve
 from emit.host.environment import DEFAULT, environment
+from emit.host.fate import too_many
 from emit.host.host import AnyHost
 from emit.host.process import Process
 from emit.host.program import Limits, Program
@@ -306,11 +307,7 @@ class ShellNode:
 
     def _check_count(self, count: int) -> None:
         if count > self.max_results and not self.stream:
-            raise ResultError(
-                f'"{self.name}" emitted more than max_results = {self.max_results} results for '
-                f"one message; stream=True has no such limit",
-                node=self.name,
-            )
+            raise too_many(self.name, self.max_results)
 
     # -- pooled processes ------------------------------------------------------------------
 

@@ -157,7 +157,10 @@ def test_null_is_absent() -> None:
         ({"op": "err", "id": 1, "type": "A", "message": "b", "after": True}, "not seconds"),
         ({"op": "err", "id": 1, "type": "A", "message": "b", "cause": "c"}, "not map"),
         ({"op": "ready", "v": "1"}, "the v of 'ready' is str, not int"),
-        ({"op": "ready", "v": 1, "concurrency": 0}, "the concurrency of 'ready' is int, not count"),
+        (
+            {"op": "ready", "v": 1, "concurrency": 0},
+            "concurrency of 'ready' is 0, not 1 or more",
+        ),
         ({"op": "log", "level": "info", "text": 1}, "the text of 'log' is int, not str"),
         ({"op": "hello", "v": 1, "codecs": [], "node": "", "max_frame": 1}, "list of int"),
     ],

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from emit import Router
-from emit.errors import PoolTimeout, ProcessDied, RemoteError
+from emit.errors import PoolTimeout, ProcessDied, RemoteError, ResultError
 from emit.host.calls import Calls
 from emit.host.environment import environment
 from emit.host.host import CONCURRENT_STARTS, Host, current
@@ -352,6 +352,18 @@ def test_a_stream_has_no_limit_of_results() -> None:
     code = "serve(lambda msg: iter(range(5_000)))"
     with pool(sdk(code), max_results=100) as node:
         assert list(node.stream({})) == list(range(5_000))
+
+
+def test_an_endless_list_of_results_is_told_as_one() -> None:
+    """At its timeout, by the limit that it broke; other attempts would end in the same way."""
+    code = "import itertools\nserve(lambda msg: itertools.count())"
+    with pool(sdk(code), max_results=100, timeout=1.0) as node:
+        with pytest.raises(ResultError, match="more than max_results = 100"):
+            node.call({})
+        (outcome,) = node.call_many([{}])
+        assert isinstance(outcome, ResultError)
+        figures = node.snapshot()
+        assert (figures["starts"], figures["failures"]) == (2, {"ResultError": 2})
 
 
 DYING = raw("for id, msg in calls(): sys.exit(7)")

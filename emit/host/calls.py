@@ -15,7 +15,7 @@ from emit import context
 from emit.errors import HostError, RemoteError
 from emit.host.accounting import CallAccount
 from emit.host.batch import Batch
-from emit.host.fate import FAILURES, Job
+from emit.host.fate import FAILURES, Job, too_many
 from emit.host.pool import Pool
 from emit.host.transport import pause
 from emit.letter import DeadLetter
@@ -163,7 +163,10 @@ class Calls:
     def judge(self, job: Job, error: HostError | RemoteError) -> None:
         """Charge a job with a failure of its process, or with an answer that asks for more."""
         self.account.charged(error)
-        if not job.charge(error, self.settings.max_attempts, time.time()):
+        if job.overflow:  # with any other process it would be the same again
+            job.outcome = too_many(job.node, self.settings.max_results)
+            self.account.answered((job.outcome,), 0.0)
+        elif not job.charge(error, self.settings.max_attempts, time.time()):
             self.account.answered((error,), 0.0)
 
     def _attempt(self, job: Job) -> None:

@@ -27,6 +27,7 @@ from emit.errors import (
     ProcessDied,
     ProtocolError,
     RemoteError,
+    ResultError,
 )
 from emit.letter import Cause, DeadLetter
 
@@ -111,6 +112,15 @@ def split(open_jobs: list[Job], concurrency: int, error: HostError) -> tuple[Job
     for job in open_jobs if concurrency == 1 else open_jobs[:concurrency]:
         job.alone = True
     return None, open_jobs
+
+
+def too_many(node: str, limit: int) -> ResultError:
+    """What becomes of a message with more results than ``max_results``."""
+    return ResultError(
+        f'"{node}" emitted more than max_results = {limit} results for one message; stream=True '
+        f"has no such limit",
+        node=node,
+    )
 
 
 def is_final(error: Exception) -> bool:

@@ -306,6 +306,8 @@ def _present(kind: type[Frame], fields: Mapping[str, Any]) -> list[str]:
 
 def _complaint(kind: type[Frame], name: str, field: Field, given: bool, value: object) -> str:
     what = f"{type(value).__name__}, not {field.kind}" if given else "missing"
+    if given and field.kind == "count" and _is_int(value):
+        what = f"{value}, not 1 or more"
     return f"the {name} of {op_of(kind)!r} is {what}"
 
 

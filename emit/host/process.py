@@ -26,14 +26,13 @@ from emit.errors import (
     ProcessDied,
     ProtocolError,
     RemoteError,
-    ResultError,
     StartError,
     StartTimeout,
 )
 from emit.host import frames, spawn
 from emit.host.accounting import usage_of
 from emit.host.command import is_transient
-from emit.host.fate import Job
+from emit.host.fate import Job, too_many
 from emit.host.line_session import LineSession
 from emit.host.lines import Lines, clean
 from emit.host.program import Program
@@ -357,11 +356,7 @@ class Process:
         if job.results is not None:
             results, job.results = job.results + results, None  # a stream would give them twice
         if job.overflow or (len(results) > self._settings.max_results and not job.streamed):
-            job.outcome = ResultError(
-                f'"{self.node}" emitted more than max_results = {self._settings.max_results} '
-                f"results for one message; stream=True has no such limit",
-                node=self.node,
-            )
+            job.outcome = too_many(self.node, self._settings.max_results)
         else:
             job.outcome = results
 
@@ -459,4 +454,5 @@ def _remote_error(node: str, event: frames.Err) -> RemoteError:
 
 
 def _without_node(error: HostError) -> str:
-    return "it " + str(error).removeprefix(f'"{error.node}"').lstrip(": ")
+    text = str(error).removeprefix(f'"{error.node}"').lstrip(": ")
+    return text if text.startswith(("it ", "the ")) else f"it {text}"
