@@ -355,7 +355,7 @@ def test_all_processes_are_busy(path: Path, tmp_path: Path) -> None:
     """The wait for a process is bounded as without a shared host; others' messages too."""
     with listening(path), client(path, raw(HELD), acquire_timeout=0.2) as node:
         thread, found = in_thread(lambda: node.call(held(tmp_path)))
-        until(lambda: (tmp_path / "began").exists())
+        until(lambda: _lines(tmp_path / "began"))
         with pytest.raises(PoolTimeout, match=r"acquire_timeout = 0\.2"):
             node.call(held(tmp_path))
         (tmp_path / "go").touch()
@@ -371,7 +371,7 @@ def test_the_host_is_killed_in_the_middle(path: Path, tmp_path: Path) -> None:
     with client(path, raw(HELD)) as node:
         with listening(path) as host:
             thread, found = in_thread(lambda: node.call(held(tmp_path, 7)))
-            until(lambda: (tmp_path / "began").exists())
+            until(lambda: _lines(tmp_path / "began"))
             first = int((tmp_path / "began").read_text())
             host.kill()
         until(lambda: not _lives(first))
@@ -494,7 +494,7 @@ def test_stopped_politely(path: Path, tmp_path: Path) -> None:
     with listening(path) as host, client(path, raw(HELD)) as node, client(path, ECHO) as idle:
         assert idle.call({"n": 1})
         thread, found = in_thread(lambda: node.call(held(tmp_path)))
-        until(lambda: (tmp_path / "began").exists())
+        until(lambda: _lines(tmp_path / "began"))
         host.terminate()
         until(lambda: not path.exists())
         (tmp_path / "go").touch()
@@ -518,7 +518,7 @@ with client(Path({str(path)!r}), raw(HELD)) as node:
 """
     with listening(path), client(path, raw(HELD)) as node:
         with open_client(path, code) as killed:
-            until(lambda: (tmp_path / "began").exists())
+            until(lambda: _lines(tmp_path / "began"))
             first = int((tmp_path / "began").read_text())
             killed.kill()
         until(lambda: not _lives(first))
@@ -553,7 +553,7 @@ def test_closed_in_the_middle(path: Path, tmp_path: Path) -> None:
     """A call of another thread ends with PoolClosed, as it does without a shared host."""
     with listening(path), client(path, raw(HELD)) as node:
         thread, found = in_thread(lambda: node.call(held(tmp_path)))
-        until(lambda: (tmp_path / "began").exists())
+        until(lambda: _lines(tmp_path / "began"))
         node.close()
         thread.join()
         assert isinstance(found[0], PoolClosed)
@@ -657,18 +657,17 @@ print(wrong, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 def test_a_link_that_a_forked_child_inherits(path: Path, tmp_path: Path) -> None:
     """The parent is killed in the middle while its child lives on: the host sees it."""
     code = f"""
-import os, sys, time
+import os, sys
 from pathlib import Path
 from emit.host import host
 from emit.host.environment import environment
 from emit.host.program import Program
 from emit.host.settings import Settings
-from tests.test_shared_host import HELD, held, in_thread, raw
+from tests.test_shared_host import HELD, _lines, held, in_thread, raw, until
 program = Program("n", tuple(raw(HELD)), environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
 node = host.current().calls("n", lambda: program, Settings(mode="persistent", size=1))
 in_thread(lambda: node.call(held(Path({str(tmp_path)!r}))))
-while not os.path.exists({str(tmp_path / "began")!r}):
-    time.sleep(0.01)
+until(lambda: _lines(Path({str(tmp_path / "began")!r})))
 pid = os.fork()
 if not pid:
     sys.stdin.read()
