@@ -35,7 +35,7 @@ def configure(app: Celery, *, time_limit: float = 300.0) -> None:
     ``task_time_limit``, soft               *time_limit*, and nine tenths of it
     ``visibility_timeout`` (Redis)          2.4 times *time_limit*: so long after a worker is
                                             gone another gets what it had
-    ``unacked_restore_throttle`` (Redis)    1: and 10 s later at most, not 100
+    ``unacked_restore_throttle`` (Redis)    1: and 10 s later at most, not 100 (kombu 5.7)
     ======================================= ==================================================
 
     Call it after the app's own settings: what they say about other things stays.
@@ -96,7 +96,8 @@ def check_worker(app: Celery, tasks: Iterable[Task], timeouts: Mapping[str, floa
     for problem in problems(app, timeouts):
         _log.warning("%s", problem)
     for task in tasks:
-        limit, visible = task.time_limit, visibility(app)
+        # Celery before 5.7 does not copy the setting to the task.
+        limit, visible = task.time_limit or app.conf.task_time_limit, visibility(app)
         if limit is not None and visible is not None and limit >= visible:
             raise SystemExit(
                 f"{task.name} may run for time_limit = {limit:g} s, but after visibility_timeout "
