@@ -444,11 +444,11 @@ def describe_status(status: int | None) -> str:
     Say how a process ended, from a ``Popen.returncode``.
 
     Example:
-        >>> describe_status(3), describe_status(-15), describe_status(None)
-        ('ended with exit code 3', 'was killed by SIGTERM', 'ended with an unknown status')
+        >>> describe_status(3), describe_status(-15)
+        ('ended with exit code 3', 'was killed by SIGTERM')
     """
     if status is None:
-        return "ended with an unknown status"
+        return "ended with an unknown status: is SIGCHLD ignored?"
     if status >= 0:
         return f"ended with exit code {status}"
     cause = ": out of memory?" if status == -_signal.SIGKILL else ""

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -134,20 +135,28 @@ class Graph:
         return self.routes
 
     def _resolve(self) -> dict[str, tuple[str, ...]]:
-        heard: dict[str, list[str]] = {}
-        for edge in self.edges():
-            heard.setdefault(edge.origin, []).append(edge.destination)
+        # Not by way of edges(): a wide graph has a million, whose making takes most of the time.
+        heard: dict[str, list[str]] = defaultdict(list)
+        for destination, origins in self._heard():
+            for origin in origins:
+                heard[origin].append(destination)
         return {origin: tuple(destinations) for origin, destinations in heard.items()}
 
     def edges(self) -> Iterator[Edge]:
         """Who hears whom, and by which wish, as the subscriptions stand now."""
+        names = {ENTRY: None, **self.names}
+        for destination, origins in self._heard():
+            for origin, wish in origins.items():
+                pattern = None if wish is None or wish.is_name(names) else wish.pattern.pattern
+                yield Edge(origin, destination, pattern)
+
+    def _heard(self) -> Iterator[tuple[str, dict[str, Subscription | None]]]:
+        """Each subscriber with what it hears, and by which wish; None: as an entry point."""
         # Patterns recur ('.+' above all), so each is searched in all names only once.
         names = {ENTRY: None, **self.names}
         matches: dict[re.Pattern[str], list[str]] = {}
         for destination in dict.fromkeys([*self.hears, *self.entries]):
-            for origin, wish in self._origins(destination, names, matches).items():
-                pattern = None if wish is None or wish.is_name(names) else wish.pattern.pattern
-                yield Edge(origin, destination, pattern)
+            yield destination, self._origins(destination, names, matches)
 
     def _origins(
         self,
@@ -160,9 +169,10 @@ class Graph:
             if wish.is_name(names):
                 origins[str(wish.name)] = wish
             else:
-                for name in _search(wish, names, matches):
-                    if name != destination:
-                        origins.setdefault(name, wish)
+                found: dict[str, Subscription | None]
+                found = dict.fromkeys(_search(wish, names, matches), wish)
+                found.pop(destination, None)
+                origins = found | origins
         for wish in self.ignores.get(destination, ()):
             by_name = wish.is_name(names)
             for name in [str(wish.name)] if by_name else _search(wish, names, matches):

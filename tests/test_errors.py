@@ -140,7 +140,7 @@ def test_stderr_is_a_note() -> None:
         (-signal.SIGKILL, "was killed by SIGKILL: out of memory?"),
         (-64, "was killed by SIGRTMAX"),
         (-50, "was killed by signal 50"),
-        (None, "ended with an unknown status"),
+        (None, "ended with an unknown status: is SIGCHLD ignored?"),
     ],
 )
 def test_describe_status(status: int | None, text: str) -> None:

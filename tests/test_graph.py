@@ -67,6 +67,16 @@ def test_order_of_declaration_does_not_matter() -> None:
         assert {origin: set(to) for origin, to in made.resolve().items()} == expected
 
 
+def test_routes_and_edges_agree() -> None:
+    """They are made in two ways: what is drawn is what is routed. A name goes before a pattern."""
+    hears = {"a": None, "b": [".+", "a"], "c": ["a", "."], "d": ["d", "^[abd]"]}
+    made = graph(hears, {"b": "d"}, "c")
+    drawn = {(edge.origin, edge.destination): edge.pattern for edge in made.edges()}
+    assert set(drawn) == {(of, to) for of, heard in made.resolve().items() for to in heard}
+    assert drawn["a", "b"] is drawn["a", "c"] is drawn["d", "d"] is None
+    assert (drawn["c", "b"], drawn["b", "c"], drawn["b", "d"]) == (".+", ".", "^[abd]")
+
+
 def test_a_wide_expression_hears_the_entry_and_not_itself() -> None:
     """``.+`` hears the router's own calls and every node but its own."""
     assert graph({"a": None, "all": ".+"}).resolve() == {ENTRY: ("all",), "a": ("all",)}

@@ -167,6 +167,16 @@ def test_a_toolchain_that_is_missing(toys: Toys, toy: Declare) -> None:
     assert not caught.value.started
 
 
+def test_a_host_that_ignores_its_children(toys: Toys, toy: Declare) -> None:
+    """Nobody knows then how the toolchain's check has ended: the hint is not to install it."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(StartError, match=r"does not tell its version.*SIGCHLD is ignored"):
+            toy()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_a_toolchain_that_is_too_old(toys: Toys, toy: Declare) -> None:
     """Versions are compared as numbers, not as text."""
     with pytest.raises(StartError, match=r"toy 1\.9 is older than 1\.10.*get toy"):

@@ -190,6 +190,8 @@ def _run(program: Program, reason: str, hint: str) -> bytes:
     try:
         return b"".join(oneshot.run(program, b"", timeout=CHECK_TIMEOUT))
     except (ProcessDied, CallTimeout) as error:
+        if isinstance(error, ProcessDied) and (error.exit_code, error.signal) == (None, None):
+            hint = "nobody knows, as SIGCHLD is ignored here: signal.signal(SIGCHLD, SIG_DFL)"
         raise start_error(program, reason, hint, error.stderr_tail) from error
     except StartError as error:
         why = f"{reason}: {program.argv[0]}: {error.reason}"
