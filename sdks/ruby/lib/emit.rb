@@ -5,6 +5,7 @@ require_relative "emit/errors"
 require_relative "emit/values"
 require_relative "emit/codec"
 require_relative "emit/frames"
+require_relative "emit/forks"
 require_relative "emit/call"
 require_relative "emit/node"
 require_relative "emit/session"
@@ -20,8 +21,8 @@ require_relative "emit/serve"
 #     end
 #
 # The map, which the SDKs of other languages follow: errors, node and call (what an author writes
-# and reads), values and codec (json, msgpack), frames, session, serve (plain, boot), log, testing.
-# The wire is described in runtimes/PROTOCOL.md.
+# and reads), values and codec (json, msgpack), frames, forks, session, serve (plain, boot), log,
+# testing. The wire is described in runtimes/PROTOCOL.md.
 module Emit
   autoload :Boot, File.join(__dir__, "emit/boot")
   autoload :Log, File.join(__dir__, "emit/log")

@@ -5,16 +5,33 @@ require_relative "host"
 
 # What a host sees of a program, beyond what `emit conformance` asks of every SDK.
 class SessionTest < Minitest::Test
+  FORKS = <<~RUBY
+    Emit.node(:fork) { |_| fork ? Process.wait2.last.exitstatus : "child" }
+    Emit.node(:process_fork) { |_| Process.fork ? Process.wait2.last.exitstatus : "child" }
+    Emit.node(:block) { |_, out| fork { out << "child" } && out << Process.wait2.last.exitstatus }
+    Emit.node(:popen) do |_, out|
+      pipe = IO.popen("-") or next out << "child"
+      pipe.close
+      out << $?.exitstatus
+    end
+    Emit.node(:echo) { |msg| msg[:value] }
+  RUBY
+  NO_HOOK = "def Process.respond_to?(name, all = false) = name != :_fork && super\n" # as in Ruby 3.0
+
   # Only the parent answers; a child that returns from the handler runs no waiting call either.
   def test_a_forked_child_answers_nothing
-    Host.serving(<<~RUBY) do |host|
-      Emit.node(:fork) { |_| fork ? Process.wait2.last.exitstatus : "child" }
-      Emit.node(:echo) { |msg| msg[:value] }
-    RUBY
-      host.write({ op: "call", id: 1, node: "fork", msg: {} }, { op: "call", id: 2, node: "echo", msg: { value: 5 } })
-      assert_equal [{ op: "end", id: 1, msgs: [0] }, { op: "end", id: 2, msgs: [5] }], [host.answer, host.answer]
-      assert_equal 0, host.finish.first.exitstatus
+    ["", NO_HOOK].each do |before|
+      Host.serving(before + FORKS) do |host|
+        %w[fork process_fork popen].each { |node| check_fork(host, node, 0) }
+        check_fork(host, "block", 1) # it has no call to emit for
+        assert_equal 0, host.finish.first.exitstatus
+      end
     end
+  end
+
+  def check_fork(host, node, status)
+    host.write({ op: "call", id: 1, node: node, msg: {} }, { op: "call", id: 2, node: "echo", msg: { value: 5 } })
+    assert_equal [{ op: "end", id: 1, msgs: [status] }, { op: "end", id: 2, msgs: [5] }], [host.answer, host.answer], node
   end
 
   # The exception waits until a frame is whole.

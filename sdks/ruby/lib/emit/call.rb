@@ -12,7 +12,7 @@ module Emit
     def initialize(home = nil, frame = {})
       @home = home
       @frame = frame
-      left = frame[:meta] && frame[:meta][:deadline_ms]
+      left = (meta = frame[:meta]) && meta[:deadline_ms]
       @deadline = Emit.now + left / 1000.0 if left
     end
 

@@ -22,7 +22,6 @@ module Emit
     def initialize(max_frame, binary:)
       @max_frame = max_frame
       @values = Values.new(binary: binary)
-      @input = String.new
     end
 
     # One result. Most are tried as they are: only on suspicion is each part looked at.
@@ -55,6 +54,7 @@ module Emit
 
     def initialize(max_frame = MAX_FRAME)
       super(max_frame, binary: false)
+      @input = String.new
       @state = JSON::State.new(max_nesting: 0)
     end
 

@@ -9,10 +9,9 @@ module Emit
       stamp = MessagePack::Timestamp.from_msgpack_ext(data)
       Time.at(stamp.sec, stamp.nsec, :nanosecond).utc
     end
-    # {"op": "end", "id": ..., "msgs": [...]}, up to the id and from there.
-    HEADS = %w[out end].to_h { |op| [op, "\x83\xA2op\xA3#{op}\xA2id\xCF".b.freeze] }.freeze
-    MSGS = "\xA4msgs\xDD".b.freeze
-    AROUND = HEADS["end"].size + 8 + MSGS.size + 4
+    # Room for the length, and {"op": ..., "id": up to the number.
+    HEADS = %w[out end].to_h { |op| [op, "\0\0\0\0\x83\xA2op\xA3#{op}\xA2id".b.freeze] }.freeze
+    MSGS = "\xA4msgs".b.freeze
 
     def initialize(max_frame = MAX_FRAME)
       super(max_frame, binary: true)
@@ -22,7 +21,8 @@ module Emit
       # to that.
       @packer = @factory.packer
       @unpacker = @factory.unpacker(symbolize_keys: true)
-      @buffer = @unpacker.buffer
+      @input = @unpacker.buffer
+      @output = @packer.buffer
     end
 
     def name = "msgpack"
@@ -30,16 +30,15 @@ module Emit
     def separator = ""
 
     def dump(value)
-      @packer.write(value).full_pack
-    rescue StandardError
-      @packer.buffer.clear # of what it had packed so far
-      raise
+      packed = @packer.write(value).full_pack
+    ensure # after a Timeout, too
+      @output.clear unless packed # of what it had packed so far
     end
 
     def load(data)
       @unpacker.feed(data)
       value = @unpacker.read
-      return value if @buffer.empty? || @buffer.read.strip.empty?
+      return value if @input.empty? || @input.read.strip.empty?
 
       raise MessagePack::MalformedFormatError, "there are bytes after the message"
     end
@@ -51,37 +50,45 @@ module Emit
 
     # @param data [String, nil] *count* results that are packed already
     def results(op, number, count, data)
-      data ||= ""
-      [AROUND + data.bytesize, HEADS[op], number, MSGS, count, data].pack("Na*Q>a*Na*")
+      @output << HEADS[op]
+      @packer.write(number)
+      @output << MSGS
+      @packer.write_array_header(count)
+      @output << data if data
+      packed = measure(@packer.full_pack)
+    ensure
+      @output.clear unless packed
     end
 
-    # The frames that are complete with these bytes. Fed at once, as that costs half of one by one.
+    # The frames that are complete with these bytes.
     def each_frame(data)
-      @input << data
-      count, complete = measure
-      return if count.zero?
-
-      @unpacker.feed(@input.slice!(0, complete))
-      count.times do
-        @buffer.skip(4)
+      @unpacker.feed(data)
+      while complete?
+        @length = nil
         yield @unpacker.read
       end
     end
 
     private
 
-    # How many frames are complete, and where the last of them ends.
-    def measure
-      count = at = 0
-      while (low = @input.getbyte(at + 3))
-        length = @input.getbyte(at) << 24 | @input.getbyte(at + 1) << 16 | @input.getbyte(at + 2) << 8 | low
-        check_size(length)
-        break if at + 4 + length > @input.bytesize
+    # Its length goes in front. The first of the four bytes is 0 in any frame of 16 MB at most.
+    def measure(frame)
+      length = frame.bytesize - 4
+      frame.setbyte(3, length & 255)
+      return frame if length < 256
 
-        at += 4 + length
-        count += 1
+      frame.setbyte(2, length >> 8 & 255)
+      frame.setbyte(1, length >> 16)
+      frame
+    end
+
+    def complete?
+      unless @length
+        return false if @input.size < 4
+
+        check_size(@length = @input.read(4).unpack1("N"))
       end
-      [count, at]
+      @input.size >= @length
     end
   end
 end

@@ -35,6 +35,7 @@ module Emit
       @unsent = String.new
       @oldest = 0.0 # when the first of the unsent came
       @due = Thread::Queue.new
+      @pid = Process.pid
     end
 
     # Serve until the input ends.
@@ -44,6 +45,8 @@ module Emit
     def run(hello)
       @preferred = @nodes.key?(hello[:node]) ? hello[:node] : @nodes.keys.first
       @max_frame = hello[:max_frame] || Codec::MAX_FRAME
+      @most = @max_frame - ROOM
+      @enough = [ENOUGH, @most].min
       @config = hello[:config] || {}
       trap_signals
       codec = Codec.choose(hello[:codecs] || [], @max_frame)
@@ -81,7 +84,7 @@ module Emit
         raise IOError, "the call is over, and nothing can be emitted any more" unless @open.key?(call.id)
 
         part = encode(call, value)
-        flush(call) if call.data && call.data.bytesize + part.bytesize > [ENOUGH, @max_frame - ROOM].min
+        flush(call) if call.data && call.data.bytesize + part.bytesize > @enough
         call.add(part, @codec.separator)
         @partial[call.id] = call
         # flush_late cannot run while a handler computes.
@@ -117,11 +120,7 @@ module Emit
     end
 
     def start_threads
-      session = self
-      forks = Module.new do
-        define_method(:_fork) { super().tap { |pid| session.forget if pid.zero? } }
-      end
-      Process.singleton_class.prepend(forks)
+      Forks.watch { forget }
       Thread.new { flush_late }
       Thread.new { watch }
       @concurrency.times { start_runner } unless @inline
@@ -177,9 +176,7 @@ module Emit
 
     def accept(frame)
       frame[:node] ||= @preferred
-      call = Call.new(self, frame)
-      @open[call.id] = call
-      @waiting << call
+      @waiting << (@open[frame[:id]] = Call.new(self, frame))
     end
 
     # Calls
@@ -195,10 +192,11 @@ module Emit
       slot[0] = call
       result = node_of(call).run(call.msg, call)
       @lock.synchronize { finish(call, result) }
+      answered = true
     rescue Exception => error # a SystemExit has to answer the call, too
       refuse(call, error)
     ensure # Thread.exit raises nothing
-      refuse(call, ThreadError.new("the handler ended its thread")) if @open.key?(call.id)
+      refuse(call, ThreadError.new("the handler ended its thread")) unless answered
     end
 
     def node_of(call)
@@ -212,12 +210,17 @@ module Emit
     # @raise [EncodeError] it cannot be carried
     def encode(call, value)
       part = @codec.value(value)
-      if part.bytesize > Values::MEMBERS && Values.members(value) > Values::MEMBERS - 100 # some for the frame
+      check(call, value, part.bytesize) if part.bytesize > @enough
+      part
+    end
+
+    def check(call, value, size)
+      if size > Values::MEMBERS && Values.members(value) > Values::MEMBERS - 100 # some for the frame
         raise EncodeError, "#{call.node} emitted a result of over #{Values::MEMBERS - 100} members"
       end
-      return part if part.bytesize <= @max_frame - ROOM
+      return if size <= @most
 
-      raise FrameTooLarge, "#{call.node} emitted a result of #{part.bytesize} bytes; a frame holds at most " \
+      raise FrameTooLarge, "#{call.node} emitted a result of #{size} bytes; a frame holds at most " \
                            "#{@max_frame}: emit less at once, or raise max_frame of the node"
     end
 
@@ -280,6 +283,7 @@ module Emit
     def write
       return if @writing # called by a finalizer: the loop below takes its frame along
 
+      forget if Process.pid != @pid # as Process.daemon does, and IO.popen("-") in Ruby 3.0, unnoticed
       uninterrupted { write_all }
     end
 

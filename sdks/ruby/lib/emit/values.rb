@@ -7,7 +7,6 @@ module Emit
     MEMBERS = 1_000_000 # Members of lists and maps, all levels together.
     NO_JSON = 'JSON cannot carry it; msgpack can: gem install msgpack here, codec = "msgpack" there'
     TEXT = [Encoding::UTF_8, Encoding::US_ASCII].freeze
-    CONTAINERS = [Hash, Array].freeze
     ADVICE = { "Symbol" => "; emit its to_s", "Range" => "; emit its each" }.freeze
 
     def self.members(value)
@@ -19,18 +18,20 @@ module Emit
     # @param binary [Boolean] whether bytes, times, NaN and infinities can be carried
     def initialize(binary:)
       @binary = binary
-      @leaves = { String => :text, Integer => binary ? :any : :integer }.compare_by_identity
-      [Float, NilClass, TrueClass, FalseClass].each { |kind| @leaves[kind] = :any }
-      @leaves[Time] = :any if binary
       @keys = {} # those that were looked at: most messages have the same ones
     end
 
     # Whether the encoders take it as it is, or refuse it themselves, as they do with a NaN in JSON
     # and a long integer in msgpack. False only means that `clean` has to look.
     def plain?(value, levels = DEPTH)
-      return hash?(value, levels) if value.instance_of?(Hash)
-
-      array?(value.instance_of?(Array) ? value : [value], levels)
+      case value
+      when String then value.instance_of?(String) && (@binary ? value.valid_encoding? : TEXT.include?(value.encoding))
+      when Integer then @binary || value.bit_length < 64
+      when Float, nil, true, false then true
+      when Hash then value.instance_of?(Hash) && levels.positive? && map?(value, levels - 1)
+      when Array then value.instance_of?(Array) && levels.positive? && value.all? { |item| plain?(item, levels - 1) }
+      else @binary && value.instance_of?(Time)
+      end
     end
 
     # Copies a value into plain types.
@@ -51,30 +52,14 @@ module Emit
 
     private
 
-    def hash?(hash, levels)
-      keys = hash.keys
-      at = keys.size
-      while (at -= 1) >= 0
-        return false unless @keys[keys[at]] || key?(keys[at])
-      end
-      array?(hash.values, levels)
-    end
+    def map?(hash, levels)
+      hash.each do |key, item|
+        return false unless @keys[key] || key?(key)
+        next if @binary && item.instance_of?(String) && item.valid_encoding? # most, without a call
 
-    # This runs for every part of every result: a block, or a method for each part, would cost more
-    # than encoding it does.
-    def array?(items, levels)
-      at = items.size
-      while (at -= 1) >= 0
-        item = items[at]
-        case @leaves[item.class]
-        when :any then next
-        when :text then next if @binary ? item.valid_encoding? : TEXT.include?(item.encoding)
-        when :integer then next if item.bit_length < 64
-        else next if levels > 1 && CONTAINERS.include?(item.class) && plain?(item, levels - 1)
-        end
-        return false
+        return false unless plain?(item, levels)
       end
-      levels.positive?
+      true
     end
 
     def key?(key)
