@@ -97,6 +97,21 @@ def test_a_task_may_return_its_results(sent: Any) -> None:
     assert result == [{"value": 1}, {"value": None}, {"value": "x"}]
 
 
+def test_the_family_of_a_task_is_celerys_own(sent: Any) -> None:
+    """Root and parent ids, as for any task that a task sends; a retry keeps them and headers."""
+    first = sent.returning.delay(values=["child"])
+    fields = {"value": "own", "_origin": "test"}
+    sent.family.apply_async(kwargs=fields, headers={"x-own": "mine"})
+
+    def records() -> dict[str, Any]:  # another test's may come late
+        return {record["fields"]["value"]: record for record in seen(sent, "flow.family")}
+
+    eventually(lambda: {"child", "own"} <= records().keys())
+    child = records()["child"]
+    assert (child["root"], child["parent"]) == (first.id, first.id)
+    assert records()["own"]["own"] == "mine"
+
+
 def test_task_names_are_the_nodes(sent: Any) -> None:
     """tasks.emit_words is tasks.emit_words."""
     assert sent.count.name == "flow.count"

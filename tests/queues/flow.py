@@ -100,6 +100,16 @@ def bound(task: Any, msg: Any) -> Any:
     return task.request.retries
 
 
+@router.node((), "flow.returning", celery_task=app.task(bind=True))
+def family(task: Any, msg: Any) -> Any:
+    request = task.request
+    if request.retries == 0:
+        raise task.retry(countdown=0)
+    own = (request.headers or {}).get("x-own")
+    note(msg, root=request.root_id, parent=request.parent_id, own=own)
+    return NoResult
+
+
 @router.node(("n",), batch=50)
 def spread(msg: Any) -> Any:
     yield from range(msg.count)
