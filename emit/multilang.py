@@ -239,6 +239,16 @@ class ShellNode:
         self._check_program()
         self._settings = self._make_settings()
 
+    def open(self) -> None:
+        """
+        Begin to start its ``min_idle`` processes, if any, before its first message.
+
+        Raises:
+            StartError: Its file can't be served.
+        """
+        if self.min_idle and not self._is_oneshot():
+            self._processes()
+
     def close(self) -> None:
         """Stop its processes. A later message starts others."""
         calls, self._calls = self._calls, None

@@ -50,6 +50,16 @@ class Node:
             configure(self.name, options, stream=self.stream)
         self.takes_many = not self.stream and getattr(self.handler, "takes_many", False)
 
+    def open(self) -> None:
+        """Let a foreign node begin what it wants to have ready before its first message."""
+        if self.foreign:
+            self.handler.open()
+
+    def close(self) -> None:
+        """Let a foreign node end what it keeps; it begins anew with a later message."""
+        if self.foreign:
+            self.handler.close()
+
     def run(self, message: Any) -> Any:
         """
         Run the handler and fit what it emits to the fields.

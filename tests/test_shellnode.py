@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,6 +25,7 @@ from emit.errors import (
     ResultError,
     StartError,
 )
+from emit.host.host import Host
 from tests.hosts import ROOT, count
 from tests.leaks import no_leaks
 
@@ -668,6 +671,30 @@ def test_a_program_with_an_sdk_becomes_persistent(router: Router) -> None:
     assert count(SDK["PYTHONPATH"], 1) == 1
     router.close()
     assert count(SDK["PYTHONPATH"], 0) == 0
+
+
+def test_min_idle_processes_before_the_first_message(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``with router:`` starts them; and nothing for a node that wants none, or is one-shot."""
+    command = [sys.executable, "-c", "from emit_sdk import serve; serve(lambda msg: msg.x)"]
+    options: dict[str, Any] = {"command": command, "env": SDK, "size": 2}
+    for name, more in (
+        ("ahead", {"mode": "persistent", "min_idle": 2}),
+        ("later", {"mode": "persistent"}),
+        ("oneshot", {"mode": "oneshot", "min_idle": 1}),
+    ):
+        router.node(("n",), name=name, **options, **more)(ShellNode)
+    with closing(Host()) as host:
+        monkeypatch.setattr("emit.host.host._current", host)
+        with router:
+            nodes = host.snapshot()["nodes"]
+            assert list(nodes) == ["ahead"]
+            end = time.monotonic() + 60
+            while nodes["ahead"]["idle"] < 2 and time.monotonic() < end:
+                time.sleep(0.01)
+                nodes = host.snapshot()["nodes"]
+            assert (nodes["ahead"]["idle"], nodes["ahead"]["calls"]) == (2, 0)
 
 
 def test_an_unmodified_program_stays_oneshot(shell: Declare) -> None:

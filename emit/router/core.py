@@ -396,10 +396,11 @@ class Router:
         ``with router:`` does it at the end of the block, and every program does it at its end.
         """
         for node in self._nodes.values():
-            if node.foreign:
-                node.handler.close()
+            node.close()
 
     def __enter__(self) -> Router:
+        for node in self._nodes.values():
+            node.open()
         return self
 
     def __exit__(self, *exception: object) -> None:
