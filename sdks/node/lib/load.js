@@ -1,6 +1,7 @@
 // Loading a file that is to be a node, whether it knows of Emit or not.
 
 import { spawnSync } from 'node:child_process';
+import { realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -45,7 +46,8 @@ async function prepareTypeScript(file, shown) {
   if (process.features.typescript) return; // Node 22.18 or newer takes the types out by itself
   let tsx;
   try {
-    tsx = createRequire(file).resolve('tsx/package.json');
+    // Where it is linked to, as with pnpm: what it needs is beside it there.
+    tsx = realpathSync(createRequire(file).resolve('tsx/package.json'));
   } catch {
     throw new Error(
       `${shown}: Node ${process.versions.node} cannot run TypeScript: use Node 22.18 or newer, or ` +
