@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -364,6 +365,33 @@ def test_an_endless_list_of_results_is_told_as_one() -> None:
         assert isinstance(outcome, ResultError)
         figures = node.snapshot()
         assert (figures["starts"], figures["failures"]) == (2, {"ResultError": 2})
+
+
+@pytest.mark.parametrize("failure", ["os._exit(3)", "raise Retry('later', after=0)"])
+def test_a_stream_is_tried_again_before_its_first_result(tmp_path: Path, failure: str) -> None:
+    """As any message: on a fresh process, or since its author asks for it."""
+    code = f"""
+        def once(msg):
+            if not os.path.exists(msg.mark):
+                open(msg.mark, "w").close()
+                {failure}
+            yield from range(3)
+        serve(once)
+    """
+    with pool(sdk(code)) as node:
+        assert list(node.stream({"mark": str(tmp_path / "mark")})) == [0, 1, 2]
+        assert (node.snapshot()["calls"], node.snapshot()["failures"]) == (1, {})
+
+
+def test_a_stream_that_fails_after_a_result() -> None:
+    """Nothing is sent twice: it is a dead letter at once."""
+    code = "for id, msg in calls(): frame(op='out', id=id, msgs=[1]); sys.exit(7)"
+    letters: list[DeadLetter] = []
+    with pool(raw(code), dead_letter=letters.append) as node:
+        assert list(node.stream({"n": 1})) == [1]
+        assert node.snapshot()["starts"] == 1
+    (letter,) = letters
+    assert (letter.message, [cause.exit_code for cause in letter.causes]) == ({"n": 1}, [7])
 
 
 DYING = raw("for id, msg in calls(): sys.exit(7)")

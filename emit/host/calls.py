@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,9 @@ class Calls:
         As :meth:`call`, but each result comes as it is emitted, and none is kept.
 
         After the first result nothing is tried again: it may already have gone on.
+
+        Raises:
+            NodeError, HostError: As :meth:`call`, the dead letter included.
         """
         job = self.job(fields)
         for results in self.parts(job):
@@ -97,6 +101,28 @@ class Calls:
     def parts(self, job: Job) -> Generator[list[Any], None, None]:
         """What a streamed message emits, as it comes; what is left is the job's outcome."""
         job.streamed = True
+        while job.outcome is None:
+            yield from self._stream(job)
+
+    def _stream(self, job: Job) -> Generator[list[Any], None, None]:
+        """One attempt, which is the last one if anything has come of it."""
+        began = time.monotonic()
+        limit = self.settings.max_attempts
+        try:
+            with closing(self._parts(job)) as parts:
+                for results in parts:
+                    limit = 1
+                    yield results
+        except FAILURES as error:
+            self.judge(job, error, limit)
+            return
+        outcome = job.outcome
+        if isinstance(outcome, RemoteError) and self.tries_again(job):
+            self._again(job, outcome, limit)
+        else:
+            self.account.answered((outcome,), time.monotonic() - began)
+
+    def _parts(self, job: Job) -> Generator[list[Any], None, None]:
         deadline = time.monotonic() + self.settings.timeout
         with self.pool.lease(deadline) as process, process.attending(self.caller):
             process.submit(job, self.meta(job))
@@ -160,13 +186,18 @@ class Calls:
             meta["traceparent"] = told.traceparent
         return meta
 
-    def judge(self, job: Job, error: HostError | RemoteError) -> None:
-        """Charge a job with a failure of its process, or with an answer that asks for more."""
+    def judge(self, job: Job, error: HostError | RemoteError, limit: int | None = None) -> None:
+        """
+        Charge a job with a failure of its process, or with an answer that asks for more.
+
+        Args:
+            limit: Attempts at most. None: ``max_attempts``.
+        """
         self.account.charged(error)
         if job.overflow:  # with any other process it would be the same again
             job.outcome = too_many(job.node, self.settings.max_results)
             self.account.answered((job.outcome,), 0.0)
-        elif not job.charge(error, self.settings.max_attempts, time.time()):
+        elif not job.charge(error, limit or self.settings.max_attempts, time.time()):
             self.account.answered((error,), 0.0)
 
     def _attempt(self, job: Job) -> None:
@@ -203,10 +234,10 @@ class Calls:
         """
         return job.context is None and getattr(job.outcome, "retry", None) is True
 
-    def _again(self, job: Job, error: RemoteError) -> None:
+    def _again(self, job: Job, error: RemoteError, limit: int | None = None) -> None:
         """The author asks for another attempt: after the delay that he gave, or the backoff."""
         job.outcome = None
-        self.judge(job, error)
+        self.judge(job, error, limit)
         if job.outcome is None:
             pause(self.retry_delay(job, error), self.caller)
 
