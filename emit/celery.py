@@ -166,7 +166,8 @@ def _limits(app: Celery, timeouts: Mapping[str, float]) -> list[str]:
         )
     first = soft or hard
     found += [
-        f'"{name}": timeout = {timeout:g} s is not below the time limit of its task, {first:g} s'
+        f'"{name}": timeout = {timeout:g} s is not below the time limit of its task, {first:g} s: '
+        f"set the node's timeout, or configure(app, time_limit=...)"
         for name, timeout in timeouts.items()
         if first is not None and timeout >= first
     ]

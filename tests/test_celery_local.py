@@ -176,6 +176,30 @@ def test_a_worker_in_the_test(app: Any, router: CeleryRouter) -> None:
     assert sorted(msg.word for msg in got) == ["in", "rain", "the"]
 
 
+@pytest.mark.parametrize("batch", [1, 10])
+def test_a_program_that_can_not_be_started(
+    app: Any,
+    router: CeleryRouter,
+    batch: int,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Its messages wait, for days perhaps; so the log says why, at Celery's usual level."""
+    split, _, _ = words(router)
+    router.node((), "local.words", name="local.none", batch=batch, command="no-such-program")(
+        ShellNode
+    )
+    log = logging.getLogger("emit")
+    log.addHandler(caplog.handler)  # Celery takes it from the root logger
+    request.addfinalizer(lambda: log.removeHandler(caplog.handler))
+    with start_worker(app, perform_ping_check=False, pool="solo", loglevel="WARNING"):
+        split.delay(text="the rain")
+        eventually(lambda: "no-such-program" in caplog.text)
+    [text, *_] = [r.getMessage() for r in caplog.records if "no-such" in r.getMessage()]
+    assert text.startswith('"local.none": ')
+    assert " waits for " in text
+
+
 def test_the_broker_is_not_there(app: Any, router: CeleryRouter) -> None:
     """One clear error of Emit's, with Celery's own as its cause."""
     app.conf.broker_url = "redis://127.0.0.1:1/0"

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from emit import Router
+from emit import Router, ShellNode
 from emit.checks.findings import find_cycles, find_lacking, find_unmatched, find_unreached
 from emit.checks.needs import certain_reads
 from emit.drawing import outline
@@ -113,6 +113,17 @@ def test_lacking_fields() -> None:
     assert [finding.text for finding in find_lacking(outline(router), needs)] == [
         "a -> b: needs score, rank; a gives only word, n",
         "none -> c: needs x; none gives no fields",
+    ]
+
+
+def test_capitals_of_a_program() -> None:
+    """A program in Go reads "word" into its Word; a Python handler does not."""
+    router = graph(("a", "word", "entry"), ("python", "", "a"))
+    router.node((), "a", name="go", command="./count")(ShellNode)
+    needs = {"python": ["Word"], "go": ["Word", "Count"]}
+    assert [finding.text for finding in find_lacking(outline(router), needs)] == [
+        "a -> python: needs Word; a gives only word",
+        "a -> go: needs Count; a gives only word",
     ]
 
 

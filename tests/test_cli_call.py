@@ -157,6 +157,7 @@ def test_a_failing_line_ends_the_run(project: Path) -> None:
     done = run("run", "app.router", "@in.ndjson", cwd=project)
     assert (done.returncode, done.stdout) == (1, '{"length": 1}\n')
     assert 'line 2: AttributeError: "text" is not included' in done.stderr
+    assert 'in node "words", with a message from "__entry_point"' in done.stderr
     assert f"{project}/app.py:8 in words" in done.stderr
     assert "1 message, 1 failed in" in done.stderr
 

@@ -201,3 +201,15 @@ def test_doctor_asks_the_workers(tmp_path: Path) -> None:
     [line] = [line for line in done.stdout.splitlines() if " celery " in line and "queue" in line]
     assert line.startswith("✘ queue     celery")
     assert "127.0.0.1:1/0" in line
+
+
+def test_doctor_says_how_a_worker_is_started(redis: str, tmp_path: Path) -> None:
+    """By the router's module, whatever the app calls itself."""
+    (tmp_path / "app.py").write_text(
+        "from celery import Celery\nfrom emit import CeleryRouter\n"
+        f"app = Celery('shop', broker={redis!r})\n"
+        "router = CeleryRouter(celery_task=app.task)\n"
+        "router.node((), entry_point=True, name='a')(lambda msg: None)\n"
+    )
+    done = run("doctor", "--app", "app.router", cwd=tmp_path)
+    assert "celery -A app worker" in done.stdout

@@ -107,7 +107,9 @@ def find_lacking(outline: Outline, needs: Mapping[str, Iterable[str]]) -> Iterat
     for edge in outline.edges:
         fields = outline.fields_of(edge)
         wanted = needs.get(edge.destination, ())
-        missing = [name for name in wanted if fields is not None and name not in fields]
+        if fields is None:
+            continue
+        missing = _missing(wanted, fields, foreign=outline.nodes[edge.destination].foreign)
         if missing:
             gives = f"gives only {', '.join(fields)}" if fields else "gives no fields"
             text = (
@@ -115,3 +117,10 @@ def find_lacking(outline: Outline, needs: Mapping[str, Iterable[str]]) -> Iterat
                 f"{edge.origin} {gives}"
             )
             yield Finding("fields", edge.destination, text)
+
+
+def _missing(wanted: Iterable[str], fields: Iterable[str], *, foreign: bool) -> list[str]:
+    """Of a program it may be right that capitals differ: Go reads a field in spite of it."""
+    form = str.casefold if foreign else str
+    given = set(map(form, fields))
+    return [name for name in wanted if form(name) not in given]

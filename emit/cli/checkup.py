@@ -123,10 +123,10 @@ def check_celery(path: str) -> Iterator[Checked]:
     if not apps:
         yield Checked("queue", "celery", "broken", f'"{path}" has no Celery task', "see --app")
     for app in apps.values():
-        yield _ask_celery(app)
+        yield _ask_celery(app, path.rpartition(".")[0])
 
 
-def _ask_celery(app: Any) -> Checked:
+def _ask_celery(app: Any, module: str) -> Checked:
     broker = "the broker"
     try:
         with app.connection_for_write(transport_options={"socket_connect_timeout": 3}) as link:
@@ -136,7 +136,7 @@ def _ask_celery(app: Any) -> Checked:
     except Exception as error:
         return Checked("queue", "celery", "broken", f"{broker}: {error}", "start the broker")
     if not workers:
-        hint = f"celery -A {app.main} worker"
+        hint = f"celery -A {module} worker"
         return Checked("queue", "celery", "broken", f"no worker answers at {broker}", hint)
     names = ", ".join(sorted(name for answer in workers for name in answer))
     return Checked("queue", "celery", "ok", f"{names} at {broker}")

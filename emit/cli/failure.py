@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import emit
@@ -18,16 +20,22 @@ _EMIT = str(Path(emit.__file__).parent)
 def describe_failure(error: BaseException) -> list[str]:
     """
     An error in lines, for people: its type and text, then its author's stack, the innermost
-    frame first, in whatever language. What Emit itself says has no stack.
+    frame first, in whatever language, and the node. What Emit itself says has no stack.
     """
+    notes = getattr(error, "__notes__", ())  # the router's: in which node
     if isinstance(error, RemoteError):
-        return [f"{error.type}: {error.message}", *(f"    {frame}" for frame in error.stack)]
+        return [f"{error.type}: {error.message}", *_below(error.stack, notes)]
     if isinstance(error, EmitError):
         return [str(error)]
     frames = traceback.extract_tb(error.__traceback__)
     mine = [frame for frame in reversed(frames) if _EMIT not in frame.filename]
     text = f"{type(error).__name__}: {error}"
-    return [text, *(f"    {frame.filename}:{frame.lineno} in {frame.name}" for frame in mine)]
+    stack = (f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in mine)
+    return [text, *_below(stack, notes)]
+
+
+def _below(*parts: Iterable[str]) -> Iterator[str]:
+    return (f"    {line}" for line in chain(*parts))
 
 
 def report_failure(error: BaseException, where: str = "") -> int:

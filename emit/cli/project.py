@@ -98,7 +98,7 @@ node in each language (LANGUAGES), and what they emit goes to the log.
     emit check app.router                           # is the graph sound?
 
     redis-server &                                  # or REDIS_URL=redis://...
-    celery -A app worker                            # in one terminal
+    celery -A app worker --loglevel INFO            # in one terminal
     emit run app.router text='the rain in spain'    # in another
 
 `emit graph app.router` shows the graph, and `emit top` what the worker's nodes are doing.

@@ -149,7 +149,8 @@ def locate(node: str, file: str | os.PathLike[str], cwd: str | None = None) -> S
         raise GraphError(f"{about}: {function!r} is no name of a function; write path:function")
     path = Path(cwd or os.getcwd(), name).absolute()
     if not name or not path.exists():
-        raise GraphError(f"{about}: there is no {path}; give a path relative to cwd = {cwd!r}")
+        base = f"cwd = {cwd!r}" if cwd else "the current directory, or set cwd"
+        raise GraphError(f"{about}: there is no {path}; give a path relative to {base}")
     return Source(path, function, _language(about, path))
 
 

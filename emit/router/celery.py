@@ -159,7 +159,8 @@ class CeleryRouter(QueueRouter):
             request, retries=request.retries + 1, headers=headers, **options
         )
         signature.apply_async()
-        raise Retry(f"in {delay:.3g} s", exc=error, when=delay)
+        why = f": {error}" if error else ""
+        raise Retry(f"in {delay:.3g} s{why}", exc=error, when=delay)
 
     # -- receiving -------------------------------------------------------------------------
 
@@ -176,7 +177,9 @@ class CeleryRouter(QueueRouter):
         except Unsettled as error:
             self.logger.error('"%s": %s stays in the queue: %s', node.name, task.request.id, error)
             time.sleep(_PAUSE)
-            raise Reject(error, requeue=True) from error
+            # Without its cause: a worker that waits for its broker reads no answers, and a long
+            # traceback, stuck half-way in the pipe when the soft limit strikes, is its end.
+            raise Reject(str(error), requeue=True) from None
 
     def _wait_on(self, delivery: Delivery) -> None:
         """Put back what has waited for as long as the broker may have it wait at a time."""

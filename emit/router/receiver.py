@@ -196,6 +196,8 @@ class Receiver:
         causes = delivery.causes
         if verdict.fate == "retry":
             causes = (*causes, Cause.of(error, time.time()))
+        else:
+            _waits(node, delivery.id, verdict.delay, error)
         self._router.put_back(delivery, error, delay=verdict.delay, causes=causes)
 
     def _judge(self, node: Node, delivery: Delivery, error: Exception) -> Verdict:
@@ -330,8 +332,9 @@ class Receiver:
             else:
                 later.ids.append(ids[number])
                 later.messages.append(messages[number])
-                delay = max(delay, verdict.delay)
+                delay, why = max(delay, verdict.delay), error
         if later.ids:
+            _waits(node, delivery.id, delay, why)
             self._router.send(delivery.origin, node.name, later, delay=delay)
         settled = tally.done | tally.failed.keys()
         for number in range(len(ids)):
@@ -355,6 +358,11 @@ class Receiver:
         causes = () if error is None else (Cause.of(error, time.time()),)
         parcel = Parcel([delivery.parcel.ids[number]], [delivery.parcel.messages[number]])
         self._router.send(delivery.origin, node.name, parcel, delay=delay, causes=causes)
+
+
+def _waits(node: Node, id: str, delay: float, error: Exception) -> None:
+    """Nobody is charged, so it may go on for days: whoever reads the log has to know."""
+    _log.warning('"%s": %s waits for %.3g s: %s', node.name, id, delay, error)
 
 
 @contextmanager

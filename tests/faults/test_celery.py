@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import select
 import signal
 import sys
 import time
@@ -225,9 +226,13 @@ def test_redis_takes_nothing_more(flow: Any, log: Path) -> None:
         flow.redis.config_set("maxmemory", 0)
         choked = wait_for(flow, "flow.choked", 5)
         first, *again = [record["id"] for record in wait_for(flow, "flow.choke", 2)]
+        wait_for_text(log, "reject requeue=True")
     assert {record["fields"]["n"] for record in choked} == set(range(5))
     assert len({record["id"] for record in choked}) == 5
     assert set(again) == {first}
+    # What a pool's process answers has to fit into a pipe that its master may not be reading.
+    rejected = log.read_text().split("reject requeue=True", 1)[1].split("\n[2", 1)[0]
+    assert len(rejected) < select.PIPE_BUF
 
 
 def wait_for_text(log: Path, text: str) -> None:
