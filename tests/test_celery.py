@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -14,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from emit.dead import DeadLetters
 from emit.router.delivery import message_id
+from tests.queues.notes import dead, forget, graph, seen, wait_for
 from tests.queues.worker import Worker, celery_worker, eventually
 
 pytestmark = pytest.mark.requires("redis-server")
@@ -25,14 +22,8 @@ HERE = Path(__file__).parent / "queues"
 
 @pytest.fixture(scope="module")
 def flow(redis_server: str) -> Iterator[Any]:
-    """The graph of tests/queues, imported here as a web process would."""
-    os.environ["EMIT_TEST_REDIS"] = redis_server
-    sys.path.insert(0, str(HERE))
-    try:
-        yield importlib.import_module("flow")
-    finally:
-        sys.path.remove(str(HERE))
-        sys.modules.pop("flow", None)
+    with graph("flow", redis_server) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +37,8 @@ def worker(flow: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work
 @pytest.fixture
 def sent(flow: Any, worker: Worker) -> Any:
     """The graph, with nothing noted yet."""
-    flow.redis.delete("seen", "bad", "moody:once")
-    DeadLetters(flow.redis).drop_all()
+    forget(flow)
     return flow
-
-
-def seen(flow: Any, node: str) -> list[dict[str, Any]]:
-    records = map(json.loads, flow.redis.lrange("seen", 0, -1))
-    return [record for record in records if record.get("node") == node]
-
-
-def wait_for(flow: Any, node: str, count: int) -> list[dict[str, Any]]:
-    eventually(lambda: len(seen(flow, node)) >= count, what=f"{node}: {len(seen(flow, node))}")
-    return seen(flow, node)
-
-
-def dead(flow: Any, count: int) -> list[Any]:
-    letters = DeadLetters(flow.redis)
-    eventually(lambda: len(letters.list()) >= count, what="no dead letter")
-    return [letters.show(entry.id) for entry in letters.list()]
 
 
 def test_a_message_goes_through(sent: Any) -> None:

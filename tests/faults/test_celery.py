@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import os
 import re
 import select
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +16,7 @@ import pytest
 
 from emit.dead import DeadLetters
 from tests.faults.nodes import CHAOS
+from tests.queues.notes import graph, seen, wait_for
 from tests.queues.worker import Worker, are_gone, celery_worker, eventually
 
 pytestmark = pytest.mark.requires("redis-server")
@@ -34,29 +32,13 @@ GONE = 20.0
 
 @pytest.fixture
 def flow(redis: str) -> Iterator[Any]:
-    """The graph of tests/queues, on an empty Redis."""
-    os.environ["EMIT_TEST_REDIS"] = redis
-    sys.path.insert(0, str(HERE))
-    try:
-        yield importlib.import_module("flow")
-    finally:
-        sys.path.remove(str(HERE))
-        sys.modules.pop("flow", None)
+    with graph("flow", redis) as module:
+        yield module
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
-
-
-def seen(flow: Any, node: str) -> list[dict[str, Any]]:
-    records = map(json.loads, flow.redis.lrange("seen", 0, -1))
-    return [record for record in records if record.get("node") == node]
-
-
-def wait_for(flow: Any, node: str, count: int) -> list[dict[str, Any]]:
-    eventually(lambda: len(seen(flow, node)) >= count, what=f"{node}: {len(seen(flow, node))}")
-    return seen(flow, node)
 
 
 def busy(flow: Any, tmp_path: Path, seconds: float, **options: Any) -> tuple[Any, psutil.Process]:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from emit.errors import RemoteError
 URL = os.environ["EMIT_TEST_REDIS"]
 app = Celery("flow", broker=URL, backend=URL)
 configure(app, time_limit=float(os.environ.get("EMIT_TEST_LIMIT", "60")))
+
+# Not shared: Celery gives shared tasks to every app, and tests import this several times.
+task = partial(app.task, shared=False)
+
 if "EMIT_TEST_ONLY_HARD" in os.environ:
     app.conf.task_soft_time_limit = None
 if "EMIT_TEST_VISIBILITY" in os.environ:
@@ -27,7 +32,7 @@ if "EMIT_TEST_VISIBILITY" in os.environ:
     interval = {"unacked_restore_interval": 1}
     options = app.conf.broker_transport_options
     app.conf.broker_transport_options = {**options, **visible, **interval}
-router = CeleryRouter(celery_task=app.task)
+router = CeleryRouter(celery_task=task())
 redis = Redis.from_url(URL, decode_responses=True)
 
 
@@ -92,7 +97,7 @@ def returning(msg: Any) -> Any:
     yield from msg["values"]
 
 
-@router.node(("value",), celery_task=app.task(bind=True, max_retries=2))
+@router.node(("value",), celery_task=task(bind=True, max_retries=2))
 def bound(task: Any, msg: Any) -> Any:
     note(msg, task=task.name, retries=task.request.retries)
     if msg.retries > task.request.retries:
@@ -100,7 +105,7 @@ def bound(task: Any, msg: Any) -> Any:
     return task.request.retries
 
 
-@router.node((), "flow.returning", celery_task=app.task(bind=True))
+@router.node((), "flow.returning", celery_task=task(bind=True))
 def family(task: Any, msg: Any) -> Any:
     request = task.request
     if request.retries == 0:
@@ -187,7 +192,7 @@ def choked(msg: Any) -> Any:
     return NoResult
 
 
-@router.node((), celery_task=app.task(soft_time_limit=1), max_attempts=2)
+@router.node((), celery_task=task(soft_time_limit=1), max_attempts=2)
 def slow(msg: Any) -> Any:
     note(msg)
     time.sleep(msg.seconds)

@@ -39,7 +39,7 @@ def seen(graph: Any, node: str) -> list[dict[str, Any]]:
 
 def wait_for(graph: Any, node: str, count: int) -> list[dict[str, Any]]:
     """What *node* has noted, once that is *count* messages or more."""
-    eventually(lambda: len(seen(graph, node)) >= count, what=f"{node}: {len(seen(graph, node))}")
+    eventually(lambda: len(seen(graph, node)) >= count, what=f"{node} has too few of {count}")
     return seen(graph, node)
 
 
