@@ -7,8 +7,8 @@ import { check, isPlain } from './values.js';
 const LONG = /\d{16}/; // perhaps an integer beyond 2^53
 const SURROGATE = /\\u[dD][89a-fA-F]/;
 const NUMBER = /-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
-/** Begins the text that stands for an integer; no valid text has a lone surrogate. */
-const MARK = '\ud800';
+/** The text that stands for an integer: no valid text has half a character before a digit. */
+const MARKED = /^\ud800-?\d/;
 
 /** A value as JSON. Throws EncodeError. */
 export function stringify(value) {
@@ -81,7 +81,7 @@ function checkWords(value) {
   Object.values(value).forEach(checkWords);
 }
 
-/** *text* with each integer beyond 2^53 as a text that begins with MARK. */
+/** *text* with each integer beyond 2^53 as a text that MARKED tells. */
 function mark(text) {
   let marked = '';
   for (let at = 0; at < text.length; ) {
@@ -112,7 +112,7 @@ function isEscaped(text, at) {
 }
 
 function restore(value) {
-  if (typeof value === 'string') return value.startsWith(MARK) ? integer(value.slice(1)) : value;
+  if (typeof value === 'string') return MARKED.test(value) ? integer(value.slice(1)) : value;
   if (value === null || typeof value !== 'object') return value;
   for (const key of Object.keys(value)) {
     const property = { value: restore(value[key]), enumerable: true, writable: true, configurable: true };

@@ -65,6 +65,8 @@ test('an integer is a number where that is exact, however it was written', () =>
   assert.equal(pack(5n).toString('hex'), '05');
   assert.equal(stringify({ n: 5n }), '{"n":5}');
   same(parse('[3.0, 1e3, 9007199254740993.0]'), [3, 1000, 2 ** 53]);
+  // The first half of this character is what stands for a long integer inside.
+  same(parse('[9007199254740993, "\u{10000}7"]'), [2n ** 53n + 1n, '\u{10000}7']);
 });
 
 test('quotes, escapes and long digits in texts do not disturb long integers', () => {
