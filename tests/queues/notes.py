@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from redis import Redis
+
 from emit.dead import DeadLetters
 from tests.queues.worker import eventually
 
@@ -20,10 +22,14 @@ def graph(name: str, url: str) -> Iterator[Any]:
     """The module *name* of this folder, imported as a web process would, on the Redis at *url*."""
     os.environ["EMIT_TEST_REDIS"] = url
     sys.path.insert(0, str(Path(__file__).parent))
+    module = importlib.import_module(name)
     try:
-        yield importlib.import_module(name)
+        yield module
     finally:
         del sys.path[0], sys.modules[name]
+        for client in vars(module).values():
+            if isinstance(client, Redis):
+                client.close()  # else some later test is told of its socket
 
 
 def forget(graph: Any) -> None:
