@@ -123,15 +123,16 @@ def disturb(flow: Any, worker: Worker, server: Server, kills: collections.Counte
     # Celery gives up if a process is killed before its pool is up: then it is started anew.
     while is_busy(flow) and worker.is_alive:
         if kills.total() >= KILLS:
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks at whether all is done
             continue
         if time.monotonic() > end:
             return
+        # The fault itself: kills at times that nothing here is in step with.
         time.sleep(PAUSE * random.uniform(0.5, 1.5))
         kills[kill_something(worker)] += 1
         if random.random() < 0.05 or (not kills["redis"] and kills.total() > 2):
             server.kill()
-            time.sleep(0.3)
+            time.sleep(0.3)  # how long Redis is away: so that somebody asks for it meanwhile
             server.start()
             kills["redis"] += 1
 
@@ -143,7 +144,7 @@ def is_busy(flow: Any) -> bool:
             return False
         with contextlib.suppress(Gone, OSError):
             if not flow.redis.llen("celery") and not flow.redis.hlen("unacked"):
-                time.sleep(0.1)
+                time.sleep(0.1)  # a message may be between two keys: looked at again
                 continue
         return True
     return False

@@ -29,6 +29,7 @@ WAYS: dict[str, tuple[str, type[HostError]]] = {
     "segfault": ("os.kill(os.getpid(), signal.SIGSEGV)", ProcessDied),
     "kill": ("os.kill(os.getpid(), signal.SIGKILL)", ProcessDied),
     "memory": ("a = bytearray(1 << 50)", ProcessDied),
+    # They sleep until they are killed: longer than any test.
     "hang": ("time.sleep(600)", CallTimeout),
     "close": ("os.close(1); time.sleep(600)", ProtocolError),
     "wrong op": ("frame(op='call', id=1, msg={})", ProtocolError),
@@ -78,7 +79,7 @@ lock = threading.Lock()
 def work(msg):
     if msg.poison:
         os._exit(3)
-    time.sleep(0.005)
+    time.sleep(0.005)  # so that others are at work when one dies
     return msg.n
 serve(work, concurrency=8)
 """

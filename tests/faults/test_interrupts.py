@@ -27,7 +27,7 @@ from tests.leaks import no_leaks
 
 ECHO = """
 def echo(msg):
-    time.sleep(msg.get("pause", 0))
+    time.sleep(msg.get("pause", 0))  # for an interrupt to fall into
     yield msg.n
     yield from range(msg.get("more", 0))
 serve(echo)
