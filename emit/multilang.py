@@ -13,10 +13,10 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields as fields_of
 from dataclasses import replace
-from inspect import signature
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
+from emit import declaration
 from emit.errors import EmitError, FrameTooLarge, GraphError
 from emit.host import host, oneshot, plain
 from emit.host.calls import Calls
@@ -400,61 +400,19 @@ class ShellNode:
 
     def _check_program(self) -> None:
         if self.file is not None:
-            self._check_file()
+            declaration.check_file(self.name, self.file, self.command, self.mode)
+            self._source = None
+            if type(self).get_cwd is ShellNode.get_cwd:  # else it may not be known yet
+                self._located()
         elif type(self).get_command is ShellNode.get_command:
-            self._check_command()
-        self._check_surroundings()
-
-    def _check_surroundings(self) -> None:
-        cwd = getattr(self, "cwd", None)
-        if not isinstance(cwd, (str, os.PathLike, type(None))):
-            raise GraphError(f'"{self.name}": cwd must be a path, not {cwd!r}')
-        try:
-            environment(self.env, self.pass_env)
-        except (TypeError, ValueError) as error:
-            raise GraphError(f'"{self.name}": {error}') from error
-        if self.dead_letter is not None and not _takes_one(self.dead_letter):
-            raise GraphError(
-                f'"{self.name}": dead_letter must be a function of one argument, the letter (a '
-                f"function in a class also gets self; staticmethod(function) does not)"
-            )
-
-    def _check_file(self) -> None:
-        about = f'"{self.name}": file = {self.file!r}'
-        if self.command:
-            raise GraphError(f"{about} and command = {self.command!r}: give one of them")
-        if not isinstance(self.file, (str, os.PathLike)):
-            raise GraphError(f"{about}: must be a path, such as 'nodes/words.rb'")
-        if self.mode == "lines":
-            raise GraphError(f'{about} has no mode = "lines": its launcher speaks frames')
-        self._source = None
-        if type(self).get_cwd is ShellNode.get_cwd:  # else it may not be known yet
-            self._located()
-
-    def _check_command(self) -> None:
-        try:
-            command = self.get_command()
-        except (ValueError, TypeError) as error:
-            raise GraphError(f'"{self.name}": command = {self.command!r}: {error}') from error
-        if not command or not all(isinstance(word, str) for word in command):
-            raise GraphError(
-                f'"{self.name}": command must be a string or a list of strings, such as '
-                f"'ruby words.rb', not {self.command!r}; or give a file, such as 'words.rb'"
-            )
+            declaration.check_command(self.name, self.command, self.get_command)
+        declaration.check_cwd(self.name, getattr(self, "cwd", None))
+        declaration.check_env(self.name, self.env, self.pass_env)
+        declaration.check_dead_letter(self.name, self.dead_letter)
 
 
 def _fields(msg: Any) -> dict[str, Any]:
     return msg if isinstance(msg, dict) else dict(vars(msg))
-
-
-def _takes_one(function: Callable[..., Any]) -> bool:
-    try:
-        signature(function).bind(None)
-    except TypeError:
-        return False
-    except ValueError:  # some builtins have no signature
-        return True
-    return True
 
 
 def _is_ready(result: Any) -> bool:
