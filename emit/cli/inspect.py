@@ -129,7 +129,7 @@ def _look(node: ShellNode, process: Process) -> Look:
         start_seconds=process.start_seconds,
         ping_seconds=answered,
         rss_bytes=rss,
-        strays=process.strays,
+        strays=process.answers.strays,
         stop_seconds=stopped,
         status=process.child.status if stopped is not None else None,
     )

@@ -227,7 +227,7 @@ def usage_of(process: Process) -> Usage:
                 rss += member.memory_info().rss
         except psutil.Error:  # it has ended since
             continue
-    return Usage(cpu, rss, process.pipes.sent, process.pipes.taken, process.strays)
+    return Usage(cpu, rss, process.pipes.sent, process.pipes.taken, process.answers.strays)
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -327,7 +327,7 @@ class Pool:
             if worn is not None:
                 self._idle.remove(worn)
                 self._leases.discard(worn)
-            old.condemned = reason  # where it is in use, its caller's release ends it
+            old.answers.condemned = reason  # where it is in use, its caller's release ends it
             self._idle.insert(0, fresh)
             self._wake()
         if worn is not None:

@@ -12,7 +12,6 @@ One supervised process of a node, and the conversation with it.
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import signal
 import time
@@ -21,22 +20,21 @@ from typing import Any
 
 from emit.errors import (
     CallTimeout,
-    FrameTooLarge,
     HostError,
     ProcessDied,
     ProtocolError,
-    RemoteError,
     StartError,
     StartTimeout,
 )
-from emit.host import frames, spawn
+from emit.host import spawn
 from emit.host.accounting import usage_of
+from emit.host.answers import Answers
 from emit.host.command import is_transient
-from emit.host.fate import Job, too_many
+from emit.host.fate import Job
 from emit.host.line_session import LineSession
-from emit.host.lines import Lines, clean
+from emit.host.lines import Lines
 from emit.host.program import Program
-from emit.host.session import Broken, Session, Unmatched
+from emit.host.session import Session
 from emit.host.settings import Settings
 from emit.host.stalled import describe_stall
 from emit.host.supervisor import Lifespan
@@ -49,11 +47,6 @@ _STATUS = 0.1
 #: allocates 1 GB/s is then found 110 MB above its limit.
 MEMORY_TICK = 0.1
 
-_HINT = (
-    "a line on stdout that is no frame: %s (print to stderr or use the SDK's log; "
-    "more such lines are only counted)"
-)
-
 
 class Process:
     """
@@ -65,12 +58,10 @@ class Process:
         session: The conversation; `session.ready` tells what the process announced.
         born: When it was started, by the monotonic clock.
         used: When it was last given back.
-        calls: Messages it has answered.
-        strays: Lines on its stdout that were no frames.
+        answers: Its open calls, what has come for them, and what else it has said.
         start_seconds: What it took to be ready.
         lifespan: When it is to be replaced.
         retiring: A replacement is being started.
-        condemned: Why it is to be replaced when its open calls are done; None: it is not.
     """
 
     def __init__(self, program: Program, settings: Settings, child: spawn.Child) -> None:
@@ -78,19 +69,14 @@ class Process:
         self.child = child
         self.session: Session | LineSession = _converse(program, settings)
         self.born = self.used = child.started
-        self.calls = 0
-        self.strays = 0
-        self.condemned: str | None = None
         self.start_seconds = 0.0
         self.retiring = False
-        self._failed: frames.Failure | None = None
-        self._fault: ProtocolError | None = None
         self._settings = settings
-        self._jobs: dict[int, Job] = {}
         self._buffer = bytearray()
         self._memory_due = 0.0
         self.lifespan = Lifespan.draw(settings, random.random())
         self.pipes = Pipes(child, Lines(program.node))
+        self.answers = Answers(program.node, settings.max_results, self.pipes.lines.logger)
         self._poll = Poll([self.pipes])
 
     @classmethod
@@ -125,15 +111,25 @@ class Process:
     @property
     def is_over(self) -> bool:
         """Whether nothing more can come of it; `receive` then says why."""
-        return self._fault is not None or self.pipes.over
+        return self.answers.fault is not None or self.pipes.over
+
+    @property
+    def calls(self) -> int:
+        """Messages it has answered."""
+        return self.answers.count
+
+    @property
+    def condemned(self) -> str | None:
+        """Why it is to be replaced when its open calls are done; None: it is not."""
+        return self.answers.condemned
 
     @property
     def open_count(self) -> int:
-        return len(self._jobs)
+        return len(self.answers.jobs)
 
     @property
     def open_jobs(self) -> list[Job]:
-        return list(self._jobs.values())
+        return list(self.answers.jobs.values())
 
     # -- calls -----------------------------------------------------------------------------
 
@@ -146,7 +142,7 @@ class Process:
                 stays usable.
         """
         number, data = self.session.call(job.fields, node=job.program_node, meta=meta)
-        self._jobs[number] = job
+        self.answers.jobs[number] = job
         self._buffer += data
 
     def flush(self) -> None:
@@ -222,21 +218,15 @@ class Process:
         """
         done: list[Job] = []
         pipes = self.pipes
-        if self._fault is not None:
-            raise self._fault
+        if self.answers.fault is not None:
+            raise self.answers.fault
         if pipes.over and not pipes.received:
             self._see_end()
             if not pipes.received:
                 raise self._failure()
         chunks, pipes.received = pipes.received, []
         for chunk in chunks:
-            for event in self.session.receive(chunk):
-                if type(event) is frames.End:  # the common case, first
-                    job = self._jobs.pop(event.id)
-                    self._finish(job, event.msgs)
-                    done.append(job)
-                else:
-                    self._take(event, done)
+            self.answers.take(self.session.receive(chunk), done)
         return done
 
     def _see_end(self) -> None:
@@ -317,17 +307,15 @@ class Process:
         """Seconds to end after the end of its input, and after SIGTERM."""
         return self._settings.stop_grace, self._settings.term_grace
 
-    # -- what comes ------------------------------------------------------------------------
+    # -- its start -------------------------------------------------------------------------
 
     def _shake_hands(self, deadline: float) -> None:
         self.pipes.send(self.session.hello())
         try:
             while self.session.ready is None:
-                if self._failed is not None:
-                    raise self._not_ready(
-                        f"it could not load: {self._failed.type}: {self._failed.message}",
-                        self._failed.stack[0] if self._failed.stack else "",
-                    )
+                if (failed := self.answers.failed) is not None:
+                    reason = f"it could not load: {failed.type}: {failed.message}"
+                    raise self._not_ready(reason, failed.stack[0] if failed.stack else "")
                 if remaining(deadline) <= 0:
                     raise StartTimeout(
                         node=self.node,
@@ -351,79 +339,8 @@ class Process:
             started=True,
         )
 
-    def _finish(self, job: Job, results: Any) -> None:
-        self.calls += 1
-        if job.results is not None:
-            results, job.results = job.results + results, None  # a stream would give them twice
-        if job.overflow or (len(results) > self._settings.max_results and not job.streamed):
-            job.outcome = too_many(self.node, self._settings.max_results)
-        else:
-            job.outcome = results
-
-    def _take(self, event: Any, done: list[Job]) -> None:
-        match event:
-            case frames.Out():
-                self._add(self._jobs[event.id], event.msgs)
-            case frames.Err():
-                job = self._jobs.pop(event.id)
-                self.calls += 1
-                job.outcome = _remote_error(job.node, event)
-                done.append(job)
-            case frames.Log():
-                self._log(event)
-            case frames.Stray():
-                self._stray(event.data)
-            case frames.TooLarge():
-                done.extend(self._too_large(event))
-            case frames.Failure():
-                self._failed = event
-                self.condemned = f"it can't go on: {event.type}"
-            case Unmatched():
-                self.condemned = "it answered what nobody had asked"
-                logger = self.pipes.lines.logger
-                logger.warning("an answer to no open call: %s", type(event.frame).__name__)
-            case Broken():
-                # Raised by the next receive: what it has answered before stands.
-                self._fault = event.error
-                self.condemned = str(event.error)
-
-    def _add(self, job: Job, results: Any) -> None:
-        if job.overflow:
-            return
-        if job.results is None:
-            job.results = []
-        job.results += results
-        if len(job.results) > self._settings.max_results and not job.streamed:
-            # The rest is read, so that the process stays usable, and dropped.
-            job.overflow, job.results = True, None
-
-    def _log(self, event: frames.Log) -> None:
-        level = logging.getLevelName(event.level.upper())
-        extra = {"emit_call": event.id, "emit_fields": event.fields}
-        self.pipes.lines.logger.log(
-            level if isinstance(level, int) else logging.INFO, "%s", clean(event.text), extra=extra
-        )
-
-    def _stray(self, data: bytes) -> None:
-        self.strays += 1
-        text = clean(data.decode("utf-8", "replace"))
-        if self.strays == 1:
-            self.pipes.lines.logger.warning(_HINT, text)
-        else:
-            self.pipes.lines.logger.debug("stdout: %s", text)
-
-    def _too_large(self, event: frames.TooLarge) -> list[Job]:
-        job = self._jobs.pop(event.id, None) if event.id is not None else None
-        if job is None:
-            self.condemned = "it wrote a frame over max_frame"
-            return []
-        job.outcome = FrameTooLarge(
-            node=self.node, size=event.size, limit=event.limit, outgoing=False
-        )
-        return [job]
-
     def __repr__(self) -> str:
-        state = f"{len(self._jobs)} open" if self._jobs else "idle"
+        state = f"{self.open_count} open" if self.open_count else "idle"
         return f"<Process {self.node} pid {self.child.pid} [{state}, {self.calls} calls]>"
 
 
@@ -440,17 +357,6 @@ def _converse(program: Program, settings: Settings) -> Session | LineSession:
         return LineSession(program.node, max_frame=settings.max_frame)
     codecs = ("json",) if settings.codec == "json" else ("msgpack", "json")
     return Session(program.node, codecs=codecs, max_frame=settings.max_frame)
-
-
-def _remote_error(node: str, event: frames.Err) -> RemoteError:
-    return RemoteError(
-        node=node,
-        type=event.type,
-        message=event.message,
-        stack=tuple(event.stack),
-        retry=event.retry,
-        after=event.after,
-    )
 
 
 def _without_node(error: HostError) -> str:

@@ -1,0 +1,139 @@
+"""
+The open calls of a process, and what it says: to them, of itself, and to nobody. No I/O here but
+the node's log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from emit.errors import FrameTooLarge, ProtocolError, RemoteError
+from emit.host import frames
+from emit.host.fate import Job, too_many
+from emit.host.lines import clean
+from emit.host.session import Broken, Unmatched
+
+_HINT = (
+    "a line on stdout that is no frame: %s (print to stderr or use the SDK's log; "
+    "more such lines are only counted)"
+)
+
+
+class Answers:
+    """
+    Args:
+        node: The node's name, for errors.
+        max_results: Of one message, unless it streams.
+        logger: The node's.
+
+    Attributes:
+        jobs: The open ones by the numbers of their calls, the oldest first.
+        count: Calls that were answered.
+        strays: Lines on stdout that were no frames.
+        failed: What it said when it could not go on.
+        fault: How it broke the protocol. What it had answered before stands.
+        condemned: Why it is to be replaced when its open calls are done; None: it is not.
+    """
+
+    def __init__(self, node: str, max_results: int, logger: logging.Logger) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.count = 0
+        self.strays = 0
+        self.failed: frames.Failure | None = None
+        self.fault: ProtocolError | None = None
+        self.condemned: str | None = None
+        self._node = node
+        self._max_results = max_results
+        self._logger = logger
+
+    def take(self, events: Iterable[Any], done: list[Job]) -> None:
+        """Take what the session has read; jobs that have an outcome now are added to *done*."""
+        for event in events:
+            if type(event) is frames.End:  # the common case, first
+                job = self.jobs.pop(event.id)
+                self.finish(job, event.msgs)
+                done.append(job)
+            else:
+                self._take(event, done)
+
+    def finish(self, job: Job, results: Any) -> None:
+        """A call has succeeded; *results* are its last."""
+        self.count += 1
+        if job.results is not None:
+            results, job.results = job.results + results, None  # a stream would give them twice
+        if job.overflow or (len(results) > self._max_results and not job.streamed):
+            job.outcome = too_many(self._node, self._max_results)
+        else:
+            job.outcome = results
+
+    def _take(self, event: Any, done: list[Job]) -> None:
+        match event:
+            case frames.Out():
+                self._add(self.jobs[event.id], event.msgs)
+            case frames.Err():
+                job = self.jobs.pop(event.id)
+                self.count += 1
+                job.outcome = _remote_error(job.node, event)
+                done.append(job)
+            case frames.Log():
+                self._log(event)
+            case frames.Stray():
+                self._stray(event.data)
+            case frames.TooLarge():
+                done.extend(self._too_large(event))
+            case frames.Failure():
+                self.failed = event
+                self.condemned = f"it can't go on: {event.type}"
+            case Unmatched():
+                self.condemned = "it answered what nobody had asked"
+                self._logger.warning("an answer to no open call: %s", type(event.frame).__name__)
+            case Broken():
+                self.fault = event.error
+                self.condemned = str(event.error)
+
+    def _add(self, job: Job, results: Any) -> None:
+        if job.overflow:
+            return
+        if job.results is None:
+            job.results = []
+        job.results += results
+        if len(job.results) > self._max_results and not job.streamed:
+            # The rest is read, so that the process stays usable, and dropped.
+            job.overflow, job.results = True, None
+
+    def _log(self, event: frames.Log) -> None:
+        level = logging.getLevelName(event.level.upper())
+        extra = {"emit_call": event.id, "emit_fields": event.fields}
+        known = level if isinstance(level, int) else logging.INFO
+        self._logger.log(known, "%s", clean(event.text), extra=extra)
+
+    def _stray(self, data: bytes) -> None:
+        self.strays += 1
+        text = clean(data.decode("utf-8", "replace"))
+        if self.strays == 1:
+            self._logger.warning(_HINT, text)
+        else:
+            self._logger.debug("stdout: %s", text)
+
+    def _too_large(self, event: frames.TooLarge) -> list[Job]:
+        job = self.jobs.pop(event.id, None) if event.id is not None else None
+        if job is None:
+            self.condemned = "it wrote a frame over max_frame"
+            return []
+        job.outcome = FrameTooLarge(
+            node=self._node, size=event.size, limit=event.limit, outgoing=False
+        )
+        return [job]
+
+
+def _remote_error(node: str, event: frames.Err) -> RemoteError:
+    return RemoteError(
+        node=node,
+        type=event.type,
+        message=event.message,
+        stack=tuple(event.stack),
+        retry=event.retry,
+        after=event.after,
+    )
