@@ -19,6 +19,7 @@ from emit.errors import GraphError, StartError
 from emit.host import build, host, launch
 from tests.hosts import ROOT
 from tests.leaks import no_leaks
+from tests.test_host import until
 
 #: A toy file holds the word that the node emits. It is built into a program, by a compiler that
 #: keeps count, fails at "mistake" and takes its time at "slow".
@@ -328,8 +329,7 @@ def test_one_build_at_a_time(toys: Toys, toy: Declare) -> None:
     threads = [threading.Thread(target=lambda: got.append(toy())) for _ in range(2)]
     for thread in threads:
         thread.start()
-    while not toys.called("build"):
-        time.sleep(0.01)
+    until(lambda: toys.called("build"))
     toys.write("log.go", "")
     for thread in threads:
         thread.join()
@@ -347,8 +347,7 @@ def test_one_pool_however_many_threads_wait_for_its_build(toys: Toys) -> None:
         threads = [threading.Thread(target=lambda: node(x=0)) for _ in range(4)]
         for thread in threads:
             thread.start()
-        while not toys.called("build"):
-            time.sleep(0.01)
+        until(lambda: toys.called("build"))
         toys.write("log.go", "")
         for thread in threads:
             thread.join()
@@ -367,9 +366,7 @@ def test_a_builder_that_is_killed(toys: Toys, toy: Declare) -> None:
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", code], env=env) as killed:
-        while not [path for path in toys.builds if path.read_text()]:
-            assert killed.poll() is None
-            time.sleep(0.01)
+        until(lambda: [path for path in toys.builds if path.read_text()])
         killed.kill()
     assert [path.suffix for path in toys.builds] == [".part"]
     toys.write("log.go", "")
