@@ -24,6 +24,7 @@ from emit.celery import configure
 FOLDER = Path(os.environ.get("DEMO_FOLDER") or tempfile.mkdtemp(prefix="emit-demo-"))
 BROKER = sys.argv[1] if __name__ == "__main__" and sys.argv[1:] else os.environ.get("DEMO_BROKER")
 FILES = {"data_folder_in": str(FOLDER), "data_folder_out": str(FOLDER), "polling_interval": 0.02}
+FILES["control_folder"] = str(FOLDER / "control")
 
 app = Celery("demo", broker=BROKER or "filesystem://")
 if not BROKER:
