@@ -279,6 +279,19 @@ def test_the_demo_on_standard_input(only: Callable[..., str]) -> None:
     assert "0 words, 0 different" in done.stdout
 
 
+def test_nobody_reads_the_demo_to_its_end(text: Path, only: Callable[..., str]) -> None:
+    """As in "| head": it ends, and has no word to say about that."""
+    command = [sys.executable, str(EXAMPLES / "polyglot" / "graph.py"), str(text / "plain.txt")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": only()}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=env) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert (said, process.returncode) == (b"", 141)
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -13,6 +13,7 @@ answers thousands of messages a second.
 
 import argparse
 import itertools
+import os
 import re
 import sys
 import tempfile
@@ -181,9 +182,15 @@ if __name__ == "__main__":
     )
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            sys.exit(main(parser.parse_args().path, Path(scratch)))
+            code = main(parser.parse_args().path, Path(scratch))
+        sys.stdout.flush()
+        sys.exit(code)
     except FileNotFoundError as error:
         parser.error(str(error))
+    except BrokenPipeError:
+        # As in "| head". What is still held would be written at the end, and fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except EmitError as error:
         sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))
     except KeyboardInterrupt:
