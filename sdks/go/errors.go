@@ -75,18 +75,25 @@ type failure struct {
 
 func describe(err error) *failure {
 	about := describeCauses(err, maxCauses)
-	var v *verdict
-	if errors.As(err, &v) {
+	if v := verdictOf(err); v != nil {
 		about.Retry, about.After = &v.retry, v.after
 	}
 	return about
 }
 
+// verdictOf finds none where an author's own As or Unwrap method panics, as that of a nil pointer does.
+func verdictOf(err error) (v *verdict) {
+	defer func() { _ = recover() }()
+	errors.As(err, &v)
+	return v
+}
+
 func describeCauses(err error, causes int) *failure {
-	about := &failure{Type: typeName(err), Message: text(message(err))}
+	about := &failure{Type: typeName(err)}
 	if v, ok := err.(*verdict); ok {
 		err = v.error // only its name is of interest, not a cause of the same text
 	}
+	about.Message = text(message(err))
 	if p, ok := err.(*panicked); ok {
 		about.Stack = p.stack
 	}
@@ -96,7 +103,9 @@ func describeCauses(err error, causes int) *failure {
 	return about
 }
 
-func unwrap(err error) error {
+// unwrap finds no cause where an author's own Unwrap method panics; message tells of such an error.
+func unwrap(err error) (cause error) {
+	defer func() { _ = recover() }()
 	if several, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, cause := range several.Unwrap() {
 			return cause

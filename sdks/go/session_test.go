@@ -200,6 +200,12 @@ type badError struct{ cause error }
 func (e badError) Error() string { return "bad \xff" }
 func (e badError) Unwrap() error { return e.cause }
 
+// A nilError is what returning a nil pointer as an error makes: all its methods panic.
+type nilError struct{ cause error }
+
+func (e *nilError) Error() string { return e.cause.Error() }
+func (e *nilError) Unwrap() error { return e.cause }
+
 func TestErrors(t *testing.T) {
 	failing := func(err error) Handler[Message, int] {
 		return Map(func(Message) (int, error) { return 0, err })
@@ -212,6 +218,8 @@ func TestErrors(t *testing.T) {
 		newNode("retry", failing(fmt.Errorf("outer: %w", Retry(errors.New("busy"), 1500*time.Millisecond)))),
 		newNode("again", failing(Retry(nil, 0))),
 		newNode("reject", failing(Reject(errors.New("never")))),
+		newNode("nil", failing((*nilError)(nil))),
+		newNode("busy", failing(Retry((*nilError)(nil), 0))),
 		newNode("panic", Pure(func(Message) int { panic("oh") })),
 		newNode("native", Pure(func(m Message) int { return []int{}[len(m)] })),
 		newNode("goexit", Pure(func(Message) int { runtime.Goexit(); return 1 })),
@@ -231,6 +239,8 @@ func TestErrors(t *testing.T) {
 		"retry":   {"type": "error", "message": "outer: busy", "retry": true, "after": 1.5, "cause": Message{"type": "Retry", "message": "busy"}},
 		"again":   {"type": "Retry", "message": "try again", "retry": true},
 		"reject":  {"type": "Reject", "message": "never", "retry": false},
+		"nil":     {"type": "nilError", "message": "(no text: the Error method of *emit.nilError panicked)"},
+		"busy":    {"type": "Retry", "message": "(no text: the Error method of *emit.nilError panicked)", "retry": true},
 		"goexit":  {"type": "error", "message": "the handler has ended its goroutine"},
 		"ignored": {"type": "EncodeError", "message": "result is a chan int, which no codec carries"},
 		"large":   {"type": "FrameTooLarge", "message": "large emitted a result of 1048578 bytes; a frame holds at most 1048576: emit less at once, or raise max_frame of the node"},
