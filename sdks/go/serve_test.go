@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestMain makes a program with nodes of this test, when it is told to.
@@ -29,6 +30,9 @@ func TestMain(m *testing.M) {
 	Node("fail", Map(func(Message) (int, error) { return 0, fmt.Errorf("outer: %w", os.ErrNotExist) }))
 	Node("panic", MapContext(func(context.Context, Message) (int, error) { panic("oh") }))
 	Run()
+	if os.Getenv("EMIT_TEST_STUCK") != "" {
+		time.Sleep(time.Minute) // a cleanup that is stuck; not for ever, or a test that fails would hang
+	}
 	fmt.Fprintln(os.Stderr, "cleaned up")
 }
 
@@ -101,22 +105,27 @@ func TestWhatAFailureSays(t *testing.T) {
 	}
 }
 
+// helloOf is the first line of a host that speaks a version.
+func helloOf(version int) string {
+	return fmt.Sprintf(`{"op":"hello","v":[%d],"codecs":["json"],"node":"count","max_frame":1000}`, version) + "\n"
+}
+
 func TestHostOfAnotherVersion(t *testing.T) {
-	printed, _, status := byHand(t, `{"op":"hello","v":[2],"codecs":["json"],"node":"x","max_frame":1000}`+"\n")
+	printed, _, status := byHand(t, helloOf(2))
 	if status != 1 || !strings.HasPrefix(printed, "\n"+`{"op":"err","id":null,"type":"error","message":"this SDK speaks version 1`) {
 		t.Error(printed, status)
 	}
 }
 
 func TestHostThatMakesNoSense(t *testing.T) {
-	printed, _, status := byHand(t, `{"op":"hello","v":[1],"codecs":["json"],"node":"x","max_frame":1000}`+"\n{\n")
+	printed, _, status := byHand(t, helloOf(1)+"{\n")
 	if status != exitProtocol || !strings.Contains(printed, `"op":"err","id":null`) {
 		t.Error(printed, status)
 	}
 }
 
 func TestWholeConversation(t *testing.T) {
-	lines := `{"op":"hello","v":[1],"codecs":["json"],"node":"count","max_frame":1000}` + "\r\n" +
+	lines := strings.Replace(helloOf(1), "\n", "\r\n", 1) +
 		`{"op":"call","id":1,"msg":{"n":2}}` + "\n\n" + `{"op":"call","id":2,"node":"noisy","msg":{}}` + "\n" + `{"op":"bye"}` + "\n"
 	printed, said, status := byHand(t, lines)
 	if status != 0 || !strings.Contains(printed, `{"op":"end","id":1,"msgs":[0,1]}`) || !strings.Contains(printed, `{"op":"end","id":2,"msgs":[""]}`) {
@@ -124,5 +133,13 @@ func TestWholeConversation(t *testing.T) {
 	}
 	if !strings.HasSuffix(said, "printed\nby a child\ncleaned up\n") || strings.Contains(printed, "printed") {
 		t.Error(said)
+	}
+}
+
+func TestCleanupThatIsStuckIsCutOff(t *testing.T) {
+	t.Parallel() // it takes the whole grace
+	_, said, status := byHand(t, helloOf(1)+`{"op":"bye"}`+"\n", "EMIT_TEST_STUCK=1")
+	if status != 1 || strings.Contains(said, "cleaned up") {
+		t.Error(said, status)
 	}
 }

@@ -82,17 +82,11 @@ func (s *session) read(in *input) error {
 		if err != nil {
 			return err
 		}
-		if in.end || s.isOver() {
+		if in.end {
 			return nil
 		}
 		in.fill()
 	}
-}
-
-func (s *session) isOver() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ended
 }
 
 // receive takes the frames that are whole.
@@ -119,9 +113,8 @@ func (s *session) receive(in *input) (calls []*Call, err error) {
 		case "ping":
 			s.send(pongFrame{"pong", f.n})
 		case "bye":
-			s.accept(calls)
-			s.end()
-			return nil, nil
+			in.end = true
+			return calls, nil
 		}
 	}
 }
