@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -163,12 +164,14 @@ func authors[In, Out any](handler Handler[In, Out]) any {
 // nameOf returns a function's own name, or, for one that has none, the program's.
 func nameOf(function any) string {
 	name := runtime.FuncForPC(reflect.ValueOf(function).Pointer()).Name()
-	name = name[strings.LastIndex(name, ".")+1:]
-	if strings.HasPrefix(name, "func") || strings.HasSuffix(name, "]") || name == "" {
+	name = strings.TrimSuffix(name[strings.LastIndex(name, ".")+1:], "-fm") // of a method of a value
+	if literal.MatchString(name) || strings.HasSuffix(name, "]") {
 		name = strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
 	}
 	return name
 }
+
+var literal = regexp.MustCompile(`^(func)?\d*$`) // main.func1, or main.func1.2 within one
 
 func placeOf(function any) string {
 	f := runtime.FuncForPC(reflect.ValueOf(function).Pointer())

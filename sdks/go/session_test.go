@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
@@ -438,9 +439,30 @@ func TestRegistration(t *testing.T) {
 	if err := registered.failure; err == nil || !strings.Contains(err.Error(), `"a" is taken`) {
 		t.Error(err)
 	}
-	for _, name := range []string{nameOf(countTo), nameOf(authors(Pure(countIn.double))), nameOf(authors(Map(countIn.half)))} {
-		if name != "countTo" && name != "double" && name != "half" {
-			t.Error(name)
+}
+
+func functional(Message) int { return 1 }
+
+func TestNames(t *testing.T) {
+	program := filepath.Base(os.Args[0])
+	literal := func(Message) func() {
+		return func() {}
+	}
+	for _, c := range []struct {
+		function any
+		wanted   string
+	}{
+		{countTo, "countTo"},
+		{functional, "functional"},
+		{authors(Pure(countIn.double)), "double"},
+		{authors(Map(countIn.half)), "half"},
+		{countIn{}.double, "double"},
+		{literal, program},
+		{literal(nil), program},
+		{Each[Message, int], program},
+	} {
+		if name := nameOf(c.function); name != c.wanted {
+			t.Errorf("%s, not %s", name, c.wanted)
 		}
 	}
 }
