@@ -236,6 +236,7 @@ func TestFit(t *testing.T) {
 		Inner struct {
 			Must int `json:"must"`
 		} `json:"inner,omitempty"`
+		Quoted int `json:"quoted,omitempty,string"`
 	}
 	for text, wanted := range map[string]string{
 		`{"int":3.0,"small":255,"float":3,"INT":4,"other":[{}]}`:                  "",
@@ -253,6 +254,9 @@ func TestFit(t *testing.T) {
 		`{"time":"2020-01-01T00:00:00Z"}`: "message.time is text, which does not fit time.Time",
 		`{"inner":{}}`:                    `message.inner lacks "must"`,
 		`{"inner":{"must":null}}`:         "message.inner.must is null, which does not fit int",
+		`{"quoted":" 12\n"}`:              "",
+		`{"quoted":"12 apples"}`:          "message.quoted is text, which does not fit int",
+		`{"quoted":"null"}`:               "message.quoted is text, which does not fit int",
 		`[]`:                              "message is a list, which does not fit emit.target",
 	} {
 		var got target

@@ -355,9 +355,10 @@ func (d *decoder) assignField(v reflect.Value, f *field, levels int) error {
 		return nil
 	}
 	if f.asString && d.kind == isText && f.plan.shape >= boolShape && f.plan.shape <= floatShape {
-		digits := newDecoder(jsonCodec{}, append([]byte{}, d.bytes...))
-		defer digits.free()
-		return digits.into(v, f.plan, levels)
+		if decode(jsonCodec{}, d.bytes, v.Addr().Interface()) != nil {
+			return d.misfit(f.plan)
+		}
+		return nil
 	}
 	if f.plan.shape >= listShape {
 		v.SetZero() // a key given twice: the last one counts, whole
