@@ -12,6 +12,7 @@ Write a node of an Emit graph in another Python: one file, no dependencies, Pyth
 
 The map of this file, which the SDKs of other languages follow: errors, nodes (what an author
 writes), codec, frames, session, serve, testing. The wire is described in runtimes/PROTOCOL.md.
+It is one file, long as it is, because to copy it is to install it.
 """
 
 from __future__ import annotations
@@ -527,7 +528,7 @@ class _Session:
         self.waiting: collections.deque[Call] = collections.deque()
         self.partial: dict[Call, None] = {}  # calls with results that are in no frame yet
         self.unsent, self.oldest = bytearray(), 0.0
-        self.writing = self.armed = self.ended = self.gone = False
+        self.writing = self.armed = self.ended = self.gone = self.forked = False
         self.leaving = 0.0  # when the input ended
         self.due = threading.Lock()  # held, but for the moment in which flush_late is wanted
         self.due.acquire()
@@ -703,6 +704,8 @@ class _Session:
             call._parts, call._size = [], 0
 
     def finish(self, call: Call, error: BaseException | None = None) -> None:
+        if self.forked:
+            _leave(error)
         with self.lock:
             self.open.pop(call.id, None)
             self.partial.pop(call, None)
@@ -796,12 +799,28 @@ class _Session:
         # A forked child must not answer for this process, nor keep its pipes open.
         import logging
 
-        self.gone, self.lock = True, threading.RLock()
+        self.gone = self.forked = True
+        self.lock = threading.RLock()
         logging.getLogger().removeHandler(self.log_handler)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _silence(self.source.fileno())
         _silence(self.sink)
+
+
+def _leave(error: BaseException | None) -> None:
+    # A forked child came back from its handler. The calls that wait are its parent's, and so are
+    # its atexit, its threads and its event loop.
+    status = 0 if error is None else 1
+    try:
+        if isinstance(error, SystemExit) and isinstance(error.code, (int, type(None))):
+            status = error.code or 0
+        elif error:
+            _complain(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 _RECEIVERS = {

@@ -1,0 +1,68 @@
+"""A program of the Python SDK at a shell: messages in, lines out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sdk_host import ASYNC, by_hand
+
+
+@pytest.mark.parametrize(
+    "stdin",
+    ['{"value": 1}\n{"value": 2}\n', '{"value": 1}\n\n{"value": 2}'],
+)
+def test_one_message_per_line(tmp_path, stdin):
+    """Lines of JSON in, a line of JSON per result out."""
+    ran = by_hand(tmp_path, stdin, EMIT_NODE="echo")
+    assert (ran.stdout, ran.returncode) == ("1\n2\n", 0)
+
+
+def test_one_document_over_several_lines(tmp_path):
+    """A pretty-printed message is one message."""
+    ran = by_hand(tmp_path, json.dumps({"value": [1]}, indent=2), EMIT_NODE="echo")
+    assert (ran.stdout, ran.returncode) == ("[1]\n", 0)
+
+
+def test_a_message_in_the_environment_leaves_the_input_alone(tmp_path):
+    """With EMIT_MSG, stdin stays what it was, for a debugger."""
+    text = """
+    import sys
+    from emit_sdk import serve
+
+    def read(msg):
+        return sys.stdin.read()
+
+    serve(read)
+    """
+    ran = by_hand(tmp_path, "typed", text, EMIT_MSG='{"a": 1}')
+    assert (ran.stdout, ran.returncode) == ('"typed"\n', 0)
+
+
+def test_an_error_by_hand_is_text_and_status_1(tmp_path):
+    """The traceback shows the author's frames, and later messages still run."""
+    ran = by_hand(tmp_path, '{}\n{"count": 1}\n', EMIT_NODE="count")
+    assert (ran.stdout, ran.returncode) == ("0\n", 1)
+    assert 'no field "count"' in ran.stderr
+    assert "emit_sdk.py" not in ran.stderr.split("yield from")[0]
+
+
+def test_a_probe_gets_ready_before_the_results(tmp_path):
+    """EMIT_PROBE=1 puts the very ready frame in front, and changes nothing else."""
+    ran = by_hand(tmp_path, '{"count": 2}', EMIT_PROBE="1", EMIT_NODE="count")
+    ready, *results = ran.stdout.split("\n")[1:-1]
+    assert json.loads(ready)["op"] == "ready"
+    assert results == ["0", "1"]
+
+
+def test_several_nodes_by_hand_need_a_name(tmp_path):
+    """Without EMIT_NODE nothing is guessed."""
+    ran = by_hand(tmp_path, "{}")
+    assert ran.returncode == 1
+    assert "set EMIT_NODE to one of: count, echo" in ran.stderr
+
+
+def test_async_by_hand(tmp_path):
+    """Async handlers need no host either."""
+    ran = by_hand(tmp_path, '{"count": 2}', ASYNC, EMIT_NODE="stream")
+    assert (ran.stdout, ran.returncode) == ("0\n1\n", 0)
