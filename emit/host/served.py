@@ -181,12 +181,9 @@ class Connection:
                 self._fail(call, error)
 
     def _one(self, calls: Calls, batch: deque[Call]) -> None:
-        (call,) = batch
-        job = calls.job(_message(call))
+        job = calls.job(_message(batch[0]))
         calls.run(job)
-        batch.popleft()
-        outcome, job.outcome = job.outcome, None
-        self._tell(call, outcome)
+        self._tell(batch.popleft(), calls.settle(job))
 
     def _many(self, calls: Calls, batch: deque[Call]) -> None:
         for outcome in calls.call_many(map(_message, list(batch))):
@@ -198,15 +195,15 @@ class Connection:
             for results in calls.parts(job):
                 self._results(batch[0], results, last=False)
                 self._out.flush()
-            self._tell(batch.popleft(), job.outcome)
+            self._tell(batch.popleft(), calls.settle(job))
 
     # -- answers ---------------------------------------------------------------------------
 
-    def _tell(self, call: Call, outcome: list[Any] | Exception | None) -> None:
+    def _tell(self, call: Call, outcome: list[Any] | Exception) -> None:
         if isinstance(outcome, Exception):
             self._fail(call, outcome)
         else:
-            self._results(call, outcome or [], last=True)
+            self._results(call, outcome, last=True)
 
     def _fail(self, call: Call, error: Exception) -> None:
         kind, data = type(error).__name__, from_error(error)

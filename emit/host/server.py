@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -125,7 +126,7 @@ class Server:
             connection.beat()
         for node in unused.values():
             logger.info('"%s" has had no client for %g s: it is stopped', node.calls.node, LINGER)
-            self._host.keeper.do(lambda calls=node.calls: self._host.close(calls))  # type: ignore[misc]
+            self._host.keeper.do(partial(self._host.close, node.calls))
 
     # -- for the connections ---------------------------------------------------------------
 
