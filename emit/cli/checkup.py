@@ -19,6 +19,7 @@ from emit.cli.target import load_router
 from emit.cli.toolchains import try_out, version_of
 from emit.errors import EmitError, StartError
 from emit.host import status
+from emit.host.place import private
 from emit.host.runtime import Runtime, runtimes
 
 #: Packages that some of Emit needs, and what for; those of the first are always needed.
@@ -152,7 +153,7 @@ def check_system() -> Iterator[Checked]:
         text = f"{sys.platform} has none of Linux's: programs end at the end of their input"
         yield Checked("system", "orphan guard", "absent", text)
     try:
-        where = status.private(status.folder())
+        where = private(status.folder())
         yield Checked("system", "status socket", "ok", str(where))
     except OSError as error:
         hint = "chmod 700 it, or remove it"

@@ -1,4 +1,4 @@
-"""Where a shared host listens, that it is the only one there, and who is at the other end."""
+"""Where a host listens, that a shared one is the only one there, and who is at the other end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import TracebackType
 
 from emit.errors import EmitError
 
-__all__ = ["VARIABLE", "Place", "PlaceTaken", "check_path", "peer_of", "socket_path"]
+__all__ = ["VARIABLE", "Place", "PlaceTaken", "check_path", "peer_of", "private", "socket_path"]
 
 #: The environment variable that chooses a host: ``private``, ``shared``, or a socket's path.
 VARIABLE = "EMIT_HOST"
@@ -85,7 +85,9 @@ class Place:
     def __init__(self, path: str) -> None:
         check_path(path)
         self.path = path
-        _make_folder(os.path.dirname(path))
+        folder = Path(path).parent
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        private(folder)
         self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def take(self) -> None:
@@ -166,11 +168,22 @@ def peer_of(connection: socket.socket) -> int:
     return int(struct.unpack_from("2I", data)[1])
 
 
-def _make_folder(folder: str) -> None:
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    found = os.lstat(folder)
+def private(folder: Path, make: bool = True) -> Path:
+    """
+    The folder, if it is this user's and no other can enter it.
+
+    Args:
+        make: Make it where there is none.
+
+    Raises:
+        OSError: It is not, or it can't be made.
+    """
+    if make:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise PermissionError(
             f"{folder} must be a folder of user {os.geteuid()} alone (chmod 700), "
             f"since who can write there can take the place of the host"
         )
+    return folder

@@ -3,7 +3,7 @@ A host answers on a private unix socket who asks for its figures, as ``emit top`
 
 1. Only who asks costs anything: a daemon thread sleeps in ``accept``, and nothing is computed.
 2. The socket is in a directory that only its user may enter: ``$XDG_RUNTIME_DIR/emit``, or
-   ``/tmp/emit-<uid>``. On Linux the peer's user is checked, too.
+   ``/tmp/emit-<uid>``. The user at the other end is checked, too.
 3. A forked child closes its copy, and opens a socket of its own when it makes a host.
 4. It is removed at exit. Of a process that was killed it stays, and who reads removes it.
 5. ``EMIT_STATUS=off`` switches it off. Where no socket can be made, that is logged at INFO, and
@@ -20,14 +20,13 @@ import logging
 import os
 import secrets
 import socket
-import stat
-import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from emit.host.place import peer_of, private
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def folder() -> Path:
     if runtime:
         return Path(runtime, "emit")
     # Not $TMPDIR, which a worker and the shell beside it may have set differently.
-    return Path(f"/tmp/emit-{os.getuid()}")
+    return Path(f"/tmp/emit-{os.geteuid()}")
 
 
 class Status:
@@ -101,7 +100,7 @@ class Status:
 
     def _serve_one(self, peer: socket.socket) -> None:
         peer.settimeout(PATIENCE)
-        if not _is_mine(peer):
+        if peer_of(peer) != os.geteuid():
             return
         with peer.makefile("rb") as lines:
             question = json.loads(lines.readline(_QUESTION))
@@ -191,22 +190,3 @@ def ask_all(question: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any] |
         else:
             if answer is not None:
                 yield pid, answer
-
-
-def private(directory: Path, make: bool = True) -> Path:
-    """The directory, if it is this user's and no other can enter it."""
-    if make:
-        directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{directory} is not a directory of this user alone")
-    return directory
-
-
-def _is_mine(peer: socket.socket) -> bool:
-    """Whether the other end is this user's; where the system does not tell, the directory did."""
-    if sys.platform != "linux":
-        return True
-    size = struct.calcsize("3i")
-    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return bool(uid == os.getuid())
