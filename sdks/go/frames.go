@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -97,10 +98,23 @@ type ready struct {
 	Caps        []string                  `json:"caps"`
 }
 
+// An err or a log over max_frame would be lost whole, so its longest parts go.
+type shortenable interface{ shortened(text int) any }
+
 type errFrame struct {
 	Op string `json:"op"`
 	ID *int64 `json:"id"`
 	failure
+}
+
+func (f errFrame) shortened(text int) any {
+	f.Stack, f.Cause, f.Message = nil, nil, start(f.Message, text)
+	return f
+}
+
+// start returns at most so many bytes of a text, and no half character.
+func start(text string, size int) string {
+	return strings.ToValidUTF8(text[:min(len(text), size)], "")
 }
 
 type logFrame struct {
@@ -109,6 +123,11 @@ type logFrame struct {
 	Text   string         `json:"text"`
 	ID     *int64         `json:"id,omitempty"`
 	Fields map[string]any `json:"fields,omitempty"`
+}
+
+func (f logFrame) shortened(text int) any {
+	f.Fields, f.Text = nil, start(f.Text, text)
+	return f
 }
 
 type pongFrame struct {

@@ -287,10 +287,10 @@ func (s *session) settle(now bool) {
 func (s *session) send(frame any) { s.put(s.encoded(frame), true) }
 
 func (s *session) encoded(frame any) []byte {
-	body, err := encode(s.codec, nil, frame)
-	if f, ok := frame.(errFrame); ok && (err != nil || len(body) > s.maxFrame) {
-		f.Stack, f.Cause, f.Message = nil, nil, text(f.Message[:min(len(f.Message), 200)])
-		body, _ = encode(s.codec, nil, f)
+	body, _ := encode(s.codec, nil, frame) // all its texts are valid, and its numbers finite
+	if f, ok := frame.(shortenable); ok && len(body) > s.maxFrame {
+		most := max(0, s.maxFrame-200) / 6 // a character takes up to 6 bytes of JSON
+		body, _ = encode(s.codec, nil, f.shortened(most))
 	}
 	return s.codec.frame(nil, body)
 }

@@ -398,6 +398,28 @@ func TestLogs(t *testing.T) {
 	})
 }
 
+func TestFramesThatAreCut(t *testing.T) {
+	long := strings.Repeat("\x01é", 2000)
+	failing := failure{Type: "error", Message: long, Stack: []string{long}, Cause: &failure{Message: long}}
+	for _, c := range codecs {
+		s := newSession(programOf(1), &hello{MaxFrame: 1000}, nil)
+		s.codec = c
+		for field, frame := range map[string]any{
+			"message": errFrame{"err", nil, failing},
+			"text":    logFrame{Op: "log", Level: "info", Text: long, Fields: Message{"long": long}},
+		} {
+			var cut Message
+			body, _, _ := c.split(s.encoded(frame))
+			if err := decode(c, body, &cut); err != nil || len(body) > 1000 {
+				t.Fatalf("%d bytes, %v", len(body), err)
+			}
+			if text := cut[field].(string); text == "" || !strings.HasPrefix(long, text) {
+				t.Errorf("%s: %q", field, text)
+			}
+		}
+	}
+}
+
 func TestBrokenFrames(t *testing.T) {
 	for _, line := range []string{"{", `{"op":"call","id":1}`, `{"op":"call","msg":{}}`, `{"op":"call","id":"1","msg":{}}`, "[]", `{"op":1}`} {
 		k := converse(t, programOf(1, newNode("count", countTo)), "json")
