@@ -244,4 +244,11 @@ func TestTests(t *testing.T) {
 	if err := testFile(filepath.Join(folder, "flat/words_test.go"), sdkFolder(t)); err == nil {
 		t.Error("a test that fails has passed")
 	}
+	broken := project(t, map[string]string{
+		"broken.go": "package broken\n\nfunc Broken( {\n", "broken_test.go": "package broken\n", "other.go": "package other\n",
+	})
+	err := testFile(filepath.Join(broken, "broken_test.go"), sdkFolder(t))
+	if err == nil || !strings.Contains(err.Error(), "broken.go:3:") {
+		t.Error(err)
+	}
 }

@@ -11,6 +11,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,12 +55,14 @@ func build(file, function, output, sdkFolder string) error {
 // testFile runs a test file: with the file it is named after, or with all of the folder if there is none.
 func testFile(file, sdkFolder string) error {
 	tested, err := read(strings.TrimSuffix(file, "_test.go") + ".go")
-	if err != nil || filepath.Base(filepath.Dir(file)) == tested.stem {
-		if tested, err = read(filepath.Dir(file)); err != nil {
-			return err
-		}
-	} else {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && filepath.Base(filepath.Dir(file)) == tested.stem:
+		tested, err = read(filepath.Dir(file))
+	case err == nil:
 		tested.names = append(tested.names, filepath.Base(file))
+	}
+	if err != nil {
+		return err
 	}
 	return laidOver(tested, sdkFolder, func(o *overlay) error { return nil }, "test")
 }
