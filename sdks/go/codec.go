@@ -64,13 +64,13 @@ type writer interface {
 	int(n int64)
 	uint(n uint64)
 	float(f float64) error
-	text(s string) error
+	text(s string) // valid, as keys are
 	bytes(b []byte) error
 	time(t time.Time) error
 	list(size int)
 	mapping(size int)
 	member(first bool) // comes before each member of a list, and before each key
-	key(k string) error
+	key(k string)
 	field(f *field) // the key of a struct's field, known to be good
 	endList()
 	endMap()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 type encoder struct {
@@ -56,6 +57,22 @@ func (e *encoder) blob(b []byte) error {
 		return nil
 	}
 	return e.bytes(b)
+}
+
+func (e *encoder) text(s string) error {
+	if !utf8.ValidString(s) {
+		return refuse("is no valid text: it holds bytes that are no UTF-8")
+	}
+	e.writer.text(s)
+	return nil
+}
+
+func (e *encoder) key(k string) error {
+	if !utf8.ValidString(k) {
+		return refuse("has the key %q, which is no valid text: it holds bytes that are no UTF-8", k)
+	}
+	e.writer.key(k)
+	return nil
 }
 
 // open counts a list or map in, and refuses one level too many.

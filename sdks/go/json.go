@@ -71,6 +71,8 @@ func (w *jsonWriter) mapping(int)          { w.data = append(w.data, '{') }
 func (w *jsonWriter) endList()             { w.data = append(w.data, ']') }
 func (w *jsonWriter) endMap()              { w.data = append(w.data, '}') }
 func (w *jsonWriter) field(f *field)       { w.data = append(w.data, f.json...) }
+func (w *jsonWriter) text(s string)        { w.data = appendJSONText(w.data, s) }
+func (w *jsonWriter) key(k string)         { w.data = append(appendJSONText(w.data, k), ':') }
 
 func (w *jsonWriter) member(first bool) {
 	if !first {
@@ -81,22 +83,6 @@ func (w *jsonWriter) member(first bool) {
 func (w *jsonWriter) float(f float64) (err error) {
 	w.data, err = appendJSONFloat(w.data, f)
 	return err
-}
-
-func (w *jsonWriter) text(s string) error {
-	if !utf8.ValidString(s) {
-		return refuse("is no valid text: it holds bytes that are no UTF-8")
-	}
-	w.data = appendJSONText(w.data, s)
-	return nil
-}
-
-func (w *jsonWriter) key(k string) error {
-	if !utf8.ValidString(k) {
-		return refuse("has the key %q, which is no valid text: it holds bytes that are no UTF-8", k)
-	}
-	w.data = append(appendJSONText(w.data, k), ':')
-	return nil
 }
 
 // appendJSONFloat writes the shortest digits that mean f, and never those of an integer.

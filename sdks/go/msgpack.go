@@ -57,6 +57,8 @@ func (w *packedWriter) buffer() *[]byte { return &w.data }
 func (w *packedWriter) null()           { w.data = append(w.data, 0xc0) }
 func (w *packedWriter) int(n int64)     { w.data = appendPackedInt(w.data, n) }
 func (w *packedWriter) uint(n uint64)   { w.data = appendPackedUint(w.data, n) }
+func (w *packedWriter) text(s string)   { w.data = appendPackedText(w.data, s) }
+func (w *packedWriter) key(k string)    { w.data = appendPackedText(w.data, k) }
 func (w *packedWriter) list(size int)   { w.data = appendSize(w.data, size, 0x90, 16, 0, 0xdc, 0xdd) }
 func (w *packedWriter) mapping(size int) {
 	w.data = appendSize(w.data, size, 0x80, 16, 0, 0xde, 0xdf)
@@ -76,22 +78,6 @@ func (w *packedWriter) bool(b bool) {
 
 func (w *packedWriter) float(f float64) error {
 	w.data = binary.BigEndian.AppendUint64(append(w.data, 0xcb), math.Float64bits(f))
-	return nil
-}
-
-func (w *packedWriter) text(s string) error {
-	if !utf8.ValidString(s) {
-		return refuse("is no valid text: it holds bytes that are no UTF-8")
-	}
-	w.data = appendPackedText(w.data, s)
-	return nil
-}
-
-func (w *packedWriter) key(k string) error {
-	if !utf8.ValidString(k) {
-		return refuse("has the key %q, which is no valid text: it holds bytes that are no UTF-8", k)
-	}
-	w.data = appendPackedText(w.data, k)
 	return nil
 }
 
