@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from emit.errors import GraphError
@@ -22,8 +21,7 @@ from emit.errors import GraphError
 ENTRY = "__entry_point"
 
 
-@dataclass(frozen=True)
-class Subscription:
+class Subscription(NamedTuple):
     """One wish to hear (or to ignore) origins: an exact name, or a pattern to search in names."""
 
     pattern: re.Pattern[str]
@@ -84,7 +82,6 @@ class Edge(NamedTuple):
     pattern: str | None
 
 
-@dataclass
 class Graph:
     """
     The nodes' names and who hears whom.
@@ -97,11 +94,12 @@ class Graph:
         routes: Made by :meth:`resolve`; None where something has changed since.
     """
 
-    names: dict[str, None] = field(default_factory=dict)
-    hears: dict[str, list[Subscription]] = field(default_factory=dict)
-    ignores: dict[str, list[Subscription]] = field(default_factory=dict)
-    entries: dict[str, None] = field(default_factory=dict)
-    routes: dict[str, tuple[str, ...]] | None = None
+    def __init__(self) -> None:
+        self.names: dict[str, None] = {}
+        self.hears: dict[str, list[Subscription]] = {}
+        self.ignores: dict[str, list[Subscription]] = {}
+        self.entries: dict[str, None] = {}
+        self.routes: dict[str, tuple[str, ...]] | None = None
 
     def add(self, name: str) -> None:
         self.names[name] = None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from copy import copy
+from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -18,7 +18,6 @@ PLAIN = frozenset({str, int, float, bool, tuple})
 _PENDING = frozenset({GeneratorType, CoroutineType, AsyncGeneratorType})
 
 
-@dataclass(eq=False, slots=True)
 class Node:
     """
     One node of a router.
@@ -35,13 +34,24 @@ class Node:
         function: What a user calls: it runs the node and routes its results.
     """
 
-    name: str
-    handler: Any
-    fit: Callable[[Any], dict[str, Any]]
-    stream: bool = False
-    foreign: bool = False
-    takes_many: bool = False
-    function: Callable[..., Any] | None = None
+    __slots__ = ("fit", "foreign", "function", "handler", "name", "stream", "takes_many")
+
+    def __init__(
+        self,
+        name: str,
+        handler: Any,
+        fit: Callable[[Any], dict[str, Any]],
+        *,
+        stream: bool = False,
+        foreign: bool = False,
+    ) -> None:
+        self.name = name
+        self.handler = handler
+        self.fit = fit
+        self.stream = stream
+        self.foreign = foreign
+        self.takes_many = False
+        self.function: Callable[..., Any] | None = None
 
     def configure(self, options: dict[str, Any]) -> None:
         """Let the handler take from *options* what it knows, as a ShellNode its ``timeout``."""
@@ -49,6 +59,12 @@ class Node:
         if configure is not None:
             configure(self.name, options, stream=self.stream)
         self.takes_many = not self.stream and getattr(self.handler, "takes_many", False)
+
+    def bound(self, first: Any) -> Node:
+        """The same node, whose handler is given *first* before the message, as a Celery task."""
+        node = copy(self)
+        node.handler = partial(self.handler, first)
+        return node
 
     def open(self) -> None:
         """Let a foreign node begin what it wants to have ready before its first message."""
@@ -117,7 +133,7 @@ def make_handler(func: Any) -> Callable[[Any], Any]:
     Raises:
         GraphError: Not callable, or a class that can't be made without arguments.
     """
-    if inspect.isclass(func):
+    if isinstance(func, type):
         try:
             func = func()
         except TypeError as error:

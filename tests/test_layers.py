@@ -50,6 +50,8 @@ ORDER += ("once", "dead", "context", "celery", "router", "testing")
 LATE = {
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
+    ("emit.checks.nearest", "difflib"): "only a wrong name needs it",
+    ("emit.host.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.host.launch"): "tomllib and hashlib, which only files as nodes need",
     ("emit.multilang", "emit.host.runtime"): "the same",
 }
@@ -198,7 +200,9 @@ def test_who_starts_programs() -> None:
     assert {module for module, tree in TREES.items() if starts_programs(tree)} <= SPAWNING
 
 
-@pytest.mark.parametrize("heavy", ["asyncio", "celery", "rq", "redis", "rich", "tomllib"])
+@pytest.mark.parametrize(
+    "heavy", ["asyncio", "celery", "inspect", "psutil", "redis", "rich", "rq", "tomllib"]
+)
 def test_import_emit_is_light(heavy: str) -> None:
     """``import emit`` brings in no optional dependency and nothing that is slow to import."""
     program = f"import sys, emit; sys.exit({heavy!r} in sys.modules)"

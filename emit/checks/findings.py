@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
+from emit.checks.nearest import nearest
 from emit.drawing.outline import Outline, reach, roots
 from emit.graph import ENTRY, Graph, Subscription
 
@@ -52,15 +52,6 @@ def _matches(graph: Graph, wish: Subscription, node: str) -> bool:
     if wish.is_name(names):
         return wish.name in names
     return any(name != node and wish.pattern.search(name) for name in names)
-
-
-def nearest(text: str, names: Iterable[str]) -> str:
-    """The names that may have been meant, as `` (nearest: a, b)``; empty where none is near."""
-    others = list(names)
-    near = get_close_matches(text, others, n=2, cutoff=0.5)
-    # A short name is far from a long pattern that was meant for it, and the other way round.
-    near = near or [name for name in others if name in text or text in name][:2]
-    return f" (nearest: {', '.join(near)})" if near else ""
 
 
 def find_unreached(outline: Outline) -> Iterator[Finding]:

@@ -13,8 +13,8 @@ from emit.checks.findings import (
     find_lacking,
     find_unmatched,
     find_unreached,
-    nearest,
 )
+from emit.checks.nearest import nearest
 from emit.cli.errors import UsageError
 from emit.cli.handlers import Needs, find_programs, needs_of
 from emit.cli.screen import paint, plural

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emit.checks.findings import nearest
+from emit.checks.nearest import nearest
 from emit.cli.errors import TargetError, UsageError
 from emit.cli.target import load_router
 from emit.host.runtime import runtimes

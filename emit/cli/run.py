@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from emit.checks.findings import nearest
+from emit.checks.nearest import nearest
 from emit.cli import message
 from emit.cli.errors import INTERRUPTED, CommandError, UsageError
 from emit.cli.failure import report_failure, show_logs

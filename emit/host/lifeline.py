@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 from emit.host import sentinel
@@ -30,7 +29,7 @@ class Lifeline:
     """
 
     def __init__(self) -> None:
-        self.cookie = uuid.uuid4().hex
+        self.cookie = os.urandom(16).hex()
         self.pid: int | None = None
         self._socket: socket.socket | None = None
         self._told: dict[int, bytes] = {}

@@ -18,7 +18,6 @@ import errno
 import json
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
@@ -68,7 +67,7 @@ class Status:
 
     def __init__(self, answer: Answer) -> None:
         self.pid = os.getpid()
-        self.path = private(folder()) / f"{self.pid}-{secrets.token_hex(4)}.sock"
+        self.path = private(folder()) / f"{self.pid}-{os.urandom(4).hex()}.sock"
         self._answer = answer
         self._listener = socket.socket(socket.AF_UNIX)
         try:

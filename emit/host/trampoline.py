@@ -10,7 +10,6 @@ descriptor as ``stage errno``; a program that runs closes it unwritten.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import resource
@@ -79,6 +78,9 @@ def no_new_privs(wanted: int) -> None:
 
 
 def prctl(option: int, value: int) -> None:
+    # Imported here: the host, which imports this file for its name, has no need of it.
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")

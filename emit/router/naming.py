@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import WRAPPER_ASSIGNMENTS, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from emit.errors import GraphError
 from emit.graph import ENTRY
@@ -41,8 +40,7 @@ def look_like(function: Callable[..., Any], func: Any, name: str) -> None:
     function.name = name  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """
     Where a node was declared.
 

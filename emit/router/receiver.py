@@ -13,8 +13,7 @@ import logging
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emit import context
@@ -107,7 +106,7 @@ class Receiver:
     def call(self, node: Node, message: Message, native: Any = None) -> Any:
         """A call in this process: run the node here, and give its results to the queue."""
         if native is not None:
-            node = replace(node, handler=partial(node.handler, native))
+            node = node.bound(native)
         return self._router._runner.call(node, message)
 
     def deliver(self, node: Node, delivery: Delivery) -> Any:
@@ -124,7 +123,7 @@ class Receiver:
                 router's ``put_back`` raises to tell the queue.
         """
         if delivery.bound:
-            node = replace(node, handler=partial(node.handler, delivery.native))
+            node = node.bound(delivery.native)
         if not delivery.is_repeat:
             return self._deliver(node, delivery)
         if delivery.is_batch and not self._plans[node.name].many:
