@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
-	"log/slog"
 	"os"
-	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -196,91 +192,6 @@ func TestNoResultWaitsForASlowHandler(t *testing.T) {
 	}
 }
 
-type badError struct{ cause error }
-
-func (e badError) Error() string { return "bad \xff" }
-func (e badError) Unwrap() error { return e.cause }
-
-// A nilError is what returning a nil pointer as an error makes: all its methods panic.
-type nilError struct{ cause error }
-
-func (e *nilError) Error() string { return e.cause.Error() }
-func (e *nilError) Unwrap() error { return e.cause }
-
-func TestErrors(t *testing.T) {
-	failing := func(err error) Handler[Message, int] {
-		return Map(func(Message) (int, error) { return 0, err })
-	}
-	var late func(int) error
-	k := converse(t, programOf(1,
-		newNode("plain", failing(errors.New("as asked"))),
-		newNode("caused", failing(badError{fmt.Errorf("middle: %w", os.ErrNotExist)})),
-		newNode("joined", failing(errors.Join(errors.New("one"), errors.New("two")))),
-		newNode("retry", failing(fmt.Errorf("outer: %w", Retry(errors.New("busy"), 1500*time.Millisecond)))),
-		newNode("again", failing(Retry(nil, 0))),
-		newNode("reject", failing(Reject(errors.New("never")))),
-		newNode("nil", failing((*nilError)(nil))),
-		newNode("busy", failing(Retry((*nilError)(nil), 0))),
-		newNode("panic", Pure(func(Message) int { panic("oh") })),
-		newNode("native", Pure(func(m Message) int { return []int{}[len(m)] })),
-		newNode("goexit", Pure(func(Message) int { runtime.Goexit(); return 1 })),
-		newNode("ignored", func(_ context.Context, _ Message, out func(any) error) error {
-			_ = out(make(chan int))
-			return nil
-		}),
-		newNode("large", Pure(func(Message) string { return strings.Repeat("x", 1<<20) })),
-		newNode("long", failing(errors.New(strings.Repeat("y", 1<<21)))),
-		newNode("late", func(_ context.Context, _ Message, out func(int) error) error { late = out; return nil }),
-		newNode("fits", Each(func(in countIn, _ func(int) error) error { return nil })),
-	), "json")
-	for node, wanted := range map[string]Message{
-		"plain":   {"type": "error", "message": "as asked"},
-		"caused":  {"type": "badError", "message": `bad \xff`, "cause": Message{"type": "error", "message": "middle: file does not exist", "cause": Message{"type": "error", "message": "file does not exist"}}},
-		"joined":  {"type": "error", "message": "one\ntwo", "cause": Message{"type": "error", "message": "one"}},
-		"retry":   {"type": "error", "message": "outer: busy", "retry": true, "after": 1.5, "cause": Message{"type": "Retry", "message": "busy"}},
-		"again":   {"type": "Retry", "message": "try again", "retry": true},
-		"reject":  {"type": "Reject", "message": "never", "retry": false},
-		"nil":     {"type": "nilError", "message": "(no text: the Error method of *emit.nilError panicked)"},
-		"busy":    {"type": "Retry", "message": "(no text: the Error method of *emit.nilError panicked)", "retry": true},
-		"goexit":  {"type": "error", "message": "the handler has ended its goroutine"},
-		"ignored": {"type": "EncodeError", "message": "result is a chan int, which no codec carries"},
-		"large":   {"type": "FrameTooLarge", "message": "large emitted a result of 1048578 bytes; a frame holds at most 1048576: emit less at once, or raise max_frame of the node"},
-		"fits":    {"type": "DecodeError", "message": `fits: message lacks "n"; it has: `},
-		"nobody":  {"type": "error", "message": `no node "nobody" here, only: ` + strings.Join(k.session.names(), ", ")},
-	} {
-		got := k.call(node, Message{})
-		delete(got, "op")
-		delete(got, "id")
-		if stack, _ := got["stack"].([]any); (len(stack) != 1 || !strings.Contains(stack[0].(string), ".go:")) && node != "nobody" {
-			t.Error(node, stack)
-		}
-		delete(got, "stack")
-		if !reflect.DeepEqual(got, wanted) {
-			t.Errorf("%s: %v", node, got)
-		}
-	}
-	for node, wanted := range map[string]string{"panic": "oh", "native": "index out of range"} {
-		got := k.call(node, Message{})
-		stack, _ := got["stack"].([]any)
-		if got["type"] != "panic" || !strings.Contains(got["message"].(string), wanted) || len(stack) == 0 || !strings.Contains(stack[0].(string), "session_test.go:") {
-			t.Errorf("%s: %v", node, got)
-		}
-	}
-	if got := k.call("long", Message{}); len(got["message"].(string)) > maxText+100 {
-		t.Error(len(got["message"].(string)))
-	}
-	k.call("late", Message{})
-	if err := late(1); err == nil || !strings.Contains(err.Error(), "the call has ended") {
-		t.Error(err)
-	}
-	defer func() {
-		if recover() == nil {
-			t.Error("a negative delay is none")
-		}
-	}()
-	_ = Retry(nil, -1)
-}
-
 func TestConcurrency(t *testing.T) {
 	arrived, proceed := make(chan bool), make(chan bool)
 	k := converse(t, programOf(3, newNode("meet", Pure(func(m Message) any {
@@ -297,7 +208,7 @@ func TestConcurrency(t *testing.T) {
 	select {
 	case <-arrived:
 		t.Error("more calls at a time than were announced")
-	case <-time.After(20 * time.Millisecond):
+	case <-time.After(20 * time.Millisecond): // no event tells that a fourth does not come
 	}
 	go func() {
 		for range 2 {
@@ -366,38 +277,6 @@ func TestContext(t *testing.T) {
 	}
 }
 
-func TestLogs(t *testing.T) {
-	bothCodecs(t, func(t *testing.T, codec string) {
-		before, flags, writer := slog.Default(), log.Flags(), log.Writer()
-		k := converse(t, programOf(1, newNode("log", Each(func(Message, func(int) error) error {
-			slog.Default().With("a", 1).WithGroup("g").Warn("stock \xff", "b", 2.5, "c", errors.New("x"), slog.Group("h", "d", time.Second))
-			slog.Debug("not at this level")
-			log.Print("by package log")
-			return nil
-		}))), codec)
-		logToHost(k.session)
-		defer func() {
-			hosted.Store(nil)
-			slog.SetDefault(before)
-			log.SetFlags(flags)
-			log.SetOutput(writer)
-		}()
-		k.send(Message{"op": "call", "id": 7, "msg": Message{}})
-		fields := Message{"a": int64(1), "g.b": 2.5, "g.c": "x", "g.h.d": "1s"}
-		wanted := Message{"op": "log", "level": "warning", "text": `stock \xff`, "id": int64(7), "fields": fields}
-		if got := k.frame(); !reflect.DeepEqual(got, wanted) {
-			t.Error(got)
-		}
-		wanted = Message{"op": "log", "level": "info", "text": "by package log", "id": int64(7)}
-		if got := k.frame(); !reflect.DeepEqual(got, wanted) {
-			t.Error(got)
-		}
-		if got := k.answer(); got["op"] != "end" {
-			t.Error(got)
-		}
-	})
-}
-
 func TestFramesThatAreCut(t *testing.T) {
 	long := strings.Repeat("\x01é", 2000)
 	failing := failure{Type: "error", Message: long, Stack: []string{long}, Cause: &failure{Message: long}}
@@ -446,56 +325,4 @@ func TestEndFinishesWhatWasAccepted(t *testing.T) {
 		}
 	}
 	<-k.session.over
-}
-
-func TestRegistration(t *testing.T) {
-	defer func(p *program) { registered = p }(registered)
-	registered = &program{concurrency: 1}
-	Node("a", countTo)
-	Concurrency(2)
-	if about := registered.ready(); !reflect.DeepEqual(about.Nodes, []string{"a"}) || about.Concurrency != 2 || registered.failure != nil {
-		t.Error(about, registered.failure)
-	}
-	Node("a", countTo)
-	Concurrency(0)
-	if err := registered.failure; err == nil || !strings.Contains(err.Error(), `"a" is taken`) {
-		t.Error(err)
-	}
-}
-
-func functional(Message) int { return 1 }
-
-func TestNames(t *testing.T) {
-	program := filepath.Base(os.Args[0])
-	literal := func(Message) func() {
-		return func() {}
-	}
-	for _, c := range []struct {
-		function any
-		wanted   string
-	}{
-		{countTo, "countTo"},
-		{functional, "functional"},
-		{authors(Pure(countIn.double)), "double"},
-		{authors(Map(countIn.half)), "half"},
-		{countIn{}.double, "double"},
-		{literal, program},
-		{literal(nil), program},
-		{Each[Message, int], program},
-	} {
-		if name := nameOf(c.function); name != c.wanted {
-			t.Errorf("%s, not %s", name, c.wanted)
-		}
-	}
-}
-
-func TestCollectRefusesWhatNoCodecCarries(t *testing.T) {
-	_, err := Collect(Pure(func(Message) any { return func() {} }), Message{})
-	var refused *EncodeError
-	if !errors.As(err, &refused) {
-		t.Error(err)
-	}
-	if got, err := Collect(Pure(func(Message) any { return []byte{1} }), nil); err != nil || len(got) != 1 {
-		t.Error(got, err)
-	}
 }
