@@ -109,7 +109,9 @@ def console(body: str, folder: Path, env: dict[str, str]) -> None:
 
 def test_links() -> None:
     """Every relative link of a page leads to a file."""
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+    others = [*ROOT.glob("*.md"), *ROOT.glob("runtimes/*.md"), ROOT / "tests/conformance/README.md"]
+    others += [*ROOT.glob("sdks/*/README.md"), *ROOT.glob("examples/*/README.md")]
+    for page in {*PAGES, *others}:
         for target in re.findall(r"\]\(([^)#]+)", FENCE.sub("", page.read_text("utf-8"))):
             assert target.startswith("http") or (page.parent / target).exists(), (page, target)
 
