@@ -212,6 +212,7 @@ def test_follow(project: Path) -> None:
 
 def test_ctrl_c(project: Path) -> None:
     """It ends a run with code 130, in the middle of a handler, and the counts are printed."""
+    # The handler sleeps until Ctrl-C: longer than any test.
     (project / "app.py").write_text(
         APP + "\n@router.node((), 'words', name='hang')\ndef hang(msg):\n"
         "    import sys, time\n    sys.stderr.write('hanging\\n')\n    time.sleep(600)\n"

@@ -19,7 +19,8 @@ def words(text, times=1):
         yield word * times
 """
 
-#: It speaks the protocol, prints before it is ready, and stays when its input ends.
+#: It speaks the protocol, prints before it is ready, and stays when its input ends, until it is
+#: killed.
 STUBBORN = """
 import sys, time
 print("hello", flush=True)

@@ -33,7 +33,10 @@ APP = ROOT / "sdks" / "python" / "tests" / "conformance_app.py"
 
 
 class Wrong(NamedTuple):
-    """A change to a right program, and the scenarios that it must then fail."""
+    """
+    A change to a right program, and the scenarios that it must then fail. One that sleeps for 600 s
+    does so until the kit kills it.
+    """
 
     what: str
     old: str

@@ -137,6 +137,7 @@ def test_the_idle_are_stopped() -> None:
 
 def test_the_replacement_is_started_first() -> None:
     """A worn process serves until the new one is ready, so no call waits for a start."""
+    # Its start takes long enough for calls to fall into it.
     slow = raw("time.sleep(0.3)\nfor id, msg in calls(): end(id, os.getpid())")
     with pool(slow, max_calls=2, jitter=0) as node:
         first = node.call({})
@@ -193,6 +194,7 @@ def test_memory_over_all_nodes() -> None:
 def test_a_few_start_at_a_time(tmp_path: Any) -> None:
     """Over all nodes of the host."""
     here = str(tmp_path)
+    # Long enough for others to begin meanwhile, if they may.
     code = f"""
         mine = os.path.join({here!r}, str(os.getpid()))
         open(mine, "w").close()
@@ -296,6 +298,7 @@ def test_a_repr_shows_the_state() -> None:
 
 def test_a_batch_is_spread_over_processes() -> None:
     """Outcomes come in the order of the messages, whichever process was quicker."""
+    # It takes a moment, so that one process is not done before the other has begun.
     code = "for id, msg in calls():\n    time.sleep(0.002)\n    end(id, [msg['n'], os.getpid()])"
     with pool(raw(code), size=2, window=8) as node:
         outcomes = list(node.call_many({"n": n} for n in range(500)))

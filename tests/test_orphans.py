@@ -107,7 +107,7 @@ def test_a_host_killed_at_any_moment_of_a_start(tag: str, limits: str) -> None:
             host.stdout.readline()
             host.stdin.write("\n")
             host.stdin.flush()
-            time.sleep(chance.random() * 0.03)
+            time.sleep(chance.random() * 0.03)  # into the start, or past it
             host.kill()
     # A child forked as its host died shows itself only after its exec.
     time.sleep(0.3)
@@ -148,7 +148,7 @@ def test_a_host_that_ends_with_threads_in_mid_start(tag: str) -> None:
                 start(Program("n", ("sleep", {tag!r}), environment({{}}), limits=Limits()))
         for _ in range(8):
             threading.Thread(target=busy, daemon=True).start()
-        time.sleep(0.2)
+        time.sleep(0.2)  # so that it ends in the midst of them
     """)
     assert count(tag, 0) == 0
 
@@ -159,7 +159,7 @@ def test_a_nested_host_dies_with_the_outer_one(tag: str) -> None:
 import sys, time
 from emit.host.spawn import *
 child = start(Program("in", ("sleep", {tag!r}), environment({{}})))
-time.sleep(1000)
+time.sleep(1000)  # until it is killed
 """
     argv = [sys.executable, "-c", inner]
     code = f"""
@@ -180,7 +180,7 @@ def test_a_forked_child_has_orphans_of_its_own(tag: str) -> None:
         pid = os.fork()
         if pid == 0:
             child = begin()
-            time.sleep(1000)
+            time.sleep(1000)  # until it is killed
         print(pid, flush=True)
         sys.stdin.read()
         assert not mine.poll()
@@ -208,7 +208,7 @@ def test_an_unguarded_program_outlives_its_host(tag: str) -> None:
         children = [begin(None), begin(Limits())]
         os._exit(0)
     """)
-    time.sleep(0.5)
+    time.sleep(0.5)  # in which a sentinel would have killed them
     assert count(tag, 2) == 2
 
 
@@ -323,6 +323,6 @@ def test_a_foreign_program_is_left_alone(tag: str) -> None:
     run_host("""
         start(Program("n", ("sleep", "60"), environment({})))
     """)
-    time.sleep(0.5)
+    time.sleep(0.5)  # in which the other sentinel would have killed it
     assert not mine.poll()
     mine.close()

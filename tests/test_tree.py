@@ -44,7 +44,7 @@ def run(*argv: str, limits: Limits | None = None) -> Child:
 DAEMON = """
 import os, sys, time
 if os.fork():
-    time.sleep(1000)
+    time.sleep(1000)  # until it is killed
 os.setsid()
 if os.fork():
     os._exit(0)

@@ -29,9 +29,8 @@ WAYS: dict[str, tuple[str, type[HostError]]] = {
     "segfault": ("os.kill(os.getpid(), signal.SIGSEGV)", ProcessDied),
     "kill": ("os.kill(os.getpid(), signal.SIGKILL)", ProcessDied),
     "memory": ("a = bytearray(1 << 50)", ProcessDied),
-    # They sleep until they are killed: longer than any test.
-    "hang": ("time.sleep(600)", CallTimeout),
-    "close": ("os.close(1); time.sleep(600)", ProtocolError),
+    "hang": ("hang()", CallTimeout),
+    "close": ("os.close(1); hang()", ProtocolError),
     "wrong op": ("frame(op='call', id=1, msg={})", ProtocolError),
     "id of the wrong type": ("frame(op='end', id='x', msgs=[])", ProtocolError),
     "half a frame": ("write(line(op='end', id=id, msgs=[1])[:-3]); sys.exit()", ProcessDied),

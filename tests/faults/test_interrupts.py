@@ -92,7 +92,7 @@ def test_in_the_middle_of_a_write() -> None:
         for id, msg in calls():
             end(id, msg["n"])
             if msg.get("deaf"):
-                time.sleep(600)
+                hang()
         """
     )
     with pool(deaf) as node:
@@ -105,7 +105,7 @@ def test_in_the_middle_of_a_write() -> None:
 @pytest.mark.parametrize("at", ["start", "end"])
 def test_while_a_process_starts_or_is_killed(at: str) -> None:
     """The slot is free again, though nobody was there to give it back."""
-    slow = "time.sleep(0.2)\n" + ECHO
+    slow = "time.sleep(0.2)\n" + ECHO  # for the interrupts to fall into
     with pool(sdk(slow), size=2) as node:
         for n in range(5):
             with interrupted_after(0.02 + n * 0.05 if at == "start" else 0.5):
@@ -270,7 +270,7 @@ def test_ctrl_c_twice() -> None:
         pids = [int(word) for word in host.stdout.readline().split()[1:]]
         for _ in range(2):
             host.send_signal(signal.SIGINT)
-            time.sleep(0.01)
+            time.sleep(0.01)  # two at once would be one
         host.wait()
     assert pids
     assert all(gone(pid) for pid in pids)

@@ -133,7 +133,7 @@ def test_a_program_that_never_reads() -> None:
             except CallTimeout as error:
                 return error.timeout
 
-        with pool(raw("ready(); time.sleep(600)"), timeout=0.2, max_attempts=1) as node:
+        with pool(raw("ready(); hang()"), timeout=0.2, max_attempts=1) as node:
             send(node)
             before = rss()
             timeouts = [send(node) for _ in range(5)]
@@ -150,7 +150,7 @@ def test_a_program_that_never_reads() -> None:
 )
 def test_a_pipe_is_closed_and_the_program_lives(closes: str, reason: str) -> None:
     """An error at once, not at the deadline; the program is killed."""
-    program = raw(f"ready(); os.close({closes}); open(sys.argv[1], 'w').close(); time.sleep(600)")
+    program = raw(f"ready(); os.close({closes}); open(sys.argv[1], 'w').close(); hang()")
     with pool([*program, "/dev/null"], timeout=100.0, max_attempts=1) as node:
         before = time.monotonic()
         with pytest.raises(ProtocolError, match=reason):
@@ -181,7 +181,7 @@ def test_a_grandchild_fills_the_pipe(pipe: str) -> None:
         import subprocess
         for id, msg in calls():
             subprocess.Popen("exec yes {pipe}", shell=True, stdin=subprocess.DEVNULL)
-            time.sleep(0.1)
+            time.sleep(0.1)  # until the pipe is full
             os._exit(4)
     """)
     with pool(program, timeout=20.0, max_attempts=1) as node:

@@ -176,7 +176,7 @@ def test_a_frame_that_breaks_the_protocol(answer: str, reason: str) -> None:
         for id, msg in calls():
             if msg["break"]:
                 write({answer.encode("latin-1")!r} + b"\\n")
-                time.sleep(600)
+                hang()
             end(id, os.getpid())
     """)
     with pool(program, max_attempts=1) as node:
@@ -222,7 +222,7 @@ def test_nonsense_with_an_answer(
             end(id, os.getpid(), msg["attempt"])
             {behind}
             os_write(1, b"".join(held))
-            time.sleep(600)
+            hang()
     """)
     with pool(program) as node:
         first, attempt = node.call({})
@@ -241,9 +241,9 @@ def test_nonsense_behind_an_answer(
     program = raw(f"""
         for id, msg in calls():
             end(id, os.getpid(), msg["attempt"])
-            time.sleep(0.05)
+            time.sleep(0.05)  # so that the answer is read alone
             {behind}
-            time.sleep(600)
+            hang()
     """)
     with pool(program) as node:
         first, attempt = node.call({})
@@ -269,7 +269,7 @@ def test_an_answer_to_nobody(mark: str, caplog: pytest.LogCaptureFixture) -> Non
         for id, msg in calls():
             frame(op="end", {mark}, msgs=["wrong"])
             if msg["attempt"] == 1:
-                time.sleep(600)
+                hang()
             end(id, "right")
     """)
     with pool(program, timeout=2.0) as node:
@@ -400,7 +400,7 @@ def test_an_answer_over_max_frame() -> None:
         ("read(); frame(op='end', id=1)", "wrote 'end' while starting"),
         ("frame(**read())", "only the host sends"),
         ("frame(op='err', id=None, type='LoadError', message='no x')", "could not load: LoadError"),
-        ("read(); os.close(1); time.sleep(600)", "closed its stdout"),
+        ("read(); os.close(1); hang()", "closed its stdout"),
     ],
 )
 def test_a_bad_start(code: str, reason: str) -> None:

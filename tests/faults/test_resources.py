@@ -55,7 +55,7 @@ kept = []
 for id, msg in calls():
     while msg["greedy"]:
         kept.append(b"x" * (1 << 20))
-        time.sleep(0.001)
+        time.sleep(0.001)  # so that it is caught long before the machine has no more
     end(id, 1)
 """
 
@@ -83,6 +83,7 @@ def test_memory_of_children_counts() -> None:
     code = """
         import subprocess
         for id, msg in calls():
+            # It sleeps until it is killed.
             hog = "import time; kept = b'x' * (200 << 20); time.sleep(600)"
             subprocess.run([sys.executable, "-c", hog], stdin=subprocess.DEVNULL)
     """

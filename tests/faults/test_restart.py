@@ -52,7 +52,7 @@ def test_a_program_that_ends_at_once() -> None:
 
 def test_a_program_that_hangs_at_its_start() -> None:
     """It is killed at start_timeout, and counts for the breaker."""
-    hangs = raw("time.sleep(600)")
+    hangs = raw("hang()")
     with pool(hangs, start_timeout=0.2, backoff=0.01, breaker_failures=2) as node:
         *failures, refused = failures_until_open(node)
         assert [type(failure) for failure in failures] == [StartTimeout] * 2
@@ -130,7 +130,8 @@ def test_a_program_that_dies_after_so_many_messages(life: int) -> None:
 def test_many_processes_die_together(tmp_path: Path) -> None:
     """Two start at a time, whatever the size; in the end all are back."""
     size = 40 if CHAOS else 8
-    # Each leaves a file while it starts, and counts those that it finds.
+    # Each leaves a file while it starts, long enough for others to begin, and counts those that it
+    # finds; a call takes long enough for all to be needed.
     code = f"""
         here = os.path.join({str(tmp_path)!r}, str(os.getpid()))
         open(here, "w").close()

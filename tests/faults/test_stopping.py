@@ -34,7 +34,7 @@ for id, msg in calls():
 HANG = """
 for id, msg in calls():
     frame(op="log", level="info", text="busy")
-    time.sleep(600)
+    hang()
 """
 
 #: In a host: a router with one node, of which one process runs, with TAG in its command.
@@ -141,8 +141,7 @@ def test_a_process_that_ignores_all_requests() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ready()
         end(read()["id"], os.getpid())
-        while True:
-            time.sleep(600)
+        hang()
     """)
     with pool(program, stop_grace=0.1, term_grace=0.1) as node:
         (pid,) = node.call({})
@@ -159,8 +158,7 @@ def test_processes_are_stopped_together(tmp_path: Path) -> None:
 
         signal.signal(signal.SIGTERM, note)
         ready()
-        while True:
-            time.sleep(600)
+        hang()
         """,
         str(tmp_path / "times"),
     )

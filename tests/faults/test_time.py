@@ -20,7 +20,7 @@ def test_a_hang() -> None:
     program = raw("""
         for id, msg in calls():
             if msg["hang"]:
-                time.sleep(600)
+                hang()
             end(id, os.getpid())
     """)
     with pool(program, timeout=1.0, max_attempts=1) as node:
@@ -52,7 +52,7 @@ def test_a_hang_among_many() -> None:
     program = raw("""
         for id, msg in calls():
             if msg["n"] == 7:
-                time.sleep(600)
+                hang()
             end(id, msg["n"])
     """)
     with pool(program, timeout=2.0, max_attempts=2) as node:

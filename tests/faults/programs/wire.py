@@ -5,7 +5,7 @@ import os
 import signal  # noqa: F401
 import sys
 import threading  # noqa: F401
-import time  # noqa: F401
+import time
 
 
 def write(data):
@@ -46,6 +46,11 @@ def calls():
         call = read()
         if call["op"] == "call":
             yield call["id"], {**call["msg"], "attempt": call["meta"].get("attempt", 1)}
+
+
+def hang():
+    """Say and do nothing until it is killed, which takes less than ten minutes in any test."""
+    time.sleep(600)
 
 
 def end(id, *msgs):
