@@ -1,7 +1,7 @@
 // Frames out: gathered, never later than they may be, and written whole.
 
 import { choose } from './codec.js';
-import { describe, EncodeError, FrameTooLarge, text } from './errors.js';
+import { describe, EncodeError, FrameTooLarge } from './errors.js';
 import { writeAll } from './frames.js';
 import { MEMBERS, members } from './values.js';
 
@@ -11,6 +11,8 @@ export const ENOUGH = 16 * 1024;
 export const LINGER = 1;
 
 const NONE = [];
+/** The text of each kind of frame that is cut where it would be over max_frame. */
+const CUT = { err: 'message', log: 'text' };
 
 export class Sender {
   /** No one reads any more. */
@@ -35,8 +37,19 @@ export class Sender {
   }
 
   send(fields) {
-    this.#put(this.codec.frame(fields));
+    this.#put(this.#fit(fields));
     this.write();
+  }
+
+  /** An err or a log over max_frame would be lost whole, so its longest parts go. */
+  #fit(fields) {
+    const frame = this.codec.frame(fields);
+    if (this.codec.size(frame) <= this.maxFrame || !CUT[fields.op]) return frame;
+    const { stack, cause, ...kept } = fields;
+    const part = CUT[fields.op];
+    // A character takes up to 6 bytes of JSON.
+    const most = Math.floor(Math.max(0, this.maxFrame - 200) / 6);
+    return this.codec.frame({ ...kept, [part]: kept[part].slice(0, most).toWellFormed() });
   }
 
   /** One result of several. */
@@ -99,12 +112,7 @@ export class Sender {
   }
 
   #putError(id, error) {
-    const { stack, cause, ...about } = describe(error);
-    const more = { ...(stack && { stack }), ...(cause && { cause }) };
-    const frame = this.codec.frame({ op: 'err', id, ...about, ...more });
-    const message = text(about.message, 400);
-    const short = () => this.codec.frame({ op: 'err', id, ...about, message });
-    this.#put(this.codec.size(frame) <= this.maxFrame ? frame : short());
+    this.#put(this.#fit({ op: 'err', id, ...describe(error) }));
   }
 
   #putPartial(call) {
