@@ -92,8 +92,8 @@ def is_same(sent: Any, got: Any) -> bool:
     """
     Whether *got* is *sent*: of the same type, to the sign of zero and the order of keys.
 
-    A number without a fraction is one number, whether it is written 3 or 3.0: JavaScript has no
-    other way to see it, and a Go program may have an int or a float64 for it.
+    Up to 2^53 a number without a fraction is one number, whether it is written 3 or 3.0: JavaScript
+    has no other way to see it, and a Go program may have an int or a float64 for it.
     """
     if isinstance(sent, dict):
         return (
@@ -110,7 +110,8 @@ def is_same(sent: Any, got: Any) -> bool:
 
 def is_same_float(sent: float, got: Any) -> bool:
     if type(got) is int:
-        return sent == got and math.copysign(1, sent) == (1 if got >= 0 else -1)
+        is_whole = sent == got and abs(sent) <= 2**53
+        return is_whole and math.copysign(1, sent) == (1 if got >= 0 else -1)
     if type(got) is not float:
         return False
     if math.isnan(sent):
