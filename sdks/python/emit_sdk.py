@@ -206,11 +206,15 @@ def node(handler: Any = None, *, name: str = "") -> Any:
     return handler
 
 
+def _name(handler: Callable[..., Any]) -> str:
+    return _registered.get(handler) or handler.__name__
+
+
 class _Node:
     # A handler, and how to hand it a message.
 
     def __init__(self, handler: Callable[..., Any]) -> None:
-        self.name = _registered.get(handler) or handler.__name__
+        self.name = _name(handler)
         self.handler, self.rest = handler, False
         self.inputs: dict[str, list[str]] = {}
         code: Any = getattr(handler, "__code__", None)
@@ -900,7 +904,14 @@ def _load(path: str, name: str) -> tuple[Any, int]:
     module = sys.modules[stem] = module_from_spec(spec)
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     spec.loader.exec_module(module)
-    return _offered or (_registered or [_pick(vars(module), stem, name)], 1)
+    if not (_offered or _registered):
+        return [_pick(vars(module), stem, name)], 1
+    served = _offered or (_registered, 1)
+    names = [_name(handler) for handler in served[0]]
+    if name and name not in names:
+        file = os.path.basename(path)
+        raise LookupError(f"{file}: there is no node {name} in it (found: {', '.join(names)})")
+    return served
 
 
 def _pick(names: dict[str, Any], stem: str, name: str) -> Any:

@@ -73,6 +73,16 @@ def test_which_function_boot_serves(tmp_path, body, name, result):
         ("def a(m): pass\n", "c", "one.py: there is no function c in it (found: a)"),
         ("from os.path import join\na = 1\n", "", "one.py: there is no function in it"),
         ("a = 1\n", "a", "one.py: there is no function in it"),
+        (
+            "from emit_sdk import node, serve\ndef b(m): pass\nnode(b, name='a')\nserve(b)\n",
+            "b",
+            "one.py: there is no node b in it (found: a)",
+        ),
+        (
+            "from emit_sdk import node\n@node\ndef a(m): pass\n",
+            "b",
+            "one.py: there is no node b in it (found: a)",
+        ),
     ],
 )
 def test_what_boot_says_where_no_function_is_the_node(tmp_path, body, name, says):
