@@ -19,7 +19,6 @@ from emit.router.delivery import message_id
 from tests.conftest import serving_redis
 from tests.queues.notes import dead, forget, graph, seen, wait_for
 from tests.queues.worker import Worker, eventually, rq_worker
-from tests.shared_hosts import listening
 
 pytestmark = pytest.mark.requires("redis-server")
 
@@ -153,13 +152,13 @@ def test_a_failure_in_a_batch(sent: Any) -> None:
     eventually(lambda: sum(len(r["ns"]) for r in seen(sent, "collected")) == 49)
 
 
-def test_a_program_stays(sent: Any) -> None:
-    """A job does not start the node's program: far fewer processes than jobs have answered."""
+def test_a_program_stays(sent: Any, worker: Worker) -> None:
+    """Jobs are handled by one process of the node's program."""
     for n in range(20):
         sent.router.dispatch("test", "jobs.Answer", {"n": n})
     answers = [record["fields"]["answer"] for record in wait_for(sent, "jobs.answered", 20)]
     assert sorted(n for _, n in answers) == list(range(20))
-    assert len({pid for pid, _ in answers}) <= 2
+    assert len({pid for pid, _ in answers}) == 1, worker.text
 
 
 def test_a_program_asks_for_another_attempt(sent: Any) -> None:
@@ -262,16 +261,3 @@ def test_redis_is_not_there(jobs: Any, tmp_path: Path) -> None:
     with importable("two", router.node((), entry_point=True)(two)):
         with pytest.raises(DispatchError, match=r'two": RQ could not enqueue'):
             router(n=1)
-
-
-def test_a_forking_worker_with_a_shared_host(jobs: Any, tmp_path: Path) -> None:
-    """A process for each job, and one program for all of them."""
-    forget(jobs)
-    path = tmp_path / "host.sock"
-    with listening(path), rq_worker(tmp_path / "log", "rq.worker.Worker", EMIT_HOST=str(path)):
-        for n in range(4):
-            jobs.router.dispatch("test", "jobs.Answer", {"n": n})
-        records = wait_for(jobs, "jobs.answered", 4)
-    answers = [record["fields"]["answer"] for record in records]
-    assert sorted(n for _, n in answers) == [0, 1, 2, 3]
-    assert len({pid for pid, _ in answers}) <= 2

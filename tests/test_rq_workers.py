@@ -15,6 +15,7 @@ from rq.registry import StartedJobRegistry
 
 from tests.queues.notes import dead, graph, seen, wait_for
 from tests.queues.worker import are_gone, eventually, rq_worker
+from tests.shared_hosts import listening
 
 pytestmark = pytest.mark.requires("redis-server")
 
@@ -63,6 +64,19 @@ def test_a_worker_that_forks(jobs: Any, kind: str, tmp_path: Path) -> None:
         assert sorted(n for _, n in answers) == [0, 1, 2]
         assert len({pid for pid, _ in answers}) == 3
         eventually(lambda: not [pid for pid, _ in answers if psutil.pid_exists(pid)])
+
+
+def test_a_worker_that_forks_with_a_shared_host(jobs: Any, tmp_path: Path) -> None:
+    """A process for each job, and one program for all of them."""
+    path = tmp_path / "host.sock"
+    with listening(path), rq_worker(tmp_path / "log", "rq.Worker", EMIT_HOST=str(path)):
+        for n in range(4):
+            jobs.Answer.delay(n=n, _origin="test")
+        records = wait_for(jobs, "jobs.answered", 4)
+    answers = [record["fields"]["answer"] for record in records]
+    assert sorted(n for _, n in answers) == [0, 1, 2, 3]
+    assert len({pid for pid, _ in answers}) == 1
+    assert len({record["pid"] for record in records}) == 4
 
 
 def test_a_horse_is_killed(jobs: Any, tmp_path: Path) -> None:
