@@ -15,14 +15,13 @@ type decoder struct {
 
 func (d *decoder) target(target any) error {
 	if m, ok := target.(*map[string]any); ok {
-		value, err := d.any(maxDepth)
-		if err != nil {
-			return err
+		err := d.next(&d.token)
+		if err == nil && d.kind != isMap {
+			err = d.misfit(planOf(typeOf[map[string]any]()))
+		} else if err == nil {
+			*m, err = d.anyMap(maxDepth)
 		}
-		if *m, ok = value.(map[string]any); !ok {
-			return d.misfit(planOf(typeOf[map[string]any]()))
-		}
-		return nil
+		return err
 	}
 	v := reflect.ValueOf(target).Elem()
 	return d.into(v, planOf(v.Type()), maxDepth)
@@ -92,7 +91,7 @@ func (d *decoder) anyList(levels int) (any, error) {
 	}
 }
 
-func (d *decoder) anyMap(levels int) (any, error) {
+func (d *decoder) anyMap(levels int) (map[string]any, error) {
 	size, m := d.size, make(map[string]any, min(max(d.size, 0), 64))
 	for {
 		left, more, err := d.another(size, levels)

@@ -129,6 +129,15 @@ func TestFit(t *testing.T) {
 	}
 }
 
+func TestMessageThatIsNoMap(t *testing.T) {
+	for text, wanted := range map[string]string{"[true]": "a list", "null": "null", "3": "the integer 3"} {
+		err := decode(jsonCodec{}, []byte(text), new(Message))
+		if fmt.Sprint(err) != "message is "+wanted+", which does not fit map[string]interface {}" {
+			t.Error(err)
+		}
+	}
+}
+
 func TestInputs(t *testing.T) {
 	type in struct {
 		Need  int `json:"need"`
