@@ -83,9 +83,8 @@ def play(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``emit conformance`` on a program, from the root of the checkout."""
     may_fail = ("--expected-failures", known) if known else ()
-    emit = (sys.executable, "-c", "import sys; from emit.cli import main; sys.exit(main())")
     return subprocess.run(
-        [*emit, "conformance", *OPTIONS, *may_fail, "--", *command],
+        [sys.executable, "-m", "emit.cli", "conformance", *OPTIONS, *may_fail, "--", *command],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "sdks" / "python")},
         stdin=subprocess.DEVNULL,

@@ -59,7 +59,6 @@ TOOLS = (
         ("go/bin/go", "go/bin/gofmt"),
     ),
     Tool("perl", ("perl", "-MJSON::PP", "-e", "print $^V"), "perl", "brew install perl", (5, 14)),
-    Tool("perl", ("perl", "-e", "printf '%vd', $^V"), "perl", "brew install perl", (5, 14)),
     Tool("redis-server", ("redis-server", "--version"), "redis-server", "brew install redis"),
     Tool("graphviz", ("dot", "-V"), "graphviz", "brew install graphviz"),
 )

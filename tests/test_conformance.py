@@ -26,8 +26,7 @@ def test_an_sdk(sdk: Sdk) -> None:
 
 def emit(*words: str) -> subprocess.CompletedProcess[str]:
     """Run ``emit conformance``."""
-    main = "import sys; from emit.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", main, "conformance", *words]
+    command = [sys.executable, "-m", "emit.cli", "conformance", *words]
     return subprocess.run(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )

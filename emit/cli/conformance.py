@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
 import time
 from pathlib import Path
 
 from emit.cli.errors import CommandError, UsageError
+from emit.cli.screen import has_colour
 from emit.conformance import runner
 from emit.conformance.listener import Fault
 from emit.conformance.report import FORMATS
@@ -31,7 +31,6 @@ What app.rb has to have, a few lines for each node, is in tests/conformance/READ
 of https://github.com/emit-graph/emit; docs/write-an-sdk.md goes through it.
 """
 
-
 _REQUIRE = "features that decide the exit code: all, or some (default core) of "
 _EXPECTED = "titles that may fail, one a line, such as json/busy/spin; those that pass are errors"
 _TIMEOUT = "seconds to wait for each thing that is expected (%(default)g)"
@@ -49,11 +48,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=0, metavar="N", help="at a time (as there are processors)")
     add("--list", action="store_true", help="list the scenarios, and play none")
     add("command", nargs="*", metavar="COMMAND", help="the program, after --")
-
-
-_REQUIRE = "features that decide the exit code: all, or some (default core) of "
-_EXPECTED = "titles that may fail, one a line, such as json/busy/spin; those that pass are errors"
-_TIMEOUT = "seconds to wait for each thing that is expected (%(default)g)"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,8 +83,7 @@ def _test(arguments: argparse.Namespace, scenarios: list[Scenario]) -> int:
     outcomes.sort(key=lambda outcome: runner.FEATURES.index(outcome.feature))
     known = [f"{codec}/{s.title}" for s in runner.all_scenarios() for codec in s.codecs]
     verdict = judge(outcomes, arguments.require, expected, known)
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(FORMATS[arguments.format](subject, verdict, colour))
+    print(FORMATS[arguments.format](subject, verdict, has_colour(sys.stdout)))
     return verdict.exit_code
 
 

@@ -10,8 +10,6 @@ from typing import Any
 from emit.cli.errors import TargetError
 from emit.router import Router
 
-__all__ = ["TargetError", "load_router"]
-
 
 def load_router(path: str) -> Router:
     """

@@ -51,11 +51,6 @@ class Feature:
         """Whether each of its scenarios was played, and passed."""
         return all(outcome.result == "passed" for outcome in self.outcomes)
 
-    @property
-    def left_out(self) -> bool:
-        """Whether none of them could be played."""
-        return all(outcome.result == "skipped" for outcome in self.outcomes)
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -67,7 +62,6 @@ class Verdict:
         required: Their names.
         failed: Outcomes that should not be: failures of required features, and scenarios of
             them that were skipped, but for those expected to fail.
-        other: Failures of features that are not required.
         expected: Failures that were expected.
         stale: Expected failures that passed, or that there is no scenario for.
     """
@@ -75,7 +69,6 @@ class Verdict:
     features: tuple[Feature, ...]
     required: tuple[str, ...]
     failed: tuple[Outcome, ...]
-    other: tuple[Outcome, ...]
     expected: tuple[Outcome, ...]
     stale: tuple[str, ...]
 
@@ -116,7 +109,6 @@ def judge(
         features=tuple(features),
         required=tuple(names),
         failed=tuple(o for o in [*wrong, *skipped] if o.feature in names),
-        other=tuple(o for o in wrong if o.feature not in names),
         expected=tuple(o for o in outcomes if o.result == "failed" and o.title in expected),
         stale=tuple(title for title in expected if title in passed or title not in titles),
     )
