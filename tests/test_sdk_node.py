@@ -51,6 +51,34 @@ def test_modes(declare: Declare, mode: str) -> None:
         assert results(node, n=3) == [0, 1, 2]
 
 
+#: Another thread opens something between the close of a descriptor and our opening it anew.
+RACE = """
+import fs from 'node:fs';
+const { openSync } = fs;
+const taken = [];
+fs.openSync = (...given) => {
+  const theirs = openSync('/dev/zero');
+  const isFirst = theirs < 2 && !taken.includes(theirs);
+  if (isFirst) taken.push(theirs);
+  else fs.closeSync(theirs);
+  const ours = openSync(...given);
+  if (isFirst) fs.closeSync(theirs);
+  return ours;
+};
+process.on('exit', () => console.error(taken));
+"""
+
+
+def test_a_descriptor_that_another_thread_takes(tmp_path: Path) -> None:
+    """The wire is taken all the same: Node's own threads open a file now and then."""
+    (tmp_path / "race.mjs").write_text(RACE)
+    (tmp_path / "n.mjs").write_text(IMPORT + "node('n', ({ n }) => n);")
+    command = ["node", "--import", str(tmp_path / "race.mjs"), str(tmp_path / "n.mjs")]
+    done = subprocess.run(command, input='{"n": 3}', capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("3\n", 0), done.stderr
+    assert done.stderr == "[ 0, 1 ]\n"
+
+
 VALUES = [
     None,
     True,

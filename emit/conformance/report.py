@@ -16,6 +16,8 @@ from emit.conformance.verdict import Feature, Outcome, Verdict
 __all__ = ["FORMATS", "failure"]
 
 _MARKS = {"passed": "✔", "failed": "✘", "skipped": "-"}
+#: Lines of standard error that are shown with a failure: an error of Node and its stack.
+_LINES = 16
 _COLOURS = {"passed": "32", "failed": "31", "skipped": "2"}
 
 
@@ -86,7 +88,10 @@ def failure(outcome: Outcome) -> Iterator[str]:
     if outcome.sent and outcome.sent != "nothing":
         yield f"last sent: {outcome.sent}"
     if outcome.stderr.strip():
-        yield f"stderr ends: {shorten(outcome.stderr.strip().splitlines()[-1])}"
+        # An uncaught error is not always in the last line: Node's is its own version.
+        lines = [line for line in outcome.stderr.splitlines() if line.strip()][-_LINES:]
+        yield f"stderr ends: {shorten(lines[0])}"
+        yield from (f"  {shorten(line)}" for line in lines[1:])
 
 
 def _introduction(subject: Subject) -> str:

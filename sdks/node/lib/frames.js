@@ -4,6 +4,10 @@ import fs from 'node:fs';
 import net from 'node:net';
 import { Readable } from 'node:stream';
 
+/** Milliseconds, and as many attempts, to get a descriptor back from another thread. */
+const ATTEMPTS = 5000;
+const still = new Int32Array(new SharedArrayBuffer(4));
+
 let wire;
 
 /**
@@ -49,11 +53,19 @@ function takeOutput() {
   return sink;
 }
 
-/** A descriptor that is opened gets the lowest number that is free. */
+/**
+ * A descriptor that is opened gets the lowest number that is free. Another thread of this process
+ * may have been quicker: Node's own open a file for a moment when they give memory back.
+ */
 function reopen(fd, path, flags) {
   fs.closeSync(fd);
-  const opened = fs.openSync(path, flags);
-  if (opened !== fd) throw new Error(`${path} was opened as ${opened}, not as ${fd}`);
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    const opened = fs.openSync(path, flags);
+    if (opened === fd) return;
+    fs.closeSync(opened);
+    sleep(1);
+  }
+  throw new Error(`descriptor ${fd} was taken by another thread, which keeps it`);
 }
 
 function mayOpen(path) {
@@ -69,7 +81,9 @@ function isPipe(fd) {
   return fs.fstatSync(fd).isFIFO();
 }
 
-const still = new Int32Array(new SharedArrayBuffer(4));
+function sleep(milliseconds) {
+  Atomics.wait(still, 0, 0, milliseconds);
+}
 
 /** Write all of *data* before returning: a write to a pipe may be cut short. Throws EPIPE. */
 export function writeAll(fd, data) {
@@ -78,7 +92,7 @@ export function writeAll(fd, data) {
       at += fs.writeSync(fd, data, at);
     } catch (error) {
       if (error.code !== 'EAGAIN') throw error;
-      Atomics.wait(still, 0, 0, 1); // a socket or a terminal that somebody made non-blocking
+      sleep(1); // a socket or a terminal that somebody made non-blocking
     }
   }
 }
