@@ -152,6 +152,28 @@ def test_a_status_dropped_by_the_host_is_unknown() -> None:
         signal.signal(signal.SIGCHLD, old)
 
 
+@linux_only
+def test_a_death_before_the_first_look_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, of a program that is gone before its pidfd is opened."""
+    watch = Child.watch
+
+    def look_late(child: Child) -> None:
+        while os.path.exists(f"/proc/{child.pid}"):
+            time.sleep(0.001)
+        watch(child)
+
+    monkeypatch.setattr(Child, "watch", look_late)
+    old = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        child = run("sh", "-c", "exit 3")
+        assert child.poll()
+        assert child.status is None
+        assert child.kill_tree()
+        child.close()
+    finally:
+        signal.signal(signal.SIGCHLD, old)
+
+
 def test_its_repr_says_how_it_is() -> None:
     """Diagnostics cannot rot where a test reads them."""
     child = run("cat")

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from emit.errors import describe_status
 from emit.host import tree
@@ -49,6 +50,10 @@ class Child:
             it runs, and where somebody else took the status: a host that ignores SIGCHLD,
             or one with a ``waitpid(-1)`` of its own.
     """
+
+    #: Held while descriptors are closed, and by a thread that forks: in the midst of it, the
+    #: forked child could not tell which of the inherited ones are still to be closed.
+    closing: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(
         self,
@@ -128,8 +133,9 @@ class Child:
         """Let it see the end of its input."""
         with self._lock:
             if self._is_ours() and self.stdin >= 0:
-                os.close(self.stdin)
-                self.stdin = -1
+                with self.closing:
+                    os.close(self.stdin)
+                    self.stdin = -1
 
     def close(self) -> None:
         """
@@ -158,12 +164,14 @@ class Child:
         if sys.platform == "linux":
             try:
                 self.pidfd = os.pidfd_open(self.pid)
+            except ProcessLookupError:  # it ended at once, and the host ignores SIGCHLD
+                self._ended = self._reaped = True
             except OSError as error:
                 if error.errno != errno.ENOSYS:
                     raise
 
     def close_confirmation(self) -> None:
-        with self._lock:
+        with self._lock, self.closing:
             os.close(self.confirmation)
             self.confirmation = -1
 
@@ -252,12 +260,10 @@ class Child:
         self._reaped = True
 
     def _close_descriptors(self) -> None:
-        fds = (self.stdin, self.stdout, self.stderr, self.confirmation)
-        self.stdin = self.stdout = self.stderr = self.confirmation = -1
-        for fd in fds:
-            if fd >= 0:
-                os.close(fd)
-        with self._looking:
-            if self.pidfd is not None:
-                os.close(self.pidfd)
+        with self.closing, self._looking:
+            fds = (self.stdin, self.stdout, self.stderr, self.confirmation, self.pidfd)
+            self.stdin = self.stdout = self.stderr = self.confirmation = -1
             self.pidfd = None
+            for fd in fds:
+                if fd is not None and fd >= 0:
+                    os.close(fd)

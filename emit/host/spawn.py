@@ -328,16 +328,18 @@ def _watch_forks() -> None:
 
 def _before_fork() -> None:
     _starting.acquire()
+    Child.closing.acquire()
 
 
 def _after_fork() -> None:
-    with contextlib.suppress(RuntimeError):  # an interrupt may have kept us from acquiring it
-        _starting.release()
+    for lock in (Child.closing, _starting):
+        with contextlib.suppress(RuntimeError):  # an interrupt may have kept us from acquiring it
+            lock.release()
 
 
 def _in_forked_child() -> None:
     global _current, _making, _starting
     inherited, _current = _current, None
-    _making, _starting = threading.Lock(), threading.RLock()
+    _making, _starting, Child.closing = threading.Lock(), threading.RLock(), threading.RLock()
     if inherited is not None:
         inherited.disown()
