@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emit.errors import CallTimeout
-from emit.host.accounting import CallAccount, Times, Usage, family
+from emit.host.accounting import CallAccount, Times, Usage
+from emit.host.family import family
 
 
 def test_no_times_at_all() -> None:

@@ -51,6 +51,8 @@ LATE = {
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.checks.nearest", "difflib"): "only a wrong name needs it",
+    ("emit.host.accounting", "emit.host.family"): "psutil, a fifth of what the host takes",
+    ("emit.host.process", "emit.host.family"): "the same; before it is needed in a hurry",
     ("emit.host.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.host.launch"): "tomllib and hashlib, which only files as nodes need",
     ("emit.multilang", "emit.host.runtime"): "the same",
@@ -206,6 +208,13 @@ def test_who_starts_programs() -> None:
 def test_import_emit_is_light(heavy: str) -> None:
     """``import emit`` brings in no optional dependency and nothing that is slow to import."""
     program = f"import sys, emit; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("statement", ["from emit import ShellNode", "import emit.cli.new"])
+def test_a_node_that_is_only_declared_is_light(statement: str) -> None:
+    """No program is started yet: nothing is imported that only those need."""
+    program = f"import sys; {statement}; sys.exit('psutil' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emit.host import sentinel, tree
+from emit.host import family, sentinel, tree
 from emit.host.environment import environment
 from emit.host.spawn import Child, Limits, Program, start
 from tests.hosts import count, tagged
@@ -240,9 +240,9 @@ def test_the_portable_sweep(tag: str, shape: str) -> None:
     expected, argv = SHAPES[shape]
     child = run(*(word.replace("{}", tag) for word in argv))
     assert expected == count(tag, expected)
-    family = tree.portable_family(child.pid)
+    members = family.descendants(child.pid)
     tree.signal_group(child.pid, signal.SIGKILL)
-    assert tree.sweep_portably(child.cookie, family, seconds=5.0)
+    assert family.sweep(child.cookie, members, seconds=5.0)
     assert tagged(tag) == []
     child.close()
 

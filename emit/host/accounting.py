@@ -7,15 +7,11 @@ The documented shape of all this is :meth:`emit.host.Host.snapshot`.
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import psutil
 
 if TYPE_CHECKING:
     from emit.host.process import Process
@@ -218,37 +214,10 @@ _FIGURES = ("cpu_seconds", "rss_bytes", "sent_bytes", "received_bytes", "strays"
 
 def usage_of(process: Process) -> Usage:
     """What a process and its children use now; the pipes' bytes alone where it has ended."""
-    cpu, rss = 0.0, 0
-    for member in family(process.child.pid):
-        try:
-            with member.oneshot():
-                times = member.cpu_times()
-                cpu += times.user + times.system
-                rss += member.memory_info().rss
-        except psutil.Error:  # it has ended since
-            continue
+    from emit.host.family import used  # as in Process.start
+
+    cpu, rss = used(process.child.pid)
     return Usage(cpu, rss, process.pipes.sent, process.pipes.taken, process.answers.strays)
-
-
-def family(pid: int) -> list[psutil.Process]:
-    """
-    A process and its descendants. On Linux each is asked for its children, which costs a
-    file per process; psutil reads the whole process table each time (2.4 ms).
-    """
-    try:
-        process = psutil.Process(pid)
-        if sys.platform != "linux":
-            return [process, *process.children(recursive=True)]
-        return [process, *(member for child in _children(pid) for member in family(child))]
-    except psutil.Error:
-        return []
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:  # it has ended, or the kernel has no such file
-        return []
 
 
 def _describe(process: Process, usage: Usage) -> dict[str, Any]:

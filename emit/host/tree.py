@@ -5,21 +5,20 @@ A signal to the process alone leaves its children; one to its group leaves what 
 session; following parents leaves daemons, whose parents are gone. So it is all three and then
 a sweep by cookie, the variable that each process inherits in its environment.
 
-macOS has no /proc: there psutil follows parents and reads environments.
+macOS has no /proc: see `emit.host.family`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 
-import psutil
-
 from emit.host import sentinel
+
+if sys.platform != "linux":
+    from emit.host import family as portable
 
 __all__ = ["kill_tree", "signal_group"]
 
@@ -45,9 +44,9 @@ def kill_tree(pid: int, cookie: str, *, pinned: bool, bound: float = BOUND) -> b
     family = _family(pid) if pinned else set()
     if pinned:
         signal_group(pid, signal.SIGKILL)
-    if sys.platform == "linux":
-        return sentinel.sweep(_belongs(pid, cookie, family, pinned), seconds=bound)
-    return sweep_portably(cookie, family, seconds=bound)
+    if sys.platform != "linux":
+        return portable.sweep(cookie, family, seconds=bound)
+    return sentinel.sweep(_belongs(pid, cookie, family, pinned), seconds=bound)
 
 
 def signal_group(pgid: int, number: int) -> bool:
@@ -67,9 +66,9 @@ def signal_group(pgid: int, number: int) -> bool:
 
 def _family(pid: int) -> set[tuple[int, float]]:
     """The descendants of *pid* with their starts. Taken before a kill: orphans lose parents."""
-    if sys.platform == "linux":
-        return _descendants(pid)
-    return portable_family(pid)
+    if sys.platform != "linux":
+        return portable.descendants(pid)
+    return _descendants(pid)
 
 
 def _descendants(pid: int) -> set[tuple[int, float]]:
@@ -99,38 +98,3 @@ def _belongs(
         )
 
     return test
-
-
-def portable_family(pid: int) -> set[tuple[int, float]]:
-    with contextlib.suppress(psutil.Error):
-        return {(p.pid, p.create_time()) for p in psutil.Process(pid).children(recursive=True)}
-    return set()
-
-
-def sweep_portably(cookie: str, family: set[tuple[int, float]], *, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    quiet = 0
-    while time.monotonic() < end:
-        quiet = 0 if _kill_round(cookie, family) else quiet + 1
-        if quiet == 2:
-            return True
-        time.sleep(sentinel.PAUSE)
-    return False
-
-
-def _kill_round(cookie: str, family: set[tuple[int, float]]) -> int:
-    killed = 0
-    for process in psutil.process_iter():
-        # psutil compares the start before it signals.
-        with contextlib.suppress(psutil.Error, OSError):
-            if _is_ours(process, cookie, family):
-                process.kill()
-                killed += 1
-    return killed
-
-
-def _is_ours(process: psutil.Process, cookie: str, family: set[tuple[int, float]]) -> bool:
-    if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
-        return False
-    known = (process.pid, process.create_time()) in family
-    return known or cookie in process.environ().get(sentinel.COOKIE, "").split("/")
