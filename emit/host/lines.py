@@ -7,6 +7,7 @@ is bounded whatever comes.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 
@@ -41,6 +42,15 @@ _LEVELS = {
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+@functools.cache
+def logger_of(node: str) -> logging.Logger:
+    """
+    A node's logger, looked up once and not at each start: ``logging`` takes a lock of the whole
+    program for that, and an exception thrown in just then, as by a time limit, leaves it taken.
+    """
+    return logging.getLogger(f"emit.node.{node}")
+
+
 class Lines:
     """
     Args:
@@ -51,7 +61,7 @@ class Lines:
     """
 
     def __init__(self, node: str) -> None:
-        self.logger = logging.getLogger(f"emit.node.{node}")
+        self.logger = logger_of(node)
         self.size = 0
         self._tail = b""
         self._partial = b""
