@@ -59,6 +59,10 @@ __all__ = [
 ]
 
 
+#: Characters of a command in a text.
+_SHORT = 120
+
+
 class EmitError(Exception):
     """The root of all of Emit's own exceptions."""
 
@@ -209,7 +213,7 @@ class StartError(HostError):
     Attributes:
         started: It had been started, so that another start may do better; if not, the command
             itself is at fault.
-        argv: The command, as a tuple.
+        argv: The whole command, as a tuple; the text has the two ends of a long one.
         reason: What the system said, such as ``"command not found"``.
         hint: What to do about it; may be empty.
         stderr_tail: The last of what it wrote to stderr.
@@ -227,8 +231,10 @@ class StartError(HostError):
         stderr_tail: str = "",
         started: bool = False,
     ) -> None:
-        text = f'"{node}" cannot be started: {reason}: {_command(argv)}'
-        super().__init__(text + (f" ({hint})" if hint else ""), node=node)
+        cause = f"{reason} ({hint})" if hint else reason
+        super().__init__(
+            f'"{node}" cannot be started: {cause}; its command: {_short(argv)}', node=node
+        )
         self.__notes__ = _last_words(stderr_tail)
         self.started = started
         self.argv = tuple(argv)
@@ -468,8 +474,13 @@ def escape(data: bytes) -> str:
     return data.decode("ascii", "backslashreplace").encode("unicode_escape").decode("ascii")
 
 
-def _command(argv: Sequence[str]) -> str:
-    return " ".join(argv)
+def _short(argv: Sequence[str]) -> str:
+    """
+    A command in one line, of a long one both ends: in a launcher's the program and the file are
+    what matters. The error has all of it, as ``argv``.
+    """
+    command = " ".join(" ".join(argv).split())
+    return command if len(command) <= _SHORT else f"{command[:40]} ... {command[45 - _SHORT :]}"
 
 
 def _last_words(stderr_tail: str) -> list[str]:

@@ -47,7 +47,8 @@ def script(directory: Path, text: str, mode: int = 0o755) -> str:
 def test_a_command_not_found_says_where_it_was_looked_for(limits: Limits | None) -> None:
     """The PATH of the error is the node's, not the host's."""
     error = refusal(program("no-such-command", path="/usr/bin:/no/such", limits=limits))
-    assert (error.reason, error.hint) == ("command not found", "looked in /usr/bin, /no/such")
+    hint = "looked for no-such-command in /usr/bin, /no/such"
+    assert (error.reason, error.hint) == ("command not found", hint)
 
 
 @WAYS

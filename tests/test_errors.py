@@ -131,6 +131,26 @@ def test_stderr_is_a_note() -> None:
     assert not [note for note in getattr(make("StartError"), "__notes__", []) if "stderr" in note]
 
 
+def test_a_start_error_begins_with_the_cause() -> None:
+    """What is wrong and what to do come before the command, of which a long one is cut."""
+    script = "while true\n  sleep 1\n" * 20
+    made = errors.StartError(
+        node="app.node",
+        argv=("/usr/bin/ruby", "/opt/emit/launch.rb", "-e", script, "nodes/words.rb"),
+        reason="it could not load: NameError: no word",
+        hint="words.rb:3",
+    )
+    says, command = str(made).split("; its command: ")
+    assert says == (
+        '"app.node" cannot be started: it could not load: NameError: no word (words.rb:3)'
+    )
+    assert command.startswith("/usr/bin/ruby /opt/emit/launch.rb -e whi")
+    assert command.endswith("while true sleep 1 nodes/words.rb")
+    assert len(command) == 120
+    assert str(make("StartError")).endswith("; its command: ruby a b.rb")
+    assert made.argv[3] == script
+
+
 @pytest.mark.parametrize(
     ("status", "text"),
     [

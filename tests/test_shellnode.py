@@ -518,7 +518,11 @@ def test_hints_for_programs_that_do_not_start(router: Router, tmp_path: Path) ->
     """The usual causes each have their reason, and what to do about it."""
     plain = script(tmp_path, "#!/no/such/ruby\n", 0o755)
     for command, options, says in (
-        ("no-such-command", {"env": {"PATH": "/usr/bin"}}, "not found.*looked in /usr/bin"),
+        (
+            "no-such-command",
+            {"env": {"PATH": "/usr/bin"}},
+            "not found.*looked for no-such-command in /usr/bin",
+        ),
         ("/no/such/command", {}, "not found.*/no/such/command does not exist"),
         (plain, {}, "bad interpreter /no/such/ruby.*install it"),
         ("cat", {"cwd": "/no/such/folder"}, "/no/such/folder does not exist.*check cwd"),

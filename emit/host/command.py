@@ -103,7 +103,7 @@ def _in_path(program: Program, name: str) -> str:
     if found:
         raise _not_executable(program, found[0])
     where = ", ".join(directories) or "nowhere, as PATH has no absolute directory"
-    raise start_error(program, "command not found", f"looked in {where}")
+    raise start_error(program, "command not found", f"looked for {name} in {where}")
 
 
 def _of_moment(program: Program, cause: Exception) -> StartError | None:
