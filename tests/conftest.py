@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from pathlib import Path
 import pytest
 
 from scripts import tools
+from tests.hosts import tagged
+from tests.leaks import no_leaks
 
 #: The shell reads until this test run is gone, killed included, and then ends Redis. It closes its
 #: own standard output, so that Redis alone holds the pipe: its end is the end of a failed start.
@@ -46,6 +50,25 @@ def require(*names: str) -> None:
 @functools.cache
 def lack(name: str) -> str:
     return tools.lack(tools.named(name))
+
+
+@pytest.fixture
+def leak_free() -> Iterator[None]:
+    """The test leaves as many descriptors, threads and children as it found."""
+    with no_leaks():
+        yield
+
+
+@pytest.fixture
+def tag() -> Iterator[str]:
+    """A number of seconds to sleep that no other process has; killed afterwards whatever fails."""
+    name = f"86{os.getpid()}.{next(_tags)}"
+    yield name
+    for pid in tagged(name):
+        os.kill(pid, signal.SIGKILL)
+
+
+_tags = itertools.count(1)
 
 
 @pytest.fixture(scope="session")

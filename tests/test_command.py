@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,11 @@ from emit.host.command import TRANSIENT, diagnose
 from emit.host.environment import environment
 from emit.host.spawn import Limits, Program, is_transient, resolve, start
 from tests.hosts import run_host
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 # Directly, and by way of the trampoline, whose errors come back on a pipe.
 WAYS = pytest.mark.parametrize("limits", [None, Limits()], ids=["direct", "trampoline"])
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 def program(*argv: str, path: str = os.defpath, **more: object) -> Program:

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from emit import Message, Router
-
-ROOT = Path(__file__).parent.parent
+from tests.hosts import ROOT
 
 QUICKSTART = """
 from __future__ import print_function
@@ -137,7 +136,7 @@ def test_the_quickstart(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert (done.stdout, done.stderr) == (PRINTED, "")
+    assert (done.stdout, done.stderr, done.returncode) == (PRINTED, "", 0)
 
 
 def test_the_quickstarts_functions_can_be_called(project: Path) -> None:

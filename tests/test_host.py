@@ -26,7 +26,8 @@ from emit.host.settings import Settings
 from emit.letter import DeadLetter
 from emit.multilang import ShellNode
 from tests.faults.nodes import PATH, pool, raw, sdk
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 ECHO = raw("for id, msg in calls(): end(id, msg['n'])")
 
@@ -37,12 +38,6 @@ for id, msg in calls():
         time.sleep(0.002)
     end(id, os.getpid())
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 @contextlib.contextmanager

@@ -8,9 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import psutil
 import pytest
@@ -20,22 +18,11 @@ from emit.host.environment import environment
 from emit.host.oneshot import run
 from emit.host.program import Program
 from tests.hosts import count
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 #: Seconds after which a test has hung. No test waits for it to pass.
 GUARD = 60.0
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
-
-
-@pytest.fixture
-def tag() -> str:
-    """A word that only the processes of this test have in their commands."""
-    return f"oneshot-{uuid4().hex}"
 
 
 def shell(script: str, *args: str) -> Program:

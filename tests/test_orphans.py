@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import random
@@ -10,38 +9,22 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from emit.host.environment import environment
 from emit.host.spawn import Limits, Program, start
-from tests.hosts import count, open_host, run_host, tagged
-from tests.leaks import no_leaks
+from tests.hosts import count, open_host, run_host
 
 CHAOS = os.environ.get("EMIT_CHAOS") == "1"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-
-numbers = itertools.count(1)
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /proc"),
+    pytest.mark.usefixtures("leak_free"),
+]
 
 WAYS = pytest.mark.parametrize("limits", ["None", "Limits()"], ids=["direct", "trampoline"])
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
-
-
-@pytest.fixture
-def tag() -> Iterator[str]:
-    """A number of seconds to sleep that no other process has; killed afterwards whatever fails."""
-    name = f"84{os.getpid()}.{next(numbers)}"
-    yield name
-    for pid in tagged(name):
-        os.kill(pid, signal.SIGKILL)
 
 
 def start_and_wait(argv: list[str], limits: str) -> str:

@@ -39,9 +39,10 @@ from emit.host.place import Place, socket_path
 from emit.host.reader import Reader
 from emit.host.remote import RemoteHost
 from tests.faults.nodes import CHAOS, raw, sdk
-from tests.leaks import no_leaks
 from tests.shared_hosts import EMIT, client, listening, open_client, start, status, wait_for
 from tests.test_host import until
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 ECHO = sdk("def echo(msg): return [msg.n, os.getpid()]\nserve(echo)")
 
@@ -53,12 +54,6 @@ for id, msg in calls():
         time.sleep(0.002)
     end(id, [msg["n"], os.getpid()])
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -44,12 +43,6 @@ def _no_leaks(router: Router) -> Iterator[None]:
 @pytest.fixture
 def router() -> Router:
     return Router()
-
-
-@pytest.fixture
-def tag() -> str:
-    """A word that only the processes of this test have in their commands."""
-    return f"shellnode-{uuid4().hex}"
 
 
 @pytest.fixture

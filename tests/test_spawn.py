@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import os
 import resource
 import select
@@ -18,29 +17,13 @@ from emit.errors import StartError, StartTimeout
 from emit.host import spawn
 from emit.host.environment import environment
 from emit.host.spawn import Child, Limits, Program, is_transient, start
-from tests.hosts import count, run_host, tagged
-from tests.leaks import no_leaks
+from tests.hosts import count, run_host
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 CHAOS = os.environ.get("EMIT_CHAOS") == "1"
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-
-numbers = itertools.count(1)
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
-
-
-@pytest.fixture
-def tag() -> Iterator[str]:
-    """A number of seconds to sleep that no other process has; killed afterwards whatever fails."""
-    name = f"85{os.getpid()}.{next(numbers)}"
-    yield name
-    for pid in tagged(name):
-        os.kill(pid, signal.SIGKILL)
 
 
 def program(*argv: str, limits: Limits | None = None) -> Program:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,28 +11,12 @@ from emit.host import family, sentinel, tree
 from emit.host.environment import environment
 from emit.host.spawn import Child, Limits, Program, start
 from tests.hosts import count, tagged
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 CHAOS = os.environ.get("EMIT_CHAOS") == "1"
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-
-numbers = itertools.count(1)
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
-
-
-@pytest.fixture
-def tag() -> Iterator[str]:
-    """A number of seconds to sleep that no other process has; killed afterwards whatever fails."""
-    name = f"86{os.getpid()}.{next(numbers)}"
-    yield name
-    for pid in tagged(name):
-        os.kill(pid, signal.SIGKILL)
 
 
 def run(*argv: str, limits: Limits | None = None) -> Child:

@@ -14,13 +14,8 @@ from emit.errors import CallTimeout, HostError, ProcessDied, ProtocolError
 from emit.host.calls import Calls
 from emit.letter import DeadLetter
 from tests.faults.nodes import CHAOS, pool, raw, sdk
-from tests.leaks import no_leaks
 
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 
 #: What a message may do to its process, and how the host is to see that.

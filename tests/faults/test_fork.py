@@ -12,17 +12,12 @@ import pytest
 
 from tests.faults.nodes import CHAOS, PATH
 from tests.hosts import ROOT, open_host, run_host, tagged
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 CALLS = 20_000 if CHAOS else 300
 
 numbers = itertools.count(1)
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,8 @@ from emit.errors import HostError
 from emit.host.calls import Calls
 from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
 from tests.hosts import ROOT
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 ECHO = """
 def echo(msg):
@@ -40,12 +41,6 @@ class Interrupt(BaseException):
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupt
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import logging
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,7 +17,8 @@ from emit.host.lines import LINE, TAIL
 from emit.multilang import ShellNode
 from tests.faults.nodes import pool, raw
 from tests.hosts import run_host
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 MB = 1 << 20
 
@@ -30,12 +30,6 @@ from tests.faults.nodes import pool, raw, sdk
 def rss():
     return psutil.Process().memory_info().rss >> 20
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 def measure(code: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -23,19 +22,14 @@ from emit.errors import (
 from emit.multilang import ShellNode
 from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
 from tests.hosts import run_host
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 #: Answers each message with its process id and the attempt it is told.
 PIDS = """
 for id, msg in calls():
     end(id, os.getpid(), msg["attempt"])
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 def logged(caplog: pytest.LogCaptureFixture, level: str) -> list[str]:

@@ -20,17 +20,12 @@ from emit.host.host import Host
 from emit.host.program import Limits, Program
 from emit.host.settings import Settings
 from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 MB = 1 << 20
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 def test_memory_that_leaks_between_messages() -> None:

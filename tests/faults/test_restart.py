@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,10 @@ import pytest
 from emit.errors import HostError, StartError, StartTimeout, Unavailable
 from emit.host.calls import Calls
 from tests.faults.nodes import CHAOS, pool, raw, sdk
-from tests.leaks import no_leaks
+
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 ECHO = "serve(lambda msg: msg.n)"
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
 
 
 def failures_until_open(node: Calls) -> list[HostError]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,10 +18,9 @@ from emit.errors import CallTimeout, PoolClosed
 from emit.host.calls import Calls
 from emit.multilang import ShellNode
 from tests.faults.nodes import PATH, pool, raw
-from tests.hosts import count, open_host, run_host, tagged
-from tests.leaks import no_leaks
+from tests.hosts import count, open_host, run_host
 
-numbers = itertools.count(1)
+pytestmark = pytest.mark.usefixtures("leak_free")
 
 #: Answers each message with its process id.
 PIDS = """
@@ -53,21 +51,6 @@ class Pid(ShellNode):
 
 os.kill(Pid(n=1)[0]["pid"], 0)
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_leaks() -> Iterator[None]:
-    with no_leaks():
-        yield
-
-
-@pytest.fixture
-def tag() -> Iterator[str]:
-    """A word that no other process has in its command; killed afterwards whatever fails."""
-    name = f"86{os.getpid()}.{next(numbers)}"
-    yield name
-    for pid in tagged(name):
-        os.kill(pid, signal.SIGKILL)
 
 
 # The end of the program
