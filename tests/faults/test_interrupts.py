@@ -235,8 +235,8 @@ from tests.faults.test_interrupts import ECHO
 if __name__ == "__main__":
     with pool(sdk(ECHO), size=2, stop_grace=5.0) as node:
         node.call({{"n": 0}})
-        print("ready", *(p.child.pid for p in node.pool.processes), flush=True)
         try:
+            print("ready", *(p.child.pid for p in node.pool.processes), flush=True)
             node.call({{"n": 1, "pause": 60}})
         except KeyboardInterrupt:
             if len(sys.argv) > 1:
