@@ -204,7 +204,7 @@ class ShellNode:
         """Its calls, with processes of *host*, and with *changes* to its settings."""
         return host.calls(
             self.name,
-            self._make_program(),
+            self._program,
             replace(self._settings or self._make_settings(), **changes),
             program_node=self._program_node(),
             shared=self.program_node is not None,
@@ -325,23 +325,10 @@ class ShellNode:
         current = host.current()
         calls = self._calls
         if calls is None or calls[0] is not current:
-            calls = self._make_calls(current)
-        return calls[1]
-
-    def _make_calls(self, current: AnyHost) -> tuple[AnyHost, Calls]:
-        if self.file is not None:
-            self._program()  # may build for long, while another thread makes the calls
-        calls = self._calls
-        if calls is None or calls[0] is not current:
             self._calls = calls = (current, self.calls_on(current))
-        return calls
-
-    def _make_program(self) -> Callable[[], Program]:
-        if self.file is None:
-            return self._program
-        # Now: a build may take longer than the message that waits for it is given.
-        prepared = [self._program()]
-        return lambda: prepared.pop() if prepared else self._program()
+        if self.file is not None:
+            calls[1].prepare()
+        return calls[1]
 
     def _program(self, extra: Mapping[str, str] = {}) -> Program:  # read only
         program = self._launched() if self.file is not None else self._bare()

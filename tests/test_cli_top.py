@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
@@ -15,8 +16,9 @@ import pytest
 from rich.console import Console
 
 from emit.cli.fleet import SORTS, Row, arrange, rows
-from emit.cli.hosts import HEAD, format_row
+from emit.cli.hosts import HEAD, format_row, troubles
 from emit.cli.live import View, split_keys
+from emit.host import status
 from tests.test_cli import EMIT, run
 from tests.test_status import hosting, runtime
 
@@ -28,6 +30,7 @@ def node(calls: int = 0, **figures: Any) -> dict[str, Any]:
     return {
         "calls": calls,
         "failures": {},
+        "start_error": None,
         "call_seconds": times,
         "ends": {},
         "busy": 0,
@@ -67,6 +70,8 @@ def test_hosts_are_added_up() -> None:
         failures=3,
         restarts=3,
         open=0,
+        start_error="",
+        retry_in=0.0,
         rss_bytes=10,
     )
 
@@ -84,6 +89,25 @@ def test_before_the_first_start() -> None:
     assert (row.language, row.p50, row.open) == ("", 0.01 * 0, 1)
     assert format_row(row)[1] == "-"
     assert "open" in format_row(row)[HEAD.index("restarts")]
+
+
+def test_a_node_that_cannot_start() -> None:
+    """Red, and below the table the newest cause of all hosts, and when that host tries again."""
+    older = {"at": 1.0, "text": "not found", "retry_in": 0.0}
+    newer = {"at": 2.0, "text": "\x1b[2Jno database", "retry_in": 11.6}
+    now = snapshots(
+        one={"a": node(start_error=older)}, two={"a": node(start_error=newer), "b": node()}
+    )
+    table = rows({}, now, 1.0)
+    says = "cannot start, next try in 12 s; last cause: \\x1b[2Jno database"
+    assert list(troubles(table)) == [says]
+    view = View("node")
+    view.take({}, now, 1.0)
+    assert says in shown(view)
+    [row] = rows({}, snapshots(one={"a": node(start_error=older)}), 1.0)
+    assert list(troubles([row])) == [
+        "cannot start, next try with the next message; last cause: not found"
+    ]
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -169,6 +193,53 @@ def test_once(runtime: Path) -> None:
         data = json.loads(run("top", "--json", "--interval", "0.1").stdout)
         assert [host["pid"] for host in data["hosts"]] == [process.pid]
         assert (data["nodes"][0]["node"], data["nodes"][0]["calls"]) == ("count", 1)
+
+
+def test_once_of_what_cannot_start(runtime: Path, tmp_path: Path) -> None:
+    """A file that can't be served, a command that is not there, a program that ends at once."""
+    (tmp_path / "words.rb").write_text("def words(msg")
+    code = f"""
+def fail(name, **settings):
+    node = ShellNode()
+    node.configure(name, settings, stream=False)
+    try:
+        list(node({{}}))
+    except Exception as error:
+        print(type(error).__name__, flush=True)
+    return node
+
+nodes = [
+    fail("file", file={str(tmp_path / "words.rb")!r}, env={{"PATH": "/no/such"}}, pass_env=()),
+    fail("command", command="no-such-command", mode="lines"),
+    fail("ends", command=[sys.executable, "-c", "0"], mode="persistent", backoff=3000.0,
+         backoff_max=3000.0),
+]
+sys.stdin.read()
+"""
+    with hosting(code) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["StartError\n"] * 3
+        done = run("top", "--once", "--interval", "0")
+        assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == [
+            "command",
+            "count",
+            "ends",
+            "file",
+        ]
+        command, ends, file = done.stdout.splitlines()[5:]
+        assert command.startswith(
+            'cannot start, next try with the next message; last cause: "command" cannot be '
+            "started: command not found (looked for no-such-command in "
+        )
+        assert re.match(r'cannot start, next try in \d{4} s; last cause: "ends" ', ends)
+        assert "ruby was not found" in file
+        data = json.loads(run("top", "--json", "--interval", "0").stdout)
+        figures = data["hosts"][0]["nodes"]["file"]
+        assert (figures["starts"], figures["start_failures"]) == (0, 1)
+        assert figures["start_error"]["type"] == "StartError"
+        details = dict(status.ask_all({"node": "file"}))[process.pid]
+        assert isinstance(details, dict)
+        assert ["ruby was not found" in error["text"] for error in details["errors"]] == [True]
 
 
 def test_no_host(runtime: Path) -> None:

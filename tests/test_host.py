@@ -225,6 +225,7 @@ SHAPE = {
     "call_seconds": TIMES,
     "starts": "int",
     "start_failures": "int",
+    "start_error": "NoneType",
     "ends": {"failed": "int"},
     "start_seconds": TIMES,
     **dict.fromkeys(("sent_bytes", "received_bytes", "strays"), "int"),

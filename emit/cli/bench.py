@@ -119,6 +119,7 @@ def _measure_pooled(
     """None: the program has not that codec."""
     with closing(Host()) as host:
         calls = node.calls_on(host, codec=codec, size=1, min_idle=0)
+        calls.prepare()
         calls.call(fields)
         [process] = calls.pool.processes
         if process.session.codec != codec:

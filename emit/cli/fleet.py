@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+#: Of a node whose last start, if there was one, has gone well.
+_NO_ERROR: Mapping[str, Any] = {"text": "", "retry_in": 0.0}
+
 #: Ends of processes that another process has followed, if there was work for one.
 _RESTARTS = ("failed", "max_calls", "max_age", "max_rss")
 
@@ -28,7 +31,9 @@ class Row:
         p99: Seconds that 99 of 100 do not pass, in the slowest host.
         failures: Messages that ended in an exception.
         restarts: Processes that died, or were replaced.
-        open: Hosts whose breaker is open: the program can't be started there.
+        open: Hosts whose breaker is open: no start is tried there for a while.
+        start_error: Why its program can't be started, where the last start has failed; else empty.
+        retry_in: Seconds until the next start may be tried there; 0: with the next message.
         rss_bytes: Memory of its processes.
     """
 
@@ -45,6 +50,8 @@ class Row:
     failures: int
     restarts: int
     open: int
+    start_error: str
+    retry_in: float
     rss_bytes: int
 
 
@@ -89,6 +96,9 @@ def _of(name: str, snapshots: Snapshots) -> dict[int, Mapping[str, Any]]:
 
 def _row(name: str, before: Snapshots, now: Snapshots, seconds: float) -> Row:
     nodes = list(now.values())
+    # A host that was started before an upgrade may not say it.
+    failed = [error for node in nodes if (error := node.get("start_error")) is not None]
+    last = max(failed, key=lambda error: error["at"], default=_NO_ERROR)
     fresh = sum(node["calls"] - before[pid]["calls"] for pid, node in now.items() if pid in before)
     return Row(
         node=name,
@@ -104,6 +114,8 @@ def _row(name: str, before: Snapshots, now: Snapshots, seconds: float) -> Row:
         failures=sum(sum(node["failures"].values()) for node in nodes),
         restarts=sum(node["ends"].get(cause, 0) for node in nodes for cause in _RESTARTS),
         open=sum(node["breaker"] == "open" for node in nodes),
+        start_error=last["text"],
+        retry_in=last["retry_in"],
         rss_bytes=_sum(nodes, "rss_bytes"),
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 
 from emit.cli.fleet import Row, Snapshots
 from emit.host import status
+from emit.host.lines import clean
 
 HEAD = ("node", "runtime", "busy", "queue", "calls/s", "p50", "p99", "fail", "restarts", "memory")
 
@@ -35,6 +37,14 @@ def format_row(row: Row) -> tuple[str, ...]:
         f"{row.restarts:,}" + (" open" if row.open else ""),
         f"{row.rss_bytes / 1e6:.0f} MB",
     )
+
+
+def troubles(rows: Iterable[Row]) -> Iterator[str]:
+    """A line for each node whose program can't be started: when it is tried again, and why."""
+    for row in rows:
+        if row.start_error:
+            next_try = f"in {row.retry_in:.0f} s" if row.retry_in > 0 else "with the next message"
+            yield clean(f"cannot start, next try {next_try}; last cause: {row.start_error}")
 
 
 def _milliseconds(seconds: float) -> str:

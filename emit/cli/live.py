@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emit.cli.fleet import SORTS, Row, Snapshots, arrange, rows
-from emit.cli.hosts import HEAD, format_row, snapshots
+from emit.cli.hosts import HEAD, format_row, snapshots, troubles
 from emit.cli.screen import plural
 from emit.host import status
 from emit.host.lines import clean
@@ -101,7 +101,7 @@ class View:
         for number, row in enumerate(self.table):
             # Not as strings, in which rich would read brackets as markup.
             table.add_row(*map(Text, format_row(row)), style=_style(row, number == self.chosen))
-        return table
+        return Group(table, *(Text(trouble, style="red") for trouble in troubles(self.table)))
 
     def _details(self) -> RenderableType:
         lines = [Text(f"\n{self.opened}", style="bold")]
@@ -169,7 +169,9 @@ def split_keys(text: str) -> list[str]:
 
 
 def _style(row: Row, chosen: bool) -> str:
-    colour = "red" if row.open else "yellow" if row.queued > row.processes else ""
+    colour = (
+        "red" if row.open or row.start_error else "yellow" if row.queued > row.processes else ""
+    )
     return f"{colour} reverse".strip() if chosen else colour
 
 

@@ -75,6 +75,7 @@ def try_out(language: Runtime, folder: Path) -> Tried:
     with closing(Host()) as host:
         began = time.monotonic()
         calls = node.calls_on(host, size=1)
+        calls.prepare()
         results = calls.call(_QUESTION)
         [process] = calls.pool.processes
         return Tried(time.monotonic() - began, process.session.codec, results)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from emit.cli.errors import CommandError
 from emit.cli.fleet import SORTS, Row, arrange, rows
-from emit.cli.hosts import HEAD, format_row, snapshots
+from emit.cli.hosts import HEAD, format_row, snapshots, troubles
 from emit.cli.screen import paint, plural
 
 HELP = "Show what the nodes of all Emit hosts of this user on this machine are doing."
@@ -73,3 +73,5 @@ def _lines(table: list[Row], hosts: int) -> Iterator[str]:
         )
         text = "  ".join(padded)
         yield paint(text, "dim") if number == 0 else text
+    for trouble in troubles(table):
+        yield paint(trouble, "red")

@@ -107,13 +107,7 @@ class CallAccount:
             self._keep(error)
 
     def _keep(self, error: Exception) -> None:
-        """As text: the exception holds frames, and they the message."""
-        kept = {
-            "at": time.time(),
-            "type": type(error).__name__,
-            "text": str(error)[:_TEXT],
-            "stderr_tail": getattr(error, "stderr_tail", "")[-_TEXT:],
-        }
+        kept = _as_data(error)
         # The last attempt's failure is the message's, too, and comes here twice.
         if not (self._errors and self._errors[-1]["text"] == kept["text"]):
             self._errors.append(kept)
@@ -135,13 +129,30 @@ class CallAccount:
             }
 
 
+def _as_data(error: Exception) -> dict[str, Any]:
+    """As text: the exception holds frames, and they the message."""
+    return {
+        "at": time.time(),
+        "type": type(error).__name__,
+        "text": str(error)[:_TEXT],
+        "stderr_tail": getattr(error, "stderr_tail", "")[-_TEXT:],
+    }
+
+
 class ProcessAccount:
-    """What the processes of a pool have cost. Each method may be called from any thread."""
+    """
+    What the processes of a pool have cost. Each method may be called from any thread.
+
+    Attributes:
+        start_error: Why the last start has failed, in the form of an error of
+            :meth:`emit.host.host.Host.describe`; None: it has not, or there was none.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # guards all below; reentrant as the pool's
         self._starts = 0
         self._start_failures = 0
+        self.start_error: dict[str, Any] | None = None
         self._ends: Counter[str] = Counter()
         self._start_times = Times()
         self._past = Usage()
@@ -150,11 +161,13 @@ class ProcessAccount:
     def started(self, process: Process) -> None:
         with self._lock:
             self._starts += 1
+            self.start_error = None
             self._start_times.add(process.start_seconds)
 
-    def failed_to_start(self) -> None:
+    def failed_to_start(self, error: Exception) -> None:
         with self._lock:
             self._start_failures += 1
+            self.start_error = _as_data(error)
 
     def ended(self, process: Process, cause: str) -> None:
         """A process is about to be gone: keep what it has used."""
@@ -174,6 +187,7 @@ class ProcessAccount:
             return {
                 "starts": self._starts,
                 "start_failures": self._start_failures,
+                "start_error": self.start_error and dict(self.start_error),
                 "ends": dict(self._ends),
                 "start_seconds": self._start_times.summary(),
                 "sent_bytes": total.sent_bytes,

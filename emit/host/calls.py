@@ -63,6 +63,10 @@ class Calls:
         calls.caller = caller
         return calls
 
+    def prepare(self) -> None:
+        """Make what is started, before the time of a message begins: see :meth:`Pool.prepare`."""
+        self.pool.prepare()
+
     def call(self, fields: Mapping[str, Any]) -> list[Any]:
         """
         Give one message to a process.

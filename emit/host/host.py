@@ -170,8 +170,11 @@ class Host:
             * ``wait_seconds`` (for a process) and ``call_seconds`` (the wait included), each as
               ``{"p50", "p90", "p99", "max", "mean"}``, to within 25 %;
             * of its pool, which nodes of one program may share: ``starts``,
-              ``start_failures``, ``ends`` by cause (``failed``, ``stopped``, ``idle``,
-              ``evicted``, ``max_calls``, ``max_age``, ``max_rss``), ``start_seconds``;
+              ``start_failures``, ``start_error`` (None, or why the last start has failed: an
+              error as in :meth:`describe`, with ``retry_in``, the seconds until the next may be
+              tried, or 0: with the next message), ``ends`` by cause (``failed``, ``stopped``,
+              ``idle``, ``evicted``, ``max_calls``, ``max_age``, ``max_rss``),
+              ``start_seconds``;
             * ``sent_bytes``, ``received_bytes``, ``strays`` (lines on stdout that were no
               frames), ``cpu_seconds``, ``rss_bytes`` and ``peak_rss_bytes`` (of one process
               and its children, as far as it was looked at);
@@ -193,16 +196,20 @@ class Host:
         What a node has last gone wrong with, as plain data.
 
         Returns:
-            ``{"errors": [...], "stderr": [...]}``: the last errors, the oldest first, each with
-            ``at`` (seconds since the epoch), ``type``, ``text`` and ``stderr_tail``; and for
-            each process that lives its ``pid`` and the ``tail`` of its stderr. Of a node that is
-            not there both are empty.
+            ``{"errors": [...], "stderr": [...]}``: the last errors, the oldest first, and at the
+            end why it can't be started, if that is so, each with ``at`` (seconds since the
+            epoch), ``type``, ``text`` and ``stderr_tail``; and for each process that lives its
+            ``pid`` and the ``tail`` of its stderr. Of a node that is not there both are empty.
         """
         with self._lock:
             mine = [calls for calls in self._nodes if calls.node == node]
         processes = [process for calls in mine for process in calls.pool.processes]
+        starts = [calls.pool.account.start_error for calls in mine]
         return {
-            "errors": [error for calls in mine for error in calls.account.errors],
+            "errors": [
+                *(error for calls in mine for error in calls.account.errors),
+                *(error for error in starts if error is not None),
+            ],
             "stderr": [{"pid": p.child.pid, "tail": p.pipes.lines.tail} for p in processes],
         }
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from emit.errors import HostError, PoolClosed, PoolTimeout, Unavailable
 from emit.host.accounting import ProcessAccount
-from emit.host.command import language_of
+from emit.host.prepared import Prepared
 from emit.host.process import Process, is_permanent
 from emit.host.program import Program
 from emit.host.settings import Settings
@@ -78,8 +78,7 @@ class Pool:
         self.node = node
         self.settings = settings
         self.account = ProcessAccount()
-        self._make_program = program
-        self._program: Program | None = None
+        self._program = Prepared(program)
         self._host = host
         # Guards all below. Reentrant: the collector may close an abandoned generator, and so
         # release its lease, in the middle of what this thread does here.
@@ -270,25 +269,35 @@ class Pool:
 
     def _start(self) -> Process:
         try:
-            process = Process.start(self.program(), self.settings)
+            process = Process.start(self._program.get(), self.settings)
         except HostError as error:
             if is_permanent(error):
-                self._program = None  # what it names may have been moved, or built anew
+                self._program.forget()
             else:
                 with self._lock:
                     self._starts.failed(time.monotonic(), error, random.random())
-            self.account.failed_to_start()
+            self.account.failed_to_start(error)
             raise
         with self._lock:
             self._starts.worked()
         self.account.started(process)
         return process
 
-    def program(self) -> Program:
-        """What is started: made once, so that later changes of PATH change nothing."""
-        if self._program is None:
-            self._program = self._make_program()
-        return self._program
+    def prepare(self) -> None:
+        """
+        Make what is started before the first start: a build may take longer than a message is
+        given that waits for a process.
+
+        Raises:
+            StartError: It can't be made.
+        """
+        if self._program.is_made or self._leases:
+            return
+        try:
+            self._program.get()
+        except HostError as error:
+            self.account.failed_to_start(error)
+            raise
 
     def grow_soon(self) -> None:
         """Have one more process started beside what goes on, if there is room for it."""
@@ -397,13 +406,16 @@ class Pool:
         """Its part of a node in :meth:`emit.host.host.Host.snapshot`."""
         figures = self.account.snapshot(self.processes)
         with self._lock:
+            now = time.monotonic()
+            if figures["start_error"] is not None:
+                figures["start_error"] |= {"retry_in": self._starts.delay(now)}
             figures |= {
                 "size": self.settings.size,
                 "busy": len(self._leases) - len(self._idle),
                 "idle": len(self._idle),
                 "queued": len(self._waiters),
-                "breaker": "open" if self._starts.is_open(time.monotonic()) else "closed",
-                **_describe(self._program),
+                "breaker": "open" if self._starts.is_open(now) else "closed",
+                **self._program.describe(),
             }
         return figures
 
@@ -437,13 +449,6 @@ class Pool:
 
 def _warn(process: Process, reason: str) -> None:
     process.pipes.lines.logger.warning("%r is discarded: %s", process, reason)
-
-
-def _describe(program: Program | None) -> dict[str, Any]:
-    if program is None:
-        return {"language": "", "command": []}
-    language = program.language or language_of(program.argv)
-    return {"language": language, "command": list(program.argv)}
 
 
 def _last_use(lease: Lease) -> float:

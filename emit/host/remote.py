@@ -142,6 +142,10 @@ class RemoteCalls(Calls):
         self._all: weakref.WeakSet[Link] = weakref.WeakSet()
         self._closed = False
 
+    def prepare(self) -> None:
+        """Make what the host is to start; that is done here, where the files are."""
+        self._config(stream=False)
+
     def run(self, job: Job) -> None:
         began = time.monotonic()
         for attempts in self._attempts():

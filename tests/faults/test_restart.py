@@ -74,6 +74,9 @@ def test_a_program_that_is_mended(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"backoff": 0.01, "breaker_failures": 2, "breaker_open": 0.5}
     with pool(sdk(code), size=2, **settings) as node:
         failures_until_open(node)
+        failed = node.snapshot()["start_error"]
+        assert "exit code 1" in failed["text"]
+        assert 0 < failed["retry_in"] <= 0.5
         flag.touch()
         answers: list[Any] = []
         while not answers:
@@ -84,6 +87,7 @@ def test_a_program_that_is_mended(tmp_path: Path) -> None:
         figures = node.snapshot()
         assert (figures["starts"], figures["start_failures"]) == (1, 2)
         assert figures["breaker"] == "closed"
+        assert figures["start_error"] is None
 
 
 def test_a_probe_whose_caller_is_thrown_out(monkeypatch: pytest.MonkeyPatch) -> None:
