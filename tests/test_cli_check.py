@@ -195,6 +195,23 @@ def test_settings_of_celery(project: Path) -> None:
     assert "✘ queue         task_acks_late is off: a message is lost if" in done.stdout
 
 
+def test_settings_of_rq(project: Path) -> None:
+    """The same for RQ, without Redis."""
+    (project / "app.py").write_text("""
+from emit import RQRouter
+from redis import Redis
+
+router = RQRouter(redis_connection=Redis(port=1))
+
+@router.node(("word",), entry_point=True, timeout=-1, name="words")
+def words(msg):
+    yield from msg.text.split()
+""")
+    done = run("check", "app.router", cwd=project)
+    assert done.returncode == 1
+    assert '✘ queue         "words": its jobs have no time limit' in done.stdout
+
+
 def test_a_node_of_celery_is_called_here(project: Path) -> None:
     """emit call runs the task in this process, and sends nothing on."""
     (project / "app.py").write_text(CELERY)

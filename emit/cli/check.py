@@ -39,7 +39,7 @@ KINDS = {
     "cycle": "nodes that hear each other in a circle",
     "fields": "an edge does not carry what its reader needs",
     "program": "a command, a file or a language is missing",
-    "queue": "settings of the queue that lose messages, or run them for ever",
+    "queue": "settings of the queue that lose or repeat messages, or run them for ever",
 }
 
 

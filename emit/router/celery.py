@@ -267,9 +267,6 @@ class CeleryRouter(QueueRouter):
     def _all_tasks(self) -> list[Any]:
         return [task for task in self.functions.values() if isinstance(task, Task)]
 
-    def _timeouts(self) -> dict[str, float]:
-        return {node.name: node.handler.timeout for node in self._nodes.values() if node.foreign}
-
     def _stop(self, **_: Any) -> None:
         self.close()
 

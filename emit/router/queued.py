@@ -112,6 +112,14 @@ class QueueRouter(Router):
             wrapped.handler = partial(_with_a_list, wrapped.handler)
         self._plans[wrapped.name] = plan
 
+    def problems(self) -> list[str]:
+        """What the queue's settings do to messages, one line each, for ``emit check``."""
+        raise NotImplementedError
+
+    def _timeouts(self) -> dict[str, float]:
+        """Of each node that is a program its ``timeout``: the queue must leave it that."""
+        return {node.name: node.handler.timeout for node in self._nodes.values() if node.foreign}
+
     def get_name(self, func: Any) -> str:
         """The name to refer to a node or a function by; see :meth:`Router.get_name`."""
         # By identity, since a look at an attribute of a lazy Celery task finishes it.

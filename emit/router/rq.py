@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from functools import reduce
 from pickle import PicklingError
@@ -31,6 +31,7 @@ from emit.dead import DeadLetters
 from emit.errors import DispatchError, EncodeError, GraphError
 from emit.letter import Cause, DeadLetter
 from emit.router.delivery import Parcel, opened
+from emit.router.lane import Lane, problems, seconds
 from emit.router.ledger import Ledger
 from emit.router.naming import look_like
 from emit.router.queued import QueueRouter
@@ -51,22 +52,6 @@ class Again(Exception):
     def __init__(self, retry: Retry) -> None:
         super().__init__(repr(retry))
         self.retry = retry
-
-
-@dataclass(frozen=True)
-class Lane:
-    """
-    Where a node's jobs go.
-
-    Attributes:
-        queue: RQ's own.
-        timeout: Seconds that a job may take; None: RQ's default, 180.
-        result_ttl: Seconds that RQ keeps what a job has returned.
-    """
-
-    queue: Queue
-    timeout: int | None
-    result_ttl: int
 
 
 class RQRouter(QueueRouter):
@@ -113,16 +98,21 @@ class RQRouter(QueueRouter):
     def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
         """Make a node something that RQ can run, with ``delay`` and ``enqueue``."""
         name = node.node.name  # type: ignore[attr-defined]
-        self._lanes[name] = self._lane(options)
+        self._lanes[name] = self._lane(name, options)
         self.plan_node(node, options)
         return self._job(node)
 
-    def _lane(self, options: dict[str, Any]) -> Lane:
+    def _lane(self, name: str, options: dict[str, Any]) -> Lane:
         connection = options.pop("connection", None) or self.redis_connection
         queue = options.pop("queue", "default")
         if not isinstance(queue, Queue):
             queue = Queue(queue, connection=connection)
-        return Lane(queue, options.pop("timeout", None), options.pop("result_ttl", 500))
+        timeout = options.pop("timeout", None)
+        return Lane(
+            queue,
+            timeout if timeout is None else seconds(name, "timeout", timeout),
+            seconds(name, "result_ttl", options.pop("result_ttl", 500)),
+        )
 
     def _job(self, node: Any) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -142,6 +132,10 @@ class RQRouter(QueueRouter):
         self._limits[_path(run)] = self._plans[node.name].policy.max_deliveries
         run.delay = run.enqueue = enqueue  # type: ignore[attr-defined]
         return run
+
+    def problems(self) -> list[str]:
+        """What the settings of its queues and jobs do to messages; see `emit.router.lane`."""
+        return problems(self._lanes, self._timeouts())
 
     # -- sending ---------------------------------------------------------------------------
 
