@@ -76,29 +76,46 @@ class Times:
 _ERRORS = 5
 _TEXT = 2000
 
+#: Answers that are noted as they come, to be counted together: a note takes a call 0.3 us, and
+#: counting it at once took 3, as its code and figures had left the cache while the pipe was read.
+_NOTES = 64
+
 
 class CallAccount:
     """What has become of one node's messages. Each method may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # guards all below; reentrant as the pool's
-        self.calls = 0
+        self._calls = 0
         self._errors: deque[dict[str, Any]] = deque(maxlen=_ERRORS)
         self._failures: Counter[str] = Counter()
         self._retries: Counter[str] = Counter()
         self._waits = Times()
         self._times = Times()
+        # (how many, seconds, waited): added to without the lock, taken from under it.
+        self._notes: deque[tuple[int, float, float]] = deque()
 
     def answered(self, outcomes: Sequence[Any], seconds: float, waited: float = 0.0) -> None:
         """Messages have got their outcome; *seconds* is what each took, *waited* of it idly."""
+        self._notes.append((len(outcomes), seconds, waited))
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                self._failed(outcome)
+        if len(self._notes) >= _NOTES:
+            self._count()
+
+    def _failed(self, error: Exception) -> None:
         with self._lock:
-            self.calls += len(outcomes)
-            self._times.add(seconds, len(outcomes))
-            self._waits.add(waited, len(outcomes))
-            for outcome in outcomes:
-                if isinstance(outcome, Exception):
-                    self._failures[type(outcome).__name__] += 1
-                    self._keep(outcome)
+            self._failures[type(error).__name__] += 1
+            self._keep(error)
+
+    def _count(self) -> None:
+        with self._lock:
+            while self._notes:
+                times, seconds, waited = self._notes.popleft()
+                self._calls += times
+                self._times.add(seconds, times)
+                self._waits.add(waited, times)
 
     def charged(self, error: Exception) -> None:
         """An attempt at a message has failed."""
@@ -113,6 +130,13 @@ class CallAccount:
             self._errors.append(kept)
 
     @property
+    def calls(self) -> int:
+        """Messages that have got their outcome."""
+        with self._lock:
+            self._count()
+            return self._calls
+
+    @property
     def errors(self) -> list[dict[str, Any]]:
         """The last errors, the oldest first; see :meth:`emit.host.host.Host.describe`."""
         with self._lock:
@@ -121,7 +145,7 @@ class CallAccount:
     def snapshot(self) -> dict[str, Any]:
         with self._lock:
             return {
-                "calls": self.calls,
+                "calls": self.calls,  # first: it counts what the others tell of
                 "failures": dict(self._failures),
                 "retries": dict(self._retries),
                 "wait_seconds": self._waits.summary(),

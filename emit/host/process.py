@@ -72,7 +72,7 @@ class Process:
         self.start_seconds = 0.0
         self.retiring = False
         self._settings = settings
-        self._buffer = bytearray()
+        self._unsent: list[bytes] = []
         self._memory_due = 0.0
         self.lifespan = Lifespan.draw(settings, random.random())
         self.pipes = Pipes(child, Lines(program.node))
@@ -147,15 +147,15 @@ class Process:
         """
         number, data = self.session.call(job.fields, node=job.program_node, meta=meta)
         self.answers.jobs[number] = job
-        self._buffer += data
+        self._unsent.append(data)
 
     def flush(self) -> None:
         """Send what was submitted, as much as the pipe takes; `wait` sends the rest."""
         if self._settings.max_rss is not None:
             self._memory_due = time.monotonic() + MEMORY_TICK
-        if self._buffer:
-            self.pipes.send(self._buffer)
-            self._buffer = bytearray()
+        if self._unsent:
+            self.pipes.send(b"".join(self._unsent))
+            self._unsent.clear()
 
     def call(self, job: Job, meta: Mapping[str, Any] | None, deadline: float) -> None:
         """
@@ -183,9 +183,9 @@ class Process:
             CallTimeout: Nothing has until *deadline*.
             ProcessDied: It has grown over ``max_rss`` and is to be killed.
         """
-        if self.is_over:
+        if self.pipes.over or self.answers.fault is not None:
             return
-        left = remaining(deadline)
+        left = deadline - time.monotonic()
         if left <= 0:
             raise self.timed_out()
         self._poll.step(left if self._settings.max_rss is None else min(left, MEMORY_TICK))
@@ -271,7 +271,7 @@ class Process:
         Returns:
             Why it can't be used: it has died, or said what nobody asked for. None: it can.
         """
-        if self.condemned is None and self._poll.is_quiet:
+        if self.answers.condemned is None and self._poll.is_quiet:
             return None
         try:
             self._poll.step(0)
@@ -283,8 +283,6 @@ class Process:
     def worn(self) -> str | None:
         """Why it should be replaced now, or None."""
         lifespan = self.lifespan
-        if lifespan.is_endless:
-            return None
         rss = self.rss() if lifespan.max_rss is not None else None
         return lifespan.is_over(calls=self.calls, age=time.monotonic() - self.born, rss=rss)
 

@@ -220,10 +220,12 @@ class Session:
         try:
             if node != self._told[0] or meta != self._told[1]:
                 self._tell(node, meta)
-            body = self._codec.call(id, plain, self._extras)
+            data = self._codec.call(id, plain, self._extras)
         except Unfit as error:
             raise self._unfit(error) from None
-        data = self._wrap(body)
+        size = len(data) - self._codec.framing
+        if size > self._max_frame:
+            raise self._too_large(size)
         self._next = id + 1
         self._open[id] = None
         return id, data
@@ -368,10 +370,11 @@ class Session:
 
     def _wrap(self, body: bytes) -> bytes:
         if len(body) > self._max_frame:
-            raise FrameTooLarge(
-                node=self.node, size=len(body), limit=self._max_frame, outgoing=True
-            )
+            raise self._too_large(len(body))
         return self._codec.wrap(body)
+
+    def _too_large(self, size: int) -> FrameTooLarge:
+        return FrameTooLarge(node=self.node, size=size, limit=self._max_frame, outgoing=True)
 
     def _unfit(self, error: Unfit) -> EncodeError:
         return EncodeError(node=self.node, path=error.path, reason=error.reason)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from emit.host.settings import Settings
 
@@ -114,7 +115,7 @@ class Lifespan:
             idle_timeout=settings.idle_timeout,
         )
 
-    @property
+    @cached_property
     def is_endless(self) -> bool:
         """Whether no call, year or byte is too many: the default, and the quickest answer."""
         return self.max_calls is None and self.max_age is None and self.max_rss is None

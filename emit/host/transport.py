@@ -46,6 +46,7 @@ class Pipes:
         ended: Whether stdout has come to its end.
         dead: Whether the program has ended. What it wrote before is in `received` by then.
         broken: Whether it has closed its stdin, so that nothing more can be sent.
+        over: Whether one of these three has come: no exchange is possible.
         sending: Whether there is something left to write.
         sent: Bytes written in its life.
         taken: Bytes read from stdout in its life.
@@ -58,16 +59,12 @@ class Pipes:
         self.ended = False
         self.dead = False
         self.broken = False
+        self.over = False  # no property: it is asked for several times in each call
         self.sent = 0
         self.taken = 0
         self.sending = False
         self._outgoing = memoryview(b"")
         self._finishing = False
-
-    @property
-    def over(self) -> bool:
-        """Whether one of the pipes or the program has come to its end: no exchange is possible."""
-        return self.dead or self.ended or self.broken
 
     def send(self, data: bytes | bytearray) -> None:
         """Write *data*, as much as the pipe takes now; the rest goes out as it is polled."""
@@ -90,7 +87,7 @@ class Pipes:
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                self.broken = True
+                self.broken = self.over = True
                 self.sending = False
                 return
             self.sent += count
@@ -109,7 +106,7 @@ class Pipes:
             self.taken += len(data)
             self.received.append(data)
         else:
-            self.ended = True
+            self.ended = self.over = True
         return self.ended
 
     def read_errors(self) -> bool:
@@ -137,7 +134,7 @@ class Pipes:
 
     def drain(self) -> None:
         """After its death: take what is left in both pipes, and wait for nobody."""
-        self.dead = True
+        self.dead = self.over = True
         end = self.taken + _PIPE
         while not self.ended and self._took_some() and self.taken < end:
             pass
