@@ -112,7 +112,7 @@ def test_one_of_each_is_all() -> None:
 def test_a_call_by_hand(codec: str, more: dict[str, Any], id: int) -> None:
     """The call put together by hand is the one that the whole map would give."""
     chosen = CODECS[codec]()
-    extras = chosen.extras(more) if more else b""
+    extras = chosen.extras(more)
     data = chosen.call(id, {"n": [1]}, extras)
     assert all_ways(data) == [Call(id, {"n": [1]}, **more)]
 

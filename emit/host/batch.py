@@ -164,20 +164,20 @@ class Batch:
                 return self._leave(lane)
             lane.deadline = time.monotonic() + self._settings.timeout
             lane.progress = time.monotonic()
-        while self._ready and lane.load < window:
-            if self._ready[0].alone and lane.load:
-                break
-            job = self._ready.popleft()
-            self._submit(lane, job)
-            if job.alone:
-                break
+        self._fill(lane.process, window)
         lane.process.flush()
 
-    def _submit(self, lane: Lane, job: Job) -> None:
-        try:
-            lane.process.submit(job, self._calls.meta(job))
-        except (EncodeError, FrameTooLarge) as error:
-            job.outcome = error
+    def _fill(self, process: Process, window: int) -> None:
+        """Encode what the window has room for; one that must have no company only alone."""
+        ready, open_jobs, meta = self._ready, process.answers.jobs, self._calls.meta
+        while ready and len(open_jobs) < window and not (ready[0].alone and open_jobs):
+            job = ready.popleft()
+            try:
+                process.submit(job, meta(job))
+            except (EncodeError, FrameTooLarge) as error:
+                job.outcome = error
+            if job.alone:
+                return
 
     def _step(self) -> None:
         if self._poll is None:

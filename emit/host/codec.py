@@ -34,10 +34,10 @@ class Codec(Protocol):
         """The frame without its framing: what ``max_frame`` counts."""
 
     def extras(self, fields: Mapping[str, Any]) -> bytes:
-        """A map of further fields, for `call`."""
+        """What else `call` is to tell: fields of its map, perhaps none."""
 
     def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
-        """A call, framed; *extras* are what else it has, or empty."""
+        """A call with what `extras` has made, framed."""
 
     def wrap(self, body: bytes) -> bytes:
         """The body, framed."""
@@ -56,14 +56,11 @@ class Json:
         return self._encode(to_wire(frame))
 
     def extras(self, fields: Mapping[str, Any]) -> bytes:
-        return self._encode(fields)
+        # Their closing brace is the one of the whole.
+        return b"," + self._encode(fields)[1:] if fields else b"}"
 
     def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
-        text = self._encode(msg)
-        if not extras:
-            return b'\n{"op":"call","id":%d,"msg":%b}\n' % (id, text)
-        # The closing brace of the extras is the one of the whole.
-        return b'\n{"op":"call","id":%d,"msg":%b,%b\n' % (id, text, extras[1:])
+        return b'\n{"op":"call","id":%d,"msg":%b%b\n' % (id, self._encode(msg), extras)
 
     def wrap(self, body: bytes) -> bytes:
         return b"\n%b\n" % body
@@ -87,7 +84,7 @@ class Msgpack:
     def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
         packed = self._encode(msg)
         # A map of up to 15 entries starts with one byte, 0x80 plus their number.
-        head = 3 + extras[0] if extras else 0x83
+        head = 3 + extras[0]
         body = b"%c\xa2op\xa4call\xa2id%b\xa3msg%b%b" % (head, _integer(id), packed, extras[1:])
         return _LENGTH.pack(len(body)) + body
 

@@ -309,6 +309,7 @@ class Session:
             return self._break(reason, b"", events)
         self.ready = ready
         self._codec = CODECS[ready.codec]()
+        self._extras = self._codec.extras({})
         self.state = TRANSITIONS[self.state][Ready]
         events.append(ready)
 
@@ -347,7 +348,7 @@ class Session:
     def _tell(self, node: str | None, meta: Mapping[str, Any] | None) -> None:
         fields = {"node": node, "meta": meta}
         given = {name: value for name, value in fields.items() if value is not None}
-        self._extras = self._codec.extras(given) if given else b""
+        self._extras = self._codec.extras(given)
         self._told = (node, None if meta is None else dict(meta))
 
     def _send(self, frame: Frame) -> bytes:
