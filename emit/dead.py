@@ -99,6 +99,9 @@ class DeadLetters:
             log says which.
         lease: Seconds that sending one letter again takes at most.
 
+    Attributes:
+        redis: The client.
+
     Every method raises what the client raises where Redis is not there.
 
     Example:
@@ -117,7 +120,7 @@ class DeadLetters:
         max: int = 10_000,
         lease: float = 60.0,
     ) -> None:
-        self._redis = redis
+        self.redis = redis
         self._prefix = prefix
         self._ttl = ttl
         self._max = max
@@ -144,7 +147,7 @@ class DeadLetters:
         fields = [word for pair in _to_hash(letter).items() for word in pair]
         keys = (self._prefix, self._key(id))
         numbers = (self._ttl, self._max)
-        dropped = self._redis.eval(_ADD, 2, *keys, id, *numbers, self._key(""), *fields)
+        dropped = self.redis.eval(_ADD, 2, *keys, id, *numbers, self._key(""), *fields)
         if dropped:
             ids = ", ".join(map(_text, dropped))
             logger.warning("dead letters over max = %d, the oldest dropped: %s", self._max, ids)
@@ -194,7 +197,7 @@ class DeadLetters:
             Exception: What *send* raised; or Redis is not there. The letter stays, and it may
                 have been sent: a second time it has the same id.
         """
-        with claim(self._redis, f"{self._key(id)}:replay", lease=self._lease):
+        with claim(self.redis, f"{self._key(id)}:replay", lease=self._lease):
             letter, stamp = self._read(id)
             send(letter)
             # A letter that has come back by now has another stamp, and stays.
@@ -242,28 +245,28 @@ class DeadLetters:
 
     def __len__(self) -> int:
         """How many there are; some of them may have expired within the last moments."""
-        return int(self._redis.zcard(self._prefix))
+        return int(self.redis.zcard(self._prefix))
 
     def _drop(self, id: str) -> bool:
-        stamp = self._redis.hget(self._key(id), "stamp")
+        stamp = self.redis.hget(self._key(id), "stamp")
         return stamp is not None and self._remove(id, _text(stamp))
 
     def _remove(self, id: str, stamp: str) -> bool:
-        return bool(self._redis.eval(_REMOVE, 2, self._prefix, self._key(id), id, stamp))
+        return bool(self.redis.eval(_REMOVE, 2, self._prefix, self._key(id), id, stamp))
 
     def _entries(self, node: str | None) -> Iterator[Entry]:
         """All that are there now, the latest first."""
-        ids = [_text(id) for id in self._redis.zrevrange(self._prefix, 0, -1)]
+        ids = [_text(id) for id in self.redis.zrevrange(self._prefix, 0, -1)]
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
             for id, values in zip(page, self._heads(page), strict=True):
                 if values[0] is None:
-                    self._redis.eval(_FORGET, 2, self._prefix, self._key(id), id)
+                    self.redis.eval(_FORGET, 2, self._prefix, self._key(id), id)
                 elif node is None or _text(values[0]) == node:
                     yield _entry(id, values)
 
     def _heads(self, ids: Iterable[str]) -> Iterable[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline = self.redis.pipeline(transaction=False)
         for id in ids:
             pipeline.hmget(self._key(id), *_HEAD)
         values: Iterable[Any] = pipeline.execute()
@@ -277,7 +280,7 @@ class DeadLetters:
         return replace(_from_hash(found), id=id), found["stamp"]
 
     def _hash(self, id: str) -> Mapping[Any, Any]:
-        found: Mapping[Any, Any] = self._redis.hgetall(self._key(id))
+        found: Mapping[Any, Any] = self.redis.hgetall(self._key(id))
         return found
 
     def _key(self, id: str) -> str:

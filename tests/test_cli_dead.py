@@ -146,7 +146,7 @@ class Own(Router):
 router = Own()
 """
     (tmp_path / "own.py").write_text("from emit import Router\n" + own)
-    connection = letters._redis.connection_pool.connection_kwargs
+    connection = letters.redis.connection_pool.connection_kwargs
     store = f"redis://{connection['host']}:{connection['port']}/0"
     done = run(
         "replay", "--app", "own.router", "m12", EMIT_REDIS="redis://127.0.0.1:1/0", STORE=store

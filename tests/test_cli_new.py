@@ -213,3 +213,11 @@ def test_doctor_says_how_a_worker_is_started(redis: str, tmp_path: Path) -> None
     )
     done = run("doctor", "--app", "app.router", cwd=tmp_path)
     assert "celery -A app worker" in done.stdout
+
+
+def test_doctor_of_a_router_that_is_not_there(tmp_path: Path) -> None:
+    """It is said at once, and nothing else is looked at."""
+    (tmp_path / "app.py").write_text("")
+    done = run("doctor", "--app", "app.router", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has no router" in done.stderr

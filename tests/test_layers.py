@@ -61,8 +61,8 @@ LATE = {
 #: Who may import an optional dependency.
 OPTIONAL = {
     "celery": {"emit.router.celery", "emit.router.celery_host", "emit.celery"},
-    "rq": {"emit.router.rq", "emit.router.lane", "emit.rq"},
-    "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.checkup", "emit.celery"},
+    "rq": {"emit.router.rq", "emit.router.lane", "emit.rq", "emit.cli.queues"},
+    "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.queues", "emit.celery"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
 }

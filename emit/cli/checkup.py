@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from emit.cli.errors import CommandError
-from emit.cli.target import load_router
 from emit.cli.toolchains import try_out, version_of
 from emit.errors import EmitError, StartError
 from emit.host import status
@@ -31,8 +30,6 @@ _OPTIONAL = {
     "rich": "emit top, the bar of emit run",
     "graphviz": "emit graph --format svg",
 }
-
-REDIS = "redis://localhost:6379/0"
 
 
 @dataclass(frozen=True)
@@ -98,49 +95,6 @@ def check_packages() -> Iterator[Checked]:
         yield Checked("package", "dot", "absent", "not found; for emit graph --format svg", hint)
     else:
         yield Checked("package", "dot", "ok", dot)
-
-
-def check_redis(url: str | None) -> Iterator[Checked]:
-    """A ping. Without an address, nobody may need the usual one."""
-    try:
-        from redis import Redis
-    except ImportError:
-        return  # check_packages has said so
-    try:
-        with Redis.from_url(url or REDIS, socket_timeout=3, socket_connect_timeout=3) as client:
-            version = client.info("server")["redis_version"]
-    except Exception as error:
-        state: Literal["absent", "broken"] = "broken" if url else "absent"
-        hint = "start one, or say where it is: --redis, or $EMIT_REDIS"
-        yield Checked("queue", "redis", state, f"{url or REDIS}: {error}", hint)
-    else:
-        yield Checked("queue", "redis", "ok", f"{version} at {url or REDIS}")
-
-
-def check_celery(path: str) -> Iterator[Checked]:
-    """Whether a router's broker can be reached, and whether a worker answers."""
-    router = load_router(path)
-    apps = {id(task.app): task.app for task in router.functions.values() if hasattr(task, "app")}
-    if not apps:
-        yield Checked("queue", "celery", "broken", f'"{path}" has no Celery task', "see --app")
-    for app in apps.values():
-        yield _ask_celery(app, path.rpartition(".")[0])
-
-
-def _ask_celery(app: Any, module: str) -> Checked:
-    broker = "the broker"
-    try:
-        with app.connection_for_write(transport_options={"socket_connect_timeout": 3}) as link:
-            broker = link.as_uri()
-            link.ensure_connection(max_retries=1, timeout=3)
-            workers = app.control.ping(timeout=1.0, connection=link)
-    except Exception as error:
-        return Checked("queue", "celery", "broken", f"{broker}: {error}", "start the broker")
-    if not workers:
-        hint = f"celery -A {module} worker"
-        return Checked("queue", "celery", "broken", f"no worker answers at {broker}", hint)
-    names = ", ".join(sorted(name for answer in workers for name in answer))
-    return Checked("queue", "celery", "ok", f"{names} at {broker}")
 
 
 def check_system() -> Iterator[Checked]:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
 
-from emit.cli.checkup import (
-    Checked,
-    check_celery,
-    check_languages,
-    check_packages,
-    check_redis,
-    check_system,
-)
+from emit.cli.checkup import Checked, check_languages, check_packages, check_system
+from emit.cli.queues import check_redis, check_workers
 from emit.cli.screen import paint, plural
+from emit.cli.target import load_router
 
 HELP = "Try what Emit can use on this machine: a node in each language, packages, queues, kernel."
 
@@ -32,9 +26,9 @@ _MARKS = {"ok": ("✔", "green"), "absent": ("–", "yellow"), "broken": ("✘",
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--app", metavar="MODULE.ROUTER", help="ask the Celery workers of a router")
+    parser.add_argument("--app", metavar="MODULE.ROUTER", help="ask the workers of a router")
     parser.add_argument(
-        "--redis", metavar="URL", default=os.environ.get("EMIT_REDIS"), help="default: $EMIT_REDIS"
+        "--redis", metavar="URL", help="default: the router's, $EMIT_REDIS, $REDIS_URL, localhost"
     )
     parser.add_argument("--json", action="store_true", help="print all of it as JSON")
 
@@ -56,9 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _checks(arguments: argparse.Namespace) -> Iterator[Checked]:
-    celery = check_celery(arguments.app) if arguments.app else ()
-    queues = chain(check_redis(arguments.redis), celery)
-    return chain(check_languages(), check_packages(), queues, check_system())
+    app = arguments.app
+    router = load_router(app) if app else None
+    queues = [check_redis(arguments.redis, router, app)]
+    if router is not None:
+        queues.append(check_workers(router, app))
+    return chain(check_languages(), check_packages(), *queues, check_system())
 
 
 def _lines(one: Checked) -> Iterator[str]:
