@@ -4,7 +4,8 @@ import { isUtf8 } from 'node:buffer';
 import { DecodeError } from './errors.js';
 import { check, isPlain } from './values.js';
 
-const LONG = /\d{16}/; // perhaps an integer beyond 2^53
+/** As many digits in a row are perhaps an integer beyond 2^53. */
+const LONG = 16;
 const SURROGATE = /\\u[dD][89a-fA-F]/;
 const NUMBER = /-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
 /** The text that stands for an integer: no valid text has half a character before a digit. */
@@ -41,16 +42,43 @@ export function parse(text) {
   return isSuspect(text) ? parseExactly(text) : parsePlainly(text);
 }
 
-/** The values of the *lines* of a text: looking for suspects in all of it at once is quicker. */
+/** The values of the lines of a *text*: looking for suspects in all of it at once is quicker. */
 export function parseLines(text) {
   const one = isSuspect(text) ? parseExactly : parsePlainly;
   const values = [];
-  for (const line of text.split('\n')) if (line.length > 1 || line.trim()) values.push(one(line));
+  // With split() it would take half as long again: V8 looks up each line that it makes.
+  for (let from = 0, end; from < text.length; from = end + 1) {
+    end = text.indexOf('\n', from);
+    if (end < 0) end = text.length;
+    const line = text.slice(from, end);
+    if (line.length > 1 || line.trim()) values.push(one(line));
+  }
   return values;
 }
 
 function isSuspect(text) {
-  return LONG.test(text) || SURROGATE.test(text);
+  return hasLong(text) || (text.includes('\\u') && SURROGATE.test(text));
+}
+
+/** As /\d{16}/ would tell, in a tenth of the time: of 16 in a row, one stands at a multiple of 16. */
+function hasLong(text) {
+  for (let at = LONG - 1; at < text.length; at += LONG) {
+    if (isDigit(text, at) && digitsAround(text, at) >= LONG) return true;
+  }
+  return false;
+}
+
+function digitsAround(text, at) {
+  let from = at;
+  let end = at;
+  while (isDigit(text, from - 1)) from -= 1;
+  while (isDigit(text, end)) end += 1;
+  return end - from;
+}
+
+function isDigit(text, at) {
+  const code = text.charCodeAt(at); // NaN before and behind the text
+  return code >= 48 && code <= 57;
 }
 
 function parsePlainly(text) {
@@ -64,7 +92,7 @@ function parsePlainly(text) {
 function parseExactly(text) {
   const value = parsePlainly(text);
   checkWords(value);
-  return LONG.test(text) ? restore(JSON.parse(mark(text))) : value;
+  return hasLong(text) ? restore(JSON.parse(mark(text))) : value;
 }
 
 /** *bytes* as text. Node would put U+FFFD where they are no valid UTF-8. */

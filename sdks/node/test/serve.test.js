@@ -170,7 +170,7 @@ node('thrown', () => { throw undefined; });`;
     assert.match(ran.err, /RangeError: l/);
   }
   const thrown = frames(await run(['odd.mjs'], { cwd, input: calls({ node: 'thrown', msg: {} }) }));
-  assert.equal(thrown[1].id, 1);
+  assert.deepEqual([thrown[1].op, thrown[1].message], ['err', 'thrown threw undefined']);
 });
 
 test('onStop is awaited before the end', async () => {
