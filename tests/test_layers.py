@@ -53,6 +53,7 @@ LATE = {
     ("emit.checks.nearest", "difflib"): "only a wrong name needs it",
     ("emit.host.accounting", "emit.host.family"): "psutil, a fifth of what the host takes",
     ("emit.host.process", "emit.host.family"): "the same; before it is needed in a hurry",
+    ("emit.host.host", "emit.host.family"): "the same; before a fork",
     ("emit.host.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.host.launch"): "tomllib and hashlib, which only files as nodes need",
     ("emit.multilang", "emit.host.runtime"): "the same",
@@ -216,6 +217,16 @@ def test_a_node_that_is_only_declared_is_light(statement: str) -> None:
     """No program is started yet: nothing is imported that only those need."""
     program = f"import sys; {statement}; sys.exit('psutil' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_a_forked_child_need_not_import_it() -> None:
+    """Workers import nodes, then fork for each job: what is late is there by then."""
+    program = (
+        "import os, sys; from emit import ShellNode; child = os.fork()\n"
+        "if not child: os._exit('psutil' in sys.modules)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 1
 
 
 @pytest.mark.parametrize("module", FILES)
