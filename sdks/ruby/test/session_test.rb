@@ -61,6 +61,12 @@ class SessionTest < Minitest::Test
     end
   end
 
+  def test_what_the_context_emits_comes_before_the_result
+    Host.serving("Emit.node(:both) { |msg| (Emit.context << 1 << 2) && msg[:value] }\n") do |host|
+      assert_equal [1, 2, 3], host.call("both", value: 3)[:msgs]
+    end
+  end
+
   def test_nothing_is_emitted_after_the_end
     Host.serving(<<~RUBY) do |host|
       Emit.node(:keep) { |_, out| @out = out; nil }

@@ -96,15 +96,27 @@ class ValuesTest < Minitest::Test
       data = [1, 2].map { |n| codec.frame({ op: "ping", n: n, text: "\u00E9" * 300 }) }.join
       [1, 7, data.bytesize].each do |size|
         got = []
-        data.bytes.each_slice(size) { |piece| codec.each_frame(piece.pack("C*")) { |frame| got << frame[:n] } }
+        data.bytes.each_slice(size) do |piece|
+          codec.feed(piece.pack("C*"))
+          codec.each_frame { |frame| got << frame[:n] }
+        end
         assert_equal [1, 2], got
       end
     end
   end
 
+  def test_frames_a_few_at_a_time
+    CODECS.each do |codec|
+      codec.feed([1, 2, 3].map { |n| codec.frame({ op: "ping", n: n }) }.join)
+      got = Array.new(3) { [].tap { |some| codec.each_frame(2) { |frame| some << frame[:n] } } }
+      assert_equal [[1, 2], [3], []], got
+    end
+  end
+
   def test_a_frame_over_the_limit
     [Emit::Json.new(100), Emit::Codec.choose(["msgpack"], 100)].each do |codec|
-      assert_raises(Emit::FrameTooLarge) { codec.each_frame(codec.frame({ text: "x" * 200 })[0..-2]) }
+      codec.feed(codec.frame({ text: "x" * 200 })[0..-2])
+      assert_raises(Emit::FrameTooLarge) { codec.each_frame { |frame| flunk frame } }
     end
   end
 end

@@ -24,21 +24,28 @@ module Emit
       @values = Values.new(binary: binary)
     end
 
-    # One result. Most are tried as they are: only on suspicion is each part looked at.
+    # One result.
     #
     # @raise [EncodeError] with the path to what cannot be carried
     def value(value)
-      return dump(value) if @values.plain?(value)
+      dump(@values.plain?(value) ? value : @values.clean(value))
+    rescue JSON::GeneratorError, RangeError # they give no path
+      dump(@values.clean(value))
+    end
 
-      dump(@values.clean(value))
+    # The frame that ends a call with its only result.
+    #
+    # @raise [EncodeError] with the path to what cannot be carried
+    def answer(number, value)
+      ending(number, @values.plain?(value) ? value : @values.clean(value))
     rescue JSON::GeneratorError, RangeError
-      dump(@values.clean(value))
+      ending(number, @values.clean(value))
     end
 
     private
 
     def check_size(size)
-      return if size <= @max_frame
+      return false if size <= @max_frame
 
       raise FrameTooLarge, "a frame beyond the #{@max_frame} bytes of max_frame"
     end
@@ -55,6 +62,7 @@ module Emit
     def initialize(max_frame = MAX_FRAME)
       super(max_frame, binary: false)
       @input = String.new
+      @start = @searched = 0 # of the next frame, and what is known to hold no other end of a line
       @state = JSON::State.new(max_nesting: 0)
     end
 
@@ -80,14 +88,34 @@ module Emit
       "\n{\"op\":\"#{op}\",\"id\":#{number},\"msgs\":[#{data}]}\n"
     end
 
-    # The frames that are complete with these bytes.
-    def each_frame(data)
+    # The frame that ends a call with its only result, which is plain.
+    def ending(number, value) = results("end", number, 1, dump(value))
+
+    # Bytes that came.
+    def feed(data)
+      @input = @input.byteslice(@start, @input.bytesize) if @start.positive?
+      @searched -= @start
+      @start = 0
       @input << data
-      if (last = data.rindex("\n"))
-        lines = @input.slice!(0, @input.bytesize - data.bytesize + last + 1)
+    end
+
+    # Those that are complete, *most* at a time.
+    #
+    # @return [Boolean] whether there were any
+    def each_frame(most = Float::INFINITY)
+      count = 0
+      while count < most && (stop = @input.index("\n", @searched))
+        line = @input.byteslice(@start, stop - @start)
+        @start = @searched = stop + 1
+        next if line.bytesize < 3 && line.strip.empty?
+
+        count += 1
+        yield parse(line)
       end
-      check_size(@input.bytesize)
-      lines&.each_line { |line| yield parse(line) unless line.size < 3 && line.strip.empty? }
+      return true if count.positive?
+
+      @searched = @input.bytesize
+      check_size(@searched - @start)
     end
 
     private

@@ -12,6 +12,7 @@ module Emit
     # Room for the length, and {"op": ..., "id": up to the number.
     HEADS = %w[out end].to_h { |op| [op, "\0\0\0\0\x83\xA2op\xA3#{op}\xA2id".b.freeze] }.freeze
     MSGS = "\xA4msgs".b.freeze
+    ONE = "\xA4msgs\x91".b.freeze
 
     def initialize(max_frame = MAX_FRAME)
       super(max_frame, binary: true)
@@ -60,13 +61,39 @@ module Emit
       @output.clear unless packed
     end
 
-    # The frames that are complete with these bytes.
-    def each_frame(data)
+    # As `results`, without a string of its own for the result.
+    def ending(number, value)
+      @output << HEADS["end"]
+      @packer.write(number)
+      @output << ONE
+      packed = measure(@packer.write(value).full_pack)
+    ensure
+      @output.clear unless packed
+    end
+
+    # Bytes that came.
+    def feed(data)
       @unpacker.feed(data)
-      while complete?
-        @length = nil
-        yield @unpacker.read
+    end
+
+    # Those that are complete, *most* at a time.
+    #
+    # @return [Boolean] whether there were any
+    def each_frame(most = Float::INFINITY)
+      count = 0
+      left = @input.size
+      while count < most && left >= (@length || 4)
+        if @length
+          left -= @length
+          @length = nil
+          count += 1
+          yield @unpacker.read
+        else
+          left -= 4
+          check_size(@length = @input.read(4).unpack1("N"))
+        end
       end
+      count.positive?
     end
 
     private
@@ -80,15 +107,6 @@ module Emit
       frame.setbyte(2, length >> 8 & 255)
       frame.setbyte(1, length >> 16)
       frame
-    end
-
-    def complete?
-      unless @length
-        return false if @input.size < 4
-
-        check_size(@length = @input.read(4).unpack1("N"))
-      end
-      @input.size >= @length
     end
   end
 end

@@ -10,7 +10,10 @@ module Emit
   class Session
     ENOUGH = 16 * 1024 # Bytes of results that are worth a frame, or a write, of their own.
     LINGER = 0.001 # Seconds that a finished result may wait for company.
-    GRACE = 4.0 # Seconds from seeing the end to the exit: 5 in all, as `watch` looks once a second.
+    GRACE = 4.0 # Seconds from seeing the end to the exit: 5 in all, as `watch` looks now and then.
+    # Calls that are decoded before they run. All of a slice would be kept through a garbage collection
+    # now and then, which counts what it finds in here as old, and has twice the work.
+    AHEAD = 8
     ROOM = 64 # Bytes of a frame beside its results.
     PARENT = Process.ppid
 
@@ -23,6 +26,7 @@ module Emit
       @nodes = nodes
       @concurrency = concurrency
       @inline = concurrency == 1
+      @ahead = AHEAD if @inline
       @source, @sink = wire
       @slice = String.new(capacity: Frames::SLICE)
       @reading = Mutex.new # for the source, and what decodes it
@@ -30,7 +34,7 @@ module Emit
       @idle = @lock.new_cond
       @codec = Json.new
       @open = {}
-      @waiting = Thread::Queue.new
+      @waiting = @inline ? [] : Thread::Queue.new
       @partial = {} # calls with results that are in no frame yet
       @unsent = String.new
       @oldest = 0.0 # when the first of the unsent came
@@ -43,6 +47,7 @@ module Emit
     # @param hello [Hash] the host's first frame
     # @raise [StandardError] what came is no frame
     def run(hello)
+      @slot = Emit.slot
       @preferred = @nodes.key?(hello[:node]) ? hello[:node] : @nodes.keys.first
       @max_frame = hello[:max_frame] || Codec::MAX_FRAME
       @most = @max_frame - ROOM
@@ -62,7 +67,8 @@ module Emit
       return unless @reading.try_lock
 
       begin
-        read_slice while !@ended && IO.select([@source], nil, nil, 0)
+        receive_frames
+        read_slice && receive_frames while !@ended && IO.select([@source], nil, nil, 0)
       ensure
         @reading.unlock
       end
@@ -139,22 +145,31 @@ module Emit
 
     def converse
       until @ended || @gone
-        @reading.synchronize { read_slice }
+        @reading.synchronize { receive_frames(*@ahead) || read_slice }
         run_waiting if @inline
       end
       @leaving ||= Emit.now
-      run_waiting if @inline
-      @waiting.close
+      if @inline
+        run_waiting
+        @lock.synchronize { write }
+      else
+        @waiting.close
+      end
       @lock.synchronize { @idle.wait until @open.empty? || @gone } # `watch` sees to the limit
     end
 
     # Frames in
 
     def read_slice
-      data = @source.readpartial(Frames::SLICE, @slice)
-      @codec.each_frame(data) { |frame| receive(frame) }
+      @lock.synchronize { write } if @inline
+      @codec.feed(@source.readpartial(Frames::SLICE, @slice))
     rescue EOFError
       end_calls
+    end
+
+    # @return [Boolean] whether there were any
+    def receive_frames(*most)
+      @codec.each_frame(*most) { |frame| receive(frame) }
     rescue StandardError => error # what came is no frame
       @broken = error
       end_calls
@@ -167,23 +182,23 @@ module Emit
 
     def receive(frame)
       case frame[:op] # what is unknown comes from a newer host
-      when "call" then accept(frame)
+      when "call"
+        frame[:node] ||= @preferred
+        @waiting << (@open[frame[:id]] = Call.new(self, frame))
       when "cancel" then @open[frame[:id]]&.cancel
       when "ping" then tell({ op: "pong", n: frame[:n] })
       when "bye" then end_calls
       end
     end
 
-    def accept(frame)
-      frame[:node] ||= @preferred
-      @waiting << (@open[frame[:id]] = Call.new(self, frame))
-    end
-
     # Calls
 
     def run_waiting
-      slot = Emit.slot
-      run_call(@waiting.pop, slot) until @waiting.empty? || @gone
+      slot = @slot
+      while (call = @waiting.shift)
+        arm unless @armed || @unsent.empty?
+        run_call(call, slot)
+      end
       slot.clear
     end
 
@@ -215,7 +230,7 @@ module Emit
     end
 
     def check(call, value, size)
-      if size > Values::MEMBERS && Values.members(value) > Values::MEMBERS - 100 # some for the frame
+      if size + ROOM > Values::MEMBERS && Values.members(value) > Values::MEMBERS - 100 # some for the frame
         raise EncodeError, "#{call.node} emitted a result of over #{Values::MEMBERS - 100} members"
       end
       return if size <= @most
@@ -255,24 +270,28 @@ module Emit
     end
 
     # The end takes the last results along: the only one of most calls.
+    #
+    # @raise [EncodeError] it cannot be carried
     def finish(call, result)
       if result.nil?
-        close(call, @codec.results("end", call.id, call.data ? call.count : 0, call.data))
+        answer = @codec.results("end", call.id, call.data ? call.count : 0, call.data)
       else
-        close(call, @codec.results("end", call.id, 1, encode(call, result)))
+        put_partial(call) if call.data
+        answer = @codec.answer(call.id, result)
+        check(call, result, answer.bytesize - ROOM) if answer.bytesize > @enough
       end
+      close(call, answer)
     end
 
     def close(call, answer)
       @open.delete(call.id)
       @partial.delete(call.id) if call.data
       put(answer)
-      if @waiting.empty? || @unsent.bytesize >= ENOUGH || Emit.now - @oldest >= LINGER
-        write
-      else
-        arm
-      end
-      @idle.signal unless @inline
+      late = @unsent.bytesize >= ENOUGH || Emit.now - @oldest >= LINGER
+      return late && write if @inline
+
+      late || @waiting.empty? ? write : arm
+      @idle.signal
     end
 
     def put(frame)
@@ -329,8 +348,9 @@ module Emit
     # The main thread may be busy in a handler: this one sees the host go.
     def watch
       loop do
-        sleep 1
-        look
+        call = @slot[0]
+        sleep 0.5
+        look if call.equal?(@slot[0])
         # Not 1: in a container the host may be process 1.
         Process.kill("TERM", Process.pid) if @gone || Process.ppid != PARENT
         exit!(1) if @leaving && Emit.now - @leaving > GRACE

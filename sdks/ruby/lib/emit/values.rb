@@ -25,11 +25,11 @@ module Emit
     # and a long integer in msgpack. False only means that `clean` has to look.
     def plain?(value, levels = DEPTH)
       case value
-      when String then value.instance_of?(String) && (@binary ? value.valid_encoding? : TEXT.include?(value.encoding))
+      when Hash then value.instance_of?(Hash) && levels > 0 && map?(value, levels - 1)
+      when String then @binary ? value.valid_encoding? : text?(value)
       when Integer then @binary || value.bit_length < 64
       when Float, nil, true, false then true
-      when Hash then value.instance_of?(Hash) && levels.positive? && map?(value, levels - 1)
-      when Array then value.instance_of?(Array) && levels.positive? && value.all? { |item| plain?(item, levels - 1) }
+      when Array then value.instance_of?(Array) && levels > 0 && value.all? { |item| plain?(item, levels - 1) }
       else @binary && value.instance_of?(Time)
       end
     end
@@ -53,14 +53,20 @@ module Emit
     private
 
     def map?(hash, levels)
+      keys = @keys
       hash.each do |key, item|
-        return false unless @keys[key] || key?(key)
-        next if @binary && item.instance_of?(String) && item.valid_encoding? # most, without a call
+        return false unless keys[key] || key?(key)
 
-        return false unless plain?(item, levels)
+        case item # most are one of these two, and take no call
+        when String then return false unless @binary ? item.valid_encoding? : text?(item)
+        when Integer then return false unless @binary || item.bit_length < 64
+        else return false unless plain?(item, levels)
+        end
       end
       true
     end
+
+    def text?(value) = value.instance_of?(String) && TEXT.include?(value.encoding)
 
     def key?(key)
       return false unless key.instance_of?(Symbol) && TEXT.include?(key.encoding)
