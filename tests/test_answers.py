@@ -31,6 +31,13 @@ def test_results_are_gathered(answers: Answers) -> None:
     assert (job.outcome, done, answers.jobs, answers.count) == ([1, 2], [job], {}, 1)
 
 
+def test_an_end_need_not_have_results(answers: Answers) -> None:
+    """PROTOCOL.md lets it leave out its msgs, whether anything came before or not."""
+    first, second = opened(answers), opened(answers, 2)
+    answers.take([frames.Out(id=1, msgs=[1]), frames.End(id=1), frames.End(id=2)], [])
+    assert (first.outcome, second.outcome) == ([1], [])
+
+
 @pytest.mark.parametrize("parts", [[4], [2, 2], [3, 1, 0]])
 def test_too_many_results(answers: Answers, parts: list[int]) -> None:
     """However they are cut into frames, more than max_results are a ResultError."""

@@ -62,11 +62,11 @@ class Answers:
         """A call has succeeded; *results* are its last."""
         self.count += 1
         if job.results is not None:
-            results, job.results = job.results + results, None  # a stream would give them twice
+            results = job.all_with(results)
         if job.overflow or (len(results) > self._max_results and not job.streamed):
             job.outcome = too_many(self._node, self._max_results)
         else:
-            job.outcome = results
+            job.outcome = results or []  # an end may leave them out
 
     def _take(self, event: Any, done: list[Job]) -> None:
         match event:
@@ -96,10 +96,8 @@ class Answers:
     def _add(self, job: Job, results: Any) -> None:
         if job.overflow:
             return
-        if job.results is None:
-            job.results = []
-        job.results += results
-        if len(job.results) > self._max_results and not job.streamed:
+        job.add(results)
+        if len(job.results or ()) > self._max_results and not job.streamed:
             # The rest is read, so that the process stays usable, and dropped.
             job.overflow, job.results = True, None
 

@@ -15,7 +15,7 @@ What becomes of a message whose process failed: pure rules. No I/O here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,17 @@ class Job:
     def attempt(self) -> int:
         """The number of the next attempt; 1 is the first."""
         return len(self.causes) + 1
+
+    def add(self, results: Sequence[Any]) -> None:
+        """Keep results that have come; others follow."""
+        if self.results is None:
+            self.results = []
+        self.results += results
+
+    def all_with(self, last: Sequence[Any]) -> list[Any]:
+        """What was kept and the last results. Nothing is kept: a stream would give it twice."""
+        kept, self.results = self.results or (), None
+        return [*kept, *last]
 
     def charge(self, error: HostError | RemoteError, max_attempts: int, at: float) -> bool:
         """

@@ -172,21 +172,15 @@ class Link:
         self._heard = time.monotonic()
         for event in self._session.receive(data):
             if type(event) is frames.End:  # the common case, first
-                self._finish(self._jobs.pop(event.id), event.msgs)
+                job = self._jobs.pop(event.id)
+                job.outcome = job.all_with(event.msgs)
             else:
                 self._take(event)
-
-    def _finish(self, job: Job, results: Any) -> None:
-        if job.results is not None:
-            results, job.results = job.results + results, None
-        job.outcome = results
 
     def _take(self, event: Any) -> None:
         match event:
             case frames.Out():
-                job = self._jobs[event.id]
-                job.results = [] if job.results is None else job.results
-                job.results += event.msgs
+                self._jobs[event.id].add(event.msgs)
             case frames.Err():
                 job = self._jobs.pop(event.id)
                 job.outcome = to_error(event.cause or {"type": event.type}, job.node, job.fields)
