@@ -153,7 +153,7 @@ class Calls:
     def job(self, fields: Mapping[str, Any], index: int = 0) -> Job:
         """A message; in a worker of a queue with what the queue knows of it."""
         told = context.current.get()
-        return Job(fields, index, self.node, self._program_node, context=told)
+        return Job(fields, index, self.node, self._program_node, told)
 
     def settle(self, job: Job) -> list[Any] | Exception:
         """

@@ -136,9 +136,12 @@ def from_msgpack(data: bytes, depth: int = MAX_DEPTH) -> Any:
         Malformed: It is no msgpack, is over a limit, has a key that is no text, or an extension
             type other than the timestamp.
     """
-    hooks = Hooks().options() if len(data) >= MAX_ITEMS else {}
     try:
-        value = msgpack.unpackb(data, timestamp=3, ext_hook=refuse_extension, **hooks)
+        if len(data) < MAX_ITEMS:  # apart: no keywords in a map saves 0.2 us
+            value = msgpack.unpackb(data, timestamp=3, ext_hook=refuse_extension)
+        else:
+            hooks = Hooks().options()
+            value = msgpack.unpackb(data, timestamp=3, ext_hook=refuse_extension, **hooks)
     except Malformed:
         raise
     except (ValueError, OverflowError, MemoryError, msgpack.UnpackException) as error:
