@@ -10,28 +10,25 @@ import logging
 import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import fields as fields_of
 from dataclasses import replace
-from itertools import chain, takewhile
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from emit import declaration
-from emit.errors import EmitError, FrameTooLarge, GraphError
-from emit.host import host, oneshot, plain
-from emit.host.calls import Calls
+from emit.errors import EmitError, GraphError
 from emit.host.command import language_of, resolve
 from emit.host.environment import DEFAULT, environment
-from emit.host.fate import too_many
-from emit.host.host import AnyHost
-from emit.host.process import Process
 from emit.host.program import Limits, Program
 from emit.host.settings import Settings, check
-from emit.host.values import from_json
-from emit.letter import DeadLetter
 
 if TYPE_CHECKING:
+    from emit.foreign import Foreign
+    from emit.host.calls import Calls
+    from emit.host.host import AnyHost
+    from emit.host.process import Process
     from emit.host.runtime import Source
+    from emit.letter import DeadLetter
 
 __all__ = ["Limits", "ShellNode"]
 
@@ -125,7 +122,6 @@ class ShellNode:
         self.stream = False
         self.logger = logging.getLogger(f"emit.node.{self.name}")
         self._settings: Settings | None = None
-        self._calls: tuple[AnyHost, Calls] | None = None
         self._probed: str | None = None  # what a program in mode "auto" has turned out to be
         self._source: Source | None = None  # what its file is, once that has been looked at
 
@@ -149,17 +145,13 @@ class ShellNode:
         Raises:
             ValueError: It is no JSON.
         """
+        from emit.host.values import from_json
+
         return from_json(msg.encode() if isinstance(msg, str) else msg)
 
     def __call__(self, msg: Any) -> Generator[Any, None, None]:
         """Give the program one message. Yields its results."""
-        fields = _fields(msg)
-        if self._is_oneshot():
-            yield from self._run_once(fields)
-        elif self.stream:
-            yield from self._processes().stream(fields)
-        else:
-            yield from self._processes().call(fields)
+        yield from self._running().call(_fields(msg))
 
     @property
     def takes_many(self) -> bool:
@@ -198,6 +190,8 @@ class ShellNode:
         Raises:
             StartError, StartTimeout: It can't be started, or it speaks no protocol.
         """
+        from emit.host.process import Process
+
         return Process.start(self._program(), self._settings or self._make_settings())
 
     def calls_on(self, host: AnyHost, **changes: Any) -> Calls:
@@ -223,9 +217,12 @@ class ShellNode:
         """
         rest = iter(messages)
         for msg in rest:
-            yield self._outcome(msg)
-            if not self._is_oneshot():
-                yield from self._processes().call_many(map(_fields, rest))
+            try:
+                yield list(self(msg))
+            except EmitError as error:
+                yield error
+            if not self._is_oneshot:
+                yield from self._running().processes().call_many(map(_fields, rest))
 
     def configure(self, name: str, options: dict[str, Any], *, stream: bool) -> None:
         """Take the node's name, and from *options* what is a setting; then check them all."""
@@ -246,95 +243,50 @@ class ShellNode:
         Raises:
             StartError: Its file can't be served.
         """
-        if self.min_idle and not self._is_oneshot():
-            self._processes()
+        if self.min_idle and not self._is_oneshot:
+            self._running().processes()
 
     def close(self) -> None:
         """Stop its processes. A later message starts others."""
-        calls, self._calls = self._calls, None
-        if calls is not None:
-            calls[0].close(calls[1])
+        if "_foreign" in vars(self):
+            self._running().close()
 
-    # -- one process for each message ------------------------------------------------------
+    # -- for what runs it: emit/foreign.py -------------------------------------------------
 
+    @property
     def _is_oneshot(self) -> bool:
         """Also while a program in mode "auto" has not been asked yet."""
         if self.mode != "auto":
             return self.mode == "oneshot"
         return self.file is None and self._probed in ("oneshot", None)
 
-    def _run_once(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
-        probing = self._may_probe()
-        codec = self.codec or "json"
-        data = plain.encode_message(fields, node=self.name, codec=codec, max_frame=self.max_frame)
+    @property
+    def _reads_its_own(self) -> bool:
+        """Whether what the program writes is read by a ``deserialize`` of a subclass."""
+        return type(self).deserialize is not ShellNode.deserialize
+
+    def _program_of_one(self, extra: Mapping[str, str] = {}) -> Program:  # read only
+        """What is started for one message, with *extra* in its environment."""
         chosen = self._program_node()
-        program = self._program(
-            {
-                **({"EMIT_PROBE": "1"} if probing else {}),
-                **({"EMIT_NODE": chosen} if chosen else {}),
-            }
-        )
-        count = 0
-        # Closed here: after a failure, who keeps the exception would keep the process, too.
-        with closing(oneshot.run(program, data, timeout=self.timeout)) as chunks:
-            for result in self._read(chunks, codec):
-                if probing:
-                    probing = False
-                    if _is_ready(result):
-                        self._probed = "persistent"
-                        continue
-                count += 1
-                self._check_count(count)
-                yield result
-        if self._probed is None and self.mode == "auto":
-            self._probed = "oneshot"
+        return self._program({**extra, **({"EMIT_NODE": chosen} if chosen else {})})
 
-    def _may_probe(self) -> bool:
-        """A program that is spoken to in its own format can't be one that has an SDK."""
-        own = type(self).deserialize is not ShellNode.deserialize or self.codec == "msgpack"
-        return self.mode == "auto" and self._probed is None and not own
+    def _running(self) -> Foreign:
+        """What gives it messages; made with the first one."""
+        made: Foreign | None = vars(self).get("_foreign")
+        if made is None:
+            from emit.foreign import Foreign
 
-    def _read(self, chunks: Iterable[bytes], codec: str) -> Generator[Any, None, None]:
-        if type(self).deserialize is not ShellNode.deserialize:
-            yield from self._read_own(chunks)
-            return
-        reader = plain.results(node=self.name, codec=codec, max_frame=self.max_frame)
-        for chunk in chunks:
-            yield from reader.feed(chunk)
-        yield from reader.end()
+            # In one step: two threads with a first message each get the same one.
+            made = vars(self).setdefault("_foreign", Foreign(self))
+        return made
 
-    def _read_own(self, chunks: Iterable[bytes]) -> Generator[Any, None, None]:
-        """Line by line, through an overridden ``deserialize``."""
-        held: list[bytes] = []
-        for chunk in chain(chunks, [b"\n"]):
-            first, *more = chunk.split(b"\n")
-            held.append(first)
-            if sum(map(len, held)) > self.max_frame:
-                raise FrameTooLarge(node=self.name, size=None, limit=self.max_frame, outgoing=False)
-            if more:
-                lines, held = [b"".join(held), *more[:-1]], more[-1:]
-                yield from (self.deserialize(line.decode()) for line in lines if line.strip())
-
-    def _check_count(self, count: int) -> None:
-        if count > self.max_results and not self.stream:
-            raise too_many(self.name, self.max_results)
-
-    # -- pooled processes ------------------------------------------------------------------
-
-    def _processes(self) -> Calls:
-        current = host.current()
-        calls = self._calls
-        if calls is None or calls[0] is not current:
-            self._calls = calls = (current, self.calls_on(current))
-        if self.file is not None:
-            calls[1].prepare()
-        return calls[1]
+    # -- its program -----------------------------------------------------------------------
 
     def _program(self, extra: Mapping[str, str] = {}) -> Program:  # read only
         program = self._launched() if self.file is not None else self._bare()
         if self.file is None or type(self).get_command is not ShellNode.get_command:
             program = replace(program, argv=self._words())
-        limits = None if self._is_oneshot() else self.limits
+        limits = None if self._is_oneshot else self.limits
         return replace(program, env={**program.env, **extra}, limits=limits)
 
     def _words(self) -> tuple[str, ...]:
@@ -374,12 +326,6 @@ class ShellNode:
             return self._located().function or None
         return self.program_node
 
-    def _outcome(self, msg: Any) -> Any:
-        try:
-            return list(self(msg))
-        except EmitError as error:
-            return error
-
     def _make_settings(self) -> Settings:
         settings = Settings(**{name: getattr(self, name) for name in _SETTINGS})
         check(self.name, settings)
@@ -398,9 +344,14 @@ class ShellNode:
         declaration.check_dead_letter(self.name, self.dead_letter)
 
 
+def _load() -> None:
+    """Before a fork: what each child would import for itself, in some workers for every job."""
+    import emit.foreign  # noqa: F401
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_load)
+
+
 def _fields(msg: Any) -> dict[str, Any]:
     return msg if isinstance(msg, dict) else dict(vars(msg))
-
-
-def _is_ready(result: Any) -> bool:
-    return isinstance(result, dict) and result.get("op") == "ready"

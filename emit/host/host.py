@@ -301,11 +301,6 @@ def _close_current() -> None:
         _current.close()
 
 
-def _load() -> None:
-    """Before a fork: what each child would import for itself, as a worker's for every job may."""
-    import emit.host.family  # noqa: F401
-
-
 def _forget() -> None:
     """In a forked child: the host and its processes are the parent's, and so may the lock be."""
     global _current, _making
@@ -315,4 +310,4 @@ def _forget() -> None:
 
 atexit.register(_close_current)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_load, after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forget)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from emit.errors import GraphError
 from emit.host.program import Limits
-from emit.host.values import MAX_FRAME
+from emit.host.unfit import MAX_FRAME
 
 MODES = ("auto", "oneshot", "persistent", "lines")
 CODECS = (None, "json", "msgpack")

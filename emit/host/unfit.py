@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-__all__ = ["MAX_DEPTH", "MAX_ITEMS", "Unfit", "explain"]
+__all__ = ["MAX_DEPTH", "MAX_FRAME", "MAX_ITEMS", "Unfit", "explain"]
 
 #: Levels of lists and maps in a message or a result, itself included. orjson writes 253.
 MAX_DEPTH = 128
 
 #: Members of lists and maps in a frame, all levels together.
 MAX_ITEMS = 10**6
+
+#: Bytes of the largest frame, and of max_frame itself: below 2**24, so that a msgpack frame's
+#: length starts with a zero byte, which no line of text does.
+MAX_FRAME = 2**24 - 1
 
 _VALUES = "str, int, float, bool, None, list or dict"
 

@@ -24,14 +24,10 @@ from typing import Any, NoReturn
 import msgpack  # type: ignore[import-untyped]
 import orjson
 
-from emit.host.unfit import MAX_DEPTH, MAX_ITEMS, Unfit, explain
+from emit.host.unfit import MAX_DEPTH, MAX_FRAME, MAX_ITEMS, Unfit, explain
 
 __all__ = ["MAX_DEPTH", "MAX_FRAME", "MAX_ITEMS", "Encoder", "Malformed", "Unfit"]
 __all__ += ["from_json", "from_msgpack", "has_long_numbers", "layers"]
-
-#: Bytes of the largest frame, and of max_frame itself: below 2**24, so that a msgpack frame's
-#: length starts with a zero byte, which no line of text does.
-MAX_FRAME = 2**24 - 1
 
 _PASS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _EXACT = _PASS | orjson.OPT_PASSTHROUGH_SUBCLASS

@@ -1,0 +1,129 @@
+"""
+How messages get to the program of a :class:`emit.multilang.ShellNode`: with a process for each, or
+to pooled ones.
+
+This and the host below it take longer to import than all of the graph, so they are imported with
+the first message, or before a fork: who only declares nodes, to look at them or to send messages
+to a queue, needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import emit.host.family  # noqa: F401  # for who imports this before a fork
+from emit.errors import FrameTooLarge
+from emit.host import host, oneshot, plain
+from emit.host.calls import Calls
+from emit.host.fate import too_many
+from emit.host.host import AnyHost
+
+if TYPE_CHECKING:
+    from emit.multilang import ShellNode
+
+__all__ = ["Foreign"]
+
+
+class Foreign:
+    """
+    Args:
+        node: Whose program it is; what its subclass overrides is asked of it each time.
+    """
+
+    def __init__(self, node: ShellNode) -> None:
+        self._node = node
+        self._calls: tuple[AnyHost, Calls] | None = None
+
+    def call(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
+        """Give the program one message. Yields its results."""
+        if self._node._is_oneshot:
+            yield from self._run_once(fields)
+        elif self._node.stream:
+            yield from self.processes().stream(fields)
+        else:
+            yield from self.processes().call(fields)
+
+    # -- one process for each message ------------------------------------------------------
+
+    def _run_once(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
+        node = self._node
+        probing = self._may_probe()
+        codec = node.codec or "json"
+        data = plain.encode_message(fields, node=node.name, codec=codec, max_frame=node.max_frame)
+        program = node._program_of_one({"EMIT_PROBE": "1"} if probing else {})
+        count = 0
+        # Closed here: after a failure, who keeps the exception would keep the process, too.
+        with closing(oneshot.run(program, data, timeout=node.timeout)) as chunks:
+            for result in self._read(chunks, codec):
+                if probing:
+                    probing = False
+                    if _is_ready(result):
+                        node._probed = "persistent"
+                        continue
+                count += 1
+                self._check_count(count)
+                yield result
+        if node._probed is None and node.mode == "auto":
+            node._probed = "oneshot"
+
+    def _may_probe(self) -> bool:
+        """A program that is spoken to in its own format can't be one that has an SDK."""
+        node = self._node
+        own = node._reads_its_own or node.codec == "msgpack"
+        return node.mode == "auto" and node._probed is None and not own
+
+    def _read(self, chunks: Iterable[bytes], codec: str) -> Generator[Any, None, None]:
+        if self._node._reads_its_own:
+            yield from self._read_own(chunks)
+            return
+        reader = plain.results(node=self._node.name, codec=codec, max_frame=self._node.max_frame)
+        for chunk in chunks:
+            yield from reader.feed(chunk)
+        yield from reader.end()
+
+    def _read_own(self, chunks: Iterable[bytes]) -> Generator[Any, None, None]:
+        """Line by line, through an overridden ``deserialize``."""
+        name, limit = self._node.name, self._node.max_frame
+        held: list[bytes] = []
+        for chunk in chain(chunks, [b"\n"]):
+            first, *more = chunk.split(b"\n")
+            held.append(first)
+            if sum(map(len, held)) > limit:
+                raise FrameTooLarge(node=name, size=None, limit=limit, outgoing=False)
+            if more:
+                lines, held = [b"".join(held), *more[:-1]], more[-1:]
+                yield from (self._node.deserialize(x.decode()) for x in lines if x.strip())
+
+    def _check_count(self, count: int) -> None:
+        if count > self._node.max_results and not self._node.stream:
+            raise too_many(self._node.name, self._node.max_results)
+
+    # -- pooled processes ------------------------------------------------------------------
+
+    def processes(self) -> Calls:
+        """
+        Its calls on this process's host.
+
+        Raises:
+            StartError: Its file can't be served.
+        """
+        current = host.current()
+        calls = self._calls
+        if calls is None or calls[0] is not current:
+            self._calls = calls = (current, self._node.calls_on(current))
+        if self._node.file is not None:
+            calls[1].prepare()
+        return calls[1]
+
+    def close(self) -> None:
+        """Stop its processes. A later message starts others."""
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            calls[0].close(calls[1])
+
+
+def _is_ready(result: Any) -> bool:
+    return isinstance(result, dict) and result.get("op") == "ready"
