@@ -6,32 +6,35 @@ module Emit
     # What the session keeps with a call; no author needs these.
     attr_reader :cancelled, :data, :count, :since
 
-    # Three variables at first: Ruby has room for so many in the object itself.
-    #
+    # @return [String, nil] name of the node that was called
+    attr_reader :node
+
+    # @return [Integer, nil] the call's number in this process; nil outside of a host
+    attr_reader :id
+
+    attr_reader :msg
+
     # @param home [#emit, #look, #config] where it is run: under a host, the session
-    def initialize(home = nil, frame = {})
+    def initialize(home = nil, node = nil, id = nil, msg = nil, meta = nil)
       @home = home
-      @frame = frame
-      left = (meta = frame[:meta]) && meta[:deadline_ms]
+      @node = node
+      @id = id
+      @msg = msg
+      return unless meta
+
+      @meta = meta
+      left = meta[:deadline_ms]
       @deadline = Emit.now + left / 1000.0 if left
     end
 
-    # @return [Integer, nil] the call's number in this process; nil outside of a host
-    def id = @frame[:id]
-
-    # @return [String, nil] name of the node that was called
-    def node = @frame[:node]
-
-    def msg = @frame[:msg]
-
     # @return [String, nil] name of the node that emitted the message
-    def origin = meta[:origin]
+    def origin = @meta && @meta[:origin]
 
     # @return [Integer] which attempt this is, counted by the host: 1 is the first
-    def attempt = meta[:attempt] || 1
+    def attempt = (@meta && @meta[:attempt]) || 1
 
     # @return [String, nil] the sender's W3C trace context
-    def traceparent = meta[:traceparent]
+    def traceparent = @meta && @meta[:traceparent]
 
     # @return [Hash] the node's configuration at the host
     def config = @home ? @home.config : {}
@@ -73,9 +76,5 @@ module Emit
     def empty
       @data = nil
     end
-
-    private
-
-    def meta = @frame[:meta] || {}
   end
 end

@@ -33,15 +33,6 @@ module Emit
       dump(@values.clean(value))
     end
 
-    # The frame that ends a call with its only result.
-    #
-    # @raise [EncodeError] with the path to what cannot be carried
-    def answer(number, value)
-      ending(number, @values.plain?(value) ? value : @values.clean(value))
-    rescue JSON::GeneratorError, RangeError
-      ending(number, @values.clean(value))
-    end
-
     private
 
     def check_size(size)
@@ -88,8 +79,10 @@ module Emit
       "\n{\"op\":\"#{op}\",\"id\":#{number},\"msgs\":[#{data}]}\n"
     end
 
-    # The frame that ends a call with its only result, which is plain.
-    def ending(number, value) = results("end", number, 1, dump(value))
+    # The frame that ends a call with its only result.
+    #
+    # @raise [EncodeError] with the path to what cannot be carried
+    def answer(number, value) = results("end", number, 1, value(value))
 
     # Bytes that came.
     def feed(data)
@@ -105,8 +98,11 @@ module Emit
     def each_frame(most = Float::INFINITY)
       count = 0
       while count < most && (stop = @input.index("\n", @searched))
-        line = @input.byteslice(@start, stop - @start)
+        start = @start
         @start = @searched = stop + 1
+        next if stop == start # as before most frames
+
+        line = @input.byteslice(start, stop - start)
         next if line.bytesize < 3 && line.strip.empty?
 
         count += 1
@@ -125,7 +121,7 @@ module Emit
       raise JSON::ParserError, "it is not UTF-8" unless data.valid_encoding?
       raise JSON::ParserError, "a lone surrogate" if data.include?('\u') && SURROGATE.match?(data.gsub(PAIR, ""))
 
-      JSON.parse(data, OPTIONS)
+      JSON::Parser.new(data, **OPTIONS).parse
     end
   end
 end

@@ -12,6 +12,7 @@ module Emit
     # Room for the length, and {"op": ..., "id": up to the number.
     HEADS = %w[out end].to_h { |op| [op, "\0\0\0\0\x83\xA2op\xA3#{op}\xA2id".b.freeze] }.freeze
     MSGS = "\xA4msgs".b.freeze
+    ENDING = HEADS["end"]
     ONE = "\xA4msgs\x91".b.freeze
 
     def initialize(max_frame = MAX_FRAME)
@@ -61,12 +62,19 @@ module Emit
       @output.clear unless packed
     end
 
-    # As `results`, without a string of its own for the result.
-    def ending(number, value)
-      @output << HEADS["end"]
+    # The frame that ends a call with its only result: as `results`, without a string for the result
+    # itself.
+    #
+    # @raise [EncodeError] with the path to what cannot be carried
+    def answer(number, value)
+      value = @values.clean(value) unless @values.plain?(value)
+      @output << ENDING
       @packer.write(number)
       @output << ONE
       packed = measure(@packer.write(value).full_pack)
+    rescue RangeError
+      @values.clean(value) # says where it is
+      raise
     ensure
       @output.clear unless packed
     end

@@ -17,6 +17,7 @@ module Emit
       @inputs = {}
       @places = @kinds.values_at(:req, :opt).compact.sum(&:size)
       @fields = FIELDS.any? { |kind| @kinds.key?(kind) }
+      @takes_msg = !@fields && @places == 1 # and nothing else: most do
       @pushes = @places == (@fields ? 1 : 2)
       check_parameters
       @inputs = { required: fields(:keyreq), optional: fields(:key) } if @fields
@@ -31,7 +32,8 @@ module Emit
     def run(msg, call)
       raise ArgumentError, "a message is a map of fields, not #{msg.class}" unless msg.is_a?(Hash)
 
-      result = @fields ? handle_fields(msg, call) : handle(msg, call)
+      msg.default_proc = BY_TEXT unless @fields
+      result = @takes_msg ? @handler.call(msg) : handle(msg, call)
       return nil if @pushes
       return result unless result.is_a?(Enumerator)
 
@@ -58,12 +60,9 @@ module Emit
     def fields(kind) = @kinds.fetch(kind, []).map(&:last)
 
     def handle(msg, call)
-      msg.default_proc = BY_TEXT
-      case @places
-      when 1 then @handler.call(msg)
-      when 2 then @handler.call(msg, call)
-      else @handler.call
-      end
+      return handle_fields(msg, call) if @fields
+
+      @places.zero? ? @handler.call : @handler.call(msg, call)
     end
 
     def handle_fields(msg, call)

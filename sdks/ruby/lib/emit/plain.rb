@@ -48,7 +48,7 @@ module Emit
     end
 
     def answered?(raw)
-      call = Call.new(self, { node: chosen.name })
+      call = Call.new(self, chosen.name)
       Emit.slot[0] = call
       result = chosen.run(@codec.load(raw), call)
       call << result unless result.nil?

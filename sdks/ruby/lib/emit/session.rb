@@ -169,7 +169,7 @@ module Emit
 
     # @return [Boolean] whether there were any
     def receive_frames(*most)
-      @codec.each_frame(*most) { |frame| receive(frame) }
+      @codec.each_frame(*most) { |frame| frame[:op] == "call" ? accept(frame) : receive(frame) }
     rescue StandardError => error # what came is no frame
       @broken = error
       end_calls
@@ -180,11 +180,13 @@ module Emit
       @leaving ||= Emit.now
     end
 
+    def accept(frame)
+      id = frame[:id]
+      @waiting << (@open[id] = Call.new(self, frame[:node] || @preferred, id, frame[:msg], frame[:meta]))
+    end
+
     def receive(frame)
       case frame[:op] # what is unknown comes from a newer host
-      when "call"
-        frame[:node] ||= @preferred
-        @waiting << (@open[frame[:id]] = Call.new(self, frame))
       when "cancel" then @open[frame[:id]]&.cancel
       when "ping" then tell({ op: "pong", n: frame[:n] })
       when "bye" then end_calls
@@ -205,7 +207,9 @@ module Emit
     # @param slot [Array] of this thread: where `Emit.context` looks
     def run_call(call, slot)
       slot[0] = call
-      result = node_of(call).run(call.msg, call)
+      node = @nodes[call.node]
+      check_call(call) if call.cancelled || !node
+      result = node.run(call.msg, call)
       @lock.synchronize { finish(call, result) }
       answered = true
     rescue Exception => error # a SystemExit has to answer the call, too
@@ -214,10 +218,11 @@ module Emit
       refuse(call, ThreadError.new("the handler ended its thread")) unless answered
     end
 
-    def node_of(call)
+    # Why it cannot run.
+    def check_call(call)
       raise Cancelled, "cancelled by the host before it began" if call.cancelled
 
-      @nodes[call.node] || raise(KeyError, "no node \"#{call.node}\" here, only: #{@nodes.keys.join(', ')}")
+      raise KeyError, "no node \"#{call.node}\" here, only: #{@nodes.keys.join(', ')}"
     end
 
     # Frames out
@@ -310,7 +315,7 @@ module Emit
       @writing = true
       until @unsent.empty? || @gone
         data = @unsent
-        @unsent = String.new
+        @unsent = String.new(capacity: 2 * ENOUGH)
         @sink.write(data)
       end
     rescue SystemCallError, IOError # nobody is listening any more
