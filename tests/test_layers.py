@@ -48,6 +48,13 @@ ORDER += ("once", "dead", "context", "celery", "router", "testing")
 
 #: Imports inside a function, and why.
 LATE = {
+    (
+        "emit.cli.doctor",
+        "emit.cli.checkup",
+    ): "the host, email and more: its help takes half as long",
+    ("emit.cli.doctor", "emit.cli.queues"): "the same",
+    ("emit.cli.new", "emit.cli.toolchains"): "the host, which only a project needs",
+    ("emit.cli.new", "emit.host.launch"): "the same, which only a line about a test needs",
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.checks.nearest", "difflib"): "only a wrong name needs it",
@@ -214,7 +221,9 @@ def test_import_emit_is_light(heavy: str) -> None:
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("statement", ["from emit import ShellNode", "import emit.cli.call"])
+@pytest.mark.parametrize(
+    "statement", ["from emit import ShellNode", "import emit.cli.call", "import emit.cli.new"]
+)
 def test_a_node_that_is_only_declared_is_light(statement: str) -> None:
     """No program is started yet: nothing is imported that only those need."""
     program = f"import sys; {statement}; print(*sys.modules)"

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
+from typing import TYPE_CHECKING
 
-from emit.cli.checkup import Checked, check_languages, check_packages, check_system
-from emit.cli.queues import check_redis, check_workers
 from emit.cli.screen import paint, plural
 from emit.cli.target import load_router
+
+if TYPE_CHECKING:
+    from emit.cli.checkup import Checked
 
 HELP = "Try what Emit can use on this machine: a node in each language, packages, queues, kernel."
 
@@ -50,6 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _checks(arguments: argparse.Namespace) -> Iterator[Checked]:
+    from emit.cli.checkup import check_languages, check_packages, check_system
+    from emit.cli.queues import check_redis, check_workers
+
     app = arguments.app
     router = load_router(app) if app else None
     queues = [check_redis(arguments.redis, router, app)]

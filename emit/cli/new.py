@@ -12,8 +12,6 @@ from pathlib import Path
 from emit.cli.errors import CommandError, UsageError
 from emit.cli.project import project_files
 from emit.cli.templates import node_files
-from emit.cli.toolchains import installed
-from emit.host.launch import places
 from emit.host.runtime import Runtime, fill, locate, runtimes
 
 HELP = "Write the beginning of a node, with its test, or (with --project) of a Celery project."
@@ -50,6 +48,8 @@ def _new_project(name: str) -> int:
     folder = Path(name)
     if folder.exists():
         raise CommandError(f"{folder} is there already; nothing was written")
+    from emit.cli.toolchains import installed
+
     languages = installed()
     if not languages:
         raise CommandError("none of the languages is installed: see emit doctor")
@@ -92,6 +92,8 @@ def write(files: dict[Path, str]) -> None:
 
 def test_command(language: Runtime, node: Path, test: Path) -> str:
     """How a test file is run, as a line for a shell."""
+    from emit.host.launch import places
+
     # What is built is built, and tested, in a folder of its own.
     file = test.absolute() if language.build else test
     values = {**places(locate(node.stem, node), None), "file": str(file)}
