@@ -183,7 +183,7 @@ class Process:
             CallTimeout: Nothing has until *deadline*.
             ProcessDied: It has grown over ``max_rss`` and is to be killed.
         """
-        if self.pipes.over or self.answers.fault is not None:
+        if self.is_over:
             return
         left = deadline - time.monotonic()
         if left <= 0:
