@@ -35,11 +35,7 @@ module Emit
 
     private
 
-    def check_size(size)
-      return false if size <= @max_frame
-
-      raise FrameTooLarge, "a frame beyond the #{@max_frame} bytes of max_frame"
-    end
+    def too_large = FrameTooLarge.new("a frame beyond the #{@max_frame} bytes of max_frame")
   end
 
   # A frame is one object on a line of its own.
@@ -111,7 +107,9 @@ module Emit
       return true if count.positive?
 
       @searched = @input.bytesize
-      check_size(@searched - @start)
+      raise too_large if @searched - @start > @max_frame
+
+      false
     end
 
     private

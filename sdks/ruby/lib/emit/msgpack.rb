@@ -98,7 +98,8 @@ module Emit
           yield @unpacker.read
         else
           left -= 4
-          check_size(@length = @input.read(4).unpack1("N"))
+          @length = @input.read(4).unpack1("N")
+          raise too_large if @length > @max_frame
         end
       end
       count.positive?

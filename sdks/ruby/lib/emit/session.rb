@@ -77,7 +77,7 @@ module Emit
     # Send a frame now, with all that waits.
     def tell(fields)
       @lock.synchronize do
-        put(fit(fields))
+        @unsent << fit(fields)
         write
       end
     end
@@ -253,7 +253,7 @@ module Emit
     end
 
     def put_partial(call)
-      put(@codec.results("out", call.id, call.count, call.data)) if call.data
+      @unsent << @codec.results("out", call.id, call.count, call.data) if call.data
       call.empty
       @partial.delete(call.id)
     end
@@ -291,17 +291,14 @@ module Emit
     def close(call, answer)
       @open.delete(call.id)
       @partial.delete(call.id) if call.data
-      put(answer)
-      late = @unsent.bytesize >= ENOUGH || Emit.now - @oldest >= LINGER
+      now = Emit.now
+      @oldest = now if @unsent.empty?
+      @unsent << answer
+      late = @unsent.bytesize >= ENOUGH || now - @oldest >= LINGER
       return late && write if @inline
 
       late || @waiting.empty? ? write : arm
       @idle.signal
-    end
-
-    def put(frame)
-      @oldest = Emit.now if @unsent.empty?
-      @unsent << frame
     end
 
     def write
