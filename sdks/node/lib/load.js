@@ -1,6 +1,5 @@
 // Loading a file that is to be a node, whether it knows of Emit or not.
 
-import { spawnSync } from 'node:child_process';
 import { realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -24,7 +23,7 @@ async function importFile(file, missing) {
   try {
     return await import(url);
   } catch (error) {
-    if (error instanceof SyntaxError) locate(error, file);
+    if (error instanceof SyntaxError) await locate(error, file);
     if (!missing || !lacksUs(error)) throw error;
   }
   await missing();
@@ -36,7 +35,8 @@ function lacksUs(error) {
 }
 
 /** Node keeps to itself where in the file a syntax error is, until it prints it. */
-function locate(error, file) {
+async function locate(error, file) {
+  const { spawnSync } = await import('node:child_process'); // it takes 3 ms to load
   const { stderr } = spawnSync(process.execPath, ['--check', file], { encoding: 'utf8' });
   const [place] = stderr.split('\n');
   if (/^\/.*:\d+$/.test(place)) error.stack = `${place}\n${error.stack}`;

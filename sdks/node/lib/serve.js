@@ -8,10 +8,8 @@ import { isMainThread } from 'node:worker_threads';
 import { Json } from './codec.js';
 import { describe } from './errors.js';
 import { takeWire, writeAll } from './frames.js';
-import { load } from './load.js';
 import { callable, Handler } from './nodes.js';
 import { chunks, readFirst } from './lines.js';
-import { runPlain } from './plain.js';
 import { Session } from './session.js';
 import { VERSION } from './version.js';
 
@@ -68,6 +66,7 @@ export function onStop(hook) {
 export function boot(file, name = '', missing = undefined) {
   isServing = true;
   return run(async () => {
+    const { load } = await import('./load.js');
     const handler = await load(path.resolve(file), name, registered, missing);
     if (handler) registered.push(handler);
   });
@@ -170,6 +169,7 @@ async function serveByHand(nodes, { input, sink }, first, rest) {
   if (process.env.EMIT_PROBE === '1') {
     writeAll(sink, Buffer.from(new Json().frame(ready(nodes))));
   }
+  const { runPlain } = await import('./plain.js');
   await shutDown(await runPlain(nodes, sink, first, input ? chunks(input.stream, rest) : []));
 }
 
