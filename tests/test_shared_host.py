@@ -461,6 +461,7 @@ def test_a_host_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         until(lambda: isinstance(outcome_of(lambda: node.call({"n": 1})), list))
         monkeypatch.setattr(link, "_SILENCE", 0.3)
         host.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, host.pid, os.WSTOPPED | os.WNOWAIT)  # one of its threads may run on
         with pytest.raises(HostLost, match=r"said nothing for 0\.3 s"):
             node.call({"n": 2})
         host.send_signal(signal.SIGCONT)
