@@ -86,6 +86,9 @@ LANGUAGES = (
         echo=["node", str(HERE / "echo/echo.mjs")],
         naive=["node", str(HERE / "naive/echo.mjs")],
         bare=["node", "-e", "console.log('hello'); process.stdin.resume()"],
+        # Out of reach in Node 20. 40,000 calls take 0.2 s of processor time, and half of that is V8
+        # compiling what is hot. Then a call takes 2.4 to 2.7 us, 1.5 of them in JSON.parse and
+        # JSON.stringify; a loop of nothing else, with one write for what one read gave, 1.8.
         target=1.5,
     ),
     Language(
