@@ -119,10 +119,9 @@ def installed_version(program: Program, runtime: Runtime, values: Mapping[str, s
         asking = resolve(asking)
         changed = os.stat(asking.argv[0]).st_mtime_ns
     except (StartError, OSError) as error:
-        path = asking.env.get("PATH", "")
-        raise start_error(
-            asking, f"{runtime.name} was not found", f"{hint}; PATH = {path}"
-        ) from error
+        name = asking.argv[0]
+        where = f"looked at {name}" if os.sep in name else f"PATH = {asking.env.get('PATH', '')}"
+        raise start_error(asking, f"{runtime.name} was not found", f"{hint}; {where}") from error
     # A version manager's shim goes by the environment and the directory.
     key = ("version", asking.argv, changed, asking.cwd, frozenset(asking.env.items()))
     version: str = _remember(program, key, lambda: _ask_version(asking, runtime, hint))
