@@ -32,7 +32,7 @@ test: setup ## Run every test: of the Ruby, Node and Go SDKs, then of Python
 	@$(PY) -m scripts.tools
 
 chaos: setup ## Run the tests of faults with ten times as many messages, kills and interrupts
-	@EMIT_CHAOS=1 $(PY) -m pytest tests/faults tests/test_codec.py tests/test_session.py tests/test_values_sdks.py $(ARGS)
+	@EMIT_CHAOS=1 $(PY) -m pytest -o faulthandler_timeout=1800 tests/faults tests/test_codec.py tests/test_session.py tests/test_values_sdks.py $(ARGS)
 
 conformance: setup ## Test every SDK against all of the protocol, in both codecs
 	@$(PY) -m scripts.conformance

@@ -223,15 +223,23 @@ def wait_for_text(log: Path, text: str) -> None:
 
 @seldom
 def test_redis_pauses_and_drops_connections(flow: Any, log: Path) -> None:
-    """Late, but all there."""
+    """
+    Late, but all there. A handler's own connection is dropped, too, which is an error of its own:
+    that message is a dead letter, and comes when it is sent again.
+    """
+    letters = DeadLetters(flow.redis)
+
+    def all_there() -> bool:
+        letters.replay_all(flow.router.resend)
+        return {record["fields"]["n"] for record in seen(flow, "flow.last")} == set(range(300))
+
     with celery_worker(log):
         flow.router.dispatch("test", "flow.count", {"count": 300})
         wait_for(flow, "flow.last", 20)
         flow.redis.execute_command("CLIENT", "PAUSE", 1500, "ALL")
         wait_for(flow, "flow.last", 60)
         flow.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        eventually(lambda: len({r["fields"]["n"] for r in seen(flow, "flow.last")}) == 300)
-    assert not DeadLetters(flow.redis).list()
+        eventually(all_there)
 
 
 @pytest.mark.parametrize("pool", [pytest.param("solo", marks=seldom), "threads"])
