@@ -345,8 +345,12 @@ class ShellNode:
 
 
 def _load() -> None:
-    """Before a fork: what each child would import for itself, in some workers for every job."""
-    import emit.foreign  # noqa: F401
+    """
+    Before a fork: what each child would import for itself, in some workers for every job. And what
+    another thread is just importing: the child would wait for that thread, which it has not.
+    """
+    import emit.foreign
+    import emit.host.launch  # noqa: F401
 
 
 if hasattr(os, "register_at_fork"):

@@ -231,14 +231,26 @@ def test_a_node_that_is_only_declared_is_light(statement: str) -> None:
     assert not {"psutil", "orjson", "socket", "emit.host.host"}.intersection(done.stdout.split())
 
 
-def test_a_forked_child_need_not_import_it() -> None:
-    """Workers import nodes, then fork for each job: what is late is there by then."""
+def test_a_forked_child_need_not_import_it(tmp_path: Path) -> None:
+    """
+    Workers import nodes, then fork for each job: what is late is there by then. A module that
+    another thread is importing meanwhile would be locked for ever in the child.
+    """
+    (tmp_path / "up.py").write_text("def up(text):\n    return text.upper()\n", "utf-8")
     program = (
-        "import os, sys; from emit import ShellNode; child = os.fork()\n"
-        "if not child: os._exit({'psutil', 'emit.host.host'} <= set(sys.modules))\n"
+        "import os, sys; from emit import ShellNode\n"
+        "class Up(ShellNode): file = 'up.py'\n"
+        "up = Up(); up.configure('up', {}, stream=False); child = os.fork()\n"
+        "if not child:\n"
+        "    before = set(sys.modules)\n"
+        "    assert list(up({'text': 'a'})) == ['A']\n"
+        "    print(*(x for x in set(sys.modules) - before if x.startswith('emit.')), flush=True)\n"
+        "    os._exit(0)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 1
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 @pytest.mark.parametrize("module", FILES)
