@@ -59,6 +59,8 @@ class Host
     answer
   end
 
+  def stop_reading = @output.close
+
   # @return [Array(Process::Status, String)] how it ended, and what it wrote to stderr
   def finish
     @input.close

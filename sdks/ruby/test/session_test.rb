@@ -50,6 +50,14 @@ class SessionTest < Minitest::Test
     end
   end
 
+  def test_no_call_begins_when_nobody_reads
+    Host.serving("Emit.node(:big) { |msg| warn(msg[:n]) || 'x' * 20_000 }\n") do |host|
+      host.stop_reading
+      host.write(*(1..5).map { |n| { op: "call", id: n, node: "big", msg: { n: n } } })
+      assert_equal "1\n", host.finish.last
+    end
+  end
+
   def test_a_handler_that_leaves_is_answered
     Host.serving(<<~RUBY) do |host|
       Emit.node(:leave) { |_| exit 3 }

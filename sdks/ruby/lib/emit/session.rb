@@ -197,7 +197,7 @@ module Emit
 
     def run_waiting
       slot = @slot
-      while (call = @waiting.shift)
+      while !@gone && (call = @waiting.shift)
         arm unless @armed || @unsent.empty?
         run_call(call, slot)
       end
