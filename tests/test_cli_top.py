@@ -94,7 +94,7 @@ def test_before_the_first_start() -> None:
 def test_a_node_that_cannot_start() -> None:
     """Red, and below the table the newest cause of all hosts, and when that host tries again."""
     older = {"at": 1.0, "text": "not found", "retry_in": 0.0}
-    newer = {"at": 2.0, "text": "\x1b[2Jno database", "retry_in": 11.6}
+    newer = {"at": 2.0, "text": "\x1b[2Jno database", "retry_in": 11.2}
     now = snapshots(
         one={"a": node(start_error=older)}, two={"a": node(start_error=newer), "b": node()}
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from math import ceil
 
 from emit.cli.fleet import Row, Snapshots
 from emit.host import status
@@ -43,7 +44,7 @@ def troubles(rows: Iterable[Row]) -> Iterator[str]:
     """A line for each node whose program can't be started: when it is tried again, and why."""
     for row in rows:
         if row.start_error:
-            next_try = f"in {row.retry_in:.0f} s" if row.retry_in > 0 else "with the next message"
+            next_try = f"in {ceil(row.retry_in)} s" if row.retry_in > 0 else "with the next message"
             yield clean(f"cannot start, next try {next_try}; last cause: {row.start_error}")
 
 

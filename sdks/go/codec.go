@@ -8,10 +8,10 @@ import (
 )
 
 // Values to bytes and back, exactly or not at all. A walk over Go values (encode.go, decode.go, and
-// fit.go where the author's types are to hold them) drives one of two formats (json.go and json_reader.go, msgpack.go);
-// what is known of a type is found out once (types.go). encoding/json would not do: it makes base64
-// of bytes, text of instants, 3 of 3.0, float64 of every number in an any, U+FFFD of broken text, and
-// refuses 3.0 for an int.
+// fit.go where the author's types are to hold them) drives one of two formats (json.go with
+// json_reader.go, and msgpack.go); what is known of a type is found out once (types.go).
+// encoding/json would not do: it makes base64 of bytes, text of instants, 3 of 3.0, float64 of every
+// number in an any, U+FFFD of broken text, and refuses 3.0 for an int.
 
 const (
 	maxDepth   = 128       // Levels of lists and maps in a message or a result.
