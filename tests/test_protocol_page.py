@@ -225,7 +225,7 @@ def test_the_sdk_by_hand(node: list[str], given: bytes) -> None:
 
 def test_the_sdk_with_a_message_of_the_environment(node: list[str]) -> None:
     """EMIT_MSG leaves the input alone; the handler's print is free to go where results go."""
-    done = run(node, b"", EMIT_MSG='{"n":2}')
+    done = run(node, b"", EMIT_MSG='{"n":2}', PYTHONUNBUFFERED="1")  # else it comes at the end
     assert done.stdout.split(b"\n")[-3:] == [b"", b"1", b""]
 
 
