@@ -79,6 +79,7 @@ def host_of(running: Worker) -> int:
 
 def test_children_share_a_program(graph: Any, tmp_path: Path, path: Path) -> None:
     """Three children, one program; all of it is gone with the worker."""
+    graph.redis.set("wanted", 60)
     with worker(tmp_path) as running:
         send(graph, 0, 60)
         found = noted(graph, 60)

@@ -832,6 +832,17 @@ class _Session:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _silence(self.source.fileno())
         _silence(self.sink)
+        _renew_prints()
+
+
+def _renew_prints() -> None:
+    # A thread that was printing at the fork held the stream's lock, and is not in the child to
+    # give it back: the child's first print would wait for ever.
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        old = getattr(sys, name)
+        if old and old is getattr(sys, f"__{name}__"):  # which keeps it: to close it may wait, too
+            kept = (old.encoding, old.errors)
+            setattr(sys, name, os.fdopen(fd, "w", 1, *kept, closefd=False))
 
 
 def _leave(error: BaseException | None) -> None:

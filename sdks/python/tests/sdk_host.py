@@ -203,7 +203,9 @@ def program(tmp_path: pathlib.Path, text: str) -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(SDK), **more}
+    here = {**os.environ, "PYTHONPATH": str(SDK), **more}
+    here.pop("PYTHONUNBUFFERED", None)  # prints that take no lock: a fork in one is harmless
+    return here
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from sdk_host import hosted
 
@@ -68,3 +70,43 @@ def test_a_forked_child_that_comes_back_ends(tmp_path, more, serve, node, msg, s
         assert says in said
         assert said.count(b"echo by %d\n" % host.process.pid) == said.count(b"echo by") == 1
         assert said.count(b"cleaned up by") == 1
+
+
+PRINTS = """
+import os, signal, sys
+from emit_sdk import context, node, serve
+
+@node
+def prints(msg):
+    while not context().cancelled:
+        print("out")
+        print("err", file=sys.stderr)
+
+@node
+def forks(msg):
+    for _ in range(100):
+        child = os.fork()
+        if not child:
+            signal.alarm(20)  # the end of one that waits for ever
+            print("the child prints")
+            print("to both", file=sys.stderr)
+            return
+        os.waitpid(child, 0)
+
+serve(concurrency=2)
+"""
+
+
+def test_a_child_prints_that_was_forked_in_another_threads_print(tmp_path):
+    """The lock of the print is not there for ever."""
+    with hosted(tmp_path, PRINTS) as host:
+        said = []
+        reader = threading.Thread(target=lambda: said.append(host.process.stderr.read()))
+        reader.start()
+        host.ask("prints", 1)
+        assert host.call("forks", 2)["op"] == "end"
+        host.send(op="cancel", id=1)
+        assert host.answer()["id"] == 1
+        assert host.end() == 0
+        reader.join()
+        assert said[0].count(b"the child prints") == said[0].count(b"to both") == 100
