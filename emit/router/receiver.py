@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 #: (number, results or an exception) of the messages of a batch, as they get ready.
 Outcomes = Generator[tuple[int, Any], None, None]
 
+#: Seconds between two warnings of one node's that its messages wait.
+_QUIET = 60.0
+
 #: Routing needs a work list only where messages stay in the process.
 _NO_WORK = WorkList(takes_all=False, logged=False)
 
@@ -102,6 +105,7 @@ class Receiver:
     def __init__(self, router: QueueRouter, plans: dict[str, Plan]) -> None:
         self._router = router
         self._plans = plans
+        self._warned: dict[str, float] = {}  # when, for each node that had messages wait
 
     def call(self, node: Node, message: Message, native: Any = None) -> Any:
         """A call in this process: run the node here, and give its results to the queue."""
@@ -196,7 +200,7 @@ class Receiver:
         if verdict.fate == "retry":
             causes = (*causes, Cause.of(error, time.time()))
         else:
-            _waits(node, delivery.id, verdict.delay, error)
+            self._tell(node, delivery.id, verdict.delay, error)
         self._router.put_back(delivery, error, delay=verdict.delay, causes=causes)
 
     def _judge(self, node: Node, delivery: Delivery, error: Exception) -> Verdict:
@@ -333,12 +337,24 @@ class Receiver:
                 later.messages.append(messages[number])
                 delay, why = max(delay, verdict.delay), error
         if later.ids:
-            _waits(node, delivery.id, delay, why)
+            self._tell(node, delivery.id, delay, why)
             self._router.send(delivery.origin, node.name, later, delay=delay)
         settled = tally.done | tally.failed.keys()
         for number in range(len(ids)):
             if number not in settled:
                 self._send_alone(node, delivery, number)
+
+    def _tell(self, node: Node, id: str, delay: float, error: Exception) -> None:
+        """
+        Say that a message waits. Nobody is charged, so it may go on for days, and whoever reads
+        the log has to know; but thousands may wait, for the same cause.
+        """
+        now = time.monotonic()
+        is_news = now - self._warned.get(node.name, -_QUIET) >= _QUIET
+        if is_news:
+            self._warned[node.name] = now
+        level = logging.WARNING if is_news else logging.INFO
+        _log.log(level, '"%s": %s waits for %.3g s: %s', node.name, id, delay, error)
 
     def _split(self, node: Node, delivery: Delivery) -> int:
         """Its worker died with it, and one message may be why: each runs again alone."""
@@ -357,11 +373,6 @@ class Receiver:
         causes = () if error is None else (Cause.of(error, time.time()),)
         parcel = Parcel([delivery.parcel.ids[number]], [delivery.parcel.messages[number]])
         self._router.send(delivery.origin, node.name, parcel, delay=delay, causes=causes)
-
-
-def _waits(node: Node, id: str, delay: float, error: Exception) -> None:
-    """Nobody is charged, so it may go on for days: whoever reads the log has to know."""
-    _log.warning('"%s": %s waits for %.3g s: %s', node.name, id, delay, error)
 
 
 @contextmanager
