@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from rq.registry import StartedJobRegistry
 
@@ -33,25 +32,23 @@ def test_programs_end_with_the_worker(jobs: Any, tmp_path: Path) -> None:
         with rq_worker(tmp_path / signum.name, "emit.rq.EmitWorker") as worker:
             jobs.Answer.delay(n=1, _origin="test")
             pid = wait_for(jobs, "jobs.answered", 1)[0]["fields"]["answer"][0]
+            everything = [process.pid for process in worker.everything()]
+            assert pid in everything
             worker.stop(signum)
-            eventually(lambda pid=pid: not psutil.pid_exists(pid))
-            everything = worker.everything()
-        assert are_gone(everything)
+            eventually(lambda pids=everything: are_gone(pids))
 
 
 def test_a_worker_is_killed_with_a_job(jobs: Any, tmp_path: Path) -> None:
     """Its job runs again once its heartbeat is missed, and counts as a second delivery."""
-    job = jobs.slow.delay(seconds=0.5, _origin="test")
     with rq_worker(tmp_path / "first", "emit.rq.EmitWorker") as worker:
-        wait_for(jobs, "jobs.slow", 1)
-        worker.stop(signal.SIGKILL)
+        job = jobs.moody.delay(how="kill once", _origin="test")
+        eventually(lambda: not worker.is_alive)
     registry = StartedJobRegistry("default", connection=jobs.connection)
     assert registry.count == 1
     registry.cleanup(timestamp=time.time() + 86_400)
     with rq_worker(tmp_path / "second", "emit.rq.EmitWorker"):
         eventually(lambda: job.get_status(refresh=True) == "finished")
-    assert len({record["id"] for record in seen(jobs, "jobs.slow")}) == 1
-    assert len(seen(jobs, "jobs.slow")) == 2
+    assert [record["id"] for record in seen(jobs, "jobs.moody")] == [job.id] * 2
 
 
 @pytest.mark.parametrize("kind", ["rq.Worker", "rq.worker.SpawnWorker"])
@@ -63,7 +60,7 @@ def test_a_worker_that_forks(jobs: Any, kind: str, tmp_path: Path) -> None:
         answers = [r["fields"]["answer"] for r in wait_for(jobs, "jobs.answered", 3)]
         assert sorted(n for _, n in answers) == [0, 1, 2]
         assert len({pid for pid, _ in answers}) == 3
-        eventually(lambda: not [pid for pid, _ in answers if psutil.pid_exists(pid)])
+        eventually(lambda: are_gone(pid for pid, _ in answers))
 
 
 def test_a_worker_that_forks_with_a_shared_host(jobs: Any, tmp_path: Path) -> None:

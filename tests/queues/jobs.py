@@ -61,7 +61,7 @@ def moody(msg: Any) -> Any:
         return 1, current.get().attempt  # type: ignore[union-attr]
     if how == "error":
         raise KeyError("canary-in-an-error")
-    if how == "kill":
+    if how == "kill once" and redis.incr("moody:once") == 1:
         os.kill(os.getpid(), 9)
     if how == "unserializable":
         return sys._getframe(), 0

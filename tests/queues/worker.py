@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def eventually(look: Callable[[], Any], within: float = PATIENCE, what: str = ""
 class Worker:
     """
     Attributes:
-        log: The file with all that it has written.
+        log: The file that it writes to; another's words may stand there before its own.
         pid: Of its master.
     """
 
@@ -41,6 +41,7 @@ class Worker:
         paths = os.pathsep.join([str(ROOT), str(ROOT / "sdks" / "python"), str(cwd)])
         warnings = {"PYTHONWARNINGS": "default", "PYTHONUNBUFFERED": "1"}
         with log.open("ab") as output:
+            self._start = output.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=cwd,
@@ -54,7 +55,7 @@ class Worker:
 
     @property
     def text(self) -> str:
-        return self.log.read_text("utf-8", "replace")
+        return self.log.read_bytes()[self._start :].decode("utf-8", "replace")
 
     @property
     def is_alive(self) -> bool:
@@ -94,6 +95,7 @@ class Worker:
 
     def kill(self) -> None:
         """It, its processes and all nodes, at once: as when the power fails."""
+        self._process.send_signal(signal.SIGSTOP)  # else it forks what nobody kills
         everything = self.everything()
         for process in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -137,5 +139,15 @@ def rq_worker(
         worker.end()
 
 
-def are_gone(processes: list[psutil.Process]) -> bool:
-    return not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+def are_gone(processes: Iterable[psutil.Process | int]) -> bool:
+    """Whether all have ended: these processes, or those of these pids."""
+    return all(map(_is_gone, processes))
+
+
+def _is_gone(process: psutil.Process | int) -> bool:
+    """A zombie is: that nobody has asked for its exit code yet is no doing of its own."""
+    try:
+        found = psutil.Process(process) if isinstance(process, int) else process
+        return not found.is_running() or found.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two questions
+        return True
