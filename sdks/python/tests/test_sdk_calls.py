@@ -82,7 +82,7 @@ def test_no_result_waits_for_a_slow_handler(tmp_path):
         assert host.read() == {"op": "end", "id": 1, "msgs": [1]}
         assert host.read() == {"op": "out", "id": 2, "msgs": ["first"]}
         go.touch()
-        assert host.read() == {"op": "end", "id": 2, "msgs": ["last"]}
+        assert host.answer() == {"op": "end", "id": 2, "msgs": ["last"]}
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -160,7 +160,7 @@ def test_cancel_reaches_a_busy_handler(tmp_path):
         assert host.read() == {"op": "out", "id": 1, "msgs": ["began"]}
         host.send(op="cancel", id=2)
         host.send(op="cancel", id=1)
-        assert host.read() == {"op": "end", "id": 1, "msgs": ["noticed"]}
+        assert host.answer() == {"op": "end", "id": 1, "msgs": ["noticed"]}
         assert host.read()["type"] == "Cancelled"
 
 

@@ -23,7 +23,7 @@ def test_accepted_calls_are_finished_before_the_exit(tmp_path, how):
         else:
             host.process.send_signal(signal.SIGTERM)
         go.touch()
-        assert host.read() == {"op": "end", "id": 1, "msgs": ["last"]}
+        assert host.answer() == {"op": "end", "id": 1, "msgs": ["last"]}
         assert host.process.wait(HANG) == 0
         assert b"cleaned" in host.process.stderr.read()
 
