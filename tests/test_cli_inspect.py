@@ -111,9 +111,10 @@ def test_ping() -> None:
             process.discard()
 
 
-def test_bench(project: Path) -> None:
-    """A row for each codec that the program has, with every figure."""
-    done = run("bench", "words.py", "text=a b", "--seconds", "0.2", "--json", cwd=project)
+@pytest.mark.parametrize("seconds", ["0.2", "0"])
+def test_bench(project: Path, seconds: str) -> None:
+    """A row for each codec that the program has, with every figure, however short the time."""
+    done = run("bench", "words.py", "text=a b", "--seconds", seconds, "--json", cwd=project)
     assert done.stderr == ""
     rows = json.loads(done.stdout)
     assert [row["codec"] for row in rows] == ["json", "msgpack"]

@@ -141,13 +141,13 @@ def _repeat(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def _throughput(calls: Calls, fields: dict[str, Any], seconds: float) -> tuple[float, float]:
-    """Messages and results in a second, pipelined."""
+    """Messages and results in a second, pipelined; of one message at least."""
     began = time.perf_counter()
     messages = itertools.takewhile(
-        lambda _: time.perf_counter() < began + seconds, itertools.repeat(fields)
+        lambda sent: not sent or time.perf_counter() < began + seconds, itertools.count()
     )
     done = results = 0
-    for outcome in calls.call_many(messages):
+    for outcome in calls.call_many(fields for _ in messages):
         if isinstance(outcome, Exception):
             raise outcome
         done += 1
