@@ -21,7 +21,7 @@ EMIT = str(Path(sys.executable).parent / "emit")
 
 
 def run(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([EMIT, *argv], cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run([EMIT, *argv], cwd=cwd, capture_output=True, text=True, timeout=110)
 
 
 def test_help_fits_a_screen() -> None:

@@ -32,11 +32,14 @@ sys.stdin.read()
 time.sleep(600)
 """
 
-APP = """
+APP = f"""
 from emit import Router, ShellNode
 router = Router()
-router.node(("word",), name="words", file="words.py", entry_point=True)(ShellNode)
+patient = {{"file": "words.py", "stop_grace": 60.0}}
+router.node(("word",), name="words", entry_point=True, **patient)(ShellNode)
 router.node((), "words", name="end")(lambda msg: None)
+stubborn = {{"command": [{sys.executable!r}, "stubborn.py"], "stop_grace": 0.5}}
+router.node((), "words", name="stubborn", mode="persistent", **stubborn)(ShellNode)
 """
 
 
@@ -50,12 +53,13 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("target", ["words.py", "words.py:words", "app.router:words"])
 def test_inspect(project: Path, target: str) -> None:
     """What the program says, and that it stops, for people and as JSON."""
-    done = run("inspect", target, cwd=project)
+    done = run("inspect", target, "--timeout", "60", cwd=project)
     assert (done.returncode, done.stderr) == (0, "")
     assert "node          words: needs text, and may have times\n" in done.stdout
     assert "stray output  none\n" in done.stdout
     assert "after the end of its input: ended with exit code 0\n" in done.stdout
-    look = json.loads(run("inspect", target, "--json", cwd=project).stdout)
+    again = run("inspect", target, "--timeout", "60", "--json", cwd=project)
+    look = json.loads(again.stdout)
     assert look["nodes"] == {"words": {"required": ["text"], "optional": ["times"]}}
     assert (look["language"], look["protocol"], look["status"]) == ("python", 1, 0)
     assert look["rss_bytes"] > 1e6
@@ -65,12 +69,19 @@ def test_inspect(project: Path, target: str) -> None:
 def test_a_program_that_misbehaves(project: Path) -> None:
     """Prints are counted and shown; one that does not stop is a failure, and is killed."""
     (project / "stubborn.py").write_text(STUBBORN)
-    argv = f"{sys.executable} stubborn.py"
-    done = run("inspect", argv, "--json", cwd=project)
+    done = run("inspect", "app.router:stubborn", "--json", cwd=project)
     assert done.returncode == 1
     look = json.loads(done.stdout)
     assert (look["strays"], look["stop_seconds"], look["status"]) == (1, None, None)
     assert "a line on stdout that is no frame: hello" in done.stderr
+
+
+def test_a_program_that_takes_its_time_to_end(project: Path) -> None:
+    """A command has as long for it as for its start, which is more than a node's stop_grace."""
+    (project / "late.py").write_text(STUBBORN.replace("600", "2.2"))  # stop_grace is 2.0
+    done = run("inspect", f"{sys.executable} late.py", "--timeout", "60", cwd=project)
+    assert done.returncode == 0
+    assert "after the end of its input: ended with exit code 0" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -86,8 +97,8 @@ def test_a_program_that_misbehaves(project: Path) -> None:
 )
 def test_what_cannot_be_inspected(project: Path, target: str, code: int, why: str) -> None:
     """One line says why, and the exit code is that of a node that could not be started."""
-    timeout = ["--timeout", "0.5"] if target == "sleep 600" else []
-    done = run("inspect", target, *timeout, cwd=project)
+    timeout = "0.5" if target == "sleep 600" else "60"
+    done = run("inspect", target, "--timeout", timeout, cwd=project)
     assert (done.returncode, done.stdout) == (code, "")
     assert why in done.stderr
 

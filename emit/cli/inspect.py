@@ -74,13 +74,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=float,
         default=10.0,
-        help="seconds for a file or a command to be ready (%(default)g)",
+        help="seconds for a file or a command to be ready, and to end when asked (%(default)g)",
     )
     parser.add_argument("--json", action="store_true", help="print all of it as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    node = load_program(arguments.target, mode="persistent", start_timeout=arguments.timeout)
+    patience = {"start_timeout": arguments.timeout, "stop_grace": arguments.timeout}
+    node = load_program(arguments.target, mode="persistent", **patience)
     show_logs()
     try:
         look = examine(node)
