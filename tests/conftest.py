@@ -65,7 +65,8 @@ def tag() -> Iterator[str]:
     name = f"86{os.getpid()}.{next(_tags)}"
     yield name
     for pid in tagged(name):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it was on its way out
+            os.kill(pid, signal.SIGKILL)
 
 
 _tags = itertools.count(1)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -39,9 +41,23 @@ def open_host(code: str) -> subprocess.Popen[str]:
 def run_host(code: str, *, status: int = 0) -> str:
     """Run *code* in a host until that ends with *status*; return what it printed."""
     with open_host(code) as host:
-        said, _ = host.communicate(timeout=60)
+        said, _ = host.communicate(timeout=100)
     assert status == host.returncode, said
     return said
+
+
+def until(condition: Callable[[], Any], within: float = 60.0) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, "never came true"
+        time.sleep(0.005)
+
+
+def lives(pid: int) -> bool:
+    """Whether it runs: who has ended is a zombie for as long as nobody reaps it."""
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def tagged(tag: str) -> list[int]:
@@ -54,7 +70,17 @@ def tagged(tag: str) -> list[int]:
     return found
 
 
-def count(tag: str, expected: int, within: float = 10.0) -> int:
+def sleepers(tag: str) -> int:
+    """How many are ``sleep TAG`` by now: a fork has its parent's command until its exec."""
+    found = 0
+    for pid in tagged(tag):
+        with contextlib.suppress(psutil.Error):
+            words = psutil.Process(pid).cmdline()
+            found += words[1:] == [tag] and Path(words[0]).name == "sleep"
+    return found
+
+
+def count(tag: str, expected: int, within: float = 60.0) -> int:
     """Wait until *expected* processes live; return how many do."""
     end = time.monotonic() + within
     while (number := len(tagged(tag))) != expected and time.monotonic() < end:

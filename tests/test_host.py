@@ -26,6 +26,7 @@ from emit.host.settings import Settings
 from emit.letter import DeadLetter
 from emit.multilang import ShellNode
 from tests.faults.nodes import PATH, pool, raw, sdk
+from tests.hosts import until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -55,13 +56,6 @@ def hosting(**limits: Any) -> Iterator[tuple[Host, Callable[..., Calls]]]:
         yield host, node
     finally:
         host.close()
-
-
-def until(condition: Callable[[], Any], within: float = 30.0) -> None:
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def together(count: int, work: Callable[[], Any]) -> list[Any]:

@@ -15,7 +15,7 @@ import pytest
 
 from emit.host.environment import environment
 from emit.host.spawn import Limits, Program, start
-from tests.hosts import count, open_host, run_host
+from tests.hosts import count, lives, open_host, run_host, sleepers, until
 
 CHAOS = os.environ.get("EMIT_CHAOS") == "1"
 
@@ -35,11 +35,15 @@ def start_and_wait(argv: list[str], limits: str) -> str:
     """
 
 
-def kill_a_host(code: str, tag: str, expected: int) -> None:
-    """Run a host until *expected* of its processes live, SIGKILL it, and see them all go."""
+def kill_a_host(code: str, tag: str, expected: int, sleeping: int) -> None:
+    """
+    Run a host until *expected* of its processes live, of which *sleeping* are ``sleep`` by then,
+    SIGKILL it, and see them all go.
+    """
     with open_host(code) as host:
         assert host.stdout is not None
         assert host.stdout.readline()
+        until(lambda: sleepers(tag) == sleeping)
         # The host has the tag in its own command.
         assert count(tag, expected + 1) == expected + 1
         host.kill()
@@ -62,14 +66,16 @@ SHAPES = {
 def test_nothing_outlives_a_killed_host(tag: str, shape: str, limits: str) -> None:
     """Programs that never read their input, and what they started, die with the host."""
     expected, argv = SHAPES[shape]
-    kill_a_host(start_and_wait([w.replace("{}", tag) for w in argv], limits), tag, expected)
+    sleeping = sum(word.count("{}") for word in argv)
+    code = start_and_wait([word.replace("{}", tag) for word in argv], limits)
+    kill_a_host(code, tag, expected, sleeping)
 
 
 @WAYS
 def test_a_busy_program_dies_with_its_host(tag: str, limits: str) -> None:
     """One that computes for ever, and would see no end of input."""
     argv = [sys.executable, "-ISc", "while True: pass", tag]
-    kill_a_host(start_and_wait(argv, limits), tag, 1)
+    kill_a_host(start_and_wait(argv, limits), tag, 1, sleeping=0)
 
 
 @WAYS
@@ -151,7 +157,7 @@ time.sleep(1000)  # until it is killed
         print(child.pid, flush=True)
         sys.stdin.read()
     """
-    kill_a_host(code, tag, 2)
+    kill_a_host(code, tag, 2, sleeping=1)
 
 
 def test_a_forked_child_has_orphans_of_its_own(tag: str) -> None:
@@ -171,6 +177,7 @@ def test_a_forked_child_has_orphans_of_its_own(tag: str) -> None:
     with open_host(code) as host:
         assert host.stdout is not None
         forked = int(host.stdout.readline())
+        until(lambda: sleepers(tag) == 2)
         # The host, its fork, a program of each.
         assert count(tag, 4) == 4
         os.kill(forked, signal.SIGKILL)
@@ -178,7 +185,7 @@ def test_a_forked_child_has_orphans_of_its_own(tag: str) -> None:
         assert count(tag, 2) == 2
         assert host.stdin is not None
         host.stdin.close()
-        assert host.wait(20) == 0
+        assert host.wait(60) == 0
     assert count(tag, 0) == 0
 
 
@@ -254,7 +261,7 @@ def test_a_new_sentinel_knows_the_old_programs(tag: str) -> None:
         print(new.pid, flush=True)
         sys.stdin.read()
     """
-    kill_a_host(code, tag, 2)
+    kill_a_host(code, tag, 2, sleeping=2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -280,11 +287,7 @@ def test_the_sentinel_ends_with_its_host() -> None:
         start(Program("n", ("true",), environment({}))).close()
         print(sentinel_pid())
     """)
-    pid = int(said)
-    end = time.monotonic() + 10.0
-    while psutil.pid_exists(pid) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not psutil.pid_exists(pid)
+    until(lambda: not lives(int(said)))
 
 
 def test_a_host_without_sigpipe_survives_a_dead_sentinel() -> None:

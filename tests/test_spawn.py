@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
+import re
 import resource
 import select
 import signal
@@ -10,14 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from emit.errors import StartError, StartTimeout
-from emit.host import spawn
+from emit.host import spawn, trampoline
 from emit.host.environment import environment
 from emit.host.spawn import Child, Limits, Program, is_transient, start
-from tests.hosts import count, run_host
+from tests.hosts import count, run_host, sleepers
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -39,7 +42,7 @@ def output(child: Child, fd: int | None = None) -> str:
     fd = child.stdout if fd is None else fd
     os.set_blocking(fd, True)
     data = b"".join(iter(lambda: os.read(fd, 65536), b""))
-    assert child.wait(10.0)
+    assert child.wait(60.0)
     child.close()
     return data.decode()
 
@@ -83,7 +86,7 @@ def test_it_leads_its_own_session(limits: Limits | None) -> None:
 def test_the_status_is_that_of_popen(code: str, status: int) -> None:
     """An exit code, or the negative number of a signal."""
     child = run("sh", "-c", code)
-    assert child.wait(10.0)
+    assert child.wait(60.0)
     assert status == child.status
     child.close()
     assert status == child.status
@@ -96,9 +99,9 @@ def test_the_end_is_seen_without_a_wait() -> None:
     assert not child.wait(0.01)
     child.close_stdin()
     if child.pidfd is not None:
-        assert select.select([child.pidfd], [], [], 10.0)[0]
+        assert select.select([child.pidfd], [], [], 60.0)[0]
         assert child.poll()
-    assert child.wait(10.0)
+    assert child.wait(60.0)
     child.close()
 
 
@@ -107,7 +110,7 @@ def test_the_end_is_seen_without_a_pidfd(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Child, "watch", lambda self: None)
     child = run("sh", "-c", "exit 3")
     assert child.pidfd is None
-    assert child.wait(10.0)
+    assert child.wait(60.0)
     assert child.status == 3
     child.close()
 
@@ -128,7 +131,7 @@ def test_a_status_dropped_by_the_host_is_unknown() -> None:
     old = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         child = run("sh", "-c", "exit 3")
-        assert child.wait(10.0)
+        assert child.wait(60.0)
         assert child.status is None
         child.close()
     finally:
@@ -160,9 +163,9 @@ def test_a_death_before_the_first_look_is_unknown(monkeypatch: pytest.MonkeyPatc
 def test_its_repr_says_how_it_is() -> None:
     """Diagnostics cannot rot where a test reads them."""
     child = run("cat")
-    assert f"<Child n pid {child.pid} [running for 0." in repr(child)
+    assert re.fullmatch(rf"<Child n pid {child.pid} \[running for \d+\.\d s\]>", repr(child))
     child.close_stdin()
-    child.wait(10.0)
+    child.wait(60.0)
     assert f"<Child n pid {child.pid} [ended with exit code 0]>" == repr(child)
     child.close()
     assert f"<Child n pid {child.pid} [ended with exit code 0, closed]>" == repr(child)
@@ -211,7 +214,7 @@ def test_one_of_many_sees_the_end_of_its_input() -> None:
     children = [run("cat", limits=Limits() if n % 2 else None) for n in range(16)]
     for child in children:
         child.close_stdin()
-        assert child.wait(10.0)
+        assert child.wait(60.0)
     for child in children:
         child.close()
 
@@ -219,7 +222,10 @@ def test_one_of_many_sees_the_end_of_its_input() -> None:
 def test_no_descriptors_left() -> None:
     """A typed error that may pass, nothing leaked, and starts work again with the limit raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 4, hard))
+    taken = {int(name) for name in os.listdir("/dev/fd")}
+    free = (number for number in itertools.count() if number not in taken)
+    limit = next(itertools.islice(free, 4, None))  # so four are left, and a start takes six
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
         for _ in range(5):
             with pytest.raises(StartError) as caught:
@@ -243,7 +249,7 @@ def test_a_daemon_without_standard_descriptors() -> None:
             assert min(child.stdin, child.stdout, child.stderr) > 2
             os.write(child.stdin, b"in ")
             child.close_stdin()
-            child.wait(10.0)
+            child.wait(60.0)
             os.write(keep, os.read(child.stdout, 10) + os.read(child.stderr, 10))
             child.close()
     """)
@@ -276,7 +282,10 @@ def interrupts(after: float) -> Iterator[None]:
 def test_an_interrupted_start_leaves_nothing(tag: str) -> None:
     """An exception of a signal handler at any moment of a start leaks no process, no pipe."""
     struck = 0
-    for n in range(2000 if CHAOS else 150):
+    # As long as it takes: a quick machine is through with most starts before the alarm.
+    for n in itertools.count():
+        if n >= (2000 if CHAOS else 150) and struck > 20:
+            break
         limits = Limits() if n % 2 else None
         wanted = program("sleep", tag, limits=limits)
         child = None
@@ -288,8 +297,7 @@ def test_an_interrupted_start_leaves_nothing(tag: str) -> None:
         if child is not None:
             child.close()
     del child
-    assert struck > 20
-    assert count(tag, 0, within=30.0) == 0
+    assert count(tag, 0) == 0
 
 
 def test_a_dropped_child_is_killed(tag: str) -> None:
@@ -307,7 +315,7 @@ def test_a_start_that_takes_too_long(tag: str, monkeypatch: pytest.MonkeyPatch) 
     popen = spawn._popen
 
     def hang(*args: object) -> int:
-        release.wait(10.0)
+        release.wait(60.0)
         return popen(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(spawn, "_popen", hang)
@@ -367,7 +375,7 @@ def test_a_limit_over_the_hosts_becomes_the_hosts() -> None:
 def test_processor_time_is_bounded() -> None:
     """SIGXCPU when it is used up."""
     child = run("sh", "-c", "while :; do :; done", limits=Limits(cpu=1))
-    assert child.wait(20.0)
+    assert child.wait(100.0)
     assert child.status == -signal.SIGXCPU
     child.close()
 
@@ -382,7 +390,7 @@ def test_a_limit_refused_by_the_system_is_named() -> None:
 def test_too_little_address_space_ends_with_a_status() -> None:
     """Where the limit is too small for the program, its end is seen."""
     child = run(sys.executable, "-c", "bytearray(1 << 30)", limits=Limits(address_space=1 << 28))
-    assert child.wait(20.0)
+    assert child.wait(100.0)
     assert child.status not in (0, None)
     child.close()
 
@@ -418,7 +426,7 @@ def in_fork(body: object) -> int:
     if pid == 0:
         status = 1
         try:
-            signal.alarm(20)
+            signal.alarm(60)
             body()  # type: ignore[operator]
             status = 0
         finally:
@@ -456,7 +464,7 @@ def test_a_fork_holds_no_pipe_of_the_parent() -> None:
         os.read(reading, 1)
         os._exit(0)
     child.close_stdin()
-    assert child.wait(10.0)
+    assert child.wait(60.0)
     os.close(writing)
     os.close(reading)
     os.waitpid(pid, 0)
@@ -524,19 +532,33 @@ def test_many_starts_leave_nothing() -> None:
     assert process.memory_info().rss - before < 5 << 20
 
 
-def test_a_start_needs_no_sleeping_thread(tag: str) -> None:
+#: In the trampoline's place: it goes on when as many have begun as there are to be.
+GATHERING = """
+import os, sys, time
+here = os.path.dirname(__file__)
+open(os.path.join(here, f"{os.getpid()}.begun"), "w").close()
+while sum(name.endswith(".begun") for name in os.listdir(here)) < 8:
+    time.sleep(0.005)
+os.execv(sys.executable, [sys.executable, "-IS", TRAMPOLINE, *sys.argv[1:]])
+"""
+
+
+def test_a_start_needs_no_sleeping_thread(
+    tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many programs with limits begin side by side: the trampoline's time is the callers'."""
+    gathering = tmp_path / "gathering.py"
+    gathering.write_text(GATHERING.replace("TRAMPOLINE", repr(trampoline.__file__)))
+    monkeypatch.setattr(trampoline, "__file__", str(gathering))
     children: list[Child] = []
     threads = [
         threading.Thread(target=lambda: children.append(run("sleep", tag, limits=Limits())))
         for _ in range(8)
     ]
-    begun = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.monotonic() - begun < 10.0
-    assert count(tag, 8) == 8
+    assert len(children) == sleepers(tag) == 8
     for child in children:
         child.close()
