@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,13 @@ def leak_free() -> Iterator[None]:
     """The test leaves as many descriptors, threads and children as it found."""
     with no_leaks():
         yield
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """This user's alone, for sockets: their paths have 104 bytes at most, wherever $TMPDIR is."""
+    with tempfile.TemporaryDirectory(prefix="emit-", dir="/tmp") as name:
+        yield Path(name).resolve()
 
 
 @pytest.fixture

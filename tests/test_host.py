@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from emit.host.program import Program
 from emit.host.settings import Settings
 from emit.letter import DeadLetter
 from emit.multilang import ShellNode
-from tests.faults.nodes import PATH, pool, raw, sdk
+from tests.faults.nodes import PATH, pool, raw, sdk, started
 from tests.hosts import until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
@@ -107,10 +108,12 @@ def test_no_process_becomes_free(tmp_path: Any) -> None:
 
 def test_some_are_kept_ready() -> None:
     """As many as min_idle, before anybody calls."""
-    with pool(ECHO, size=3, min_idle=2) as node:
+    with pool(raw("for id, msg in calls(): end(id, os.getpid())"), size=3, min_idle=2) as node:
         until(lambda: node.snapshot()["idle"] == 2)
-        assert node.call({"n": 1}) == [1]
-        assert node.snapshot()["starts"] == 2
+        figures = node.snapshot()
+        assert figures["starts"] == 2
+        (answered,) = node.call({})
+        assert answered in [process["pid"] for process in figures["processes"]]
 
 
 def test_the_idle_are_stopped() -> None:
@@ -124,16 +127,19 @@ def test_the_idle_are_stopped() -> None:
         assert node.snapshot()["idle"] == 1
 
 
-def test_the_replacement_is_started_first() -> None:
+def test_the_replacement_is_started_first(tmp_path: Path) -> None:
     """A worn process serves until the new one is ready, so no call waits for a start."""
-    # Its start takes long enough for calls to fall into it.
-    slow = raw("time.sleep(0.3)\nfor id, msg in calls(): end(id, os.getpid())")
-    with pool(slow, max_calls=2, jitter=0) as node:
+    gate = tmp_path / "gate"
+    gate.touch()
+    slow = f"while not os.path.exists({str(gate)!r}): time.sleep(0.002)\n"
+    pid = raw(slow + "for id, msg in calls(): end(id, os.getpid())")
+    with pool(pid, max_calls=2, jitter=0) as node:
         first = node.call({})
-        answers: list[Any] = []
-        while not answers or answers[-1] == first:
-            answers.append(node.call({}))
-        assert len(answers) > 2
+        gate.unlink()
+        assert [node.call({}) for _ in range(10)] == [first] * 10
+        assert node.snapshot()["ends"] == {}
+        gate.touch()
+        until(lambda: node.call({}) != first)
         until(lambda: node.snapshot()["ends"])
         figures = node.snapshot()
         assert figures["starts"] >= 2
@@ -290,10 +296,21 @@ def test_a_batch_is_spread_over_processes() -> None:
     """Outcomes come in the order of the messages, whichever process was quicker."""
     # It takes a moment, so that one process is not done before the other has begun.
     code = "for id, msg in calls():\n    time.sleep(0.002)\n    end(id, [msg['n'], os.getpid()])"
+    numbers, pids, end = [], set(), time.monotonic() + 60
     with pool(raw(code), size=2, window=8) as node:
-        outcomes = list(node.call_many({"n": n} for n in range(500)))
-    assert [n for ((n, _),) in outcomes] == list(range(500))
-    assert len({pid for ((_, pid),) in outcomes}) == 2
+
+        def messages() -> Iterator[dict[str, int]]:
+            """Some, and then as many as come until the second process has had its first."""
+            for n in itertools.count():
+                if n >= 500 and (len(pids) == 2 or time.monotonic() > end):
+                    return
+                yield {"n": n}
+
+        for ((n, pid),) in node.call_many(messages()):
+            numbers.append(n)
+            pids.add(pid)
+    assert numbers == list(range(len(numbers)))
+    assert len(pids) == 2
 
 
 def test_a_batch_of_an_endless_source() -> None:
@@ -351,7 +368,8 @@ def test_a_stream_has_no_limit_of_results() -> None:
 def test_an_endless_list_of_results_is_told_as_one() -> None:
     """At its timeout, by the limit that it broke; other attempts would end in the same way."""
     code = "import itertools\nserve(lambda msg: itertools.count())"
-    with pool(sdk(code), max_results=100, timeout=1.0) as node:
+    with pool(sdk(code), max_results=100, timeout=3.0) as node:
+        started(node)
         with pytest.raises(ResultError, match="more than max_results = 100"):
             node.call({})
         (outcome,) = node.call_many([{}])

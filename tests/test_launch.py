@@ -17,9 +17,8 @@ import pytest
 from emit import Router, ShellNode
 from emit.errors import GraphError, StartError
 from emit.host import build, host, launch
-from tests.hosts import ROOT
+from tests.hosts import ROOT, until
 from tests.leaks import no_leaks
-from tests.test_host import until
 
 #: A toy file holds the word that the node emits. It is built into a program, by a compiler that
 #: keeps count, fails at "mistake" and takes its time at "slow".
@@ -255,8 +254,11 @@ def test_a_manifest_above_the_project_is_another_projects(toys: Toys, toy: Decla
     assert toy(str(toys.folder / "nodes" / "words.toy"), cwd=str(toys.folder / "bin")) == "snow"
 
 
-def test_a_failure_is_not_tried_again_at_once(toys: Toys, toy: Declare) -> None:
+def test_a_failure_is_not_tried_again_at_once(
+    toys: Toys, toy: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A queue of messages does not run a failing compiler for each."""
+    monkeypatch.setattr(launch, "RETRY", 600.0)
     toys.write("words.toy", "mistake")
     for _ in range(3):
         with pytest.raises(StartError, match="a mistake"):

@@ -178,8 +178,8 @@ def test_an_interrupted_handler_does_not_go_on_later(router: Router, soft_limit:
     @router.node(("n",), name="node")
     async def node(msg: Message) -> Any:
         if msg.wait:
-            signal.setitimer(signal.ITIMER_REAL, 0.02)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
                 await asyncio.Event().wait()
             finally:
                 done.append("cancelled")

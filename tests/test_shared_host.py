@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from emit import context
@@ -39,8 +38,8 @@ from emit.host.place import Place, socket_path
 from emit.host.reader import Reader
 from emit.host.remote import RemoteHost
 from tests.faults.nodes import CHAOS, raw, sdk
+from tests.hosts import lives, until
 from tests.shared_hosts import EMIT, client, listening, open_client, start, status, wait_for
-from tests.test_host import until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -57,8 +56,8 @@ for id, msg in calls():
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "host.sock"
+def path(short_folder: Path) -> Path:
+    return short_folder / "host.sock"
 
 
 def held(tmp_path: Path, n: int = 1) -> dict[str, Any]:
@@ -369,7 +368,7 @@ def test_the_host_is_killed_in_the_middle(path: Path, tmp_path: Path) -> None:
             until(lambda: _lines(tmp_path / "began"))
             first = int((tmp_path / "began").read_text())
             host.kill()
-        until(lambda: not _lives(first))
+        until(lambda: not lives(first))
         with listening(path):
             until(lambda: len((tmp_path / "began").read_text().split()) == 2)
             (tmp_path / "go").touch()
@@ -378,12 +377,6 @@ def test_the_host_is_killed_in_the_middle(path: Path, tmp_path: Path) -> None:
             assert result[0][0] == 7
             assert result[0][1] != first
             assert node.call({**held(tmp_path, 8)})[0][0] == 8
-
-
-def _lives(pid: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def test_the_host_is_killed_in_a_batch(path: Path) -> None:
@@ -455,30 +448,37 @@ def test_a_stream_is_not_repeated(path: Path) -> None:
 
 def test_a_host_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is stopped is told from a slow node: it says nothing."""
-    with listening(path) as host, client(path, ECHO, timeout=0.5) as node:
-        with client(path, ECHO) as warm:
-            assert warm.call({"n": 1})
-        until(lambda: isinstance(outcome_of(lambda: node.call({"n": 1})), list))
+    with (
+        listening(path) as host,
+        client(path, ECHO, max_attempts=1) as node,
+        client(path, ECHO, timeout=0.5) as late,
+    ):
+        assert node.call({"n": 1})
         monkeypatch.setattr(link, "_SILENCE", 0.3)
         host.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, host.pid, os.WSTOPPED | os.WNOWAIT)  # one of its threads may run on
-        with pytest.raises(HostLost, match=r"said nothing for 0\.3 s"):
-            node.call({"n": 2})
+        for each, may_have_run in ((node, True), (late, False)):
+            with pytest.raises(HostLost, match=r"said nothing for 0\.3 s") as lost:
+                each.call({"n": 2})
+            assert lost.value.may_have_run is may_have_run
         host.send_signal(signal.SIGCONT)
         monkeypatch.undo()
-        until(lambda: isinstance(outcome_of(lambda: node.call({"n": 3})), list))
+        assert node.call({"n": 3})[0][0] == 3
 
 
 def test_a_slow_node_is_no_dead_host(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it works the host says so, longer than a client would wait without."""
-    monkeypatch.setattr(link, "_SILENCE", 2.0)
+    """While it works the host says so, and its client hears it each time."""
     monkeypatch.setattr(server, "BEAT", 0.05)
     monkeypatch.setattr(server, "_TICK", 0.05)
     with serving(path), client(path, raw(HELD)) as node:
         thread, found = in_thread(lambda: node.call(held(tmp_path)))
-        thread.join(3.0)
+        until(lambda: _lines(tmp_path / "began"))
+        (used,) = node._all  # type: ignore[attr-defined]
+        for _ in range(5):
+            before = used._heard
+            until(lambda before=before: used._heard > before)
         assert thread.is_alive()
         (tmp_path / "go").touch()
         thread.join()
@@ -497,7 +497,7 @@ def test_stopped_politely(path: Path, tmp_path: Path) -> None:
         thread.join()
         assert found[0][0][0] == 1
         assert host.wait(30) == 0
-        assert not _lives(found[0][0][1])
+        assert not lives(found[0][0][1])
 
 
 # The client ends
@@ -517,7 +517,7 @@ with client(Path({str(path)!r}), raw(HELD)) as node:
             until(lambda: _lines(tmp_path / "began"))
             first = int((tmp_path / "began").read_text())
             killed.kill()
-        until(lambda: not _lives(first))
+        until(lambda: not lives(first))
         (tmp_path / "go").touch()
         assert [node.call(held(tmp_path, n))[0][0] for n in range(2, 50)] == list(range(2, 50))
 
@@ -587,9 +587,16 @@ def test_an_interrupt_in_the_middle(path: Path, tmp_path: Path) -> None:
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         with listening(path), client(path, raw(HELD)) as node:
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
+
+            def strike() -> None:
+                until(lambda: _lines(tmp_path / "began"))
+                os.kill(os.getpid(), signal.SIGALRM)
+
+            striker = threading.Thread(target=strike)
+            striker.start()
             with pytest.raises(Limit):
                 node.call(held(tmp_path, 1))
+            striker.join()
             (tmp_path / "go").touch()
             assert [node.call(held(tmp_path, n))[0][0] for n in range(2, 50)] == list(range(2, 50))
     finally:
@@ -675,8 +682,8 @@ os.kill(os.getpid(), 9)
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         first = int((tmp_path / "began").read_text())
-        until(lambda: not _lives(first))
-        assert _lives(child)
+        until(lambda: not lives(first))
+        assert lives(child)
         assert parent.stdin is not None
         parent.stdin.close()
 
@@ -774,7 +781,7 @@ sys.stdin.read()
         host = int(parent.stdout.readline())
         until(path.exists)
         parent.kill()
-    until(lambda: not _lives(host))
+    until(lambda: not lives(host))
     assert not path.exists()
 
 
@@ -912,7 +919,7 @@ def test_nodes_that_nobody_uses_are_stopped(path: Path, monkeypatch: pytest.Monk
             pid = kept.call({"n": 1})[0][1]
             with client(path, ECHO, name="b") as left:
                 gone = left.call({"n": 1})[0][1]
-            until(lambda: not _lives(gone))
+            until(lambda: not lives(gone))
             assert kept.call({"n": 2})[0] == [2, pid]
             until(lambda: list(host.snapshot()["nodes"]) == ["a"])
 

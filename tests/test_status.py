@@ -22,8 +22,10 @@ ROOT = Path(__file__).parent.parent
 #: A host with one node, which says when it has answered, and works until its input ends.
 HOST = """
 import os, sys
-from emit.host import host
+from emit.host import host, status
 from emit.multilang import ShellNode
+
+status.PATIENCE = 60.0  # a loaded machine is slow
 
 def make(name, program, **settings):
     node = ShellNode()
@@ -43,11 +45,12 @@ print("ready", flush=True)
 
 
 @pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runtime(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where sockets are, for this test and the hosts that it starts."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_folder))
     monkeypatch.delenv("EMIT_STATUS", raising=False)
-    return tmp_path / "emit"
+    monkeypatch.setattr(status, "PATIENCE", 60.0)
+    return short_folder / "emit"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,8 @@ def pool(
         yield host.calls(name, lambda: program, chosen, dead_letter=dead_letter)
     finally:
         host.close()
+
+
+def started(node: Calls) -> None:
+    """Have a process idle, so that its start takes no message's time."""
+    node.pool.release(node.pool.acquire(time.monotonic() + 60.0))

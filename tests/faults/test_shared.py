@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 
 from tests.faults.nodes import CHAOS
+from tests.hosts import until
 from tests.shared_hosts import listening, open_client
-from tests.test_host import until
 from tests.test_shared_host import ECHO
 
 KILLS = 60 if CHAOS else 4
@@ -37,9 +37,9 @@ print("wrong", wrong, flush=True)
 """
 
 
-def test_killed_again_and_again(tmp_path: Path) -> None:
+def test_killed_again_and_again(short_folder: Path) -> None:
     """No message of three clients is lost or answered with another's answer."""
-    path = tmp_path / "host.sock"
+    path = short_folder / "host.sock"
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(open_client(path, CLIENT)) for _ in range(3)]
         for _ in range(KILLS):
