@@ -152,9 +152,14 @@ def test_processes_are_killed_under_many_threads() -> None:
     wrong: list[Any] = []
     failures: collections.Counter[str] = collections.Counter()
     rounds = 2_000 if CHAOS else 200
+    killed: list[int] = []
 
     def call(node: Calls, thread: int) -> None:
         for n in range(thread * rounds, (thread + 1) * rounds):
+            if n % 50 == 0 and (processes := node.pool.processes):
+                process = random.choice(processes)
+                process.child.kill_group()
+                killed.append(process.child.pid)
             try:
                 answer = node.call({"n": n, "poison": False})
             except HostError as error:  # three kills in a row, or a kill before it was ready
@@ -167,17 +172,11 @@ def test_processes_are_killed_under_many_threads() -> None:
         threads = [threading.Thread(target=call, args=(node, n)) for n in range(8)]
         for thread in threads:
             thread.start()
-        kills = 0
-        while any(thread.is_alive() for thread in threads):
-            if node.account.calls // 50 > kills and (processes := node.pool.processes):
-                random.choice(processes).child.kill_group()
-                kills += 1
-            threads[0].join(0.005)
         for thread in threads:
             thread.join()
     assert wrong == []
-    assert kills > 10
-    assert sum(failures.values()) < kills
+    assert len(killed) > 10
+    assert sum(failures.values()) < len(killed)
 
 
 @pytest.mark.skipif(not CHAOS, reason="the clock decides; only with EMIT_CHAOS=1")

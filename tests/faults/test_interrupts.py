@@ -22,7 +22,7 @@ import pytest
 from emit.errors import HostError
 from emit.host.calls import Calls
 from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
-from tests.hosts import ROOT
+from tests.hosts import ROOT, lives, until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -51,12 +51,18 @@ def _alarm() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@contextlib.contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    """Run a block that is to be interrupted in the middle."""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+def interrupted(work: Callable[[], Any], when: Callable[[], Any]) -> None:
+    """Do what is to be interrupted in the middle, as soon as *when* holds."""
+
+    def strike() -> None:
+        until(when)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)  # type: ignore[arg-type]
+
+    striker = threading.Thread(target=strike)
+    striker.start()
     with pytest.raises(Interrupt):
-        yield
+        work()
+    striker.join()
 
 
 def all_is_well(node: Calls) -> None:
@@ -74,8 +80,7 @@ def test_in_the_middle_of_a_read() -> None:
         node.call({"n": 0})
         (process,) = node.pool.processes
         pid = process.child.pid
-        with interrupted_after(0.2):
-            node.call({"n": 1, "pause": 60})
+        interrupted(lambda: node.call({"n": 1, "pause": 60}), lambda: process.open_count)
         all_is_well(node)
         assert pid not in [process.child.pid for process in node.pool.processes]
 
@@ -92,8 +97,9 @@ def test_in_the_middle_of_a_write() -> None:
     )
     with pool(deaf) as node:
         node.call({"n": 0, "deaf": True})
-        with interrupted_after(0.2):
-            node.call({"n": 1, "text": "x" * 10_000_000})
+        (process,) = node.pool.processes
+        message = {"n": 1, "text": "x" * 10_000_000}
+        interrupted(lambda: node.call(message), lambda: process.pipes.sending)
         all_is_well(node)
 
 
@@ -103,25 +109,35 @@ def test_while_a_process_starts_or_is_killed(at: str) -> None:
     slow = "time.sleep(0.2)\n" + ECHO  # for the interrupts to fall into
     with pool(sdk(slow), size=2) as node:
         for n in range(5):
-            with interrupted_after(0.02 + n * 0.05 if at == "start" else 0.5):
-                node.call({"n": 1, "pause": 60})
+
+            def when(pause: float = n * 0.05) -> bool:
+                if at == "end":
+                    return any(process.open_count for process in node.pool.processes)
+                if node.pool.busy:
+                    time.sleep(pause)  # into the start
+                return node.pool.busy > 0
+
+            interrupted(lambda: node.call({"n": 1, "pause": 60}), when)
             for process in node.pool.processes:
                 process.child.kill_group()
         all_is_well(node)
 
 
-def storm(node: Calls, count: int, arm: Callable[[float], Any]) -> list[Any]:
+def storm(
+    node: Calls, count: int, arm: Callable[[float], Any], disarm: Callable[[], Any]
+) -> list[Any]:
     """Be interrupted so many times, anywhere; return the answers that were wrong."""
     chance = random.Random(4)
     wrong: list[Any] = []
     interrupts = n = 0
     while interrupts < count:
-        n += 1
         try:
+            n += 1
             arm(chance.random() ** 2 * 0.02)
             for _ in range(100):
                 if (answer := node.call({"n": n, "more": n % 3})) != [n, *range(n % 3)]:
                     wrong.append((n, answer))
+            disarm()
         except Interrupt:
             interrupts += 1
         except HostError as error:
@@ -137,8 +153,8 @@ def test_a_storm_of_signals() -> None:
             node,
             10_000 if CHAOS else 300,
             lambda seconds: signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6)),
+            lambda: signal.setitimer(signal.ITIMER_REAL, 0),
         )
-        signal.setitimer(signal.ITIMER_REAL, 0)
         assert wrong == []
         all_is_well(node)
 
@@ -154,9 +170,12 @@ def test_a_storm_of_exceptions_thrown_into_a_thread() -> None:
     """By PyThreadState_SetAsyncExc, which even interrupts threads that get no signals."""
     timers: list[threading.Timer] = []
 
-    def arm(seconds: float) -> None:
+    def disarm() -> None:
         for timer in timers:
             timer.cancel()
+
+    def arm(seconds: float) -> None:
+        disarm()
         timers[:] = [threading.Timer(seconds, throw, (caller.ident, Interrupt))]
         timers[0].start()
 
@@ -165,7 +184,7 @@ def test_a_storm_of_exceptions_thrown_into_a_thread() -> None:
     def run() -> None:
         while True:
             with contextlib.suppress(Interrupt):  # one may come just before or after
-                outcome.append(storm(node, 1_000 if CHAOS else 50, arm))
+                outcome[:] = [storm(node, 1_000 if CHAOS else 50, arm, disarm)]
                 return
 
     with pool(sdk(ECHO), size=2) as node:
@@ -227,12 +246,14 @@ def test_streams_that_the_collector_finds() -> None:
 
 
 HOST = f"""
-import os, sys, threading
+import os, signal, sys, threading
 sys.path[:0] = {[str(ROOT), *PATH.split(":")]!r}
 from tests.faults.nodes import *
 from tests.faults.test_interrupts import ECHO
 
 if __name__ == "__main__":
+    # A shell has what it runs in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pool(sdk(ECHO), size=2, stop_grace=5.0) as node:
         node.call({{"n": 0}})
         try:
@@ -243,17 +264,6 @@ if __name__ == "__main__":
                 raise
             print("again", node.call({{"n": 2}}), flush=True)
 """
-
-
-def gone(pid: int, within: float = 20.0) -> bool:
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_ctrl_c_twice() -> None:
@@ -268,7 +278,7 @@ def test_ctrl_c_twice() -> None:
             time.sleep(0.01)  # two at once would be one
         host.wait()
     assert pids
-    assert all(gone(pid) for pid in pids)
+    until(lambda: not any(lives(pid) for pid in pids))
 
 
 def test_ctrl_c_at_a_terminal() -> None:
@@ -289,7 +299,7 @@ def test_ctrl_c_at_a_terminal() -> None:
             os.write(near, b"\x03")
             assert host.stdout.readline().split() == ["again", "[2]"]
             assert host.wait() == 0
-        assert gone(pid)
+        until(lambda: not lives(pid))
     finally:
         os.close(near)
         os.close(far)

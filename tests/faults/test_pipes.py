@@ -25,7 +25,7 @@ MB = 1 << 20
 #: In a host: what `pool` gives, the growth of its memory in MiB, and a full message.
 HOST = """
 import psutil
-from tests.faults.nodes import pool, raw, sdk
+from tests.faults.nodes import pool, raw, sdk, started
 
 def rss():
     return psutil.Process().memory_info().rss >> 20
@@ -222,11 +222,12 @@ def test_a_slow_reader_of_a_stream() -> None:
 
             serve(many)
         ''')
-        with pool(program, timeout=2.0) as node:
+        with pool(program, timeout=4.0) as node:
+            started(node)
             stream = node.stream({})
             next(stream)
             before = rss()
-            time.sleep(2.1)  # longer than the timeout, which is the program's and not the reader's
+            time.sleep(4.1)  # longer than the timeout, which is the program's and not the reader's
             print({next(stream) == "x" * 1000 for _ in range(1000)}, rss() - before < 20)
             stream.close()
     """)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import select
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,7 +22,7 @@ from emit.errors import (
     StartTimeout,
 )
 from emit.multilang import ShellNode
-from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
+from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk, started
 from tests.hosts import run_host
 
 pytestmark = pytest.mark.usefixtures("leak_free")
@@ -93,7 +94,7 @@ def test_an_endless_line() -> None:
     said = run_host(
         textwrap.dedent("""
         import psutil
-        from tests.faults.nodes import pool, raw
+        from tests.faults.nodes import pool, raw, started
 
         for start in ("x", '{"op": "end", "id": 1, "msgs": ["', "{"):
             endless = raw(f'''
@@ -102,8 +103,10 @@ def test_an_endless_line() -> None:
                     while True:
                         write("x" * 65536)
             ''')
+            limits = {"timeout": 1.5 if start == "x" else 60.0, "max_frame": 1 << 20}
             try:
-                with pool(endless, timeout=1.5, max_attempts=1, max_frame=1 << 20) as node:
+                with pool(endless, max_attempts=1, **limits) as node:
+                    started(node)
                     node.call({})
             except HostError as error:
                 print(type(error).__name__, error.timeout if start == "x" else error.limit)
@@ -230,18 +233,21 @@ def test_nonsense_with_an_answer(
 
 @pytest.mark.parametrize(("behind", "reason"), NONSENSE + ENDS)
 def test_nonsense_behind_an_answer(
-    behind: str, reason: str, caplog: pytest.LogCaptureFixture
+    behind: str, reason: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """A while after it: the answer counts, the next message is not charged with it."""
     program = raw(f"""
         for id, msg in calls():
             end(id, os.getpid(), msg["attempt"])
-            time.sleep(0.05)  # so that the answer is read alone
+            while not os.path.exists(sys.argv[1]):
+                time.sleep(0.002)
             {behind}
             hang()
     """)
-    with pool(program) as node:
+    read = tmp_path / "read"
+    with pool([*program, str(read)]) as node:
         first, attempt = node.call({})
+        read.touch()
         _until_something_came(node)
         second, again = node.call({})
         assert first != second
@@ -269,7 +275,7 @@ def test_an_answer_to_nobody(mark: str, caplog: pytest.LogCaptureFixture) -> Non
                 hang()
             end(id, "right")
     """)
-    with pool(program, timeout=2.0) as node:
+    with pool(program, timeout=4.0) as node:
         assert node.call({}) == ["right"]
         figures = node.snapshot()
     assert figures["retries"] == {"CallTimeout": 1}
@@ -438,8 +444,8 @@ def test_a_banner_before_ready(banner: str) -> None:
 def test_no_handshake() -> None:
     """A program that knows nothing of frames is an error of the start, with a hint."""
     program = raw("sys.stdin.read()")
-    with pool(program, start_timeout=1.0) as node:
-        with pytest.raises(StartTimeout, match=r"start_timeout = 1 s .it is waiting for input"):
+    with pool(program, start_timeout=4.0) as node:
+        with pytest.raises(StartTimeout, match=r"start_timeout = 4 s .it is waiting for input"):
             node.call({})
 
 
@@ -527,6 +533,7 @@ def test_a_missing_flush() -> None:
         for id, msg in calls():
             buffered.write(line(op="end", id=id, msgs=[1]).encode())
     """)
-    with pool(program, timeout=1.0, max_attempts=1) as node:
+    with pool(program, timeout=3.0, max_attempts=1) as node:
+        started(node)
         with pytest.raises(CallTimeout, match="waiting for input: a missing flush"):
             node.call({})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 import signal
 import sys
@@ -33,14 +34,17 @@ def test_memory_that_leaks_between_messages() -> None:
     leak = """
         kept = []
         for id, msg in calls():
-            kept.append(b"x" * (1 << 20))
+            if len(kept) < 150:
+                kept.append(b"x" * (1 << 20))
             end(id, msg["n"])
     """
     with pool(raw(leak), max_rss=64 * MB) as node:
-        for n in range(150):
+        # It serves on while its replacement starts, for as long as that takes.
+        for n in itertools.count():
             assert node.call({"n": n}) == [n]
+            if n >= 150 and node.snapshot()["starts"] > 1:
+                break
         figures = node.snapshot()
-    assert figures["starts"] > 1
     assert figures["retries"] == {}
     assert figures["peak_rss_bytes"] > 64 * MB
 
@@ -49,8 +53,9 @@ GREEDY = """
 kept = []
 for id, msg in calls():
     while msg["greedy"]:
-        kept.append(b"x" * (1 << 20))
-        time.sleep(0.001)  # so that it is caught long before the machine has no more
+        if len(kept) < 500:  # the machine has no more, should nobody look for a while
+            kept.append(b"x" * (1 << 20))
+        time.sleep(0.001)
     end(id, 1)
 """
 
@@ -114,7 +119,7 @@ def host() -> Iterator[Host]:
 def test_processor_time(host: Host) -> None:
     """A program that spins ends with SIGXCPU when its seconds are used up."""
     spin = raw("for id, msg in calls():\n    while True: pass")
-    node = limited(spin, Limits(cpu=1), host)
+    node = limited(spin, Limits(cpu=1), host, timeout=100.0)
     with pytest.raises(ProcessDied) as caught:
         node.call({})
     assert caught.value.signal == "SIGXCPU"

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from emit.errors import CallTimeout, PoolTimeout
-from tests.faults.nodes import pool, raw
+from tests.faults.nodes import pool, raw, started
 
 PID = "for id, msg in calls(): end(id, os.getpid())"
 
@@ -23,12 +23,14 @@ def test_a_hang() -> None:
                 hang()
             end(id, os.getpid())
     """)
-    with pool(program, timeout=1.0, max_attempts=1) as node:
+    with pool(program, timeout=3.0, max_attempts=1) as node:
+        started(node)
         (first,) = node.call({"hang": False})
-        with pytest.raises(CallTimeout, match="timeout = 1 s") as caught:
+        with pytest.raises(CallTimeout, match="timeout = 3 s") as caught:
             node.call({"hang": True})
         assert caught.value.may_have_run
         assert not psutil.pid_exists(first)
+        started(node)
         assert node.call({"hang": False}) != [first]
 
 
@@ -66,10 +68,10 @@ def test_a_hang_among_many() -> None:
 def test_a_slow_reader_is_no_slow_program() -> None:
     """The time that the caller takes with an outcome is not the program's."""
     program = raw("for id, msg in calls(): end(id, 'x' * 50_000)")
-    with pool(program, timeout=0.5, window=8) as node:
+    with pool(program, timeout=2.0, window=8) as node:
         outcomes = node.call_many({} for _ in range(64))
         next(outcomes)
-        time.sleep(1.0)  # longer than the deadline, with answers waiting in a full pipe
+        time.sleep(2.5)  # longer than the deadline, with answers waiting in a full pipe
         assert [len(outcome[0]) for outcome in outcomes] == [50_000] * 63
 
 
