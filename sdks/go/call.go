@@ -52,12 +52,12 @@ func (c *Call) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.done == nil {
-		c.done = make(chan struct{})
-		if c.look() == nil && !c.deadline.IsZero() {
+		over := c.look() != nil
+		if c.done = make(chan struct{}); over {
+			close(c.done)
+		} else if !c.deadline.IsZero() {
 			expire := func() { c.stop(context.DeadlineExceeded) }
 			c.timer = time.AfterFunc(time.Until(c.deadline), expire)
-		} else if c.err != nil {
-			close(c.done)
 		}
 	}
 	return c.done

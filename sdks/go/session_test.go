@@ -251,6 +251,12 @@ func TestContext(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err().Error(), nil
 		})),
+		newNode("late", MapContext(func(ctx context.Context, _ Message) (string, error) {
+			deadline, _ := ctx.Deadline()
+			time.Sleep(time.Until(deadline))
+			<-ctx.Done() // nobody has asked before
+			return ctx.Err().Error(), nil
+		})),
 	), "json")
 	k.send(Message{"op": "call", "id": 3, "node": "about", "msg": Message{}, "new": []any{1}, "meta": Message{
 		"origin": "split", "attempt": 2, "traceparent": "00-aa", "deadline_ms": 29000, "new": Message{}}})
@@ -269,7 +275,7 @@ func TestContext(t *testing.T) {
 	if got := k.answer(); got["type"] != "cancelled" || got["id"] != int64(5) {
 		t.Error(got)
 	}
-	for _, node := range []string{"wait", "poll"} {
+	for _, node := range []string{"wait", "poll", "late"} {
 		k.send(Message{"op": "call", "id": 6, "node": node, "msg": Message{}, "meta": Message{"deadline_ms": 20}})
 		if got := k.answer(); !strings.Contains(fmt.Sprint(got["msgs"]), "context deadline exceeded") {
 			t.Error(node, got)
