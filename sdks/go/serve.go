@@ -82,8 +82,10 @@ func (s *session) host(in *input) (status int) {
 	logToHost(s)
 	broken := make(chan error, 1)
 	go func() { broken <- s.read(in) }()
+	// A handler, or the author's cleanup, may be busy; or the host may read no more.
+	exitSoon := func(status int) { time.AfterFunc(grace, func() { os.Exit(status) }) }
 	leave := sync.OnceFunc(func() {
-		time.AfterFunc(grace, func() { os.Exit(1) }) // a handler, or the author's cleanup, is busy
+		exitSoon(1)
 		s.end()
 	})
 	tick := time.NewTicker(time.Second)
@@ -92,6 +94,7 @@ func (s *session) host(in *input) (status int) {
 		select {
 		case err := <-broken:
 			if err != nil {
+				exitSoon(exitProtocol)
 				s.send(errFrame{"err", nil, *describe(err)})
 				return exitProtocol
 			}
@@ -109,11 +112,8 @@ func (s *session) host(in *input) (status int) {
 }
 
 // isAlone says whether the host is gone. It does not look for 1: in a container the host may be 1.
-func (s *session) isAlone() bool {
-	s.out.Lock()
-	defer s.out.Unlock()
-	return s.gone || os.Getppid() != parent
-}
+// Nor does it wait for a write, which may never end.
+func (s *session) isAlone() bool { return s.gone.Load() || os.Getppid() != parent }
 
 // plain: no host. Messages in, one line per result out.
 func plain(p *program, first []byte, in *input, out *os.File) (status int) {

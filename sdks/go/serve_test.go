@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	}
 	Node("count", countTo)
 	Node("echo", Pure(func(m Message) any { return m["value"] }))
+	Node("large", Pure(func(Message) string { return strings.Repeat("x", 500_000) })) // more than a pipe holds
 	Node("noisy", Map(func(Message) (string, error) {
 		fmt.Println("printed")
 		child := exec.Command("sh", "-c", "echo by a child; cat")
@@ -141,5 +142,39 @@ func TestCleanupThatIsStuckIsCutOff(t *testing.T) {
 	_, said, status := byHand(t, helloOf(1)+`{"op":"bye"}`+"\n", "EMIT_TEST_STUCK=1")
 	if status != 1 || strings.Contains(said, "cleaned up") {
 		t.Error(said, status)
+	}
+}
+
+func TestHostThatReadsNoMore(t *testing.T) {
+	for end, status := range map[string]int{"": 1, "{\n": exitProtocol} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel() // it takes the whole grace
+			command := exec.Command(os.Args[0])
+			command.Env = append(os.Environ(), "EMIT_TEST_PROGRAM=1")
+			in, err := command.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := command.StdoutPipe(); err != nil { // of which nobody reads
+				t.Fatal(err)
+			}
+			if err := command.Start(); err != nil {
+				t.Fatal(err)
+			}
+			call := `{"op":"call","id":1,"node":"large","msg":{}}` + "\n"
+			if _, err := io.WriteString(in, strings.Replace(helloOf(1), "1000}", "1000000}", 1)+call); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(1500 * time.Millisecond) // until it has looked, in the midst of its write, for its host
+			if _, err := io.WriteString(in, end); err != nil {
+				t.Fatal(err)
+			}
+			in.Close()
+			stuck := time.AfterFunc(30*time.Second, func() { command.Process.Kill() })
+			defer stuck.Stop()
+			if command.Wait(); command.ProcessState.ExitCode() != status {
+				t.Error(command.ProcessState)
+			}
+		})
 	}
 }

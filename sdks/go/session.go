@@ -36,8 +36,8 @@ type session struct {
 
 	out    sync.Mutex // guards what follows; a whole write happens under it
 	unsent []byte
-	gone   bool // nobody listens any more
 
+	gone  atomic.Bool // nobody listens any more
 	armed atomic.Bool // the timer is due
 	timer *time.Timer
 }
@@ -297,9 +297,9 @@ func (s *session) encoded(frame any) []byte {
 
 // write needs s.out. Blocking, and until every byte is out.
 func (s *session) write() {
-	if len(s.unsent) > 0 && !s.gone {
+	if len(s.unsent) > 0 && !s.gone.Load() {
 		if _, err := s.sink.Write(s.unsent); err != nil {
-			s.gone = true // no error of ours: the host has left
+			s.gone.Store(true) // no error of ours: the host has left
 		}
 	}
 	if s.unsent = s.unsent[:0]; cap(s.unsent) > 16*enough {
