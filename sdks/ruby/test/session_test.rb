@@ -58,6 +58,18 @@ class SessionTest < Minitest::Test
     end
   end
 
+  def test_it_ends_when_nobody_reads_and_a_write_is_stuck
+    [[500_000], [5000] * 30].each do |sizes| # more than a pipe holds, at once or bit by bit
+      Host.serving("Emit.node(:text) { |msg| 'x' * msg[:size] }\n") do |host|
+        killer = Thread.new { sleep 30 and Process.kill("KILL", host.pid) } # or the test would hang as well
+        sizes.each { |size| host.ask("text", size: size) && sleep(0.01) } # for each a write of its own
+        sleep 1.2 # until it has looked, in the midst of its write, for the end of its input
+        assert_equal 1, host.finish.first.exitstatus
+        killer.kill
+      end
+    end
+  end
+
   def test_a_handler_that_leaves_is_answered
     Host.serving(<<~RUBY) do |host|
       Emit.node(:leave) { |_| exit 3 }

@@ -145,7 +145,7 @@ module Emit
 
     def converse
       until @ended || @gone
-        @reading.synchronize { receive_frames(*@ahead) || read_slice }
+        @reading.synchronize { receive_frames(*@ahead) } || read
         run_waiting if @inline
       end
       @leaving ||= Emit.now
@@ -160,8 +160,13 @@ module Emit
 
     # Frames in
 
-    def read_slice
+    # The write may be stuck for ever. `look` must see the end meanwhile, and what it has read is to run.
+    def read
       @lock.synchronize { write } if @inline
+      @reading.synchronize { read_slice unless @ended || (@inline && @waiting.any?) }
+    end
+
+    def read_slice
       @codec.feed(@source.readpartial(Frames::SLICE, @slice))
     rescue EOFError
       end_calls
