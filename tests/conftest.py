@@ -29,6 +29,10 @@ GUARD = 'redis-server "$@" & exec >&-; read -r _; kill -9 $!; wait'
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell has it for what it runs in the background: all that tests start would inherit
+        # that, and Ctrl-C could not be tried.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers",
         "requires(*names): needs programs of scripts/tools.py; skipped without, fails if CI=true",
