@@ -19,10 +19,23 @@ from emit.cli.fleet import SORTS, Row, arrange, rows
 from emit.cli.hosts import HEAD, format_row, troubles
 from emit.cli.live import View, split_keys
 from emit.host import status
-from tests.test_cli import EMIT, run
 from tests.test_status import hosting, runtime
 
 __all__ = ["runtime"]  # a fixture
+
+#: ``emit top`` as it is installed, but for its patience with a host: a loaded machine is slow.
+PATIENT = """
+import sys
+from emit.cli import main
+from emit.host import status
+status.PATIENCE = 60.0
+sys.exit(main())
+"""
+TOP = [sys.executable, "-c", PATIENT, "top"]
+
+
+def top(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*TOP, *options], capture_output=True, text=True, timeout=110)
 
 
 def node(calls: int = 0, **figures: Any) -> dict[str, Any]:
@@ -185,12 +198,12 @@ def test_a_view_of_nothing() -> None:
 def test_once(runtime: Path) -> None:
     """A table of what other processes do, and the same as JSON."""
     with hosting() as process:
-        done = run("top", "--once", "--interval", "0.1")
+        done = top("--once", "--interval", "0.1")
         assert (done.returncode, done.stderr) == (0, "")
         head, line = done.stdout.splitlines()
         assert head.split() == list(HEAD)
         assert line.split()[:4] == ["count", "python", "0/1", "0"]
-        data = json.loads(run("top", "--json", "--interval", "0.1").stdout)
+        data = json.loads(top("--json", "--interval", "0.1").stdout)
         assert [host["pid"] for host in data["hosts"]] == [process.pid]
         assert (data["nodes"][0]["node"], data["nodes"][0]["calls"]) == ("count", 1)
 
@@ -219,7 +232,7 @@ sys.stdin.read()
     with hosting(code) as process:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(3)] == ["StartError\n"] * 3
-        done = run("top", "--once", "--interval", "0")
+        done = top("--once", "--interval", "0")
         assert [line.split()[0] for line in done.stdout.splitlines()[1:5]] == [
             "command",
             "count",
@@ -233,7 +246,7 @@ sys.stdin.read()
         )
         assert re.match(r'cannot start, next try in \d{4} s; last cause: "ends" ', ends)
         assert "ruby was not found" in file
-        data = json.loads(run("top", "--json", "--interval", "0").stdout)
+        data = json.loads(top("--json", "--interval", "0").stdout)
         figures = data["hosts"][0]["nodes"]["file"]
         assert (figures["starts"], figures["start_failures"]) == (0, 1)
         assert figures["start_error"]["type"] == "StartError"
@@ -244,7 +257,7 @@ sys.stdin.read()
 
 def test_no_host(runtime: Path) -> None:
     """Where none runs, it says so."""
-    done = run("top", "--once", "--interval", "0")
+    done = top("--once", "--interval", "0")
     assert (done.returncode, done.stdout) == (0, "0 hosts, and no node with a program of its own\n")
 
 
@@ -252,7 +265,7 @@ def test_on_a_terminal(runtime: Path) -> None:
     """It renews itself, opens a node, leaves the terminal as it was, and ends at q."""
     with hosting():
         ours, theirs = pty.openpty()
-        argv = [EMIT, "top", "--interval", "0.05"]
+        argv = [*TOP, "--interval", "0.05"]
         env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
         with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
             os.close(theirs)

@@ -164,7 +164,7 @@ def test_prints_are_no_results(declare: Declare) -> None:
 
 def test_calls_at_a_time(declare: Declare) -> None:
     """Two calls that wait for each other end, with one process and a concurrency of 2."""
-    declare("meet", node := ShellNode(), size=1, timeout=20)
+    declare("meet", node := ShellNode(), size=1)
     # The first of many goes alone.
     assert list(node.call_many([{"n": 0}, {"n": 1}, {"n": 2}])) == [[0], [1], [2]]
 
