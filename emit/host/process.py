@@ -36,12 +36,14 @@ from emit.host.lines import Lines
 from emit.host.program import Program
 from emit.host.session import Session
 from emit.host.settings import Settings
-from emit.host.stalled import describe_stall
+from emit.host.stalled import describe_stall, is_ending
 from emit.host.supervisor import Lifespan
 from emit.host.transport import Pipes, Poll, remaining
 
-#: Seconds to wait for an exit status after stdout has come to its end.
+#: Seconds to wait for an exit status after stdout has come to its end; and where the kernel says
+#: that the process is ending.
 _STATUS = 0.1
+_ENDING = 10.0
 
 #: Seconds between two looks at the memory of a process that has ``max_rss`` and works: one that
 #: allocates 1 GB/s is then found 110 MB above its limit.
@@ -235,7 +237,10 @@ class Process:
 
     def _see_end(self) -> None:
         """A pipe is at its end: is the process, too? Then take all that it had written."""
-        if not self.pipes.dead and self.child.wait(_STATUS):
+        child = self.child
+        if not self.pipes.dead and (
+            child.wait(_STATUS) or (is_ending(child.pid) and child.wait(_ENDING))
+        ):
             self.pipes.drain()
 
     def _failure(self) -> HostError:

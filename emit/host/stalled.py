@@ -1,4 +1,4 @@
-"""Why a program says nothing: a hint for the error of a deadline, from what the kernel knows."""
+"""Why a program says nothing, from what the kernel knows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 #: read(2) by its number on the architectures of /proc/<pid>/syscall that we know.
 _READ = {"x86_64": "0", "aarch64": "63"}
+
+#: PF_EXITING among the flags of /proc/<pid>/stat.
+_EXITING = 0x4
 
 
 def describe_stall(pid: int) -> str:
@@ -21,7 +24,7 @@ def describe_stall(pid: int) -> str:
         return ""
     try:
         call = Path(f"/proc/{pid}/syscall").read_text().split()
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = _stat(pid)[0]
     except (OSError, IndexError):
         return ""
     if state == "T":
@@ -29,3 +32,19 @@ def describe_stall(pid: int) -> str:
     if call[:2] == [_READ.get(os.uname().machine, ""), "0x0"]:
         return "it is waiting for input: a missing flush, or a program that reads to the end"
     return ""
+
+
+def is_ending(pid: int) -> bool:
+    """
+    Whether a program is on its way out: the kernel has closed its descriptors, and tells its
+    status when it has taken down the rest, which on a busy machine may be a while later.
+    """
+    try:
+        return bool(int(_stat(pid)[6]) & _EXITING)
+    except (OSError, IndexError):  # it is gone, or this is not Linux
+        return False
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat behind the name, which may hold spaces: from the state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -183,6 +183,29 @@ def test_a_grandchild_fills_the_pipe(pipe: str) -> None:
             node.call({})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells only on Linux")
+def test_a_death_that_takes_its_time() -> None:
+    """Between the end of stdout and the status a busy machine may do something else first."""
+    # The main thread is at its end, and the other one closes what is left and lingers.
+    program = raw("""
+        import ctypes
+
+        def linger():
+            while open(f"/proc/{os.getpid()}/stat").read().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.002)
+            os.close(1)
+            time.sleep(1.0)
+            os._exit(4)
+
+        for id, msg in calls():
+            threading.Thread(target=linger).start()
+            ctypes.CDLL(None).pthread_exit(None)
+    """)
+    with pool(program, max_attempts=1) as node:
+        with pytest.raises(ProcessDied, match="exit code 4"):
+            node.call({})
+
+
 def test_death_in_the_middle_of_a_message() -> None:
     """The host survives the broken pipe, and knows how the program ended."""
     program = raw("ready(); os.read(0, 1 << 20); sys.exit(7)")
