@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Generator
 from copy import copy
 from functools import partial
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
 from typing import Any
 
 from emit.errors import GraphError
@@ -118,12 +120,28 @@ def _settle(outcome: Any) -> Any:
     """What comes of it: a generator of values, or the one value that a coroutine returns."""
     if isinstance(outcome, GeneratorType):
         return outcome
-    # Imported here, since asyncio takes longer to import than all of Emit.
-    from emit import coroutines
-
+    coroutines = _coroutines()
     if isinstance(outcome, CoroutineType):
         return coroutines.run(outcome)
     return coroutines.iterate(outcome)
+
+
+def _coroutines() -> ModuleType:
+    """Imported with the first need, since asyncio takes longer to import than all of Emit."""
+    with _importing:
+        from emit import coroutines
+    return coroutines
+
+
+#: Held through a fork: a child has what another thread is importing half and locked, for ever.
+_importing = threading.RLock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_importing.acquire,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )
 
 
 def make_handler(func: Any) -> Callable[[Any], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -162,3 +163,41 @@ def test_asynchronous_nodes_after_a_fork(router: Router) -> None:
         os._exit(0 if node(n=2) == {"n": 2} else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert node(n=3) == {"n": 3}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_while_another_thread_runs_its_first_asynchronous_node() -> None:
+    """The child would wait for ever for what that thread, which it has not, was just importing."""
+    program = """if True:
+        import os, signal, sys, threading
+        from emit import Router
+
+        router = Router()
+
+        @router.node(("n",), name="node")
+        async def node(msg):
+            return msg.n
+
+        importing, forked = threading.Event(), threading.Event()
+
+        class Slow:
+            def find_spec(name, *_):
+                if name == "asyncio.events":
+                    importing.set()
+                    forked.wait(0.5)  # longer than a fork takes that does not wait for this
+
+        sys.meta_path.insert(0, Slow)
+        first = threading.Thread(target=node, kwargs={"n": 1})
+        first.start()
+        importing.wait()
+        child = os.fork()
+        forked.set()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(node(n=2) != {"n": 2})
+        first.join()
+        assert node(n=3) == {"n": 3}
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
