@@ -81,6 +81,8 @@ def moody(msg: Any) -> Any:
         return 1, current.get().attempt
     if how == "kill":
         os.kill(os.getpid(), 9)
+    if how == "power" and redis.incr("moody:once") == 1:
+        os.killpg(0, 9)  # the worker with all its processes, as when the power fails
     if how == "unserializable":
         return {1, 2}, 0
     return NoResult
