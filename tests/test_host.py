@@ -155,6 +155,15 @@ def test_a_process_that_is_replaced_as_it_is_given_back(monkeypatch: pytest.Monk
         assert (process.calls, process.condemned) == (0, None)
 
 
+def test_a_process_that_is_replaced_while_a_batch_is_not_asked() -> None:
+    """The next message goes to its replacement, and the batch does not wait for the worn one."""
+    with pool(ECHO, max_calls=1, window=1, jitter=0) as node:
+        outcomes = node.call_many({"n": n} for n in range(2))
+        assert next(outcomes) == [0]
+        until(lambda: node.snapshot()["idle"] == 1)
+        assert list(outcomes) == [[1]]
+
+
 def test_old_processes_are_replaced() -> None:
     """Those over max_age, even when nobody calls."""
     with pool(ECHO, max_age=0.2, jitter=0) as node:

@@ -154,10 +154,12 @@ class Batch:
         self._poll = None
 
     def _feed(self, lane: Lane) -> None:
+        if lane.process.condemned:  # perhaps while the caller took his time: it is replaced
+            return None if lane.load else self._leave(lane)
         window = min(self._settings.window, lane.window)
         slice_ = max(1, window // _SLICES)
         full = lane.load > window - slice_ or lane.is_alone
-        if not self._ready or full or lane.process.condemned:
+        if not self._ready or full:
             return
         if lane.load == 0:
             if lane.process.look() is not None:  # it died idle: no message is to be charged
