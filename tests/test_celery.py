@@ -138,6 +138,7 @@ def test_a_dead_letter_is_sent_again_by_the_command(sent: Any) -> None:
     )
     assert (done.returncode, done.stdout) == (0, f"{first.id}\n"), done.stderr
     assert [record["id"] for record in wait_for(sent, "flow.moody", 2)] == [first.id] * 2
+    dead(sent, 1)  # the second time, too: else it would be in the next test's way
 
 
 def test_a_handler_that_takes_the_task(sent: Any) -> None:

@@ -53,6 +53,13 @@ def words(router: CeleryRouter, **options: Any) -> tuple[Any, Any, list[Any]]:
     return split, length, got
 
 
+def working(app: Any, **options: Any) -> Any:
+    """A real worker, in a thread."""
+    return start_worker(
+        app, perform_ping_check=False, pool="solo", shutdown_timeout=60.0, **options
+    )
+
+
 def test_it_can_be_had_from_all_three_places() -> None:
     assert CeleryRouter is FromRouter is FromModule
 
@@ -170,8 +177,8 @@ def test_eager_failures(app: Any, router: CeleryRouter, batch: int) -> None:
 def test_a_worker_in_the_test(app: Any, router: CeleryRouter) -> None:
     """celery.contrib.testing: a real worker, in a thread."""
     split, _, got = words(router, batch=2)
-    with start_worker(app, perform_ping_check=False, pool="solo"):
-        assert split.delay(text="the rain in").get(timeout=30) == 3
+    with working(app):
+        assert split.delay(text="the rain in").get(timeout=60) == 3
         eventually(lambda: len(got) == 3)
     assert sorted(msg.word for msg in got) == ["in", "rain", "the"]
 

@@ -19,7 +19,9 @@ NOWHERE = "redis://127.0.0.1:1/2"
 
 
 @pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_of_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an address in the environment, nor how long this machine takes to answer."""
+    monkeypatch.setattr("emit.cli.queues._PATIENCE", 60)
     for name in ("EMIT_REDIS", "REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
 

@@ -158,11 +158,11 @@ def test_regex_routing(project: Path, redis: str, monkeypatch: pytest.MonkeyPatc
     graph = importlib.import_module("graph")
     with graph.redis.pubsub(ignore_subscribe_messages=True) as listener:
         listener.psubscribe("notify_on_emit.*")
-        assert listener.get_message(timeout=10) is None, "the subscription's own confirmation"
+        assert listener.get_message(timeout=60) is None, "the subscription's own confirmation"
         graph.router(querystring="?a=1&b=2&c=3")
         graph.redis.publish("notify_on_emit.end", "{}")
         heard = []
-        while (message := listener.get_message(timeout=10))["channel"] != b"notify_on_emit.end":
+        while (message := listener.get_message(timeout=60))["channel"] != b"notify_on_emit.end":
             origin = message["channel"].decode().removeprefix("notify_on_emit.")
             heard.append((origin, json.loads(message["data"])))
     graph.redis.close()
