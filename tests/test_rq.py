@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from redis import Redis
 from rq import Queue
+from rq.job import Job, JobStatus
 
 from emit import RQRouter
-from emit.errors import DispatchError, EncodeError, GraphError
+from emit.errors import DispatchError, EncodeError, GraphError, InProgress
+from emit.letter import DeadLetter
 from emit.router.delivery import message_id
 from tests.conftest import serving_redis
 from tests.queues.notes import dead, forget, graph, seen, wait_for
@@ -128,8 +130,27 @@ def test_a_dead_letter_is_sent_again(sent: Any) -> None:
     """With its old id."""
     first = sent.moody.delay(how="error", _origin="test")
     dead(sent, 1)
+    eventually(lambda: first.get_status(refresh=True) == "failed")
     sent.router.dead_letters.replay(first.id, sent.router.resend)
     assert [record["id"] for record in wait_for(sent, "jobs.moody", 2)] == [first.id] * 2
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_dead_letter_whose_job_has_not_ended(jobs: Any, decode: bool) -> None:
+    """RQ would write the old job's end over the new one, which was then given up unseen."""
+    job = Job.create("jobs.moody", id="7", status=JobStatus.STARTED, connection=jobs.connection)
+    job.save()
+    with Redis.from_url(jobs.URL, decode_responses=decode) as connection:
+        router = RQRouter(redis_connection=connection)
+        with importable("two", router.node(("n",), name="two", queue="nobody's")(two)):
+            letter = DeadLetter("two", {"n": 1}, (), origin="test", id=job.id)
+            with pytest.raises(InProgress, match='"7": another process is at it'):
+                router.resend(letter)
+            job.set_status(JobStatus.FAILED)
+            router.resend(letter)
+        queue = Queue("nobody's", connection=jobs.connection)
+        assert queue.job_ids == [job.id]
+        queue.empty()
 
 
 def test_batches(sent: Any) -> None:

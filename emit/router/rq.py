@@ -28,7 +28,7 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
 from emit.dead import DeadLetters
-from emit.errors import DispatchError, EncodeError, GraphError
+from emit.errors import DispatchError, EncodeError, GraphError, InProgress
 from emit.letter import Cause, DeadLetter
 from emit.router.delivery import Parcel, opened
 from emit.router.lane import Lane, problems, seconds
@@ -44,6 +44,10 @@ META = "emit"
 
 #: Seconds that a worker waits itself before another attempt, at most, where nobody schedules.
 _LONGEST_WAIT = 5.0
+
+
+#: Seconds beyond its time limit after which RQ takes a job for one whose worker died.
+_GRACE = 60
 
 
 class Again(Exception):
@@ -174,6 +178,22 @@ class RQRouter(QueueRouter):
                 job.set_status(JobStatus.SCHEDULED)
                 return lane.queue.schedule_job(job, now() + timedelta(seconds=delay))
             return lane.queue.enqueue_job(job)
+
+    def resend(self, letter: DeadLetter) -> None:
+        """
+        As of all routers of queues.
+
+        Raises:
+            InProgress: The worker that gave it up has not ended its job yet, or was killed then.
+                What RQ writes of that end would be written over the new job, of the same id.
+        """
+        lane = self._lanes.get(letter.node)
+        if lane is not None:
+            with _publishing(letter.origin, letter.node):
+                status = lane.queue.connection.hget(Job.key_for(letter.id), "status")
+            if status in (JobStatus.STARTED, JobStatus.STARTED.encode()):
+                raise InProgress(letter.id, max(lane.limit, 0) + _GRACE)
+        super().resend(letter)
 
     def _find(self, destination: str) -> Any:
         """The node, as RQ will find it."""
