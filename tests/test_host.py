@@ -155,13 +155,22 @@ def test_a_process_that_is_replaced_as_it_is_given_back(monkeypatch: pytest.Monk
         assert (process.calls, process.condemned) == (0, None)
 
 
-def test_a_process_that_is_replaced_while_a_batch_is_not_asked() -> None:
-    """The next message goes to its replacement, and the batch does not wait for the worn one."""
-    with pool(ECHO, max_calls=1, window=1, jitter=0) as node:
+def test_a_process_that_is_replaced_while_a_batch_is_not_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next message goes to its replacement; the worn one cleans up, and has not failed."""
+    cleaned = tmp_path / "cleaned"
+    at_exit = f"import atexit; atexit.register(open, {str(cleaned)!r}, 'w')"
+    tidy = raw(f"{at_exit}\nfor id, msg in calls(): end(id, msg['n'])")
+    with pool(tidy, max_calls=1, window=1, jitter=0) as node:
         outcomes = node.call_many({"n": n} for n in range(2))
         assert next(outcomes) == [0]
         until(lambda: node.snapshot()["idle"] == 1)
         assert list(outcomes) == [[1]]
+        until(lambda: node.snapshot()["ends"].get("max_calls", 0) >= 1)
+        until(cleaned.exists)
+        assert set(node.snapshot()["ends"]) == {"max_calls"}
+    assert not caplog.records
 
 
 def test_old_processes_are_replaced() -> None:

@@ -128,7 +128,7 @@ class Pool:
                 reason = process.look()
                 if reason is None:
                     return lease
-                _warn(process, reason)
+                process.warn(reason)
             self._drop(lease)
         return None
 
@@ -139,7 +139,7 @@ class Pool:
         process = lease.process
         if process is None or process.answers.jobs or process.answers.condemned:
             if process is not None and process.condemned:
-                _warn(process, process.condemned)
+                process.warn(process.condemned)
             self._drop(lease)
             return
         self.retire_if_worn(process)
@@ -244,10 +244,12 @@ class Pool:
             self._waiters.popleft().put(None)
 
     def _drop(self, lease: Lease) -> None:
-        """Kill a lease's process, and free its slot."""
+        """Kill a lease's process, and free its slot. One that has done its work is stopped."""
         process, lease.process = lease.process, None
         try:
-            if process is not None:
+            if process is not None and process.is_finished and not self._closed:
+                self._host.keeper.do(lambda: self.stop(process, process.replaced or ""))
+            elif process is not None:
                 self.account.ended(process, "failed")
                 process.discard()
         finally:
@@ -338,7 +340,8 @@ class Pool:
             if worn is not None:
                 self._idle.remove(worn)
                 self._leases.discard(worn)
-            old.answers.condemned = reason  # where it is in use, its caller's release ends it
+            # Where it is in use, its caller's release ends it.
+            old.answers.condemned = old.replaced = reason
             self._idle.insert(0, fresh)
             self._wake()
         if worn is not None:
@@ -447,10 +450,6 @@ class Pool:
 
     def _breaker(self) -> str:
         return " | Breaker: open" if self._starts.is_open(time.monotonic()) else ""
-
-
-def _warn(process: Process, reason: str) -> None:
-    process.pipes.lines.logger.warning("%r is discarded: %s", process, reason)
 
 
 def _last_use(lease: Lease) -> float:

@@ -64,6 +64,7 @@ class Process:
         start_seconds: What it took to be ready.
         lifespan: When it is to be replaced.
         retiring: A replacement is being started.
+        replaced: Why there is a replacement, once that is ready; None: there is none.
     """
 
     def __init__(self, program: Program, settings: Settings, child: spawn.Child) -> None:
@@ -73,6 +74,7 @@ class Process:
         self.born = self.used = child.started
         self.start_seconds = 0.0
         self.retiring = False
+        self.replaced: str | None = None
         self._settings = settings
         self._unsent: list[bytes] = []
         self._memory_due = 0.0
@@ -128,6 +130,12 @@ class Process:
     def condemned(self) -> str | None:
         """Why it is to be replaced when its open calls are done; None: it is not."""
         return self.answers.condemned
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is replaced, and has answered all and well: it is to be stopped politely."""
+        condemned = self.answers.condemned
+        return condemned is not None and condemned == self.replaced and not self.answers.jobs
 
     @property
     def open_count(self) -> int:
@@ -296,6 +304,11 @@ class Process:
         return usage_of(self).rss_bytes
 
     # -- its end ---------------------------------------------------------------------------
+
+    def warn(self, reason: str) -> None:
+        """Log why it is discarded, unless it has done its work."""
+        if not self.is_finished:
+            self.pipes.lines.logger.warning("%r is discarded: %s", self, reason)
 
     def discard(self) -> None:
         """Kill it and all it has started, at once."""
