@@ -16,10 +16,10 @@ import psutil
 from measure import ROOT, table, verdict
 
 from emit.host.calls import Calls
-from emit.host.environment import environment
 from emit.host.host import Host
-from emit.host.program import Limits, Program
 from emit.host.settings import Settings
+from emit.host.system.environment import environment
+from emit.host.system.program import Limits, Program
 
 ENV = {"PYTHONPATH": str(ROOT / "sdks" / "python")}
 RANGE = "import emit_sdk; emit_sdk.serve(lambda msg: (n for n in range(msg.n)))"

@@ -32,8 +32,8 @@ PYTHON = "import sys\nfor l in sys.stdin: print(l, end='', flush=True) # node %d
 WORKER = """
 import json, sys, time
 from emit.host import host
-from emit.host.environment import environment
-from emit.host.program import Limits, Program
+from emit.host.system.environment import environment
+from emit.host.system.program import Limits, Program
 from emit.host.settings import Settings
 
 MESSAGE = {"word": "rain" * 5, "count": 12, "_origin": "graph.words", "text": "the rain in spa"}

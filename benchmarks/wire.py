@@ -16,9 +16,9 @@ import measure
 import msgpack  # type: ignore[import-untyped]
 import orjson
 
-from emit.host.codec import encode
-from emit.host.frames import End, Ready
-from emit.host.session import Session
+from emit.host.wire.codec import encode
+from emit.host.wire.frames import End, Ready
+from emit.host.wire.session import Session
 
 MESSAGES = 256
 MESSAGE = {

@@ -8,7 +8,7 @@ from inspect import signature
 from typing import Any
 
 from emit.errors import GraphError
-from emit.host.environment import environment
+from emit.host.system.environment import environment
 
 
 def check_file(name: str, file: Any, command: Any, mode: str) -> None:

@@ -14,12 +14,13 @@ from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import emit.host.family  # noqa: F401  # for who imports this before a fork
+import emit.host.system.family  # noqa: F401  # for who imports this before a fork
 from emit.errors import FrameTooLarge
-from emit.host import host, oneshot, plain
+from emit.host import host, oneshot
 from emit.host.calls import Calls
 from emit.host.fate import too_many
 from emit.host.host import AnyHost
+from emit.host.wire import plain
 
 if TYPE_CHECKING:
     from emit.multilang import ShellNode

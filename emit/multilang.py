@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from emit import declaration
 from emit.errors import EmitError, GraphError
-from emit.host.command import language_of, resolve
-from emit.host.environment import DEFAULT, environment
-from emit.host.program import Limits, Program
 from emit.host.settings import Settings, check
+from emit.host.system.command import language_of, resolve
+from emit.host.system.environment import DEFAULT, environment
+from emit.host.system.program import Limits, Program
 
 if TYPE_CHECKING:
     from emit.foreign import Foreign
     from emit.host.calls import Calls
     from emit.host.host import AnyHost
+    from emit.host.language.runtime import Source
     from emit.host.process import Process
-    from emit.host.runtime import Source
     from emit.letter import DeadLetter
 
 __all__ = ["Limits", "ShellNode"]
@@ -145,7 +145,7 @@ class ShellNode:
         Raises:
             ValueError: It is no JSON.
         """
-        from emit.host.values import from_json
+        from emit.host.wire.values import from_json
 
         return from_json(msg.encode() if isinstance(msg, str) else msg)
 
@@ -308,12 +308,12 @@ class ShellNode:
         Raises:
             StartError: Its language is not here, or it can't be built: see `launch.prepare`.
         """
-        from emit.host import launch
+        from emit.host.language import launch
 
         return launch.prepare(self._bare(), self._located(), self.env)
 
     def _located(self) -> Source:
-        from emit.host import runtime
+        from emit.host.language import runtime
 
         if self._source is None:
             assert self.file is not None
@@ -350,7 +350,7 @@ def _load() -> None:
     another thread is just importing: the child would wait for that thread, which it has not.
     """
     import emit.foreign
-    import emit.host.launch  # noqa: F401
+    import emit.host.language.launch  # noqa: F401
 
 
 if hasattr(os, "register_at_fork"):

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 PREAMBLE = """
 import os, resource, signal, sys, threading, time
 from emit.errors import *
-from emit.host import spawn
-from emit.host.spawn import *
+from emit.host.system import spawn
+from emit.host.system.spawn import *
 
 def sentinel_pid():
     return spawn._current.lifeline.pid

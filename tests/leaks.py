@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import psutil
 
-from emit.host.environment import environment
 from emit.host.host import current
-from emit.host.spawn import Program, start
+from emit.host.system.environment import environment
+from emit.host.system.spawn import Program, start
 
 #: What a host keeps from its first start on, until it ends.
 IMMORTAL = ("emit-spawner", "emit-closer", "emit-status", "sentinel.py")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from emit.host.runtime import runtimes
+from emit.host.language.runtime import runtimes
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from emit.errors import CallTimeout
 from emit.host.accounting import CallAccount, Times, Usage
-from emit.host.family import family
+from emit.host.system.family import family
 
 
 def test_no_times_at_all() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from emit.errors import FrameTooLarge, ProtocolError, RemoteError, ResultError
-from emit.host import frames
 from emit.host.answers import Answers
 from emit.host.fate import Job
-from emit.host.session import Broken, Unmatched
+from emit.host.wire import frames
+from emit.host.wire.session import Broken, Unmatched
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from emit.cli.toolchains import installed
-from emit.host.runtime import runtimes
+from emit.host.language.runtime import runtimes
 from tests.conftest import require
 from tests.queues.worker import eventually
 from tests.test_cli import EMIT, run

@@ -13,8 +13,8 @@ import msgpack
 import orjson
 import pytest
 
-from emit.host.codec import CODECS, encode
-from emit.host.frames import (
+from emit.host.wire.codec import CODECS, encode
+from emit.host.wire.frames import (
     FIELDS,
     OPS,
     BadFrame,
@@ -38,8 +38,8 @@ from emit.host.frames import (
     from_wire,
     to_wire,
 )
-from emit.host.reader import Reader
-from emit.host.values import MAX_FRAME
+from emit.host.wire.reader import Reader
+from emit.host.wire.values import MAX_FRAME
 
 ONE_OF_EACH: list[Frame] = [
     Hello([1], ["json"], "count", 100, {"a": 1}),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from emit.errors import StartError
-from emit.host.command import TRANSIENT, diagnose
-from emit.host.environment import environment
-from emit.host.spawn import Limits, Program, is_transient, resolve, start
+from emit.host.system.command import TRANSIENT, diagnose
+from emit.host.system.environment import environment
+from emit.host.system.spawn import Limits, Program, is_transient, resolve, start
 from tests.hosts import run_host
 
 pytestmark = pytest.mark.usefixtures("leak_free")

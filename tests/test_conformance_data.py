@@ -16,9 +16,9 @@ from emit.conformance.scenario import Scenario
 from emit.conformance.steps import STEPS
 from emit.conformance.template import build, difference, shorten, unequal
 from emit.conformance.verdict import Outcome, Verdict, expected_failures, judge
-from emit.host.codec import encode
-from emit.host.frames import Call, End, Err, Frame, Ready
-from emit.host.values import from_json, from_msgpack
+from emit.host.wire.codec import encode
+from emit.host.wire.frames import Call, End, Err, Frame, Ready
+from emit.host.wire.values import from_json, from_msgpack
 from tests.hosts import ROOT
 from tests.tiny import PAGE
 

@@ -15,7 +15,7 @@ import pytest
 from emit.conformance import runner
 from emit.conformance.runner import Plan, Subject, all_scenarios, play_one
 from emit.conformance.verdict import Outcome
-from emit.host.frames import Ready
+from emit.host.wire.frames import Ready
 from tests.hosts import ROOT, count
 from tests.tiny import NAMES, PROGRAM
 

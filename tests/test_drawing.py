@@ -12,7 +12,7 @@ from emit.drawing import outline
 from emit.drawing.dot import dot
 from emit.drawing.mermaid import mermaid
 from emit.drawing.text import text
-from emit.host.command import language_of
+from emit.host.system.command import language_of
 
 
 @pytest.fixture

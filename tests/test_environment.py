@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from emit.host.environment import DEFAULT, environment
-from emit.host.spawn import Program, start
+from emit.host.system.environment import DEFAULT, environment
+from emit.host.system.spawn import Program, start
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "canary",

@@ -20,10 +20,10 @@ import pytest
 from emit import Router
 from emit.errors import PoolTimeout, ProcessDied, RemoteError, ResultError
 from emit.host.calls import Calls
-from emit.host.environment import environment
 from emit.host.host import CONCURRENT_STARTS, Host, current
-from emit.host.program import Program
 from emit.host.settings import Settings
+from emit.host.system.environment import environment
+from emit.host.system.program import Program
 from emit.letter import DeadLetter
 from emit.multilang import ShellNode
 from tests.faults.nodes import PATH, pool, raw, sdk, started

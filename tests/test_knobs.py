@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from emit import ShellNode
-from emit.host.program import Limits
 from emit.host.settings import Settings
+from emit.host.system.program import Limits
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "knobs.md"
 ROWS = dict(re.findall(r"^\| `(\w+)` \|\s*([^|]*?)\s*\|", PAGE.read_text("utf-8"), re.MULTILINE))

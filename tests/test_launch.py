@@ -16,7 +16,8 @@ import pytest
 
 from emit import Router, ShellNode
 from emit.errors import GraphError, StartError
-from emit.host import build, host, launch
+from emit.host import host
+from emit.host.language import build, launch
 from tests.hosts import ROOT, until
 from tests.leaks import no_leaks
 

@@ -54,18 +54,21 @@ LATE = {
     ): "the host, email and more: its help takes half as long",
     ("emit.cli.doctor", "emit.cli.queues"): "the same",
     ("emit.cli.new", "emit.cli.toolchains"): "the host, which only a project needs",
-    ("emit.cli.new", "emit.host.launch"): "the same, which only a line about a test needs",
+    ("emit.cli.new", "emit.host.language.launch"): "the same, which only a line about a test needs",
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.checks.nearest", "difflib"): "only a wrong name needs it",
-    ("emit.host.accounting", "emit.host.family"): "psutil, a fifth of what the host takes",
-    ("emit.host.process", "emit.host.family"): "the same; before it is needed in a hurry",
-    ("emit.host.trampoline", "ctypes"): "the host imports this file only for its name",
+    ("emit.host.accounting", "emit.host.system.family"): "psutil, a fifth of what the host takes",
+    ("emit.host.process", "emit.host.system.family"): "the same; before it is needed in a hurry",
+    ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.foreign"): "the host, which takes as long as all else together",
     ("emit.multilang", "emit.host.process"): "the same",
-    ("emit.multilang", "emit.host.values"): "orjson and msgpack, which only messages need",
-    ("emit.multilang", "emit.host.launch"): "tomllib and hashlib, which only files as nodes need",
-    ("emit.multilang", "emit.host.runtime"): "the same",
+    ("emit.multilang", "emit.host.wire.values"): "orjson and msgpack, which only messages need",
+    (
+        "emit.multilang",
+        "emit.host.language.launch",
+    ): "tomllib and hashlib, which only files as nodes need",
+    ("emit.multilang", "emit.host.language.runtime"): "the same",
 }
 
 #: Who may import an optional dependency.
@@ -78,7 +81,7 @@ OPTIONAL = {
 }
 
 #: Files that start programs.
-SPAWNING = {"emit.host.spawn", "emit.host.lifeline", "emit.host.trampoline"}
+SPAWNING = {"emit.host.system.spawn", "emit.host.system.lifeline", "emit.host.system.trampoline"}
 SPAWNING |= {"emit.router.celery_host"}  # the shared host, which is Emit itself
 STARTS = {
     *((name, "os") for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),
@@ -119,7 +122,7 @@ def within(module: str, parts: tuple[str, ...]) -> bool:
 
 def test_the_source_was_found() -> None:
     """The other tests look at something."""
-    assert {"emit", "emit.errors", "emit.router.core", "emit.host.spawn", DOOR} <= set(FILES)
+    assert {"emit", "emit.errors", "emit.router.core", "emit.host.system.spawn", DOOR} <= set(FILES)
     assert "emit.errors" in own_imports("emit.router.core")
 
 
@@ -139,6 +142,16 @@ def test_the_host_half_knows_no_graph(module: str) -> None:
     """A module of the host half imports nothing of the graph half."""
     assert not [name for name in own_imports(module) if within(name, (*GRAPH, *KIT, *DOORS))]
     assert "emit" not in own_imports(module)
+
+
+@pytest.mark.parametrize("folder", ["wire", "system"])
+def test_folders_of_the_host_that_stand_alone(folder: str) -> None:
+    """The wire and the side of the operating system know nothing of pools and processes."""
+    modules = [module for module in FILES if within(module, (f"host.{folder}",))]
+    assert len(modules) > 5
+    for module in modules:
+        known = (f"host.{folder}", "errors", "exact", "share")
+        assert not [name for name in own_imports(module) if not within(name, known)], module
 
 
 @pytest.mark.parametrize("module", [module for module in FILES if within(module, KIT)])

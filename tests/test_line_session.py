@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from emit.errors import EncodeError, FrameTooLarge
-from emit.host.frames import End
-from emit.host.line_session import LineSession
-from emit.host.session import Broken
+from emit.host.wire.frames import End
+from emit.host.wire.line_session import LineSession
+from emit.host.wire.session import Broken
 
 
 @pytest.fixture

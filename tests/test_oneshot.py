@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from emit.errors import CallTimeout, ProcessDied, StartError
-from emit.host.environment import environment
 from emit.host.oneshot import run
-from emit.host.program import Program
+from emit.host.system.environment import environment
+from emit.host.system.program import Program
 from tests.hosts import count
 
 pytestmark = pytest.mark.usefixtures("leak_free")

@@ -13,8 +13,8 @@ import time
 import psutil
 import pytest
 
-from emit.host.environment import environment
-from emit.host.spawn import Limits, Program, start
+from emit.host.system.environment import environment
+from emit.host.system.spawn import Limits, Program, start
 from tests.hosts import count, lives, open_host, run_host, sleepers, until
 
 CHAOS = os.environ.get("EMIT_CHAOS") == "1"
@@ -146,7 +146,7 @@ def test_a_nested_host_dies_with_the_outer_one(tag: str) -> None:
     """A node that is a host itself: killing the outermost leaves nothing of the innermost."""
     inner = f"""
 import sys, time
-from emit.host.spawn import *
+from emit.host.system.spawn import *
 child = start(Program("in", ("sleep", {tag!r}), environment({{}})))
 time.sleep(1000)  # until it is killed
 """
@@ -229,8 +229,8 @@ def test_there_is_one_sentinel_and_it_holds_nothing() -> None:
 def test_the_lifeline_ends_without_a_warning() -> None:
     """Under -X dev, which shows what an interpreter left open."""
     code = """
-        from emit.host.environment import environment
-        from emit.host.spawn import Program, start
+        from emit.host.system.environment import environment
+        from emit.host.system.spawn import Program, start
         start(Program("n", ("true",), environment({}))).close()
     """
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(code)]
@@ -243,7 +243,7 @@ def test_a_killed_sentinel_is_replaced(tag: str, caplog: pytest.LogCaptureFixtur
     (old,) = sentinels()
     old.kill()
     old.wait()
-    with caplog.at_level(logging.WARNING, logger="emit.host.lifeline"):
+    with caplog.at_level(logging.WARNING, logger="emit.host.system.lifeline"):
         start(Program("n", ("true",), environment({}))).close()
     (new,) = sentinels()
     assert new.pid != old.pid

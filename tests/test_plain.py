@@ -14,8 +14,8 @@ import msgpack
 import pytest
 
 from emit.errors import EncodeError, FrameTooLarge, ProtocolError
-from emit.host.frames import Ready, from_wire
-from emit.host.plain import encode_message, results
+from emit.host.wire.frames import Ready, from_wire
+from emit.host.wire.plain import encode_message, results
 
 #: A loaded machine is no failure.
 SLOW = [hypothesis.HealthCheck.too_slow]

@@ -13,13 +13,24 @@ from typing import Any
 
 import pytest
 
-from emit.host.codec import encode
-from emit.host.frames import FIELDS, FROM_HOST, OPS, End, Err, Failure, Frame, Pong, Ready, op_of
-from emit.host.plain import results
-from emit.host.reader import Reader
-from emit.host.session import TRANSITIONS, Session, State
 from emit.host.settings import Settings
-from emit.host.values import MAX_DEPTH, MAX_FRAME, MAX_ITEMS
+from emit.host.wire.codec import encode
+from emit.host.wire.frames import (
+    FIELDS,
+    FROM_HOST,
+    OPS,
+    End,
+    Err,
+    Failure,
+    Frame,
+    Pong,
+    Ready,
+    op_of,
+)
+from emit.host.wire.plain import results
+from emit.host.wire.reader import Reader
+from emit.host.wire.session import TRANSITIONS, Session, State
+from emit.host.wire.values import MAX_DEPTH, MAX_FRAME, MAX_ITEMS
 from tests.hosts import ROOT
 from tests.tiny import PAGE, SDK
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emit.errors import GraphError
-from emit.host.runtime import _KEYS, PLACES, fill, locate, runtimes
+from emit.host.language.runtime import _KEYS, PLACES, fill, locate, runtimes
 from tests.hosts import ROOT
 
 TOY = """

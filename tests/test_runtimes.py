@@ -15,8 +15,8 @@ import pytest
 
 from emit import Router, ShellNode
 from emit.errors import RemoteError, StartError
-from emit.host.launch import places
-from emit.host.runtime import fill, locate, runtimes
+from emit.host.language.launch import places
+from emit.host.language.runtime import fill, locate, runtimes
 from scripts import tools
 from tests.conftest import require
 from tests.hosts import ROOT

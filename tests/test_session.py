@@ -11,8 +11,8 @@ import hypothesis.strategies as st
 import pytest
 
 from emit.errors import EncodeError, FrameTooLarge, ProtocolError
-from emit.host.codec import CODECS, encode
-from emit.host.frames import (
+from emit.host.wire.codec import CODECS, encode
+from emit.host.wire.frames import (
     FIELDS,
     FROM_HOST,
     Bye,
@@ -31,8 +31,8 @@ from emit.host.frames import (
     Stray,
     TooLarge,
 )
-from emit.host.reader import Reader
-from emit.host.session import TRANSITIONS, Broken, Session, State, Unmatched
+from emit.host.wire.reader import Reader
+from emit.host.wire.session import TRANSITIONS, Broken, Session, State, Unmatched
 
 #: A loaded machine is no failure.
 SLOW = [hypothesis.HealthCheck.too_slow]

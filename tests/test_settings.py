@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from emit.errors import GraphError
-from emit.host.program import Limits
 from emit.host.settings import Settings, check
+from emit.host.system.program import Limits
 
 
 def test_the_defaults_are_fine() -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from emit import errors
 from emit.errors import HostError, ProcessDied, StartError, Unavailable
-from emit.host.data import Described, from_error, from_node, to_error, to_node
-from emit.host.program import Limits, Program
 from emit.host.settings import Settings
-from emit.host.values import Encoder, from_msgpack
+from emit.host.shared.data import Described, from_error, from_node, to_error, to_node
+from emit.host.system.program import Limits, Program
+from emit.host.wire.values import Encoder, from_msgpack
 from emit.letter import Cause, DeadLetter
 from tests.test_errors import make
 

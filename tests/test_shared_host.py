@@ -30,13 +30,13 @@ from emit.errors import (
     StartError,
     Unavailable,
 )
-from emit.host import link, server
-from emit.host.codec import encode
-from emit.host.frames import Call, End, Hello, Ready
 from emit.host.host import Host
 from emit.host.place import Place, socket_path
-from emit.host.reader import Reader
-from emit.host.remote import RemoteHost
+from emit.host.shared import link, server
+from emit.host.shared.remote import RemoteHost
+from emit.host.wire.codec import encode
+from emit.host.wire.frames import Call, End, Hello, Ready
+from emit.host.wire.reader import Reader
 from tests.faults.nodes import CHAOS, raw, sdk
 from tests.hosts import lives, until
 from tests.shared_hosts import EMIT, client, listening, open_client, start, status, wait_for
@@ -635,8 +635,8 @@ def test_a_fork_after_the_first_use(path: Path) -> None:
     code = f"""
 import os, sys
 from emit.host import host
-from emit.host.environment import environment
-from emit.host.program import Program
+from emit.host.system.environment import environment
+from emit.host.system.program import Program
 from emit.host.settings import Settings
 program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
 
@@ -663,8 +663,8 @@ def test_a_link_that_a_forked_child_inherits(path: Path, tmp_path: Path) -> None
 import os, sys
 from pathlib import Path
 from emit.host import host
-from emit.host.environment import environment
-from emit.host.program import Program
+from emit.host.system.environment import environment
+from emit.host.system.program import Program
 from emit.host.settings import Settings
 from tests.test_shared_host import HELD, _lines, held, in_thread, raw, until
 program = Program("n", tuple(raw(HELD)), environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
@@ -691,8 +691,8 @@ os.kill(os.getpid(), 9)
 WORK = f"""
 import os, sys, threading
 from emit.host import host
-from emit.host.environment import environment
-from emit.host.program import Program
+from emit.host.system.environment import environment
+from emit.host.system.program import Program
 from emit.host.settings import Settings
 program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
 node = host.current().calls("n", lambda: program, Settings(mode="persistent", size=2))

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from emit.errors import StartError, StartTimeout
-from emit.host import spawn, trampoline
-from emit.host.environment import environment
-from emit.host.spawn import Child, Limits, Program, is_transient, start
+from emit.host.system import spawn, trampoline
+from emit.host.system.environment import environment
+from emit.host.system.spawn import Child, Limits, Program, is_transient, start
 from tests.hosts import count, run_host, sleepers
 
 pytestmark = pytest.mark.usefixtures("leak_free")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from emit.host import family, sentinel, tree
-from emit.host.environment import environment
-from emit.host.spawn import Child, Limits, Program, start
+from emit.host.system import family, sentinel, tree
+from emit.host.system.environment import environment
+from emit.host.system.spawn import Child, Limits, Program, start
 from tests.hosts import count, sleepers, tagged, until
 
 pytestmark = pytest.mark.usefixtures("leak_free")

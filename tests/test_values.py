@@ -21,8 +21,8 @@ import msgpack
 import orjson
 import pytest
 
-from emit.host import codec, frames, plain, reader, session, unfit, values
-from emit.host.values import (
+from emit.host.wire import codec, frames, plain, reader, session, unfit, values
+from emit.host.wire.values import (
     MAX_DEPTH,
     MAX_ITEMS,
     Encoder,

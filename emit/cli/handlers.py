@@ -12,8 +12,8 @@ from typing import NamedTuple
 from emit.checks.findings import Finding
 from emit.checks.needs import certain_reads
 from emit.errors import HostError
-from emit.host.program import Program
 from emit.host.stopping import stop_all
+from emit.host.system.program import Program
 from emit.message import Message
 from emit.multilang import ShellNode
 from emit.node import Node

@@ -13,9 +13,9 @@ from emit.cli.errors import CommandError
 from emit.host import status
 from emit.host.fate import Job
 from emit.host.host import Host
-from emit.host.link import Link, LinkLost
 from emit.host.place import VARIABLE, Place, PlaceTaken, socket_path
-from emit.host.server import Server
+from emit.host.shared.link import Link, LinkLost
+from emit.host.shared.server import Server
 
 HELP = "Run the programs of nodes for all processes of this user that have EMIT_HOST=shared."
 

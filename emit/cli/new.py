@@ -12,7 +12,7 @@ from pathlib import Path
 from emit.cli.errors import CommandError, UsageError
 from emit.cli.project import project_files
 from emit.cli.templates import node_files
-from emit.host.runtime import Runtime, fill, locate, runtimes
+from emit.host.language.runtime import Runtime, fill, locate, runtimes
 
 HELP = "Write the beginning of a node, with its test, or (with --project) of a Celery project."
 
@@ -92,7 +92,7 @@ def write(files: dict[Path, str]) -> None:
 
 def test_command(language: Runtime, node: Path, test: Path) -> str:
     """How a test file is run, as a line for a shell."""
-    from emit.host.launch import places
+    from emit.host.language.launch import places
 
     # What is built is built, and tested, in a folder of its own.
     file = test.absolute() if language.build else test

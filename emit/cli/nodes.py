@@ -17,7 +17,7 @@ from typing import Any
 from emit.checks.nearest import nearest
 from emit.cli.errors import TargetError, UsageError
 from emit.cli.target import load_router
-from emit.host.runtime import runtimes
+from emit.host.language.runtime import runtimes
 from emit.multilang import ShellNode
 from emit.router import Router
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from emit.cli.templates import node_files
-from emit.host.runtime import Runtime
+from emit.host.language.runtime import Runtime
 
 _APP = '''\
 """The Celery app, and the router that makes its nodes tasks."""

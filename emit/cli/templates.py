@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emit.cli.errors import CommandError
-from emit.host.runtime import Runtime
+from emit.host.language.runtime import Runtime
 
 
 def node_files(

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from emit.cli.templates import node_files
 from emit.errors import StartError
-from emit.host.environment import DEFAULT, environment
 from emit.host.host import Host
-from emit.host.launch import installed_version, places
-from emit.host.program import Program
-from emit.host.runtime import Runtime, Source, runtimes
+from emit.host.language.launch import installed_version, places
+from emit.host.language.runtime import Runtime, Source, runtimes
+from emit.host.system.environment import DEFAULT, environment
+from emit.host.system.program import Program
 from emit.multilang import ShellNode
 
 #: What each language's own example is given, and what it has to answer.

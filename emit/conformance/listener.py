@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import Any
 
 from emit.conformance.template import shorten
-from emit.host import frames
-from emit.host.reader import Reader
+from emit.host.wire import frames
+from emit.host.wire.reader import Reader
 
 __all__ = ["Fault", "Listener", "Overdue"]
 

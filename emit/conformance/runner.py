@@ -17,7 +17,7 @@ from emit.conformance.steps import Skip, play, shake_hands
 from emit.conformance.talk import Talk
 from emit.conformance.verdict import Outcome
 from emit.errors import StartError
-from emit.host import frames
+from emit.host.wire import frames
 
 __all__ = ["FEATURES", "Plan", "Subject", "all_scenarios", "meet", "run"]
 

@@ -13,7 +13,7 @@ from emit.conformance.scenario import Scenario
 from emit.conformance.talk import Talk
 from emit.conformance.template import build, difference, shorten
 from emit.conformance.vectors import check_vectors
-from emit.host import frames
+from emit.host.wire import frames
 
 __all__ = ["Skip", "play", "shake_hands"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from emit.conformance.listener import Fault, Listener, Overdue
 from emit.conformance.template import shorten
-from emit.host import spawn, tree
 from emit.host.lines import Lines
-from emit.host.program import Program
+from emit.host.system import spawn, tree
+from emit.host.system.program import Program
 from emit.host.transport import Pipes, Poll, remaining
-from emit.host.values import Encoder
+from emit.host.wire.values import Encoder
 
 __all__ = ["Talk", "environment"]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from emit.conformance.listener import Fault, describe
 from emit.conformance.scenario import CODECS, Scenario
 from emit.conformance.template import build, difference, shorten
-from emit.host import frames
-from emit.host.values import from_json, from_msgpack
+from emit.host.wire import frames
+from emit.host.wire.values import from_json, from_msgpack
 
 if TYPE_CHECKING:
     from emit.conformance.talk import Talk

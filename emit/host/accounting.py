@@ -252,7 +252,7 @@ _FIGURES = ("cpu_seconds", "rss_bytes", "sent_bytes", "received_bytes", "strays"
 
 def usage_of(process: Process) -> Usage:
     """What a process and its children use now; the pipes' bytes alone where it has ended."""
-    from emit.host.family import used  # as in Process.start
+    from emit.host.system.family import used  # as in Process.start
 
     cpu, rss = used(process.child.pid)
     return Usage(cpu, rss, process.pipes.sent, process.pipes.taken, process.answers.strays)

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from emit.errors import FrameTooLarge, ProtocolError, RemoteError
-from emit.host import frames
 from emit.host.fate import Job, too_many
 from emit.host.lines import clean
-from emit.host.session import Broken, Unmatched
+from emit.host.wire import frames
+from emit.host.wire.session import Broken, Unmatched
 
 _HINT = (
     "a line on stdout that is no frame: %s (print to stderr or use the SDK's log; "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from emit.errors import CallTimeout, ProtocolError
-from emit.host.frames import Pong
 from emit.host.process import Process
-from emit.host.session import Session
 from emit.host.transport import Poll, remaining
+from emit.host.wire.frames import Pong
+from emit.host.wire.session import Session
 
 
 def ping(process: Process, timeout: float) -> float | None:

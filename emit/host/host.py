@@ -23,10 +23,10 @@ from emit.host.keeper import Keeper
 from emit.host.place import socket_path
 from emit.host.pool import Lease, Pool
 from emit.host.process import Process
-from emit.host.program import Program
-from emit.host.remote import RemoteHost
 from emit.host.settings import Settings
+from emit.host.shared.remote import RemoteHost
 from emit.host.stopping import stop_all
+from emit.host.system.program import Program
 from emit.host.transport import remaining
 from emit.letter import DeadLetter
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Generator
 
 from emit.errors import CallTimeout, ProcessDied
-from emit.host import spawn
 from emit.host.lines import Lines
-from emit.host.program import Program
-from emit.host.stalled import describe_stall
+from emit.host.system import spawn
+from emit.host.system.program import Program
+from emit.host.system.stalled import describe_stall
 from emit.host.transport import Pipes, Poll, remaining
 
 

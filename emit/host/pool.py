@@ -26,10 +26,10 @@ from emit.errors import HostError, PoolClosed, PoolTimeout, Unavailable
 from emit.host.accounting import ProcessAccount
 from emit.host.prepared import Prepared
 from emit.host.process import Process, is_permanent
-from emit.host.program import Program
 from emit.host.settings import Settings
 from emit.host.stopping import stop_all
 from emit.host.supervisor import Starts
+from emit.host.system.program import Program
 from emit.host.transport import remaining
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from emit.host.command import language_of
-from emit.host.program import Program
+from emit.host.system.command import language_of
+from emit.host.system.program import Program
 
 
 class Prepared:

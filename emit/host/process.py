@@ -26,19 +26,19 @@ from emit.errors import (
     StartError,
     StartTimeout,
 )
-from emit.host import spawn
 from emit.host.accounting import usage_of
 from emit.host.answers import Answers
-from emit.host.command import is_transient
 from emit.host.fate import Job
-from emit.host.line_session import LineSession
 from emit.host.lines import Lines
-from emit.host.program import Program
-from emit.host.session import Session
 from emit.host.settings import Settings
-from emit.host.stalled import describe_stall, is_ending
 from emit.host.supervisor import Lifespan
+from emit.host.system import spawn
+from emit.host.system.command import is_transient
+from emit.host.system.program import Program
+from emit.host.system.stalled import describe_stall, is_ending
 from emit.host.transport import Pipes, Poll, remaining
+from emit.host.wire.line_session import LineSession
+from emit.host.wire.session import Session
 
 #: Seconds to wait for an exit status after stdout has come to its end; and where the kernel says
 #: that the process is ending.
@@ -98,7 +98,7 @@ class Process:
         try:
             # psutil, which the first figures and the first end need: imported while the program
             # starts, which costs nobody 14 ms, and while there are descriptors left to do it.
-            import emit.host.family  # noqa: F401
+            import emit.host.system.family  # noqa: F401
 
             process._shake_hands(deadline)
         except BaseException:

@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass
 
 from emit.errors import GraphError
-from emit.host.program import Limits
-from emit.host.unfit import MAX_FRAME
+from emit.host.system.program import Limits
+from emit.host.wire.unfit import MAX_FRAME
 
 MODES = ("auto", "oneshot", "persistent", "lines")
 CODECS = (None, "json", "msgpack")

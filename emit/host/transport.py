@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
-from emit.host.child import Child
 from emit.host.lines import Lines
+from emit.host.system.child import Child
 
 #: Bytes per read. From 256 KiB on each read maps fresh memory: 14 us instead of 1.4.
 CHUNK = 64 * 1024

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from emit.host.calls import Calls
-from emit.host.environment import environment
 from emit.host.host import Host
-from emit.host.program import Program
 from emit.host.settings import Settings
+from emit.host.system.environment import environment
+from emit.host.system.program import Program
 from emit.letter import DeadLetter
 from tests.hosts import ROOT
 

@@ -16,10 +16,10 @@ import pytest
 
 from emit.errors import ProcessDied, StartError, StartTimeout
 from emit.host.calls import Calls
-from emit.host.environment import environment
 from emit.host.host import Host
-from emit.host.program import Limits, Program
 from emit.host.settings import Settings
+from emit.host.system.environment import environment
+from emit.host.system.program import Limits, Program
 from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
 
 pytestmark = pytest.mark.usefixtures("leak_free")

@@ -17,8 +17,8 @@ CLIENT = f"""
 import os, sys, threading
 from emit.errors import HostLost
 from emit.host import host
-from emit.host.environment import environment
-from emit.host.program import Program
+from emit.host.system.environment import environment
+from emit.host.system.program import Program
 from emit.host.settings import Settings
 program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
 settings = Settings(mode="persistent", size=2, max_attempts=100)

@@ -17,8 +17,8 @@ from typing import Any
 from emit import errors
 from emit.context import Context
 from emit.errors import EmitError, HostError, StartError
-from emit.host.program import Limits, Program
 from emit.host.settings import Settings
+from emit.host.system.program import Limits, Program
 from emit.letter import Cause, DeadLetter
 
 __all__ = [

@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Any
 
 from emit import context
 from emit.errors import EmitError, FrameTooLarge, HostError
-from emit.host import frames
-from emit.host.codec import Msgpack
-from emit.host.data import from_error, to_context
-from emit.host.frames import Call, Err, Failure, Hello, Ping, Pong, Ready
-from emit.host.reader import Reader
+from emit.host.shared.data import from_error, to_context
 from emit.host.transport import Abandoned
-from emit.host.values import MAX_FRAME, Encoder
+from emit.host.wire import frames
+from emit.host.wire.codec import Msgpack
+from emit.host.wire.frames import Call, Err, Failure, Hello, Ping, Pong, Ready
+from emit.host.wire.reader import Reader
+from emit.host.wire.values import MAX_FRAME, Encoder
 
 if TYPE_CHECKING:
     from emit.host.calls import Calls
-    from emit.host.server import Server
+    from emit.host.shared.server import Server
 
 __all__ = ["Connection"]
 

@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 import msgpack  # type: ignore[import-untyped]
 
-from emit.host.frames import OPS, BadFrame, Frame, Read, Stray, TooLarge, Violation, from_wire
-from emit.host.values import (
+from emit.host.wire.frames import OPS, BadFrame, Frame, Read, Stray, TooLarge, Violation, from_wire
+from emit.host.wire.values import (
     MAX_DEPTH,
     MAX_FRAME,
     Malformed,

@@ -21,8 +21,8 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from emit.errors import EncodeError, FrameTooLarge, ProtocolError
-from emit.host.codec import CODECS, Codec, Json
-from emit.host.frames import (
+from emit.host.wire.codec import CODECS, Codec, Json
+from emit.host.wire.frames import (
     FROM_HOST,
     VERSION,
     Bye,
@@ -43,8 +43,8 @@ from emit.host.frames import (
     Violation,
     op_of,
 )
-from emit.host.reader import Reader
-from emit.host.values import MAX_FRAME, Unfit
+from emit.host.wire.reader import Reader
+from emit.host.wire.values import MAX_FRAME, Unfit
 
 __all__ = ["TRANSITIONS", "Broken", "Event", "Session", "State", "Unmatched"]
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from emit.host import sentinel
+from emit.host.system import sentinel
 
 __all__ = ["Lifeline", "interpreter"]
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from emit.errors import CallTimeout, ProcessDied, StartError
-from emit.host import build, oneshot
-from emit.host.command import resolve, start_error
-from emit.host.lifeline import interpreter
-from emit.host.program import Program
-from emit.host.runtime import Runtime, Source, fill
+from emit.host import oneshot
+from emit.host.language import build
+from emit.host.language.runtime import Runtime, Source, fill
+from emit.host.system.command import resolve, start_error
+from emit.host.system.lifeline import interpreter
+from emit.host.system.program import Program
 
 __all__ = ["installed_version", "places", "prepare"]
 
@@ -46,7 +47,7 @@ def prepare(program: Program, source: Source, own: Mapping[str, str]) -> Program
 
     Args:
         program: Its node, environment and directory; its ``argv`` is not looked at.
-        source: What to serve; see `emit.host.runtime.locate`.
+        source: What to serve; see `emit.host.language.runtime.locate`.
         own: What the node itself adds to the environment: it wins over what the language adds.
 
     Returns:

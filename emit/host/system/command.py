@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from emit.errors import StartError
-from emit.host.program import Program
+from emit.host.system.program import Program
 
 __all__ = ["TRANSIENT", "diagnose", "is_transient", "language_of", "resolve", "start_error"]
 

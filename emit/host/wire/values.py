@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import msgpack  # type: ignore[import-untyped]
 import orjson
 
-from emit.host.unfit import MAX_DEPTH, MAX_FRAME, MAX_ITEMS, Unfit, explain
+from emit.host.wire.unfit import MAX_DEPTH, MAX_FRAME, MAX_ITEMS, Unfit, explain
 
 __all__ = ["MAX_DEPTH", "MAX_FRAME", "MAX_ITEMS", "Encoder", "Malformed", "Unfit"]
 __all__ += ["from_json", "from_msgpack", "has_long_numbers", "layers"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from emit.host import sentinel
+from emit.host.system import sentinel
 
 __all__ = ["descendants", "family", "sweep", "used"]
 
@@ -57,14 +57,14 @@ def _children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> set[tuple[int, float]]:
-    """The descendants of *pid* with their starts; see :mod:`emit.host.tree`."""
+    """The descendants of *pid* with their starts; see :mod:`emit.host.system.tree`."""
     with contextlib.suppress(psutil.Error):
         return {(p.pid, p.create_time()) for p in psutil.Process(pid).children(recursive=True)}
     return set()
 
 
 def sweep(cookie: str, family: set[tuple[int, float]], *, seconds: float) -> bool:
-    """Kill what belongs to the cookie or the family; see :func:`emit.host.tree.kill_tree`."""
+    """Kill what belongs to the cookie or the family, as :func:`~.tree.kill_tree` does."""
     end = time.monotonic() + seconds
     quiet = 0
     while time.monotonic() < end:

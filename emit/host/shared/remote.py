@@ -33,11 +33,11 @@ from emit.errors import (
 )
 from emit.host.accounting import CallAccount
 from emit.host.calls import Calls
-from emit.host.data import Described, from_node
 from emit.host.fate import Job
-from emit.host.link import Link, LinkLost, LinkRefused
-from emit.host.program import Program
 from emit.host.settings import Settings
+from emit.host.shared.data import Described, from_node
+from emit.host.shared.link import Link, LinkLost, LinkRefused
+from emit.host.system.program import Program
 from emit.host.transport import remaining
 from emit.letter import DeadLetter
 

@@ -21,12 +21,12 @@ from types import TracebackType
 from typing import Any
 
 from emit.host.calls import Calls
-from emit.host.data import to_node
 from emit.host.host import Host
-from emit.host.link import BEAT
 from emit.host.place import Place, peer_of
-from emit.host.served import Connection
 from emit.host.settings import check
+from emit.host.shared.data import to_node
+from emit.host.shared.link import BEAT
+from emit.host.shared.served import Connection
 from emit.host.transport import remaining
 
 __all__ = ["Server"]

@@ -23,9 +23,9 @@ from pathlib import Path
 from emit import share
 from emit.errors import CallTimeout, ProcessDied
 from emit.host import oneshot
-from emit.host.command import start_error
-from emit.host.program import Program
-from emit.host.runtime import Source, fill
+from emit.host.language.runtime import Source, fill
+from emit.host.system.command import start_error
+from emit.host.system.program import Program
 
 __all__ = ["KEEP", "MOST", "TIMEOUT", "build", "is_built", "output"]
 

@@ -35,12 +35,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from emit.errors import StartError, StartTimeout
-from emit.host import sentinel, trampoline
-from emit.host.child import Child
-from emit.host.command import diagnose, is_transient, resolve
-from emit.host.environment import environment
-from emit.host.lifeline import Lifeline, boot_clock, interpreter
-from emit.host.program import Limits, Program
+from emit.host.system import sentinel, trampoline
+from emit.host.system.child import Child
+from emit.host.system.command import diagnose, is_transient, resolve
+from emit.host.system.environment import environment
+from emit.host.system.lifeline import Lifeline, boot_clock, interpreter
+from emit.host.system.program import Limits, Program
 
 __all__ = ["Child", "Limits", "Program", "environment", "is_transient", "resolve", "start"]
 

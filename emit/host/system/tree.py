@@ -5,7 +5,7 @@ A signal to the process alone leaves its children; one to its group leaves what 
 session; following parents leaves daemons, whose parents are gone. So it is all three and then
 a sweep by cookie, the variable that each process inherits in its environment.
 
-macOS has no /proc: see `emit.host.family`.
+macOS has no /proc: see `emit.host.system.family`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import signal
 import sys
 from collections.abc import Callable
 
-from emit.host import sentinel
+from emit.host.system import sentinel
 
 if sys.platform != "linux":
-    from emit.host import family as portable
+    from emit.host.system import family as portable
 
 __all__ = ["kill_tree", "signal_group"]
 

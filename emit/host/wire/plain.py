@@ -15,7 +15,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 from emit.errors import EncodeError, FrameTooLarge, ProtocolError
-from emit.host.values import (
+from emit.host.wire.values import (
     MAX_DEPTH,
     MAX_FRAME,
     Encoder,

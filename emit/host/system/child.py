@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from emit.errors import describe_status
-from emit.host import tree
+from emit.host.system import tree
 
 __all__ = ["Child"]
 

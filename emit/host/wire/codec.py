@@ -3,7 +3,7 @@
 JSON:     ``\\n`` + one object + ``\\n``. The newline in front keeps a stray print that ended
           without one from gluing itself to the frame.
 msgpack:  4 bytes of length, big-endian + one map. Frames stay below 2**24 bytes, so the first
-          byte is 0x00, which no text holds: `emit.host.reader.Reader` tells the two apart.
+          byte is 0x00, which no text holds: `emit.host.wire.reader.Reader` tells the two apart.
 
 The bytes of a call are put together by hand around the encoded message, as it is the one frame
 the host writes per message: 0.1 us less than encoding the whole map, and 0.2 us less than framing
@@ -16,8 +16,8 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from emit.host.frames import Frame, to_wire
-from emit.host.values import Encoder
+from emit.host.wire.frames import Frame, to_wire
+from emit.host.wire.values import Encoder
 
 __all__ = ["CODECS", "Codec", "Json", "Msgpack", "encode"]
 
@@ -106,7 +106,7 @@ def encode(frame: Frame, codec: str = "json") -> bytes:
         Unfit: A value in it cannot be carried; its path starts at the frame.
 
     Example:
-        >>> from emit.host.frames import Cancel
+        >>> from emit.host.wire.frames import Cancel
         >>> encode(Cancel(3))
         b'\\n{"op":"cancel","id":3}\\n'
     """

@@ -20,13 +20,13 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from emit.host import frames
-from emit.host.data import from_context, to_error
 from emit.host.fate import Job
 from emit.host.place import check_path, peer_of
-from emit.host.session import Broken, Session, Unmatched
+from emit.host.shared.data import from_context, to_error
 from emit.host.transport import remaining
-from emit.host.values import MAX_FRAME
+from emit.host.wire import frames
+from emit.host.wire.session import Broken, Session, Unmatched
+from emit.host.wire.values import MAX_FRAME
 
 __all__ = ["BEAT", "Link", "LinkLost"]
 
@@ -56,7 +56,7 @@ class Link:
     Args:
         path: Of the host's socket.
         node: The node that this link is for.
-        config: What the host has to know of it; see `emit.host.data.from_node`.
+        config: What the host has to know of it; see `emit.host.shared.data.from_node`.
 
     Raises:
         LinkLost: Nobody listens there, or it has ended in the middle.

@@ -1,0 +1,1 @@
+"""From a file of the author's to a program that can be started."""

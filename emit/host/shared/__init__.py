@@ -1,0 +1,1 @@
+"""One host for many processes: its half, and that of its clients."""

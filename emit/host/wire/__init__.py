@@ -1,0 +1,1 @@
+"""The conversation with a program, as bytes and frames. No I/O in this folder."""
