@@ -117,7 +117,7 @@ class Killer:
 
     def watch(self, outcomes: Iterator[Any]) -> Iterator[Any]:
         for number, outcome in enumerate(outcomes):
-            if number % self._every == 0:
+            if number >= self.kills * self._every:
                 self._kill()
             yield outcome
 
@@ -143,7 +143,7 @@ def test_processes_are_killed_all_the_time(seed: int) -> None:
     assert outcomes == [[] if n in poison else [n] for n in range(count)]
     assert {letter.message["n"] for letter in letters} == poison
     assert len(letters) == 14
-    assert killer.kills >= count / 500 / 2
+    assert killer.kills >= count / 500 - 1
     assert figures["starts"] >= 14 * 3
 
 
