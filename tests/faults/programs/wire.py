@@ -8,11 +8,11 @@ import threading  # noqa: F401
 import time
 
 
-def write(data):
-    """Write all of *data*, text or bytes, on stdout."""
+def write(data, fd=1):
+    """Write all of *data*, text or bytes, on stdout: a signal may cut a single os.write short."""
     view = memoryview(data.encode() if isinstance(data, str) else data)
     while view:
-        view = view[os.write(1, view) :]
+        view = view[os.write(fd, view) :]
 
 
 def line(**fields):
