@@ -63,8 +63,11 @@ func Pure[In, Out any](f func(In) Out) Handler[In, Out] {
 // It checks, as a host's SDK does, that a codec carries each result, and returns an [*EncodeError]
 // if none does.
 func Collect[In, Out any](handler Handler[In, Out], in In) (results []Out, err error) {
+	var mu sync.Mutex // a handler may emit from goroutines of its own, as under a host
 	var refused error
 	err = handler(&Call{Attempt: 1}, in, func(result Out) error {
+		mu.Lock()
+		defer mu.Unlock()
 		if _, err := encode(msgpackCodec{}, nil, result); err != nil {
 			refused = err
 			return err

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -58,5 +59,26 @@ func TestCollectRefusesWhatNoCodecCarries(t *testing.T) {
 	}
 	if got, err := Collect(Pure(func(Message) any { return []byte{1} }), nil); err != nil || len(got) != 1 {
 		t.Error(got, err)
+	}
+}
+
+func TestResultsFromSeveralGoroutines(t *testing.T) {
+	const goroutines, each = 8, 20_000
+	got, err := Collect(Each(func(_ Message, out func(int) error) error {
+		var all sync.WaitGroup
+		for range goroutines {
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				for n := range each {
+					_ = out(n)
+				}
+			}()
+		}
+		all.Wait()
+		return nil
+	}), Message{})
+	if err != nil || len(got) != goroutines*each {
+		t.Error(len(got), err)
 	}
 }

@@ -157,6 +157,7 @@ func (p *program) once(c codec, msg []byte, out *os.File) error {
 }
 
 func (p *program) hand(n *node, c codec, msg []byte, out *os.File) (err error) {
+	var mu sync.Mutex // a handler may emit from goroutines of its own, as under a host
 	var refused error
 	defer func() {
 		if value := recover(); value != nil {
@@ -167,6 +168,8 @@ func (p *program) hand(n *node, c codec, msg []byte, out *os.File) (err error) {
 	}()
 	call := &Call{Node: n.name, Attempt: 1}
 	return n.handle(c, msg, call, func(result any) error {
+		mu.Lock()
+		defer mu.Unlock()
 		line, err := encode(c, nil, result)
 		if err != nil {
 			refused = err
