@@ -13,7 +13,7 @@ from emit.router import Router
 USUAL = "redis://localhost:6379/0"
 
 #: Seconds for a connection, and for an answer.
-_PATIENCE = 3
+_PATIENCE = 10
 
 
 class _Place(NamedTuple):
