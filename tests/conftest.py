@@ -9,6 +9,7 @@ import contextlib
 import functools
 import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from scripts import tools
@@ -37,6 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "requires(*names): needs programs of scripts/tools.py; skipped without, fails if CI=true",
     )
+    # What is true of a value does not depend on how long a loaded machine takes for it.
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=slow)
+    hypothesis.settings.load_profile("patient")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -145,7 +151,9 @@ def serving_redis(folder: Path, *options: str, port: int = 0) -> Iterator[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
+    """One that no system gives to a connection: it is still free when a server was killed."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
+    pytest.fail("a hundred ports are taken")

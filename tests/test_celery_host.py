@@ -22,8 +22,8 @@ HERE = Path(__file__).parent / "queues"
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run" / "host.sock"
+def path(short_folder: Path) -> Path:
+    return short_folder / "run" / "host.sock"
 
 
 @pytest.fixture(scope="module")

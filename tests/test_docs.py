@@ -77,20 +77,21 @@ def run(command: list[str] | str, folder: Path, env: dict[str, str]) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The page's files are written, its scripts and commands run in order, the outputs agree."""
-    env = {}
-    if "EMIT_REDIS" in page.read_text("utf-8"):
+    env, text = {}, page.read_text("utf-8")
+    if "EMIT_REDIS" in text:
         env["EMIT_REDIS"] = request.getfixturevalue("redis")
+    folder = request.getfixturevalue("short_folder") if "$PWD/run/host.sock" in text else tmp_path
     for block in blocks(page):
         if block.file:
-            (tmp_path / block.file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / block.file).write_text(block.body)
+            (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.file).write_text(block.body)
         elif block.language == "python":
             require(*tools_of(block.body))
-            printed = run([sys.executable, "-c", block.body], tmp_path, env)
+            printed = run([sys.executable, "-c", block.body], folder, env)
             assert block.output is None or printed == block.output
         elif block.language == "console":
             require(*tools_of(block.body))
-            console(block.body, tmp_path, env)
+            console(block.body, folder, env)
 
 
 def tools_of(script: str) -> Iterator[str]:

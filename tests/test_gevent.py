@@ -69,8 +69,8 @@ def test_greenlets(tmp_path: Path) -> None:
     meet(tmp_path / "meeting", "private")
 
 
-def test_greenlets_of_a_shared_host(tmp_path: Path) -> None:
+def test_greenlets_of_a_shared_host(tmp_path: Path, short_folder: Path) -> None:
     """The same, where the processes are those of a shared host."""
     pytest.importorskip("gevent")
-    with listening(tmp_path / "host.sock"):
-        meet(tmp_path / "meeting", str(tmp_path / "host.sock"))
+    with listening(short_folder / "host.sock"):
+        meet(tmp_path / "meeting", str(short_folder / "host.sock"))

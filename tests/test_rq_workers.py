@@ -63,9 +63,11 @@ def test_a_worker_that_forks(jobs: Any, kind: str, tmp_path: Path) -> None:
         eventually(lambda: are_gone(pid for pid, _ in answers))
 
 
-def test_a_worker_that_forks_with_a_shared_host(jobs: Any, tmp_path: Path) -> None:
+def test_a_worker_that_forks_with_a_shared_host(
+    jobs: Any, tmp_path: Path, short_folder: Path
+) -> None:
     """A process for each job, and one program for all of them."""
-    path = tmp_path / "host.sock"
+    path = short_folder / "host.sock"
     with listening(path), rq_worker(tmp_path / "log", "rq.Worker", EMIT_HOST=str(path)):
         for n in range(4):
             jobs.Answer.delay(n=n, _origin="test")
