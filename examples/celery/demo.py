@@ -13,10 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 
 from celery import Celery
+from kombu.transport import filesystem
+from kombu.utils.json import dumps
 
 from emit import CeleryRouter, NoResult
 from emit.celery import configure
@@ -26,6 +29,18 @@ BROKER = sys.argv[1] if __name__ == "__main__" and sys.argv[1:] else os.environ.
 FILES = {"data_folder_in": str(FOLDER), "data_folder_out": str(FOLDER), "polling_interval": 0.02}
 FILES["control_folder"] = str(FOLDER / "control")
 
+
+class WholeFiles(filesystem.Channel):
+    """kombu's own writes a message where a worker may read it before it is whole, and lose it."""
+
+    def _put(self, queue, payload, **kwargs):
+        name = f"{time.monotonic_ns():020}_{uuid.uuid4()}.{queue}.msg"
+        unfinished = FOLDER / f"{name}.part"
+        unfinished.write_text(dumps(payload))
+        unfinished.rename(FOLDER / name)
+
+
+filesystem.Transport.Channel = WholeFiles
 app = Celery("demo", broker=BROKER or "filesystem://")
 if not BROKER:
     app.conf.broker_transport_options = FILES
