@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from redis.exceptions import RedisError
 from rq import SimpleWorker
 from rq.scheduler import RQScheduler
+
+from emit.router.rq_log import log_with_worker
 
 __all__ = ["EmitWorker"]
 
@@ -21,6 +24,9 @@ MAINTENANCE = 60
 
 #: Seconds between two looks for jobs whose time has come, as RQ's own.
 TICK = 1.0
+
+#: Seconds between two warnings that such looks fail.
+_QUIET = 60.0
 
 
 class EmitWorker(SimpleWorker):
@@ -42,6 +48,11 @@ class EmitWorker(SimpleWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("maintenance_interval", MAINTENANCE)
         super().__init__(*args, **kwargs)
+
+    def bootstrap(self, *args: Any, **kwargs: Any) -> None:
+        """As of RQ's workers, which set up their log here; Emit's goes to the same."""
+        super().bootstrap(*args, **kwargs)
+        log_with_worker()
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """As of RQ's workers. ``with_scheduler`` is of no account: there always is one."""
@@ -68,21 +79,25 @@ def _scheduling(scheduler: RQScheduler) -> Iterator[None]:
 
 
 def _schedule(scheduler: Any, ended: threading.Event) -> None:
+    warned = float("-inf")
     while not ended.wait(TICK):
-        with _logged("jobs whose time has come wait"):
-            if scheduler.should_reacquire_locks:
-                scheduler.acquire_locks()
-            scheduler.heartbeat()
-            scheduler.enqueue_scheduled_jobs()
-    with _logged("another worker watches the time a minute from now"):
+        try:
+            _look(scheduler)
+        except RedisError as error:  # the worker itself waits for it as well
+            is_news = time.monotonic() - warned >= _QUIET
+            if is_news:
+                warned = time.monotonic()
+            level = logging.WARNING if is_news else logging.DEBUG
+            _log.log(level, "jobs whose time has come wait: %s", error)
+    try:
         scheduler.stop()
+    except RedisError as error:
+        _log.warning("another worker watches the time a minute from now: %s", error)
     scheduler.connection.close()
 
 
-@contextmanager
-def _logged(what: str) -> Iterator[None]:
-    """Redis may be away for a while; the worker itself waits for it as well."""
-    try:
-        yield
-    except RedisError as error:
-        _log.warning("%s: %s", what, error)
+def _look(scheduler: Any) -> None:
+    if scheduler.should_reacquire_locks:
+        scheduler.acquire_locks()
+    scheduler.heartbeat()
+    scheduler.enqueue_scheduled_jobs()

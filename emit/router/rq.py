@@ -36,6 +36,7 @@ from emit.router.ledger import Ledger
 from emit.router.naming import look_like
 from emit.router.queued import QueueRouter
 from emit.router.receiver import Delivery, Unsettled
+from emit.router.rq_log import log_with_worker
 
 __all__ = ["RQRouter"]
 
@@ -228,8 +229,11 @@ class RQRouter(QueueRouter):
     # -- receiving -------------------------------------------------------------------------
 
     def _work(self, node: Any, job: Any, message: Any) -> Any:
+        delivery = self._delivery(node, job, message)
+        if not delivery.eager:  # what runs at once does so in a process that is no worker
+            log_with_worker()
         try:
-            return self._receiver.deliver(node, self._delivery(node, job, message))
+            return self._receiver.deliver(node, delivery)
         except Again as again:
             return again.retry
         except Unsettled as error:

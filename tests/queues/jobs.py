@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -14,6 +15,9 @@ from redis import Redis
 from emit import NoResult, RQRouter, ShellNode
 from emit.context import current
 from emit.errors import RemoteError
+
+if "EMIT_TEST_LOG" in os.environ:
+    logging.basicConfig(format=os.environ["EMIT_TEST_LOG"], level="INFO")
 
 URL = os.environ["EMIT_TEST_REDIS"]
 connection = Redis.from_url(URL)

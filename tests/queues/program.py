@@ -16,6 +16,8 @@ def answer(msg: Any) -> Any:
         raise Retry("again", after=0.05)
     if how == "reject":
         raise Reject("never")
+    if how == "print":
+        print("hello from a program")
     if how == "die":
         os._exit(3)
     if how == "context":
