@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from traceback import walk_tb
 from typing import Any
 
 __all__ = ["Cause", "DeadLetter"]
+
+#: Whose lines say nothing about a node: Emit's, and those of what carries its messages.
+_EMIT = os.path.dirname(__file__) + os.sep
+_CARRIERS = frozenset({"billiard", "celery", "kombu", "rq"})
+
+#: Where Python is, and the folders of what was installed.
+_PYTHON = (os.path.dirname(os.__file__) + os.sep, "<frozen")
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 @dataclass(frozen=True)
@@ -16,7 +26,7 @@ class Cause:
 
     Attributes:
         type: The exception's class name.
-        text: Its text.
+        text: Its text; of an exception of a Python node with the author's line that raised it.
         stderr_tail: What the process last wrote to stderr; may be empty.
         exit_code: Its exit code, or None.
         signal: The signal that killed it, or None.
@@ -34,7 +44,7 @@ class Cause:
     def of(cls, error: BaseException, at: float) -> Cause:
         return cls(
             type=type(error).__name__,
-            text=str(error),
+            text=f"{error}{_where(error)}".lstrip(),
             stderr_tail=getattr(error, "stderr_tail", ""),
             exit_code=getattr(error, "exit_code", None),
             signal=getattr(error, "signal", None),
@@ -73,4 +83,30 @@ class DeadLetter:
     def __repr__(self) -> str:
         # Without the message: a repr ends in logs.
         last = self.causes[-1].text if self.causes else "no cause"
-        return f"<DeadLetter {self.node} after {len(self.causes)} attempts: {last}>"
+        attempts = len(self.causes) if self.attempts is None else self.attempts
+        return f"<DeadLetter {self.node} after {counted(attempts)}: {last}>"
+
+
+def counted(attempts: int) -> str:
+    """
+    Example:
+        >>> counted(1), counted(3)
+        ('1 attempt', '3 attempts')
+    """
+    return f"{attempts} attempt{'' if attempts == 1 else 's'}"
+
+
+def _where(error: BaseException) -> str:
+    """The author's innermost line, else a library's, in the form of the SDKs' stacks."""
+    authors = libraries = ""
+    for frame, line in walk_tb(error.__traceback__):
+        path = frame.f_code.co_filename
+        folders = frozenset(path.split(os.sep))
+        where = f" ({path}:{line} in {frame.f_code.co_name})"
+        if path.startswith(_EMIT):
+            continue
+        if not path.startswith(_PYTHON) and _INSTALLED.isdisjoint(folders):
+            authors = where
+        elif _CARRIERS.isdisjoint(folders):
+            libraries = where
+    return authors or libraries

@@ -186,7 +186,7 @@ def test_a_message_that_kills(sent: Any) -> None:
     """Exactly max_deliveries times, then it is a dead letter."""
     sent.moody.delay(how="kill", _origin="test")
     (letter,) = dead(sent, 1)
-    assert letter.causes[-1].type == "Undelivered"
+    assert (letter.causes[-1].type, letter.attempts) == ("Undelivered", 3)
     assert len(seen(sent, "flow.moody")) == 3
 
 

@@ -78,6 +78,8 @@ def test_show(letters: DeadLetters, run: Run) -> None:
     done = run("show", "m13")
     assert "message   {'n': 13}" in done.stdout
     assert "stderr  bye" in done.stdout
+    assert ", after 1 attempt\n" in done.stdout
+    assert "route" not in done.stdout
     assert "\x07" not in done.stdout
     shown = json.loads(run("show", "m13", "--json").stdout)
     assert (shown["id"], shown["message"], shown["origin"]) == ("m13", {"n": 13}, "words")

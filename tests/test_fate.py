@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
+
 import pytest
 
 from emit.errors import CallTimeout, EncodeError, HostError, ProcessDied, ProtocolError
 from emit.host.fate import FAILURES, Job, split
+from emit.host.language.runtime import locate
 from emit.letter import Cause, DeadLetter
 
 DIED = ProcessDied(node="n", status=-9, stderr_tail="oh")
@@ -89,10 +94,31 @@ def test_a_cause_says_all_that_is_known() -> None:
     assert other == Cause("ValueError", "x", "", None, None, 6.0)
 
 
+def test_a_cause_says_where() -> None:
+    """The author's line, also where what he calls raised it; a library's if there is no other."""
+
+    def price(text: str) -> None:
+        json.loads(text)
+
+    def cause(function: Callable[..., object], *args: object) -> str:
+        try:
+            function(*args)
+        except Exception as error:
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            return Cause.of(error, 0.0).text
+        raise AssertionError
+
+    line = price.__code__.co_firstlineno + 1
+    assert cause(price, "").endswith(f" (char 0) ({__file__}:{line} in price)")
+    decoder = re.escape(json.decoder.__file__)
+    assert re.search(rf"{decoder}:\d+ in \w+\)$", cause(json.loads, ""))
+    assert "(" not in cause(locate, "price", "price.cobol:a b")
+
+
 def test_a_dead_letter_does_not_show_its_message() -> None:
     """A repr ends in logs."""
     letter = DeadLetter("n", {"secret": "hunter2"}, (Cause.of(HUNG, 0.0),))
-    assert repr(letter) == f"<DeadLetter n after 1 attempts: {HUNG}>"
+    assert repr(letter) == f"<DeadLetter n after 1 attempt: {HUNG}>"
     assert repr(DeadLetter("n", {}, ())) == "<DeadLetter n after 0 attempts: no cause>"
 
 

@@ -18,7 +18,7 @@ from emit.dead import DeadLetters, Entry
 from emit.errors import EmitError
 from emit.exact import to_text
 from emit.host.lines import clean
-from emit.letter import Cause, DeadLetter
+from emit.letter import Cause, DeadLetter, counted
 from emit.router import Router
 
 HELP = "List, show, send again or drop the messages that were given up."
@@ -189,12 +189,13 @@ def _print_letter(letter: DeadLetter) -> None:
     print(f"id        {letter.id}")
     print(f"node      {letter.node}")
     print(f"origin    {letter.origin}")
-    print(f"given up  {_when(letter.at or 0.0)}, after {letter.attempts} attempts")
+    print(f"given up  {_when(letter.at or 0.0)}, after {counted(letter.attempts or 0)}")
     for cause in letter.causes:
         print(f"cause     {_when(cause.at)}  {_line(cause)}")
         for line in cause.stderr_tail.splitlines():
             print(f"  stderr  {clean(line)}")
-    print(f"route     {dict(letter.route)!r}")
+    if letter.route:
+        print(f"route     {dict(letter.route)!r}")
     print(f"message   {dict(letter.message)!r}")
 
 

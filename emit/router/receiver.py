@@ -218,12 +218,14 @@ class Receiver:
         letter = getattr(error, "letter", None)
         causes = letter.causes if letter is not None else (Cause.of(error, now),)
         fields = delivery.parcel.messages[number]
+        died = error.deliveries if isinstance(error, Undelivered) else 0
         full = DeadLetter(
             node.name,
             fields,
             (*delivery.causes, *causes),
             origin=delivery.origin,
             id=delivery.parcel.ids[number],
+            attempts=len(delivery.causes) + (died or len(causes)),
             at=now,
         )
         self._router.bury(delivery, full)
