@@ -114,6 +114,15 @@ func TestOneFileOfSeveral(t *testing.T) {
 	}
 }
 
+func TestNamesAndFilesThatAreNotASCII(t *testing.T) {
+	folder := project(t, map[string]string{
+		"übung_größe/a.go": "\ufeffpackage übung\n\nfunc ÜbungGröße(in struct{ N int }) int { return in.N }\n\nfunc Other(in struct{ N int }) int { return 0 }\n",
+	})
+	if got := built(t, filepath.Join(folder, "übung_größe"), "übung_größe", `{"N":2}`); got != "2\n" {
+		t.Error(got)
+	}
+}
+
 func TestProgramsOfTheirOwn(t *testing.T) {
 	folder := project(t, map[string]string{
 		"sdk/main.go": "package main\n\nimport emit \"" + sdk + "\"\n\nfunc main() {\n\temit.Node(\"n\", emit.Pure(func(in emit.Message) int { return 7 }))\n\temit.Run()\n}\n",

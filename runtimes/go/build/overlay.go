@@ -130,7 +130,8 @@ func (o *overlay) renamePackage() error {
 		start := o.source.set.Position(file.Name.Pos()).Offset
 		end := start + len(file.Name.Name)
 		line := fmt.Sprintf("//line %s:1:1\n", filepath.Join(o.source.folder, name))
-		if err := o.put(name, line+string(text[:start])+"main"+string(text[end:])); err != nil {
+		before := strings.TrimPrefix(string(text[:start]), "\ufeff") // legal at a file's begin only
+		if err := o.put(name, line+before+"main"+string(text[end:])); err != nil {
 			return err
 		}
 	}
