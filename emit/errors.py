@@ -318,6 +318,7 @@ class ProtocolError(HostError):
     A process wrote what is no answer. It has been killed, as its pipe can't be trusted.
 
     Attributes:
+        reason: What was wrong; the text has the sample as well.
         sample: The first bytes of what it wrote, escaped to ASCII.
         stderr_tail: The last of what it wrote to stderr.
     """
@@ -331,6 +332,7 @@ class ProtocolError(HostError):
         stderr_tail: str = "",
         may_have_run: bool | None = None,
     ) -> None:
+        self.reason = reason
         self.sample = escape(sample[:80])
         self.stderr_tail = stderr_tail
         quoted = f": {self.sample}" if sample else ""

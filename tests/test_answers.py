@@ -83,10 +83,10 @@ def test_what_condemns_a_process(answers: Answers) -> None:
     failure = frames.Failure(type="LoadError", message="no such file")
     answers.take([failure], [])
     assert answers.failed is failure
-    fault = ProtocolError(node="n", reason="it wrote nonsense")
+    fault = ProtocolError(node="n", reason="it wrote nonsense", sample=b"payload")
     answers.take([Broken(fault)], [])
     assert answers.fault is fault
-    assert answers.condemned == str(fault)
+    assert answers.condemned == "it wrote nonsense"
 
 
 def test_prints(answers: Answers, caplog: pytest.LogCaptureFixture) -> None:

@@ -34,7 +34,8 @@ class Answers:
         strays: Lines on stdout that were no frames.
         failed: What it said when it could not go on.
         fault: How it broke the protocol. What it had answered before stands.
-        condemned: Why it is to be replaced when its open calls are done; None: it is not.
+        condemned: Why it must go, at the latest when its open calls are done, for the log: no
+            payload. None: it may stay.
     """
 
     def __init__(self, node: str, max_results: int, logger: logging.Logger) -> None:
@@ -88,10 +89,9 @@ class Answers:
                 self.condemned = f"it can't go on: {event.type}"
             case Unmatched():
                 self.condemned = "it answered what nobody had asked"
-                self._logger.warning("an answer to no open call: %s", type(event.frame).__name__)
             case Broken():
                 self.fault = event.error
-                self.condemned = str(event.error)
+                self.condemned = event.error.reason  # its text quotes what was said
 
     def _add(self, job: Job, results: Any) -> None:
         if job.overflow:

@@ -123,12 +123,8 @@ class Pool:
                 if not self._idle:
                     break
                 lease = self._idle.pop()
-            process = lease.process
-            if process is not None:
-                reason = process.look()
-                if reason is None:
-                    return lease
-                process.warn(reason)
+            if lease.process is not None and lease.process.look() is None:
+                return lease
             self._drop(lease)
         return None
 
@@ -137,9 +133,7 @@ class Pool:
         if self._host.pid != os.getpid():
             return  # an abandoned call in a forked child: the process is the parent's
         process = lease.process
-        if process is None or process.answers.jobs or process.answers.condemned:
-            if process is not None and process.condemned:
-                process.warn(process.condemned)
+        if process is None or process.answers.jobs or process.condemned:
             self._drop(lease)
             return
         self.retire_if_worn(process)
@@ -250,6 +244,7 @@ class Pool:
             if process is not None and process.is_finished and not self._closed:
                 self._host.keeper.do(lambda: self.stop(process, process.replaced or ""))
             elif process is not None:
+                process.warn()
                 self.account.ended(process, "failed")
                 process.discard()
         finally:
@@ -341,7 +336,7 @@ class Pool:
                 self._idle.remove(worn)
                 self._leases.discard(worn)
             # Where it is in use, its caller's release ends it.
-            old.answers.condemned = old.replaced = reason
+            old.replaced = reason
             self._idle.insert(0, fresh)
             self._wake()
         if worn is not None:

@@ -128,14 +128,14 @@ class Process:
 
     @property
     def condemned(self) -> str | None:
-        """Why it is to be replaced when its open calls are done; None: it is not."""
-        return self.answers.condemned
+        """Why it must go, at the latest when its open calls are done; None: it may stay."""
+        return self.answers.condemned or self.replaced
 
     @property
     def is_finished(self) -> bool:
         """Whether it is replaced, and has answered all and well: it is to be stopped politely."""
-        condemned = self.answers.condemned
-        return condemned is not None and condemned == self.replaced and not self.answers.jobs
+        answers = self.answers
+        return self.replaced is not None and answers.condemned is None and not answers.jobs
 
     @property
     def open_count(self) -> int:
@@ -257,10 +257,11 @@ class Process:
             return self._died(self.child.status)
         closed = "stdout" if self.pipes.ended else "stdin"
         reason = f"it closed its {closed} and lives on"
-        return ProtocolError(node=self.node, reason=reason, stderr_tail=self.pipes.lines.tail)
+        tail = self.pipes.lines.tail
+        return self._lost(ProtocolError(node=self.node, reason=reason, stderr_tail=tail))
 
-    def _died(self, status: int | None, reason: str = "") -> ProcessDied:
-        return ProcessDied(
+    def _died(self, status: int | None, reason: str = "") -> HostError:
+        error = ProcessDied(
             node=self.node,
             status=status,
             reason=reason,
@@ -268,14 +269,21 @@ class Process:
             uptime=time.monotonic() - self.born,
             calls=self.calls,
         )
+        return self._lost(error)
 
-    def timed_out(self) -> CallTimeout:
-        return CallTimeout(
+    def timed_out(self) -> HostError:
+        error = CallTimeout(
             node=self.node,
             timeout=self._settings.timeout,
             stderr_tail=self.pipes.lines.tail,
             hint=describe_stall(self.child.pid),
         )
+        return self._lost(error)
+
+    def _lost(self, error: HostError) -> HostError:
+        """The process is of no more use; what it had done wrong before is the better cause."""
+        self.answers.condemned = self.answers.condemned or str(error)
+        return error
 
     def look(self) -> str | None:
         """
@@ -284,13 +292,11 @@ class Process:
         Returns:
             Why it can't be used: it has died, or said what nobody asked for. None: it can.
         """
-        if self.answers.condemned is None and self._poll.is_quiet:
+        if self.condemned is None and self._poll.is_quiet:
             return None
-        try:
+        with contextlib.suppress(HostError):  # it is condemned by that
             self._poll.step(0)
             self.receive()
-        except HostError as error:
-            return str(error)
         return self.condemned
 
     def worn(self) -> str | None:
@@ -305,10 +311,11 @@ class Process:
 
     # -- its end ---------------------------------------------------------------------------
 
-    def warn(self, reason: str) -> None:
-        """Log why it is discarded, unless it has done its work."""
-        if not self.is_finished:
-            self.pipes.lines.logger.warning("%r is discarded: %s", self, reason)
+    def warn(self) -> None:
+        """Log why it is lost, if it is its own fault and not that of a caller who has left."""
+        if self.answers.condemned is not None:
+            logger = self.pipes.lines.logger
+            logger.warning("%r is discarded: %s", self, self.answers.condemned)
 
     def discard(self) -> None:
         """Kill it and all it has started, at once."""
