@@ -284,6 +284,7 @@ class ProcessDied(HostError):
         uptime: float = 0.0,
         calls: int = 0,
         may_have_run: bool | None = None,
+        hint: str = "",
     ) -> None:
         self.exit_code = status if status is not None and status >= 0 else None
         self.signal = signal_name(-status) if status is not None and status < 0 else None
@@ -292,6 +293,7 @@ class ProcessDied(HostError):
         self.calls = calls
         how = reason or describe_status(status)
         text = f'"{node}" {how} after {uptime:.3g} s and {calls} calls'
+        text += f" ({hint})" if hint else ""
         super().__init__(text, node=node, may_have_run=may_have_run)
         self.__notes__ = _last_words(stderr_tail)
 

@@ -241,10 +241,13 @@ def test_packages(toys: Toys, toy: Declare) -> None:
 
 def test_a_package_manager_that_is_missing(toys: Toys, toy: Declare) -> None:
     """The error says so, and what it was wanted for."""
-    toml = TOML.replace('check = ["toy"', 'check = ["toybox"')
+    toml = TOML.replace('check = ["toy"', 'installer = "get toybox"\ncheck = ["toybox"')
     os.utime(toys.write("emit_runtimes/toy/runtime.toml", toml), ns=(1, 1))
     toys.write("toys", "brick")
-    with pytest.raises(StartError, match=r"toys asks for: toybox: command not found.*toy install"):
+    says = (
+        r"toys asks for: toybox: command not found \(install it: get toybox; then run: toy install"
+    )
+    with pytest.raises(StartError, match=says):
         toy()
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator
 
 from emit.errors import CallTimeout, ProcessDied
+from emit.host.language.missing import describe_missing
 from emit.host.lines import Lines
 from emit.host.system import spawn
 from emit.host.system.program import Program
@@ -56,6 +57,7 @@ def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, No
                 status=child.status,
                 stderr_tail=pipes.lines.tail,
                 uptime=time.monotonic() - began,
+                hint=describe_missing(pipes.lines.tail, program.argv),
             )
     except BaseException:
         child.kill_tree()

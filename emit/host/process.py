@@ -29,6 +29,7 @@ from emit.errors import (
 from emit.host.accounting import usage_of
 from emit.host.answers import Answers
 from emit.host.fate import Job
+from emit.host.language.missing import describe_missing
 from emit.host.lines import Lines
 from emit.host.settings import Settings
 from emit.host.supervisor import Lifespan
@@ -261,13 +262,15 @@ class Process:
         return self._lost(ProtocolError(node=self.node, reason=reason, stderr_tail=tail))
 
     def _died(self, status: int | None, reason: str = "") -> HostError:
+        tail, argv = self.pipes.lines.tail, self.program.argv
         error = ProcessDied(
             node=self.node,
             status=status,
             reason=reason,
-            stderr_tail=self.pipes.lines.tail,
+            stderr_tail=tail,
             uptime=time.monotonic() - self.born,
             calls=self.calls,
+            hint="" if self.calls else describe_missing(tail, argv),
         )
         return self._lost(error)
 
@@ -341,8 +344,10 @@ class Process:
         try:
             while self.session.ready is None:
                 if (failed := self.answers.failed) is not None:
-                    reason = f"it could not load: {failed.type}: {failed.message}"
-                    raise self._not_ready(reason, failed.stack[0] if failed.stack else "")
+                    said = f"{failed.type}: {failed.message}"
+                    hints = (*failed.stack[:1], describe_missing(said, self.program.argv))
+                    reason = f"it could not load: {said}"
+                    raise self._not_ready(reason, "; ".join(filter(None, hints)))
                 if remaining(deadline) <= 0:
                     raise StartTimeout(
                         node=self.node,

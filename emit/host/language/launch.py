@@ -152,7 +152,7 @@ def _check_dependencies(program: Program, runtime: Runtime, values: Mapping[str,
     key = ("packages", checking.argv, str(manifest), manifest.stat().st_mtime_ns, str(stamps))
     reason = f"not all is installed that {manifest} asks for"
     hint = f"run: {runtime.install_dependencies or 'its installer'}, in {manifest.parent}"
-    _remember(program, key, lambda: _run(checking, reason, hint))
+    _remember(program, key, lambda: _run(checking, reason, hint, runtime.installer))
 
 
 def _built(program: Program, source: Source, values: dict[str, str], version: str) -> Path:
@@ -185,7 +185,7 @@ def _attempt(program: Program, key: Any, action: Callable[[], Any]) -> Any:
         raise
 
 
-def _run(program: Program, reason: str, hint: str) -> bytes:
+def _run(program: Program, reason: str, hint: str, installer: str = "") -> bytes:
     """What a program prints; a StartError with its last words where it fails."""
     try:
         return b"".join(oneshot.run(program, b"", timeout=CHECK_TIMEOUT))
@@ -195,4 +195,5 @@ def _run(program: Program, reason: str, hint: str) -> bytes:
         raise start_error(program, reason, hint, error.stderr_tail) from error
     except StartError as error:
         why = f"{reason}: {program.argv[0]}: {error.reason}"
-        raise start_error(program, why, hint) from error
+        first = f"install it: {installer}; then " if installer else ""
+        raise start_error(program, why, first + hint) from error

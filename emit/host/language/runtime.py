@@ -41,6 +41,7 @@ _KEYS: dict[str, tuple[str, str]] = {
     "dependencies.manifest": ("a string", "manifest"),
     "dependencies.check": ("a list of strings", "check"),
     "dependencies.install": ("a string", "install_dependencies"),
+    "dependencies.installer": ("a string", "installer"),
     "dependencies.prefix": ("a list of strings", "prefix"),
     "dependencies.env": ("a table of strings", "manifest_env"),
     "build.command": ("a list of strings", "build"),
@@ -73,6 +74,7 @@ class Runtime:
         manifest: The file that lists dependencies; empty: there is none.
         check: Ends with 0 when all of them are there.
         install_dependencies: What to tell when they are not.
+        installer: What to tell when the program that checks them is not there.
         prefix: Put before the launch command where there is a manifest.
         manifest_env: Added to the environment where there is a manifest.
         build: Makes ``{output}``; empty: nothing is built.
@@ -94,6 +96,7 @@ class Runtime:
     manifest: str = ""
     check: tuple[str, ...] = ()
     install_dependencies: str = ""
+    installer: str = ""
     prefix: tuple[str, ...] = ()
     manifest_env: Mapping[str, str] = field(default_factory=dict)
     build: tuple[str, ...] = ()
