@@ -54,7 +54,6 @@ def environment(more: dict[str, str]) -> dict[str, str]:
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     path = os.pathsep.join(paths)
     own = {"PATH": commands, "PYTHONPATH": path, "PYTHONWARNINGS": WARNINGS}
-    own["RUBYLIB"] = str(ROOT / "sdks" / "ruby" / "lib")
     # So that `emit top` sees no host of what runs beside this page.
     own["XDG_RUNTIME_DIR"] = str(ROOT / "nowhere")
     return {**os.environ, **own, **more}
