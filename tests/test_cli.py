@@ -66,6 +66,32 @@ def test_a_wrong_router(tmp_path: Path) -> None:
     assert done.stderr.startswith('emit digraph: "app.router": there is no module app here')
 
 
+def test_a_router_that_fails_to_import(tmp_path: Path) -> None:
+    """It ends with code 2, the module, the exception, and the author's own lines of the way."""
+    (tmp_path / "bad.py").write_text("import nothere\n")
+    (tmp_path / "way.py").write_text("\nimport bad\n")
+    done = run("check", "way.router", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        'emit check: "way.router": the module way can\'t be imported: '
+        "ModuleNotFoundError: No module named 'nothere'",
+        f"    {tmp_path}/bad.py:1 in <module>",
+        f"    {tmp_path}/way.py:2 in <module>",
+    ]
+
+
+def test_node_modules_that_fail_to_import(tmp_path: Path) -> None:
+    """It ends with code 2 and says that one of the router's node_modules is meant."""
+    code = "from emit import Router\nrouter = Router(node_modules=['tsks'])\n"
+    (tmp_path / "app.py").write_text(code)
+    done = run("graph", "app.router", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        'emit graph: "app.router": one of its node_modules can\'t be imported: '
+        "ModuleNotFoundError: No module named 'tsks'\n"
+    )
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="it is Linux's")
 def test_a_full_disk() -> None:
     """Output that can't be written is an error, and one line says so."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -14,7 +16,12 @@ from emit.cli.screen import paint
 from emit.errors import EmitError, RemoteError, StartError, StartTimeout
 from emit.host.lines import clean
 
-_EMIT = str(Path(emit.__file__).parent)
+#: Whose frames are not the author's: Emit's, and Python's own ways to a module.
+_NOT_THE_AUTHORS = (
+    f"{Path(emit.__file__).parent}{os.sep}",
+    importlib.__file__,
+    "<frozen importlib",
+)
 
 
 def describe_failure(error: BaseException) -> list[str]:
@@ -28,7 +35,7 @@ def describe_failure(error: BaseException) -> list[str]:
     if isinstance(error, EmitError):
         return [str(error)]
     frames = traceback.extract_tb(error.__traceback__)
-    mine = [frame for frame in reversed(frames) if _EMIT not in frame.filename]
+    mine = [frame for frame in reversed(frames) if not frame.filename.startswith(_NOT_THE_AUTHORS)]
     text = f"{type(error).__name__}: {error}"
     stack = (f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in mine)
     return [text, *_below(stack, notes)]

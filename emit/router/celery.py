@@ -30,6 +30,7 @@ from emit.letter import Cause, DeadLetter
 from emit.router import celery_host
 from emit.router.delivery import Parcel, opened
 from emit.router.ledger import Ledger
+from emit.router.naming import get_name
 from emit.router.queued import QueueRouter
 from emit.router.receiver import Delivery, Unsettled
 
@@ -75,7 +76,7 @@ class CeleryRouter(QueueRouter):
 
     def __init__(self, celery_task: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.celery_task = celery_task
+        self.celery_task = _checked("CeleryRouter", celery_task)
         self._tasks: dict[str, str] = {}
         self._ledger: tuple[int, Ledger | None] | None = None
         celery_host.connect()
@@ -89,7 +90,8 @@ class CeleryRouter(QueueRouter):
 
     def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
         """Make a node a Celery task, by its own ``celery_task`` or the router's."""
-        make_task = options.pop("celery_task", None) or self.celery_task
+        own = options.pop("celery_task", None)
+        make_task = _checked(f'"{get_name(node)}"', own) if own else self.celery_task
         self.plan_node(node, options)
         return make_task(self._body(node))
 
@@ -269,6 +271,19 @@ class CeleryRouter(QueueRouter):
 
     def _stop(self, **_: Any) -> None:
         self.close()
+
+
+def _checked(who: str, celery_task: Any) -> Callable[..., Any]:
+    """
+    Raises:
+        GraphError: It makes no tasks of functions: it is an app, most likely.
+    """
+    if not callable(celery_task) or isinstance(celery_task, Task):
+        raise GraphError(
+            f"{who}: celery_task must be what makes a function a task, such as app.task or "
+            f'app.task(rate_limit="5/s"), not {celery_task!r}'
+        )
+    return celery_task  # type: ignore[no-any-return]
 
 
 def _end_with_master(**_: Any) -> None:
