@@ -12,9 +12,11 @@ from emit.host.transport import Poll, remaining
 def stop_all(processes: Sequence[Process]) -> None:
     """
     Stop processes politely and side by side, by the ladder: the end of their input,
-    *stop_grace*, SIGTERM, *term_grace*, SIGKILL.
+    *stop_grace*, SIGTERM, *term_grace*, SIGKILL. One that has died already is told of.
     """
     for process in processes:
+        process.look()
+        process.warn()
         process.begin_stop()
     stubborn = _wait_for_ends(processes, max((p.graces[0] for p in processes), default=0.0))
     for process in stubborn:

@@ -91,6 +91,17 @@ def test_each_that_dies_idle(caplog: pytest.LogCaptureFixture) -> None:
     assert "was killed by SIGKILL" in record.getMessage()
 
 
+def test_one_that_nobody_needed_again(caplog: pytest.LogCaptureFixture) -> None:
+    """At the latest when it would be stopped."""
+    with pool(raw("for id, msg in calls(): end(id, os.getpid())")) as node:
+        node.call({})
+        (process,) = node.pool.processes
+        process.child.kill_tree()
+        until(process.child.poll)
+    (record,) = caplog.records
+    assert "was killed by SIGKILL" in record.getMessage()
+
+
 def test_none_that_is_left_in_the_middle(caplog: pytest.LogCaptureFixture) -> None:
     """A caller who takes no more results has a process killed that did nothing wrong."""
     program = raw("for id, msg in calls(): frame(op='out', id=id, msgs=[1]); hang()")
