@@ -116,7 +116,7 @@ def test_a_new_project(tmp_path: Path, redis: str) -> None:
             assert "  __entry_point -> tasks.lines  1\n" in sent.stderr
             assert "tasks.tell" not in sent.stderr
             for language in installed():
-                wanted = f"tasks.words_{language.name}: rain has 4 letters"
+                wanted = f"] tweets: tasks.words_{language.name}: rain has 4 letters"
                 eventually(lambda wanted=wanted: log.exists() and wanted in log.read_text())
         finally:
             worker.terminate()

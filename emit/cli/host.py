@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.status:
         print(json.dumps(_status(path), indent=2))
         return 0
-    logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
     try:
         with Place(path) as place:
             _serve(place, arguments)

@@ -21,6 +21,8 @@ REDIS = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 
 app = Celery("NAME", broker=REDIS)
 configure(app)  # so that no message is lost, and none runs for ever
+# Celery's own format, and the logger: of what a program prints it is the only mark whose it is.
+app.conf.worker_log_format = "[%(asctime)s: %(levelname)s/%(processName)s] %(name)s: %(message)s"
 
 router = CeleryRouter(celery_task=app.task, node_modules=["tasks"])
 '''
@@ -102,6 +104,9 @@ node in each language (LANGUAGES), and what they emit goes to the log.
     emit run app.router text='the rain in spain'    # in another
 
 `emit graph app.router` shows the graph, and `emit top` what the worker's nodes are doing.
+
+A node sees only some of the worker's environment variables: `pass_env = (*ShellNode.pass_env,
+"DATABASE_URL")` in its class lets one more pass.
 """
 
 

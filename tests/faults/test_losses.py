@@ -73,7 +73,7 @@ def test_at_a_shared_host(way: str, short_folder: Path) -> None:
             assert WAYS[way](node, {"text": CANARY}) == ["right"]
         host.terminate()
         _, said = host.communicate()
-    (line,) = (line for line in said.splitlines() if "emit.node.n" in line)
+    (line,) = (line for line in said.splitlines() if " WARNING emit.node.n " in line)
     assert "is discarded" in line
     assert "ended with exit code 3" in line
     assert CANARY not in said
