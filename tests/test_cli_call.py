@@ -125,6 +125,7 @@ def test_run_prints_what_nobody_hears(project: Path) -> None:
     assert (done.returncode, done.stdout) == (0, '{"length": 3}\n{"length": 4}\n')
     lines = done.stderr.splitlines()
     assert lines[0].startswith("1 message in ")
+    assert lines[0].endswith(" s; sent along each edge, done or still queued:")
     assert "  words -> length         2" in lines
 
 

@@ -207,7 +207,9 @@ def _show_counts(
         print(json.dumps(summary, ensure_ascii=False), file=sys.stderr)
         return
     failed = f", {done.failed:,} failed" if done.failed else ""
-    lines = [f"{plural(done.messages, 'message')}{failed} in {seconds:.1f} s", *_table(rows)]
+    along = "; sent along each edge, done or still queued:" if rows else ""
+    head = f"{plural(done.messages, 'message')}{failed} in {seconds:.1f} s{along}"
+    lines = [head, *_table(rows)]
     print("\n".join(lines), file=sys.stderr)
 
 
