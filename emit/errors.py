@@ -59,6 +59,9 @@ __all__ = [
 ]
 
 
+#: Where ``max_frame`` can't be raised any more, less what a shared host needs around a result.
+_LARGEST = (1 << 24) - 1 - 64
+
 #: Characters of a command in a text.
 _SHORT = 120
 
@@ -354,7 +357,10 @@ class FrameTooLarge(HostError):
     def __init__(self, *, node: str, size: int | None, limit: int, outgoing: bool) -> None:
         what = "a message" if outgoing else "an answer"
         of = f" of {size} bytes" if size is not None else ""
+        less = "send" if outgoing else "emit"
+        other = "raise max_frame of the node" if limit < _LARGEST else "pass a path"
         text = f'"{node}": {what}{of} is over max_frame = {limit} bytes'
+        text += f": {less} less at once, or {other}"
         super().__init__(text, node=node, may_have_run=not outgoing)
         self.size = size
         self.limit = limit

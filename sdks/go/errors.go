@@ -59,8 +59,12 @@ type FrameTooLarge struct {
 }
 
 func (e *FrameTooLarge) Error() string {
+	other := "pass a path"
+	if e.Max < largest {
+		other = "raise max_frame of the node"
+	}
 	return fmt.Sprintf("%s emitted a result of %d bytes; a frame holds at most %d: emit less at once, "+
-		"or raise max_frame of the node", e.Node, e.Size, e.Max)
+		"or %s", e.Node, e.Size, e.Max, other)
 }
 
 // A failure is an error as the wire has it.

@@ -9,11 +9,12 @@ import (
 )
 
 const (
-	slice  = 16 * 1024               // Bytes per read: the host refills the pipe while this slice is worked on.
-	enough = 16 * 1024               // Bytes of results that are worth a frame, or a write, of their own.
-	ahead  = 1024                    // Calls that wait before the reading does: more than a host's window, mostly.
-	linger = time.Millisecond        // How long a finished result may wait for company.
-	grace  = 4500 * time.Millisecond // From seeing the end to the exit: 5 s at most in all.
+	slice   = 16 * 1024               // Bytes per read: the host refills the pipe while this slice is worked on.
+	enough  = 16 * 1024               // Bytes of results that are worth a frame, or a write, of their own.
+	ahead   = 1024                    // Calls that wait before the reading does: more than a host's window, mostly.
+	largest = 1<<24 - 1               // Bytes of a frame: the most that max_frame can be.
+	linger  = time.Millisecond        // How long a finished result may wait for company.
+	grace   = 4500 * time.Millisecond // From seeing the end to the exit: 5 s at most in all.
 )
 
 // input is the wire's incoming half. What it has returned stays as it is: buffers are not reused.
@@ -79,7 +80,7 @@ func readHello(line []byte) *hello {
 	if decode(jsonCodec{}, line, &op) != nil || op.Op != "hello" {
 		return nil
 	}
-	h := &hello{MaxFrame: 1<<24 - 1}
+	h := &hello{MaxFrame: largest}
 	_ = decode(jsonCodec{}, line, h) // what is missing shows in V
 	if h.Config == nil {
 		h.Config = map[string]any{}

@@ -38,6 +38,7 @@ __version__ = "0.5.0"
 __all__ = ["Message", "Reject", "Retry", "boot", "call", "context", "node", "serve", "take_wire"]
 
 SLICE = 16 * 1024  #: Bytes per read: the host refills the pipe while this slice is worked on.
+LARGEST = (1 << 24) - 1  #: Bytes of a frame, the most that max_frame can be.
 ENOUGH = 32 * 1024  #: Bytes of results that are worth a write of their own.
 LINGER = 0.001  #: Seconds that a finished result may wait for company.
 DEPTH, MEMBERS = 128, 1_000_000  #: Levels, and members of lists and maps, that a host takes.
@@ -558,7 +559,7 @@ class _Session:
     def run(self, hello: dict[str, Any]) -> None:
         named = hello.get("node")
         self.preferred = named if named in self.nodes else next(iter(self.nodes))
-        self.max_frame = hello.get("max_frame", (1 << 24) - 1)
+        self.max_frame = hello.get("max_frame", LARGEST)
         self.config = hello.get("config") or {}
         self.room = self.max_frame - 64  # for results, beside the frame's other fields
         # Ctrl-C reaches every process of a terminal, and the host decides. A function and not
@@ -720,9 +721,10 @@ class _Session:
             raise EncodeError(f"{call.node} emitted a result of over {MEMBERS - 100} members")
         if len(part) <= self.room:
             return part
+        other = "raise max_frame of the node" if self.max_frame < LARGEST else "pass a path"
         raise FrameTooLarge(
             f"{call.node} emitted a result of {len(part)} bytes; a frame holds at most "
-            f"{self.max_frame}: emit less at once, or raise max_frame of the node"
+            f"{self.max_frame}: emit less at once, or {other}"
         )
 
     def put_partial(self, call: Call) -> None:

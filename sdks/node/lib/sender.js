@@ -9,6 +9,8 @@ import { MEMBERS, members } from './values.js';
 export const ENOUGH = 16 * 1024;
 /** Milliseconds that a finished result may wait for company. */
 export const LINGER = 1;
+/** Bytes of a frame: the most that max_frame can be, and so it is if the host does not say. */
+export const LARGEST = (1 << 24) - 1;
 
 const NONE = [];
 /** The text of each kind of frame that is cut where it would be over max_frame. */
@@ -80,9 +82,10 @@ export class Sender {
 
   #mustFit(call, size, most) {
     if (size <= most) return;
+    const other = this.maxFrame < LARGEST ? 'raise max_frame of the node' : 'pass a path';
     throw new FrameTooLarge(
       `${call.node} emitted a result of ${size} bytes; a frame holds at most ${this.maxFrame}: ` +
-        'emit less at once, or raise max_frame of the node',
+        `emit less at once, or ${other}`,
     );
   }
 

@@ -6,14 +6,12 @@ import { Cancelled } from './errors.js';
 import { readNow } from './frames.js';
 import { logThrough } from './log.js';
 import { isAsyncStream, isStream } from './nodes.js';
-import { LINGER, Sender } from './sender.js';
+import { LARGEST, LINGER, Sender } from './sender.js';
 
 /** Bytes worked on before a write: the host refills the pipe meanwhile. */
 const SLICE = 16 * 1024;
 /** Milliseconds from the end of the input to the exit: 5 s in all. */
 const GRACE = 4500;
-/** Bytes of a frame, if the host does not say. */
-const LARGEST = (1 << 24) - 1;
 const PARENT = process.ppid;
 
 export class Session {

@@ -245,8 +245,9 @@ module Emit
       end
       return if size <= @most
 
+      other = @max_frame < Codec::MAX_FRAME ? "raise max_frame of the node" : "pass a path"
       raise FrameTooLarge, "#{call.node} emitted a result of #{size} bytes; a frame holds at most " \
-                           "#{@max_frame}: emit less at once, or raise max_frame of the node"
+                           "#{@max_frame}: emit less at once, or #{other}"
     end
 
     # What a call has emitted so far goes out, as does all else.
