@@ -216,7 +216,8 @@ def test_a_program_that_can_not_be_started(
     def said() -> list[logging.LogRecord]:
         return [record for record in caplog.records if "no-such" in record.getMessage()]
 
-    with start_worker(app, perform_ping_check=False, pool="solo", loglevel="INFO"):
+    caplog.set_level(logging.INFO, "emit")  # the worker's own would be that of all later tests
+    with start_worker(app, perform_ping_check=False, pool="solo", loglevel="WARNING"):
         split.delay(text="the rain")
         split.delay(text="in Spain")
         eventually(lambda: len(said()) > 1)
