@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
+from types import FunctionType
 from typing import Any
 
 from emit.errors import GraphError
@@ -25,11 +26,25 @@ def check_file(name: str, file: Any, command: Any, mode: str) -> None:
         raise GraphError(f'{about} has no mode = "lines": its launcher speaks frames')
 
 
-def check_command(name: str, command: Any, split: Callable[[], Any]) -> None:
+def check_command(
+    name: str, command: Any, split: Callable[[], Any], wrong: Mapping[str, str]
+) -> None:
     """
+    Args:
+        name: The node's.
+        command: As it was given; empty: it was not.
+        split: Makes a list of it.
+        wrong: Names that were given, and the settings that were meant, for the error.
+
     Raises:
-        GraphError: *command*, as *split* makes a list of it, names no program.
+        GraphError: It names no program.
     """
+    if command == ():
+        meant = "; ".join(f"is {given} meant to be {setting}?" for given, setting in wrong.items())
+        raise GraphError(
+            f'"{name}": neither a command nor a file is given, such as '
+            f"file = 'nodes/words.rb'{meant and '; '}{meant}"
+        )
     try:
         words = split()
     except (ValueError, TypeError) as error:
@@ -39,6 +54,18 @@ def check_command(name: str, command: Any, split: Callable[[], Any]) -> None:
             f'"{name}": command must be a string or a list of strings, such as '
             f"'ruby words.rb', not {command!r}; or give a file, such as 'words.rb'"
         )
+
+
+def own_attributes(node: object, base: type) -> set[str]:
+    """
+    What its author has added to a node: on the object, and on its classes below *base*. Not what
+    his own methods read, by which he shows that it is meant to be there.
+    """
+    classes = [cls for cls in type(node).__mro__ if issubclass(cls, base) and cls is not base]
+    methods = [x for cls in classes for x in vars(cls).values() if isinstance(x, FunctionType)]
+    read = {name for method in methods for name in method.__code__.co_names}
+    given = set(vars(node)).union(*map(vars, classes))
+    return {name for name in given - read - set(dir(base)) if not name.startswith("_")}
 
 
 def check_cwd(name: str, cwd: Any) -> None:

@@ -21,6 +21,7 @@ from emit.host.settings import Settings, check
 from emit.host.system.command import language_of, resolve
 from emit.host.system.environment import DEFAULT, environment
 from emit.host.system.program import Limits, Program
+from emit.nearest import misspelt
 
 if TYPE_CHECKING:
     from emit.foreign import Foreign
@@ -37,6 +38,9 @@ _SETTINGS = tuple(field.name for field in fields_of(Settings))
 
 #: What else of a ShellNode can be given to ``router.node``.
 _OWN = ("command", "file", "cwd", "env", "pass_env", "program_node", "dead_letter")
+
+#: What a subclass may override.
+_OVERRIDDEN = ("get_command", "get_cwd", "deserialize")
 
 
 class ShellNode:
@@ -174,6 +178,10 @@ class ShellNode:
         declared = "size" in vars(self) or any("size" in vars(cls) for cls in mine)
         return self.size if declared and self.mode != "oneshot" else None
 
+    def _misspelt(self) -> dict[str, str]:
+        """Attributes of its author's that are no settings, each with the one that is near."""
+        return misspelt(declaration.own_attributes(self, ShellNode), (*self.options, *_OVERRIDDEN))
+
     def find(self) -> Program:
         """
         What would be started, with the full path of its command.
@@ -233,7 +241,7 @@ class ShellNode:
         self.logger = logging.getLogger(f"emit.node.{name}")
         for option in set(options).intersection(self.options):
             setattr(self, option, options.pop(option))
-        self._check_program()
+        self._check_program(options)
         self._settings = self._make_settings()
 
     def open(self) -> None:
@@ -331,14 +339,15 @@ class ShellNode:
         check(self.name, settings)
         return settings
 
-    def _check_program(self) -> None:
+    def _check_program(self, others: Iterable[str]) -> None:
         if self.file is not None:
             declaration.check_file(self.name, self.file, self.command, self.mode)
             self._source = None
             if type(self).get_cwd is ShellNode.get_cwd:  # else it may not be known yet
                 self._located()
         elif type(self).get_command is ShellNode.get_command:
-            declaration.check_command(self.name, self.command, self.get_command)
+            wrong = {**self._misspelt(), **misspelt(others, self.options)}
+            declaration.check_command(self.name, self.command, self.get_command, wrong)
         declaration.check_cwd(self.name, getattr(self, "cwd", None))
         declaration.check_env(self.name, self.env, self.pass_env)
         declaration.check_dead_letter(self.name, self.dead_letter)

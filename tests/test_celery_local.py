@@ -116,7 +116,7 @@ def test_two_nodes_of_one_name_for_celery(router: CeleryRouter) -> None:
 
 def test_an_unknown_option(router: CeleryRouter) -> None:
     """The text lists what there is."""
-    with pytest.raises(GraphError, match=r"takes no option 'queue' .*batch.*celery_task"):
+    with pytest.raises(GraphError, match=r"'queue' \(it is of RQRouter\); .*batch.*celery_task"):
         router.node((), name="local.x", queue="words")(lambda msg: None)
 
 

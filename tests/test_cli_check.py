@@ -124,6 +124,32 @@ def test_a_wrong_declaration(project: Path) -> None:
     assert done.stdout == '✘ declaration   "m": min_idle must not be over size\n'
 
 
+def test_a_setting_that_is_misspelt(project: Path) -> None:
+    """It would do nothing. What the class itself reads, or nothing is near to, is the author's."""
+    add(
+        project,
+        """
+class Typo(ShellNode):
+    command = "cat"
+    mode = "oneshot"
+    timout = 1
+    limit = 5
+    colour = "red"
+
+    def get_cwd(self):
+        return "/" * min(self.limit, 1)
+
+router.node((), "words", name="typo")(Typo)
+""",
+    )
+    done = run("check", "app.router", cwd=project)
+    said = 'declaration   "typo": timout is no setting and does nothing; is timeout meant?'
+    assert (done.returncode, done.stderr) == (1, "")
+    assert said in done.stdout
+    assert "limit " not in done.stdout
+    assert "colour" not in done.stdout
+
+
 def test_kinds_can_be_left_out(project: Path) -> None:
     """--ignore leaves a kind out; --called tells what your code calls itself."""
     add(project, 'router.node((), ["lost", "mine"], name="mine")(lambda msg: None)\n')

@@ -43,7 +43,7 @@ DOOR = "emit.multilang"
 DOORS = ("multilang", "foreign", "cli")
 
 #: The layers of the graph half: each may import only what stands before it.
-ORDER = ("errors", "letter", "exact", "message", "fields", "coroutines", "node", "graph")
+ORDER = ("errors", "nearest", "letter", "exact", "message", "fields", "coroutines", "node", "graph")
 ORDER += ("once", "dead", "context", "celery", "router", "testing")
 
 #: Imports inside a function, and why.
@@ -57,7 +57,7 @@ LATE = {
     ("emit.cli.new", "emit.host.language.launch"): "the same, which only a line about a test needs",
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
-    ("emit.checks.nearest", "difflib"): "only a wrong name needs it",
+    ("emit.nearest", "difflib"): "only a wrong name needs it",
     ("emit.host.accounting", "emit.host.system.family"): "psutil, a fifth of what the host takes",
     ("emit.host.process", "emit.host.system.family"): "the same; before it is needed in a hurry",
     ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",

@@ -230,7 +230,9 @@ def test_a_class_of_messages_that_is_none() -> None:
 
 def test_an_unknown_option_lists_the_known(router: Router) -> None:
     """A misspelt option is a GraphError that says what there is."""
-    with pytest.raises(GraphError, match=r"no option 'strem' \(it takes: name, stream\)"):
+    with pytest.raises(
+        GraphError, match=r"no option 'strem' \(nearest: stream\); it takes: name, stream"
+    ):
         router.node(("n",), name="node", strem=True)(pass_on)
 
 
@@ -856,3 +858,16 @@ def test_a_handler_may_change_the_graph(level: int) -> None:
     finally:
         router.logger.setLevel(logging.NOTSET)
     assert heard == [("first", 1)]
+
+
+def test_an_option_of_another_router(router: Router) -> None:
+    """The error says whose it is, and nothing is registered."""
+    with pytest.raises(GraphError, match=r"'batch' \(it is of CeleryRouter and RQRouter\);"):
+        router.node((), name="words", batch=10)(lambda msg: None)
+
+
+def test_stream_is_yes_or_no(router: Router) -> None:
+    """A text would be taken for yes, "no" as well."""
+    with pytest.raises(GraphError, match="\"words\": stream must be True or False, not 'no'"):
+        router.node((), name="words", stream="no")(lambda msg: None)
+    assert router.names == set()

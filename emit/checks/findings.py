@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
-from emit.checks.nearest import nearest
 from emit.drawing.outline import Outline, reach, roots
 from emit.graph import ENTRY, Graph, Subscription
+from emit.nearest import nearest
 
 if TYPE_CHECKING:
     from emit.router import Router

@@ -14,13 +14,13 @@ from emit.checks.findings import (
     find_unmatched,
     find_unreached,
 )
-from emit.checks.nearest import nearest
 from emit.cli.errors import UsageError
-from emit.cli.handlers import Needs, find_programs, needs_of
+from emit.cli.handlers import Needs, find_misspelt, find_programs, needs_of
 from emit.cli.screen import paint, plural
 from emit.cli.target import load_router
 from emit.drawing.outline import Outline, outline
 from emit.errors import GraphError, HostError
+from emit.nearest import nearest
 from emit.router import Router
 
 HELP = "Find what is wrong with a graph before a message runs; exit code 1 if there is something."
@@ -33,7 +33,7 @@ EXAMPLES = """
 """
 
 KINDS = {
-    "declaration": "a setting, or an order of settings, that can't work",
+    "declaration": "a setting, or an order of settings, that can't work; a misspelt one",
     "subscription": "it matches no node",
     "unreached": "no call of the router leads to the node",
     "cycle": "nodes that hear each other in a circle",
@@ -105,6 +105,7 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
     needs = {name: known.fields for name, known in report.needs.items() if known.fields}
     ask = getattr(router, "problems", None)  # only a router of a queue has some
     report.findings = [
+        *find_misspelt(router),
         *find_unmatched(router),
         *find_unreached(report.seen),
         *find_cycles(report.seen),

@@ -92,6 +92,15 @@ def _definition(handler: object) -> ast.FunctionDef | ast.AsyncFunctionDef | Non
     return None
 
 
+def find_misspelt(router: Router) -> Iterator[Finding]:
+    """Attributes of foreign nodes that are no settings, but are named almost as one is."""
+    for name, node in router._nodes.items():
+        if isinstance(node.handler, ShellNode):
+            for given, setting in node.handler._misspelt().items():
+                text = f'"{name}": {given} is no setting and does nothing; is {setting} meant?'
+                yield Finding("declaration", name, text)
+
+
 def find_programs(router: Router) -> Iterator[Finding]:
     """Foreign nodes whose command, or a source file that it names, is not there."""
     for name, node in router._nodes.items():

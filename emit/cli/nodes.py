@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emit.checks.nearest import nearest
 from emit.cli.errors import TargetError, UsageError
 from emit.cli.target import load_router
 from emit.host.language.runtime import runtimes
 from emit.multilang import ShellNode
+from emit.nearest import nearest
 from emit.router import Router
 
 #: Help for an argument that names a node.

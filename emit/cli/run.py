@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from emit.checks.nearest import nearest
 from emit.cli import message
 from emit.cli.errors import INTERRUPTED, CommandError, UsageError
 from emit.cli.failure import report_failure, show_logs
@@ -23,6 +22,7 @@ from emit.cli.target import load_router
 from emit.drawing.outline import Outline, outline
 from emit.graph import Edge, exactly
 from emit.message import Message, NoResult
+from emit.nearest import nearest
 from emit.router import Router
 
 HELP = "Feed a router's entry points, and print what comes out at the ends of its graph."

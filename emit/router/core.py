@@ -22,6 +22,7 @@ from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message
 from emit.node import Node, make_handler
 from emit.router.naming import Place, Places, get_name, look_like
+from emit.router.options import check_stream, unknown_options
 from emit.router.runner import Runner
 from emit.router.worklist import WorkList
 
@@ -182,6 +183,7 @@ class Router:
         """
         handler = make_handler(func)
         name = self.get_name(func) if name is None else name
+        check_stream(name, stream)
         node = Node(
             name=name,
             handler=handler,
@@ -215,10 +217,7 @@ class Router:
         if options:
             wrapped = getattr(node, "node", None)
             known = (*OPTIONS, *getattr(getattr(wrapped, "handler", None), "options", ()))
-            raise GraphError(
-                f'"{get_name(node)}": {type(self).__name__}.node takes no option '
-                f"{', '.join(map(repr, options))} (it takes: {', '.join(known)})"
-            )
+            raise GraphError(unknown_options(get_name(node), type(self).__name__, options, known))
         return node
 
     def get_name(self, func: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from emit.errors import GraphError
 from emit.router.delivery import BATCH_BYTES, Policy
+from emit.router.options import QUEUED
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,6 @@ class Plan:
     policy: Policy = field(default_factory=Policy)
 
 
-#: The options of ``router.node`` that every router of a queue takes.
-OPTIONS = ("batch", "batch_bytes", "many", "return_results", "max_attempts", "max_deliveries")
-
-
 def read_plan(name: str, handler: Any, options: dict[str, Any]) -> Plan:
     """
     Take from *options* what is about the queue.
@@ -41,7 +38,7 @@ def read_plan(name: str, handler: Any, options: dict[str, Any]) -> Plan:
     Raises:
         GraphError: A value that can't work.
     """
-    taken = {key: options.pop(key) for key in OPTIONS if key in options}
+    taken = {key: options.pop(key) for key in QUEUED if key in options}
     for key in ("batch", "batch_bytes", "max_attempts", "max_deliveries"):
         value = taken.get(key, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -16,8 +16,9 @@ from emit.letter import Cause, DeadLetter
 from emit.node import Node
 from emit.router.core import Router
 from emit.router.delivery import Parcel, cut
+from emit.router.options import QUEUED, unknown_options
 from emit.router.outbox import Outbox
-from emit.router.plan import OPTIONS, Plan, read_plan
+from emit.router.plan import Plan, read_plan
 from emit.router.receiver import Delivery, Receiver
 
 
@@ -103,11 +104,8 @@ class QueueRouter(Router):
         plan = read_plan(wrapped.name, wrapped.handler, options)
         if options:
             own = getattr(wrapped.handler, "options", ())
-            known = ("name", "stream", *OPTIONS, *self.queue_options, *own)
-            raise GraphError(
-                f'"{wrapped.name}": {type(self).__name__}.node takes no option '
-                f"{', '.join(map(repr, options))} (it takes: {', '.join(known)})"
-            )
+            known = ("name", "stream", *QUEUED, *self.queue_options, *own)
+            raise GraphError(unknown_options(wrapped.name, type(self).__name__, options, known))
         if plan.many:
             wrapped.handler = partial(_with_a_list, wrapped.handler)
         self._plans[wrapped.name] = plan
