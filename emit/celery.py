@@ -129,17 +129,20 @@ def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:
         []
     """
     found = [text for is_wrong, text in _WRONG if is_wrong(app.conf)]
+    if visibility(app) is not None and _throttle(app) > 20:
+        found.append(
+            f"unacked_restore_interval times unacked_restore_throttle is {_throttle(app):g} s: the "
+            f"messages of a dead worker wait for so much longer than visibility_timeout"
+        )
+    found += _limits(app, timeouts)
+    if len(found) > 1:
+        found.append("emit.celery.configure(app) sets what loses nothing, where the app is made")
     if redis_url(app) is None:
         found.append(
             "no Redis is known: a message that kills its worker is delivered for ever, and dead "
             'letters are only logged; set app.conf.emit_redis = "redis://..."'
         )
-    if visibility(app) is not None and _throttle(app) > 20:
-        found.append(
-            f"unacked_restore_interval times unacked_restore_throttle is {_throttle(app):g} s: so "
-            f"much longer than visibility_timeout a dead worker's messages wait"
-        )
-    return found + _limits(app, timeouts)
+    return found
 
 
 def _throttle(app: Celery) -> float:

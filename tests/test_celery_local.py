@@ -313,6 +313,12 @@ def test_configure_keeps_what_else_was_set() -> None:
     assert (app.conf.task_soft_time_limit, app.conf.task_time_limit) == (540, 600)
 
 
+def test_what_mends_many_settings_is_said() -> None:
+    """An app that nobody has configured is not to be mended line by line."""
+    app = celery.Celery("c", broker="redis://")
+    assert "emit.celery.configure(app)" in problems(app)[-1]
+
+
 def test_configure_with_settings_of_the_old_kind() -> None:
     """The documentation's app has CELERY_IMPORTS."""
     app = celery.Celery("c", broker="redis://")

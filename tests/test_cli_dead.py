@@ -60,6 +60,11 @@ def run(redis: str, tmp_path: Path) -> Run:
     return run
 
 
+def test_the_usual_variable(letters: DeadLetters, run: Run, redis: str) -> None:
+    """Emit's own variable comes first."""
+    assert run("list", EMIT_REDIS="", REDIS_URL=redis).stdout == run("list", REDIS_URL="x").stdout
+
+
 def test_list(letters: DeadLetters, run: Run) -> None:
     """A line for each, without control characters; in JSON whole."""
     done = run("list")
@@ -124,7 +129,12 @@ def test_neither_ids_nor_all(letters: DeadLetters, run: Run, argv: Any) -> None:
 def test_what_is_missing(letters: DeadLetters, run: Run) -> None:
     """No Redis named, none there, no router: one line each."""
     for code, argv, env, text in (
-        (64, ["list"], {"EMIT_REDIS": ""}, "which Redis? Give --redis URL, or set EMIT_REDIS"),
+        (
+            64,
+            ["list"],
+            {"EMIT_REDIS": "", "REDIS_URL": ""},
+            "which Redis? Give --redis URL, or the",
+        ),
         (2, ["list", "--redis", "redis://127.0.0.1:1/0"], {}, "127.0.0.1:1"),
         (2, ["list", "--redis", "nonsense"], {}, "Redis URL"),
         (64, ["replay", "m12"], {}, "replay needs --app"),

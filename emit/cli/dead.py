@@ -26,8 +26,8 @@ HELP = "List, show, send again or drop the messages that were given up."
 EXAMPLES = """
   export EMIT_REDIS=redis://localhost:6379/0
   emit dead list --node app.words
-  emit dead show 9f1c --json
-  emit dead replay --app app.router 9f1c
+  emit dead show ID --json
+  emit dead replay --app app.router ID
   emit dead replay --app app.router --all
   emit dead drop --all --node app.words
 """
@@ -35,7 +35,9 @@ EXAMPLES = """
 
 def configure(parser: argparse.ArgumentParser) -> None:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--redis", metavar="URL", help="default: that of the app, else $EMIT_REDIS")
+    common.add_argument(
+        "--redis", metavar="URL", help="default: the app's, $EMIT_REDIS, $REDIS_URL"
+    )
     common.add_argument("--prefix", default="emit:dead", help="of the keys (%(default)s)")
     common.add_argument("--app", metavar="MODULE.ROUTER", help="a router, such as app.router")
     common.add_argument("--json", action="store_true", help="print JSON, one letter a line")
@@ -45,8 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--limit", type=int, default=100, help="at most (%(default)s)")
     show = actions.add_parser("show", parents=[common], help="one letter, with its message")
     show.add_argument("id")
-    for action, what in (("replay", "send again"), ("drop", "delete")):
-        chosen = actions.add_parser(action, parents=[common], help=f"{what} letters")
+    for action, what in (("replay", "send letters again"), ("drop", "delete letters")):
+        chosen = actions.add_parser(action, parents=[common], help=what)
         which = chosen.add_mutually_exclusive_group(required=True)
         which.add_argument("id", nargs="*", default=[])
         which.add_argument("--all", action="store_true", help="all that are there")
@@ -154,14 +156,16 @@ def _letters(
 ) -> Iterator[DeadLetters]:
     """Of the Redis that is named, else of the app's own, else of the environment's."""
     own = getattr(router, "dead_letters", None)
-    url = arguments.redis or os.environ.get("EMIT_REDIS")
+    url = arguments.redis or os.environ.get("EMIT_REDIS") or os.environ.get("REDIS_URL")
     if own is not None and not arguments.redis:
         yield own
     elif url:
         with redis.Redis.from_url(url) as client:
             yield DeadLetters(client, prefix=arguments.prefix)
     else:
-        raise UsageError("which Redis? Give --redis URL, or set EMIT_REDIS")
+        raise UsageError(
+            "which Redis? Give --redis URL, or the router as --app, or set EMIT_REDIS or REDIS_URL"
+        )
 
 
 def _redis() -> Any:
