@@ -327,9 +327,10 @@ class Process:
         self.child.close()
 
     def begin_stop(self) -> None:
-        """Ask it to end: ``bye``, then the end of its input."""
-        with contextlib.suppress(ProtocolError):
-            self.pipes.send(self.session.bye())
+        """Ask it to end: ``bye``, unless it can't go on anyway, then the end of its input."""
+        if self.answers.failed is None:
+            with contextlib.suppress(ProtocolError):
+                self.pipes.send(self.session.bye())
         self.pipes.finish()
 
     @property

@@ -256,6 +256,27 @@ def test_nonsense_behind_an_answer(
     assert reason in caplog.text
 
 
+@pytest.mark.parametrize(("said", "reason"), NONSENSE + ENDS)
+def test_nonsense_before_the_end(
+    said: str, reason: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Nobody needs the process any more: the host says what it did, and stops it all the same."""
+    program = raw(f"""
+        for id, msg in calls():
+            end(id, "right")
+            while not os.path.exists(sys.argv[1]):
+                time.sleep(0.002)
+            {said}
+            hang()
+    """)
+    read = tmp_path / "read"
+    with pool([*program, str(read)], stop_grace=0.1, term_grace=0.1) as node:
+        assert node.call({}) == ["right"]
+        read.touch()
+        _until_something_came(node)
+    assert reason in caplog.text
+
+
 def _until_something_came(node: Any) -> None:
     """
     The idle process has said something on stdout, or closed it; nobody has looked yet. Its stderr
