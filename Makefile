@@ -3,6 +3,9 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
+# Tests that run at the same time. More than there are cores: most tests wait for a process.
+JOBS ?= 4
+
 # Node and Go are linked into .venv where the distribution's own are too old.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -28,7 +31,7 @@ demo-celery: setup ## Count words through a Celery worker: without a server, and
 
 test: setup ## Run every test: of the Ruby, Node and Go SDKs, then of Python
 	@$(PY) -m scripts.languages test
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal --durations=10 $(ARGS)
 	@$(PY) -m scripts.tools
 
 chaos: setup ## Run the tests of faults with ten times as many messages, kills and interrupts

@@ -6,6 +6,7 @@ A test that hangs is ended by ``faulthandler_timeout`` in pyproject.toml, with e
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import itertools
 import os
@@ -120,14 +121,17 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def usual_redis(tmp_path: Path) -> Iterator[str]:
     """The URL of a Redis on its usual port, for what is typed in from the documentation."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", 6379))
-        except OSError:
-            pytest.skip("a Redis of somebody else's is on port 6379, and may hold data")
-    with serving_redis(tmp_path, port=6379) as url:
-        yield url
+    # One test at a time: others of this run may want the port in another process.
+    with (Path(tempfile.gettempdir()) / f"emit-usual-redis-{os.getuid()}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", 6379))
+            except OSError:
+                pytest.skip("a Redis of somebody else's is on port 6379, and may hold data")
+        with serving_redis(tmp_path, port=6379) as url:
+            yield url
 
 
 @contextlib.contextmanager
