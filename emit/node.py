@@ -11,6 +11,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
 from typing import Any
 
 from emit.errors import GraphError
+from emit.fields import make_fit_over
 from emit.message import NoResult
 
 #: Types whose values are one result, as they are; with a subclass of these more is looked at.
@@ -30,13 +31,20 @@ class Node:
             asynchronous generator.
         fit: Makes one emitted value a dictionary of the node's fields.
         stream: Route each result as it comes, instead of all after the handler has ended.
+        fields: The declared fields, for *pass_through*.
+        pass_through: Each result also has those fields of the message that it does not name.
         foreign: The handler speaks to another program, where a tuple arrives as a list.
         takes_many: It has a ``call_many``: messages in, for each an outcome (a list of what it
             emitted, or an exception) in their order.
+        is_plain: A result depends on nothing but what the handler returns for one message, so
+            that the router's hot loop may run the node.
         function: What a user calls: it runs the node and routes its results.
     """
 
-    __slots__ = ("fit", "foreign", "function", "handler", "name", "stream", "takes_many")
+    __slots__ = (
+        *("fields", "fit", "foreign", "function", "handler", "is_plain", "name"),
+        *("pass_through", "stream", "takes_many"),
+    )
 
     def __init__(
         self,
@@ -45,14 +53,18 @@ class Node:
         fit: Callable[[Any], dict[str, Any]],
         *,
         stream: bool = False,
+        pass_through: bool = False,
         foreign: bool = False,
     ) -> None:
         self.name = name
         self.handler = handler
         self.fit = fit
         self.stream = stream
+        self.fields: tuple[str, ...] = ()
+        self.pass_through = pass_through
         self.foreign = foreign
         self.takes_many = False
+        self.is_plain = not pass_through
         self.function: Callable[..., Any] | None = None
 
     def configure(self, options: dict[str, Any]) -> None:
@@ -61,6 +73,7 @@ class Node:
         if configure is not None:
             configure(self.name, options, stream=self.stream)
         self.takes_many = not self.stream and getattr(self.handler, "takes_many", False)
+        self.is_plain = not (self.takes_many or self.pass_through)
 
     def bound(self, first: Any) -> Node:
         """The same node, whose handler is given *first* before the message, as a Celery task."""
@@ -90,18 +103,23 @@ class Node:
             ResultError: A value does not fit.
             Exception: Whatever the handler raised.
         """
-        return self.settle(self.handler(message))
+        fit = self.fit_for(message)  # first: the handler may change the message
+        return self.settle(self.handler(message), fit)
 
-    def settle(self, outcome: Any) -> Any:
-        """What :meth:`run` returns, from what the handler did."""
+    def fit_for(self, message: Any) -> Callable[[Any], dict[str, Any]]:
+        """Return what fits the results of *message*."""
+        return make_fit_over(message, self.fit, self.fields) if self.pass_through else self.fit
+
+    def settle(self, outcome: Any, fit: Callable[[Any], dict[str, Any]]) -> Any:
+        """Return what :meth:`run` does, from what the handler has returned."""
         if type(outcome) in _PENDING:
             outcome = _settle(outcome)
             if type(outcome) is GeneratorType:
-                results = _fitted(outcome, self.fit)
+                results = _fitted(outcome, fit)
                 return results if self.stream else tuple(results)
         if outcome is NoResult or type(outcome) is NoResult:
             return NoResult
-        return self.fit(outcome)
+        return fit(outcome)
 
 
 def _fitted(

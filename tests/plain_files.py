@@ -19,6 +19,7 @@ class Language:
         function: A function NAME that emits the words of the field ``text``.
         reply: A function NAME that returns the text REPLY.
         fields: A function ``fields`` that takes ``first``, and ``second`` or "none", by name.
+        extended: A function ``extended`` that emits its message with the field ``more``, "yes".
         prints: A file that prints at its loading, and a function ``prints`` that prints "now",
             itself and by a child process, and returns "printed".
         fails: A function ``fails`` that fails, on line 2, with the text "too hot".
@@ -34,6 +35,7 @@ class Language:
     function: str
     reply: str
     fields: str
+    extended: str
     prints: str
     fails: str
     broken: str
@@ -66,6 +68,7 @@ PYTHON = Language(
     function="def NAME(msg):\n    yield from msg.text.split()\n",
     reply='def NAME(msg):\n    return "REPLY"\n',
     fields='def fields(first, second="none"):\n    return first + second\n',
+    extended='def extended(msg):\n    return {**msg, "more": "yes"}\n',
     prints="""
 import os
 print("load")
@@ -95,6 +98,7 @@ RUBY = Language(
     function="def NAME(msg)\n  msg[:text].split.each\nend\n",
     reply='def NAME(msg) = "REPLY"\n',
     fields='def fields(first:, second: "none")\n  first + second\nend\n',
+    extended='def extended(msg) = msg.merge(more: "yes")\n',
     prints="""
 puts "load"
 def prints(msg)
@@ -121,6 +125,7 @@ NODE = Language(
     function="export function* NAME({ text }) {\n  yield* text.split(' ').filter(Boolean);\n}\n",
     reply="export function NAME() { return 'REPLY'; }\n",
     fields="export function fields({ first, second = 'none' }) {\n  return first + second;\n}\n",
+    extended="export function extended(msg) {\n  return { ...msg, more: 'yes' };\n}\n",
     prints="""
 import { execSync } from 'node:child_process';
 console.log('load');
@@ -175,6 +180,13 @@ func fields(in message) string {
 		return in.First + "none"
 	}
 	return in.First + *in.Second
+}
+""",
+    extended="""package nodes
+
+func extended(in map[string]any) map[string]any {
+	in["more"] = "yes"
+	return in
 }
 """,
     prints="""package nodes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,13 @@ from emit import CeleryRouter, NoResult, ShellNode  # noqa: E402
 from emit.celery import check_worker, configure, problems, redis_url  # noqa: E402
 from emit.router import CeleryRouter as FromRouter  # noqa: E402
 from emit.router.celery import CeleryRouter as FromModule  # noqa: E402
+
+#: A filter: the last letter of each message's word.
+LAST_LETTERS = """
+import json, sys
+for line in sys.stdin:
+    print(json.dumps(json.loads(line)["word"][-1]))
+"""
 
 
 @pytest.fixture
@@ -126,6 +134,39 @@ def test_many_is_not_for_programs(router: CeleryRouter) -> None:
 
     with pytest.raises(GraphError, match="many=True is for Python functions"):
         router.node((), name="local.x", many=True)(Program)
+
+
+def test_many_has_nothing_to_pass_through(router: CeleryRouter) -> None:
+    """A result of a list of messages belongs to none of them."""
+    with pytest.raises(GraphError, match="pass_through=True needs one message"):
+        router.node((), name="local.x", many=True, pass_through=True)(lambda messages: None)
+    assert router.names == set()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_fields_that_pass_through(app: Any, router: CeleryRouter, batch: int) -> None:
+    """A Python node and a program, each message of a batch with its own fields."""
+    got: list[Any] = []
+    declared = {"batch": batch, "pass_through": True}
+    words(router)
+
+    @router.node(("size",), "local.words", name="local.size", **declared)
+    def size(msg: Any) -> Any:
+        yield len(msg.word)
+
+    @router.node(("last",), "local.size", name="local.last", **declared)
+    class Last(ShellNode):
+        command = (sys.executable, "-uc", LAST_LETTERS)
+        mode = "lines"
+
+    @router.node((), "local.last", name="local.end")
+    def end(msg: Any) -> Any:
+        got.append((msg.word, msg.size, msg.last))
+
+    with router, working(app):
+        router(text="the rain in")
+        eventually(lambda: len(got) == 3)
+    assert sorted(got) == [("in", 2, "n"), ("rain", 4, "n"), ("the", 3, "e")]
 
 
 def test_a_call_in_the_process(router: CeleryRouter) -> None:

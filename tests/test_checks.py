@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,35 @@ def test_lacking_fields() -> None:
         "a -> b: needs score, rank; a gives only word, n",
         "none -> c: needs x; none gives no fields",
     ]
+
+
+def test_fields_that_are_passed_through() -> None:
+    """Of several origins only what all give is certain; of a caller of the router, nothing."""
+    router = graph(("a", "x y", "entry"), ("b", "y z", "entry"))
+
+    def passing(name: str, fields: str, wishes: Any, entry: bool = False) -> None:
+        node = router.node(fields.split(), wishes, entry, name=name, pass_through=True)
+        node(lambda msg: None)
+
+    passing("one", "n", "a")
+    passing("both", "n", ["a", "b"], entry=True)
+    passing("round", "r", ["one", "trip"])
+    passing("trip", "t", "round")
+    passing("free", "n", None, entry=True)
+    passing("freer", "m", "free")
+    origins = ("one", "both", "trip", "free", "freer")
+    for name in origins:
+        router.node((), name, name=f"after {name}")(lambda msg: None)
+    needs = {f"after {name}": ["x", "_origin"] for name in origins}
+    assert [finding.text for finding in find_lacking(outline(router), needs)] == [
+        "both -> after both: needs x; both gives only y, n"
+    ]
+    seen = outline(router)
+    given = {edge.origin: seen.fields_of(edge) for edge in seen.edges}
+    assert given["one"] == ("x", "y", "n")
+    assert given["trip"] == ("x", "y", "n", "r", "t")
+    assert given["round"] == ("x", "y", "n", "r")
+    assert given["free"] is given["freer"] is None
 
 
 def test_capitals_of_a_program() -> None:

@@ -78,6 +78,14 @@ def test_an_empty_graph() -> None:
     assert empty.as_dict() == {"nodes": [], "edges": []}
 
 
+def test_a_node_that_passes_fields_on(router: Router) -> None:
+    """The tree marks it; the edges have all that is known to travel along them."""
+    router.node(("n",), "tweets", name="id", pass_through=True)(lambda msg: None)
+    router.node((), "id", name="after")(lambda msg: None)
+    assert "└─ id  (…, n)" in text(outline(router))
+    assert '"id" -> "after" [label="tweet, n"];' in dot(outline(router))
+
+
 def test_as_dict(router: Router) -> None:
     """The data of nodes and edges, as documented; JSON carries it."""
     data = json.loads(json.dumps(outline(router).as_dict()))
@@ -85,6 +93,7 @@ def test_as_dict(router: Router) -> None:
     assert nodes["clean"] == {
         "name": "clean",
         "fields": ["word"],
+        "pass_through": False,
         "language": "ruby",
         "foreign": True,
         "size": 4,

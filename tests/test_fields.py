@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from emit.errors import GraphError, NodeError, ResultError
-from emit.fields import check_fields, make_fit
+from emit.fields import check_fields, make_fit, make_fit_over
+from emit.message import Message
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -40,6 +41,72 @@ def test_what_fits(fields: tuple[str, ...], result: Any, expected: dict[str, Any
     fitted = make_fit("node", fields)(result)
     assert fitted == expected
     assert tuple(fitted) == fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "result", "expected"),
+    [
+        (TWO, {"_origin": "a", "count": 2, "word": "rain"}, {"word": "rain", "count": 2}),
+        (TWO, Message(count=2, word="rain", _origin="a"), {"word": "rain", "count": 2}),
+        (TWO, Message(count=2, word="rain"), {"word": "rain", "count": 2}),
+        (ONE, {"_origin": "a", "word": 1}, {"word": 1}),
+        (ONE, {"_origin": "a", "other": 1}, {"word": {"other": 1}}),
+        (ONE, {"word": {"_origin": "a"}}, {"word": {"_origin": "a"}}),
+        (ONE, [{"_origin": "a"}], {"word": [{"_origin": "a"}]}),
+        (NONE, {"_origin": "a"}, {}),
+    ],
+)
+def test_the_origin_does_not_go_out(
+    fields: tuple[str, ...], result: Any, expected: dict[str, Any]
+) -> None:
+    """The _origin of a mapping or message that is emitted is dropped; what is deeper is a value."""
+    before = dict(vars(result)) if isinstance(result, Message) else result
+    assert make_fit("node", fields)(result) == expected
+    assert before == (vars(result) if isinstance(result, Message) else result)
+
+
+def test_a_message_that_is_a_value() -> None:
+    """A message that does not name the only field is that field's value, as it is."""
+    message = Message(other=1, _origin="a")
+    assert make_fit("node", ONE)(message)["word"] is message
+    with pytest.raises(ResultError, match=r"a Message with the keys \(other, _origin\)"):
+        make_fit("node", TWO)(message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "result", "expected"),
+    [
+        (("b",), 2, {"a": 1, "id": 7, "b": 2}),
+        (("b",), {"b": 2}, {"a": 1, "id": 7, "b": 2}),
+        (("b",), {"b": 2, "a": 3}, {"a": 3, "id": 7, "b": 2}),
+        (("b",), {"a": 1, "id": 7, "b": 2, "_origin": "x"}, {"a": 1, "id": 7, "b": 2}),
+        (("b",), {"id": 8}, {"a": 1, "id": 7, "b": {"id": 8}}),
+        (("b",), {"b": 2, "c": 3}, {"a": 1, "id": 7, "b": {"b": 2, "c": 3}}),
+        (("a",), 5, {"a": 5, "id": 7}),
+        (("a", "b"), (5, 6), {"a": 5, "id": 7, "b": 6}),
+        (("a", "b"), {"b": 6}, {"a": 1, "id": 7, "b": 6}),
+        (("a", "b"), Message(b=6, _origin="x"), {"a": 1, "id": 7, "b": 6}),
+        ((), None, {"a": 1, "id": 7}),
+        ((), {}, {"a": 1, "id": 7}),
+        ((), {"a": 2}, {"a": 2, "id": 7}),
+    ],
+)
+def test_passing_through(fields: tuple[str, ...], result: Any, expected: dict[str, Any]) -> None:
+    """A result has the fields of the message that it does not name, but for its origin."""
+    message = Message(a=1, id=7, _origin="start")
+    fit = make_fit_over(message, make_fit("node", fields), fields)
+    message.a = "changed by the handler"
+    assert fit(result) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "result"),
+    [(("b", "c"), {"b": 1}), (("b", "c"), {"b": 1, "c": 2, "d": 3}), ((), 1), (("b", "c"), (1,))],
+)
+def test_what_does_not_pass_through(fields: tuple[str, ...], result: Any) -> None:
+    """A declared field that nobody gives, or a field that nobody knows, is a ResultError."""
+    with pytest.raises(ResultError, match='"node" emitted'):
+        make_fit_over({"a": 1}, make_fit("node", fields), fields)(result)
 
 
 @pytest.mark.parametrize(

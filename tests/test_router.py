@@ -462,6 +462,36 @@ def test_a_message_has_its_fields_and_origin_only(router: Router) -> None:
     assert got == [{"b": 1, "_origin": "first"}]
 
 
+def test_a_node_may_pass_on_the_fields_that_it_does_not_name(router: Router) -> None:
+    """For every way to give results: values, mappings, generators, coroutines, streams."""
+    got: list[Any] = []
+
+    async def later(msg: Message) -> Any:
+        return msg.n + 1
+
+    def many(msg: Message) -> Any:
+        msg.n = "changed"
+        yield from (1, {**msg, "m": 2}, NoResult)
+
+    router.node(("n",), entry_point=True, name="start")(lambda msg: msg.n)
+    router.node(("m",), "start", name="value", pass_through=True)(lambda msg: msg.n + 1)
+    router.node(("m",), "start", name="later", pass_through=True)(later)
+    router.node(("m",), "start", name="many", pass_through=True)(many)
+    router.node(("m",), "start", name="stream", pass_through=True, stream=True)(many)
+    router.node((), "value", name="filter", pass_through=True)(lambda msg: None)
+    none = router.node(("m",), "start", name="none", pass_through=True)(lambda msg: NoResult)
+    names = ["value", "later", "many", "stream", "filter", "none"]
+    router.node((), names, name="end")(lambda msg: got.append(msg.as_dict()))
+    router(n=1, unknown=2)
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for fields in got:
+        found[fields.pop("_origin")].append(fields)
+    assert found["value"] == found["later"] == found["filter"] == [{"n": 1, "m": 2}]
+    assert found["many"] == found["stream"] == [{"n": 1, "m": 1}, {"n": "changed", "m": 2}]
+    assert none(n=1) is NoResult
+    assert router.functions["value"](n=1, more=3) == {"n": 1, "more": 3, "m": 2}
+
+
 def test_each_subscriber_has_a_message_of_its_own(router: Router) -> None:
     """A field that one subscriber sets is not seen by the next, nor by the caller."""
     got: list[Any] = []
@@ -866,8 +896,9 @@ def test_an_option_of_another_router(router: Router) -> None:
         router.node((), name="words", batch=10)(lambda msg: None)
 
 
-def test_stream_is_yes_or_no(router: Router) -> None:
+@pytest.mark.parametrize("option", ["stream", "pass_through"])
+def test_stream_is_yes_or_no(router: Router, option: str) -> None:
     """A text would be taken for yes, "no" as well."""
-    with pytest.raises(GraphError, match="\"words\": stream must be True or False, not 'no'"):
-        router.node((), name="words", stream="no")(lambda msg: None)
+    with pytest.raises(GraphError, match=f"\"words\": {option} must be True or False, not 'no'"):
+        router.node((), name="words", **{option: "no"})(lambda msg: None)
     assert router.names == set()

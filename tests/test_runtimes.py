@@ -36,16 +36,28 @@ def language(request: pytest.FixtureRequest) -> Language:
 
 
 @pytest.fixture
-def declare(language: Language, tmp_path: Path) -> Iterator[Declare]:
-    """Write a file of the language, and declare it as a node with the field ``n``."""
+def router() -> Iterator[Router]:
     with no_leaks(), Router() as router:
+        yield router
 
-        def declare(stem: str, text: str, function: str = "", **options: Any) -> Any:
-            file = language.write(tmp_path / stem, text) + (f":{function}" if function else "")
-            options = {"name": "n", "cwd": str(tmp_path), **options}
-            return router.node(("n",), file=file, **options)(ShellNode)
 
-        yield declare
+@pytest.fixture
+def declare(language: Language, router: Router, tmp_path: Path) -> Declare:
+    """Write a file of the language, and declare it as a node with the field ``n``."""
+
+    def declare(
+        stem: str,
+        text: str,
+        function: str = "",
+        fields: tuple[str, ...] = ("n",),
+        hears: Any = None,
+        **options: Any,
+    ) -> Any:
+        file = language.write(tmp_path / stem, text) + (f":{function}" if function else "")
+        options = {"name": "n", "cwd": str(tmp_path), **options}
+        return router.node(fields, hears, file=file, **options)(ShellNode)
+
+    return declare
 
 
 def results(node: Any, **fields: Any) -> list[Any]:
@@ -123,6 +135,20 @@ def test_named_fields(language: Language, declare: Declare) -> None:
     assert results(node, first="a") == ["anone"]
     with pytest.raises(RemoteError, match=r"(?i)first"):
         node(second="b")
+
+
+@pytest.mark.parametrize("mode", ["auto", "oneshot"])
+def test_a_message_with_a_field_more(
+    language: Language, declare: Declare, router: Router, mode: str
+) -> None:
+    """What Emit adds to a message is not emitted with it: alone, in a graph, and in a batch."""
+    got: list[Any] = []
+    router.node(("n",), entry_point=True, name="start")(lambda msg: (n for n in range(msg.count)))
+    node = declare("extended", language.extended, fields=("n", "more"), hears="start", mode=mode)
+    router.node((), "n", name="end")(lambda msg: got.append((msg.n, msg.more)))
+    assert node(n=7) == ({"n": 7, "more": "yes"},)
+    router(count=3)
+    assert got == [(n, "yes") for n in (7, 0, 1, 2)]
 
 
 def test_prints_are_no_results(

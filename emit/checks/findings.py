@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 from emit.drawing.outline import Outline, reach, roots
+from emit.fields import ORIGIN
 from emit.graph import ENTRY, Graph, Subscription
 from emit.nearest import nearest
 
@@ -113,5 +114,6 @@ def find_lacking(outline: Outline, needs: Mapping[str, Iterable[str]]) -> Iterat
 def _missing(wanted: Iterable[str], fields: Iterable[str], *, foreign: bool) -> list[str]:
     """Of a program it may be right that capitals differ: Go reads a field in spite of it."""
     form = str.casefold if foreign else str
+    wanted = (name for name in wanted if name != ORIGIN)  # which every message has
     given = set(map(form, fields))
     return [name for name in wanted if form(name) not in given]

@@ -139,6 +139,8 @@ def _show_edges(seen: Outline, needs: dict[str, Needs]) -> None:
         known = needs.get(edge.destination, Needs(None, "it can't be asked"))
         fields = seen.fields_of(edge)
         gives = "what the caller gives" if fields is None else f"({', '.join(fields)})"
+        if fields is None and edge.origin in seen.nodes:  # it passes on what it is given
+            gives = f"({', '.join(seen.nodes[edge.origin].shown)}), … being {gives}"
         way = f"{edge.origin} -> {edge.destination}: {gives}"
         if known.fields is None:
             print(f"{paint('–', 'yellow')} {way}; not known what it needs: {known.reason}")

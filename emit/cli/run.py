@@ -170,9 +170,9 @@ def ends(seen: Outline) -> list[str]:
     """
 
     def is_watched(edge: Edge) -> bool:
-        return edge.pattern is not None and not seen.nodes[edge.destination].fields
+        return edge.pattern is not None and not seen.nodes[edge.destination].shown
 
-    emitting = (name for name, node in seen.nodes.items() if node.fields)
+    emitting = (name for name, node in seen.nodes.items() if node.shown)
     return [name for name in emitting if all(map(is_watched, seen.heard(name)))]
 
 

@@ -20,7 +20,8 @@ class Drawn:
 
     Attributes:
         name: Its name.
-        fields: What it emits.
+        fields: The fields that it declares.
+        pass_through: Whether it also emits the other fields of the message it was given.
         language: ``python``, or that of its program (``ruby``), or the program's name (``jq``).
         foreign: Whether a program of its own runs it.
         size: Processes at most, where the node's author has said so; else None.
@@ -30,11 +31,17 @@ class Drawn:
 
     name: str
     fields: tuple[str, ...]
+    pass_through: bool
     language: str
     foreign: bool
     size: int | None
     entry: bool
     reached: bool
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Its fields for people: a node that passes others on begins with a mark for them."""
+        return ("…", *self.fields) if self.pass_through else self.fields
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,34 @@ class Outline:
         }
 
     def fields_of(self, edge: Edge) -> tuple[str, ...] | None:
-        """What travels along an edge; None where it depends on the caller of the router."""
-        return self.nodes[edge.origin].fields if edge.origin in self.nodes else None
+        """
+        Return what each message on an edge has for certain; None if only the caller of the router
+        knows.
+        """
+        return self._carried.get(edge.origin)
+
+    @cached_property
+    def _carried(self) -> dict[str, tuple[str, ...]]:
+        """
+        For each node, the fields that all its results have. A node that passes on what it hears
+        has those that all of its origins give; the caller of the router may give any.
+        """
+        carried = {n.name: n.fields for n in self.nodes.values() if not n.pass_through}
+        passing = {n.name: n.fields for n in self.nodes.values() if n.pass_through}
+        origins: dict[str, list[str]] = {name: [] for name in passing}
+        for edge in self.edges:
+            if edge.destination in passing:
+                origins[edge.destination].append(edge.origin)
+        # Nodes that pass on may hear each other in a circle: repeat until nothing is taken away.
+        changed = True
+        while changed:
+            changed = False
+            for name, own in passing.items():
+                known = [carried[origin] for origin in origins[name] if origin in carried]
+                now = _joined(known, own) if known else ()
+                if known and (name not in carried or set(now) != set(carried[name])):
+                    carried[name], changed = now, True
+        return carried
 
 
 def outline(router: Router, called: Iterable[str] = ()) -> Outline:
@@ -101,10 +134,22 @@ def outline(router: Router, called: Iterable[str] = ()) -> Outline:
     for name in graph.names:
         facts = _facts(router, name)
         entry = name in graph.entries
+        node = router._nodes.get(name)
         nodes[name] = Drawn(
-            name, router.fields[name], **facts, entry=entry, reached=name in reached
+            name,
+            router.fields[name],
+            pass_through=node is not None and node.pass_through,
+            **facts,
+            entry=entry,
+            reached=name in reached,
         )
     return Outline(nodes, edges)
+
+
+def _joined(given: list[tuple[str, ...]], own: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields that all of *given* have, and *own*."""
+    common = [field for field in given[0] if all(field in fields for fields in given[1:])]
+    return tuple(dict.fromkeys([*common, *own]))
 
 
 def reach(edges: Iterable[Edge], starts: Iterable[str]) -> set[str]:

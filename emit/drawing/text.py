@@ -42,7 +42,7 @@ def _tree(outline: Outline, edges: Sequence[Edge], seen: set[str]) -> list[str]:
 
 
 def _describe(node: Drawn) -> str:
-    fields = f"  ({', '.join(node.fields)})" if node.fields else ""
+    fields = f"  ({', '.join(node.shown)})" if node.shown else ""
     return f"{fields}  [{tag(node)}]" if node.foreign else fields
 
 

@@ -22,12 +22,9 @@ from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message
 from emit.node import Node, make_handler
 from emit.router.naming import Place, Places, get_name, look_like
-from emit.router.options import check_stream, unknown_options
+from emit.router.options import OPTIONS, check_switch, unknown_options
 from emit.router.runner import Runner
 from emit.router.worklist import WorkList
-
-#: What the options of ``Router.node`` are called that every router takes.
-OPTIONS = ("name", "stream")
 
 
 class Router:
@@ -137,8 +134,9 @@ class Router:
             ignore: Whom it does not hear after all; the same forms.
             **wrapper_options: ``name``: a name other than ``module.function``.
                 ``stream=True``: send each result on as it comes, where otherwise a handler
-                that fails half-way sends nothing. What the handler's class understands (see
-                ``ShellNode``) goes there, all else to ``wrap_node``.
+                that fails half-way sends nothing. ``pass_through=True``: each result also has
+                those fields of the message that it does not name. What the handler's class
+                understands (see ``ShellNode``) goes there, all else to ``wrap_node``.
 
         Returns:
             The decorator. It gives a function that takes one dictionary, or keyword
@@ -173,7 +171,11 @@ class Router:
         return outer
 
     def wrap_as_node(
-        self, func: Any, name: str | None = None, stream: bool = False
+        self,
+        func: Any,
+        name: str | None = None,
+        stream: bool = False,
+        pass_through: bool = False,
     ) -> Callable[..., Any]:
         """
         Wrap a function, class or callable object as a node, without registering it.
@@ -183,12 +185,14 @@ class Router:
         """
         handler = make_handler(func)
         name = self.get_name(func) if name is None else name
-        check_stream(name, stream)
+        check_switch(name, "stream", stream)
+        check_switch(name, "pass_through", pass_through)
         node = Node(
             name=name,
             handler=handler,
             fit=partial(self.wrap_result, name),
             stream=stream,
+            pass_through=pass_through,
             foreign=getattr(handler, "foreign", False),
         )
 
@@ -272,6 +276,7 @@ class Router:
 
     def _adopt(self, node: Node) -> None:
         self._nodes[node.name] = node
+        node.fields = self.fields[node.name]
         if type(self).wrap_result is Router.wrap_result:  # quicker than a look-up each time
             node.fit = make_fit(node.name, self.fields[node.name], foreign=node.foreign)
 

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from emit.errors import GraphError
 from emit.nearest import nearest
 
+#: The options of ``router.node`` that every router takes.
+OPTIONS = ("name", "stream", "pass_through")
+
 #: The options of ``router.node`` that every router of a queue takes.
 QUEUED = ("batch", "batch_bytes", "many", "return_results", "max_attempts", "max_deliveries")
 
@@ -36,10 +39,10 @@ def _meant(option: str, taken: list[str]) -> str:
     return nearest(option, taken) if owner is None else f" (it is of {owner})"
 
 
-def check_stream(node: str, stream: object) -> None:
+def check_switch(node: str, option: str, value: object) -> None:
     """
     Raises:
         GraphError: It is neither True nor False.
     """
-    if not isinstance(stream, bool):
-        raise GraphError(f'"{node}": stream must be True or False, not {stream!r}')
+    if not isinstance(value, bool):
+        raise GraphError(f'"{node}": {option} must be True or False, not {value!r}')

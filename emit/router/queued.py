@@ -16,7 +16,7 @@ from emit.letter import Cause, DeadLetter
 from emit.node import Node
 from emit.router.core import Router
 from emit.router.delivery import Parcel, cut
-from emit.router.options import QUEUED, unknown_options
+from emit.router.options import OPTIONS, QUEUED, unknown_options
 from emit.router.outbox import Outbox
 from emit.router.plan import Plan, read_plan
 from emit.router.receiver import Delivery, Receiver
@@ -104,8 +104,13 @@ class QueueRouter(Router):
         plan = read_plan(wrapped.name, wrapped.handler, options)
         if options:
             own = getattr(wrapped.handler, "options", ())
-            known = ("name", "stream", *QUEUED, *self.queue_options, *own)
+            known = (*OPTIONS, *QUEUED, *self.queue_options, *own)
             raise GraphError(unknown_options(wrapped.name, type(self).__name__, options, known))
+        if plan.many and wrapped.pass_through:
+            raise GraphError(
+                f'"{wrapped.name}": pass_through=True needs one message for each result; the '
+                f"handler of a node with many=True has a list of them"
+            )
         if plan.many:
             wrapped.handler = partial(_with_a_list, wrapped.handler)
         self._plans[wrapped.name] = plan

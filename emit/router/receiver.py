@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -308,7 +308,7 @@ class Receiver:
             with closing(node.handler.call_many(self._messages(node, delivery))) as outcomes:
                 for number, outcome in enumerate(outcomes):
                     outbox.begin(ids[number])
-                    yield number, _fitted(node, outcome)
+                    yield number, _fitted(node, outcome, delivery.parcel.messages[number])
         except Exception as error:
             _log.warning('"%s" was interrupted in a batch: %s', node.name, type(error).__name__)
 
@@ -401,8 +401,11 @@ def _results(outcome: Any) -> Any:
     return outcome if type(outcome) is tuple else tuple(outcome)
 
 
-def _fitted(node: Node, outcome: Any) -> Any:
+def _fitted(node: Node, outcome: Any, message: Mapping[str, Any]) -> Any:
+    if isinstance(outcome, Exception):
+        return outcome
+    fit = node.fit_for(message)
     try:
-        return outcome if isinstance(outcome, Exception) else [node.fit(value) for value in outcome]
+        return [fit(value) for value in outcome]
     except Exception as error:
         return error

@@ -93,7 +93,7 @@ class Runner:
         while (delivery := take()) is not None:
             origin, destination, fields = delivery
             node = nodes.get(destination) if quick else None
-            if node is None or node.takes_many or node.function is not functions[destination]:
+            if node is None or not node.is_plain or node.function is not functions[destination]:
                 self._deliver(origin, destination, fields, work)
                 continue
             # A message of its own for each: what one subscriber changes, no other sees.
@@ -102,7 +102,8 @@ class Runner:
             message.__dict__ = own
             try:
                 outcome = node.handler(message)
-                outcome = node.fit(outcome) if type(outcome) in PLAIN else node.settle(outcome)
+                fit = node.fit
+                outcome = fit(outcome) if type(outcome) in PLAIN else node.settle(outcome, fit)
             except Exception as error:
                 _add_note(error, destination, message)
                 raise
@@ -213,7 +214,8 @@ def _fitted(node: Node, outcome: Any, message: Message) -> list[dict[str, Any]]:
     try:
         if isinstance(outcome, Exception):
             raise outcome
-        return [node.fit(value) for value in outcome]
+        fit = node.fit_for(message)
+        return [fit(value) for value in outcome]
     except Exception as error:
         _add_note(error, node.name, message)
         raise
