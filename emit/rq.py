@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
+from redis import ConnectionPool, exceptions
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from rq import SimpleWorker
+from rq.connections import parse_connection
+from rq.defaults import DEFAULT_MAINTENANCE_TASK_INTERVAL
 from rq.scheduler import RQScheduler
 
 from emit.router.rq_log import log_with_worker
@@ -21,6 +27,25 @@ _log = logging.getLogger("emit.rq")
 
 #: Seconds between two looks for jobs whose worker has died; RQ's own are 600.
 MAINTENANCE = 60
+
+#: Seconds that RQ locks a queue for such a look, and those after which Emit takes the lock for one
+#: that a worker left behind when it died, or when Redis went away.
+_LOCKED = 899
+_STALE = 120
+
+#: Redis refuses these for a while, but the next attempt at the same command may succeed.
+_PASSING = (
+    OSError,  # what redis-py before 6 has for a connection that can't be made
+    exceptions.ConnectionError,  # also: Redis is still loading its data
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,
+    exceptions.OutOfMemoryError,
+    exceptions.NoPermissionError,  # a worker that has begun to work had the permission
+)
+
+#: Seconds between two attempts at a command while Redis is away, at most.
+_LONGEST_WAIT = 2.0
 
 #: Seconds between two looks for jobs whose time has come, as RQ's own.
 TICK = 1.0
@@ -37,8 +62,12 @@ class EmitWorker(SimpleWorker):
     job starts the programs that it needs anew. Here a crash of a Python node ends the worker; its
     supervisor starts another, and RQ runs the job again. A crash of a program ends nobody else.
 
-    It also watches the time for its queues, which delayed attempts need (as ``--with-scheduler``
-    does, but in a thread), and looks every minute for the jobs of workers that died.
+    It also
+
+    * watches the time for its queues, which delayed attempts need (as ``--with-scheduler``
+      does, but in a thread);
+    * looks every minute for the jobs of workers that died, also while it has no job itself;
+    * waits for a Redis that goes away, also in the middle of a job. RQ's own workers then end.
 
     Example::
 
@@ -46,16 +75,38 @@ class EmitWorker(SimpleWorker):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("maintenance_interval", MAINTENANCE)
         super().__init__(*args, **kwargs)
+        # RQ's command line passes its default as if the user had given it.
+        if self.maintenance_interval == DEFAULT_MAINTENANCE_TASK_INTERVAL:
+            self.maintenance_interval = MAINTENANCE
+        self._patience = _Patience()
+
+    @property
+    def dequeue_timeout(self) -> int:
+        """Seconds to wait for a job: no longer than until the next look for lost ones."""
+        return max(1, min(super().dequeue_timeout, self.maintenance_interval, MAINTENANCE))
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
-        """As of RQ's workers, which set up their log here; Emit's goes to the same."""
+        """
+        Begin to work, as RQ's workers do; then wait for Redis whenever it goes away.
+
+        A Redis that is not there at the start is an error, as it is for RQ. RQ sets up its log
+        here, and what Emit says goes to the same.
+        """
         super().bootstrap(*args, **kwargs)
         log_with_worker()
+        # A client of its own: handlers may use the same one as the worker, and must not wait.
+        self.connection = self._patience.client(self.connection)
+        self.queues = [self._patient(queue) for queue in self.queues]
+        self._ordered_queues = self.queues[:]
+
+    def _patient(self, queue: Any) -> Any:
+        patient = copy(queue)
+        patient.connection = self.connection
+        return patient
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        """As of RQ's workers. ``with_scheduler`` is of no account: there always is one."""
+        """Work as RQ's workers do. ``with_scheduler`` changes nothing: there always is one."""
         # RQ's is a forked process: it outlives a worker that is killed, and so does the worker's
         # connection in it, to which Redis then gives the next job, and nobody runs that.
         kwargs["with_scheduler"] = False
@@ -63,6 +114,79 @@ class EmitWorker(SimpleWorker):
         scheduler = RQScheduler(self.queues, connection=self.connection, logging_level=quiet)
         with _scheduling(scheduler):
             return super().work(*args, **kwargs)
+
+    def clean_registries(self) -> None:
+        """Look for the jobs of dead workers, as RQ does; a lock of a dead worker is no obstacle."""
+        for queue in self.queues:
+            left = self.connection.ttl(queue.registry_cleaning_key)
+            if 0 <= left < _LOCKED - _STALE:
+                self.connection.delete(queue.registry_cleaning_key)
+        super().clean_registries()  # type: ignore[no-untyped-call]
+
+    def set_shutdown_requested_date(self) -> None:
+        """Tell Redis that this worker is to stop: a handler of signals, which must not wait."""
+        with self._patience.ended(), _telling("Redis doesn't know that this worker is to stop"):
+            super().set_shutdown_requested_date()  # type: ignore[no-untyped-call]
+
+    def teardown(self) -> None:
+        """Say farewell to Redis, if it is there."""
+        with self._patience.ended(), _telling("Redis still lists this worker for some minutes"):
+            super().teardown()  # type: ignore[no-untyped-call]
+
+
+class _Patience(Retry):
+    """How a worker tries a command of Redis: until it succeeds."""
+
+    def __init__(self) -> None:
+        super().__init__(NoBackoff(), -1, supported_errors=_PASSING)  # -1: any number of times
+        self._is_ended = False
+        self._warned = float("-inf")
+
+    def __deepcopy__(self, memo: Any) -> _Patience:
+        return self  # each connection makes a copy, and all of them have to know of the end
+
+    def client(self, client: Any) -> Any:
+        """Return a client for the same Redis as *client* that waits for it."""
+        kind, connection_class, settings = parse_connection(client)
+        settings |= {"retry": self, "retry_on_error": list(_PASSING)}
+        return kind(connection_pool=ConnectionPool(connection_class=connection_class, **settings))
+
+    @contextmanager
+    def ended(self) -> Iterator[None]:
+        """Try once only in here."""
+        before, self._is_ended = self._is_ended, True
+        try:
+            yield
+        finally:
+            self._is_ended = before
+
+    def call_with_retry(self, do: Any, fail: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call *do* until it succeeds, and *fail* after each failure, as redis-py says."""
+        failures = 0
+
+        def failed(error: Exception, *more: Any) -> None:
+            nonlocal failures
+            failures += 1
+            fail(error, *more)
+            if self._is_ended:
+                raise error
+            self._tell(error)
+            time.sleep(min(0.05 * 2.0 ** min(failures, 10), _LONGEST_WAIT))
+
+        return super().call_with_retry(do, failed, *args, **kwargs)
+
+    def _tell(self, error: Exception) -> None:
+        if time.monotonic() - self._warned >= _QUIET:
+            self._warned = time.monotonic()
+            _log.warning("this worker waits for Redis: %s", error)
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        _log.warning("%s: %s", what, error)
 
 
 @contextmanager

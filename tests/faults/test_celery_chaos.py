@@ -7,7 +7,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,14 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
-from redis import Redis
 from redis.exceptions import ConnectionError as Gone
 
 from emit.dead import DeadLetters
-from tests.conftest import free_port
 from tests.faults.nodes import CHAOS
+from tests.faults.servers import Server
 from tests.queues.notes import graph
-from tests.queues.worker import Worker, celery_worker, eventually
+from tests.queues.worker import Worker, celery_worker
 
 pytestmark = pytest.mark.requires("redis-server")
 
@@ -35,32 +33,6 @@ PAUSE = 1.0 if CHAOS else 0.4
 
 #: The worker's own death is noticed after the visibility timeout, so that is short here.
 SHORT = {"EMIT_TEST_LIMIT": "4", "EMIT_TEST_VISIBILITY": "10"}
-
-
-class Server:
-    """A Redis that survives a kill with its append-only file."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
-        self.url = f"redis://127.0.0.1:{self._port}/0"
-        self.start()
-
-    def start(self) -> None:
-        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
-        kept = ["--appendonly", "yes", "--save", ""]
-        self._process = subprocess.Popen(
-            ["redis-server", *options, *kept], stdout=subprocess.DEVNULL
-        )
-        eventually(self.is_there)
-
-    def is_there(self) -> bool:
-        with contextlib.suppress(Gone, OSError), Redis.from_url(self.url) as client:
-            return bool(client.ping())
-        return False
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 @pytest.fixture

@@ -82,8 +82,11 @@ class Worker:
             return [me, *me.children(recursive=True)]
         return []
 
-    def stop(self, signum: int = signal.SIGTERM, within: float = PATIENCE) -> int:
+    def send(self, signum: int) -> None:
         self._process.send_signal(signum)
+
+    def stop(self, signum: int = signal.SIGTERM, within: float = PATIENCE) -> int:
+        self.send(signum)
         return self._process.wait(within)
 
     def end(self) -> None:
