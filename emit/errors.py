@@ -323,10 +323,13 @@ class ProtocolError(HostError):
     A process wrote what is no answer. It has been killed, as its pipe can't be trusted.
 
     Attributes:
-        reason: What was wrong; the text has the sample as well.
-        sample: The first bytes of what it wrote, escaped to ASCII.
+        reason: What was wrong: where, and how much, but never what a message or a result said.
+        sample: The first bytes of what it wrote, escaped to ASCII. It may be part of a message:
+            it is in no text, no log and no dead letter, and a pickle leaves it out.
         stderr_tail: The last of what it wrote to stderr.
     """
+
+    sample = ""
 
     def __init__(
         self,
@@ -340,9 +343,13 @@ class ProtocolError(HostError):
         self.reason = reason
         self.sample = escape(sample[:80])
         self.stderr_tail = stderr_tail
-        quoted = f": {self.sample}" if sample else ""
-        super().__init__(f'"{node}": {reason}{quoted}', node=node, may_have_run=may_have_run)
+        super().__init__(f'"{node}": {reason}', node=node, may_have_run=may_have_run)
         self.__notes__ = _last_words(stderr_tail)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Queues keep pickles, and show them.
+        state = {name: value for name, value in vars(self).items() if name != "sample"}
+        return _rebuild, (type(self), self.args, state)
 
 
 class FrameTooLarge(HostError):

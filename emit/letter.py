@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from traceback import walk_tb
 from typing import Any
 
+from emit.text import WORD, one_line, said
+
 __all__ = ["Cause", "DeadLetter"]
 
 #: Whose lines say nothing about a node: Emit's, and those of what carries its messages.
@@ -26,7 +28,8 @@ class Cause:
 
     Attributes:
         type: The exception's class name.
-        text: Its text; of an exception of a Python node with the author's line that raised it.
+        text: Its text, cut at 8,192 characters and with control characters escaped; of an exception
+            of a Python node with the author's line that raised it.
         stderr_tail: What the process last wrote to stderr; may be empty.
         exit_code: Its exit code, or None.
         signal: The signal that killed it, or None.
@@ -43,8 +46,8 @@ class Cause:
     @classmethod
     def of(cls, error: BaseException, at: float) -> Cause:
         return cls(
-            type=type(error).__name__,
-            text=f"{error}{_where(error)}".lstrip(),
+            type=one_line(type(error).__name__, WORD),
+            text=f"{said(str(error))}{_where(error)}".lstrip(),
             stderr_tail=getattr(error, "stderr_tail", ""),
             exit_code=getattr(error, "exit_code", None),
             signal=getattr(error, "signal", None),
@@ -82,7 +85,7 @@ class DeadLetter:
 
     def __repr__(self) -> str:
         # Without the message: a repr ends in logs.
-        last = self.causes[-1].text if self.causes else "no cause"
+        last = one_line(self.causes[-1].text) if self.causes else "no cause"
         attempts = len(self.causes) if self.attempts is None else self.attempts
         return f"<DeadLetter {self.node} after {counted(attempts)}: {last}>"
 

@@ -124,6 +124,13 @@ def test_what_does_not_pass_through(fields: tuple[str, ...], result: Any) -> Non
         (NONE, "rain", "a single str"),
         (NONE, ("rain",), "a tuple of 1 values"),
         (NONE, {"word": 1}, "a dict with the keys (word)"),
+        (NONE, {"word": 1, "4111-1111": 2}, "a dict with the keys (word, 1 other)"),
+        (NONE, {1: 1, "ada@example.org": 2}, "a dict with the keys (2 others)"),
+        (
+            NONE,
+            dict.fromkeys([f"n{n}" for n in range(99)]),
+            f"a dict with the keys ({', '.join(f'n{n}' for n in range(20))}, 79 others)",
+        ),
     ],
 )
 def test_what_does_not_fit(fields: tuple[str, ...], result: Any, came: str) -> None:

@@ -15,10 +15,11 @@ def session() -> LineSession:
     return LineSession("double", max_frame=40)
 
 
-def broken(events: list[object]) -> str:
+def broken(events: list[object]) -> tuple[str, str]:
+    """The text of the error, and its sample."""
     (event,) = events
     assert isinstance(event, Broken)
-    return str(event.error)
+    return str(event.error), event.error.sample
 
 
 def test_it_needs_no_greeting(session: LineSession) -> None:
@@ -58,28 +59,33 @@ def test_a_message_that_cannot_be_sent(session: LineSession) -> None:
 
 def test_a_line_that_nobody_asked_for(session: LineSession) -> None:
     """Before any call, or a second one in the same piece, or in a later one."""
-    assert "nobody had asked for: hello" in broken(session.receive(b"hello\n"))
+    assert broken(session.receive(b"hello\n")) == (
+        '"double": it wrote a line of 5 bytes that nobody had asked for',
+        "hello",
+    )
     for pieces in ((b"1\n2\n",), (b"1\n2",), (b"1\n", b"2\n")):
         fresh = LineSession("n", max_frame=40)
         fresh.call({})
         *_, events = [fresh.receive(piece) for piece in pieces]
-        assert "nobody had asked for: 2" in broken(events)
+        assert broken(events) == ('"n": it wrote a line of 1 bytes that nobody had asked for', "2")
 
 
 def test_a_line_that_is_no_json(session: LineSession) -> None:
-    """The error quotes it."""
+    """The error has it as a sample, which may be part of a message, and says where it is wrong."""
     session.call({})
-    assert "oops" in broken(session.receive(b"oops\n"))
+    text, sample = broken(session.receive(b"oops\n"))
+    assert (sample, "oops" in text) == ("oops", False)
+    assert text.startswith('"double": its line of 4 bytes is no JSON: ')
 
 
 def test_an_endless_line(session: LineSession) -> None:
     """It is cut at max_frame."""
     session.call({})
     assert session.receive(b"x" * 40) == []
-    assert "longer than max_frame = 40 bytes" in broken(session.receive(b"x"))
+    assert "longer than max_frame = 40 bytes" in broken(session.receive(b"x"))[0]
 
 
 def test_a_complete_line_over_the_limit(session: LineSession) -> None:
     """It is refused as well, though it came in one piece."""
     session.call({})
-    assert "longer than max_frame" in broken(session.receive(b'"' + b"x" * 60 + b'"\n'))
+    assert "longer than max_frame" in broken(session.receive(b'"' + b"x" * 60 + b'"\n'))[0]

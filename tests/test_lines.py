@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emit.host.lines import LINE, TAIL, Lines, clean, read_level
+from emit.host.lines import LINE, TAIL, Lines, read_level
+from emit.text import clean
 
 
 @pytest.fixture
@@ -81,11 +82,6 @@ def test_levels_are_those_of_the_records(lines: Lines, caplog: pytest.LogCapture
     """A mark alone is no message."""
     lines.feed(b"E! bad\nE!\nfine\n")
     assert [(r.levelno, r.getMessage()) for r in caplog.records] == [(40, "bad"), (20, "fine")]
-
-
-def test_control_characters_are_escaped() -> None:
-    """All but tabs and line ends."""
-    assert clean("\x1b[2J a\tb\nc\x00\x85\r") == "\\x1b[2J a\tb\nc\\x00\\x85\\x0d"
 
 
 @given(st.lists(st.binary(max_size=50), max_size=20))

@@ -197,7 +197,7 @@ def test_only_msgpack_carries(value: Any) -> None:
 def test_refused_alike(name: str, value: Any, reason: str) -> None:
     """What neither codec carries is refused by both, with the same words."""
     error = refusal(name, {"a b": (value,)})
-    assert error.path == "['a b'][0]"
+    assert error.path == "[key 1][0]"
     assert reason in error.reason
     assert str(error) == f"{error.path}: {error.reason}"
 

@@ -17,9 +17,9 @@ from emit.cli.target import load_router
 from emit.dead import DeadLetters, Entry
 from emit.errors import EmitError
 from emit.exact import to_text
-from emit.host.lines import clean
 from emit.letter import Cause, DeadLetter, counted
 from emit.router import Router
+from emit.text import clean, one_line
 
 HELP = "List, show, send again or drop the messages that were given up."
 
@@ -184,15 +184,16 @@ def _plain(value: dict[str, Any]) -> Any:
 
 def _print_table(entries: list[Entry]) -> None:
     for entry in entries:
-        origin = f" from {entry.origin}" if entry.origin else ""
+        node = one_line(entry.node)
+        origin = f" from {one_line(entry.origin)}" if entry.origin else ""
         cause = _line(entry.cause) if entry.cause else "no cause is known"
-        print(f"{entry.id}  {_when(entry.at)}  {entry.node}{origin}  {entry.attempts}x  {cause}")
+        print(f"{entry.id}  {_when(entry.at)}  {node}{origin}  {entry.attempts}x  {cause}")
 
 
 def _print_letter(letter: DeadLetter) -> None:
     print(f"id        {letter.id}")
-    print(f"node      {letter.node}")
-    print(f"origin    {letter.origin}")
+    print(f"node      {one_line(letter.node)}")
+    print(f"origin    {one_line(letter.origin)}")
     print(f"given up  {_when(letter.at or 0.0)}, after {counted(letter.attempts or 0)}")
     for cause in letter.causes:
         print(f"cause     {_when(cause.at)}  {_line(cause)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 import emit
 from emit.cli.screen import paint
 from emit.errors import EmitError, RemoteError, StartError, StartTimeout
-from emit.host.lines import clean
+from emit.text import clean
 
 #: Whose frames are not the author's: Emit's, and Python's own ways to a module.
 _NOT_THE_AUTHORS = (

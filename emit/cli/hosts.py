@@ -8,7 +8,7 @@ from math import ceil
 
 from emit.cli.fleet import Row, Snapshots
 from emit.host import status
-from emit.host.lines import clean
+from emit.text import clean, one_line
 
 HEAD = ("node", "runtime", "busy", "queue", "calls/s", "p50", "p99", "fail", "restarts", "memory")
 
@@ -27,7 +27,7 @@ def snapshots() -> Snapshots:
 def format_row(row: Row) -> tuple[str, ...]:
     """A row's cells, in the order of HEAD."""
     return (
-        row.node,
+        one_line(row.node),
         row.language or "-",
         f"{row.busy}/{row.processes}",
         f"{row.queued}",

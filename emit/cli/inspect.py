@@ -16,6 +16,7 @@ from emit.errors import HostError, describe_status
 from emit.host.examine import end, ping
 from emit.host.process import Process
 from emit.multilang import ShellNode
+from emit.text import clean
 
 HELP = "Start a node's program, and show what it says of itself and whether it stops when asked."
 
@@ -140,7 +141,7 @@ def _rows(look: Look) -> Iterator[tuple[str, str]]:
     yield "command", shlex.join(look.command)
     yield "speaks", f"emit-node/{look.protocol} in {look.codec}, {look.sdk or 'no SDK named'}"
     for name, inputs in look.nodes.items():
-        yield "node", f"{name}: {_inputs(inputs)}"
+        yield "node", clean(f"{name}: {_inputs(inputs)}")
     yield "concurrency", str(look.concurrency)
     yield "can", ", ".join(look.caps) or "nothing else"
     yield "ready in", f"{look.start_seconds * 1000:.0f} ms"

@@ -24,7 +24,7 @@ from emit.cli.fleet import SORTS, Row, Snapshots, arrange, rows
 from emit.cli.hosts import HEAD, format_row, snapshots, troubles
 from emit.cli.screen import plural
 from emit.host import status
-from emit.host.lines import clean
+from emit.text import clean, one_line
 
 #: What the keys of a terminal send.
 _KEYS = {"\x1b[A": "up", "\x1b[B": "down", "k": "up", "j": "down"}
@@ -104,7 +104,7 @@ class View:
         return Group(table, *(Text(trouble, style="red") for trouble in troubles(self.table)))
 
     def _details(self) -> RenderableType:
-        lines = [Text(f"\n{self.opened}", style="bold")]
+        lines = [Text(f"\n{one_line(self.opened or '')}", style="bold")]
         for pid, details in self.details.items():
             for error in details["errors"]:
                 at = time.strftime("%H:%M:%S", time.localtime(error["at"]))

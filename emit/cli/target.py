@@ -12,8 +12,8 @@ from typing import Any
 from emit.cli.errors import TargetError
 from emit.cli.failure import describe_failure
 from emit.errors import GraphError
-from emit.host.lines import clean
 from emit.router import Router
+from emit.text import clean
 
 
 def load_router(path: str) -> Router:

@@ -11,13 +11,18 @@ from typing import Any
 
 from emit.errors import FrameTooLarge, ProtocolError, RemoteError
 from emit.host.fate import Job, too_many
-from emit.host.lines import clean
+from emit.host.lines import LEVELS
 from emit.host.wire import frames
 from emit.host.wire.session import Broken, Unmatched
+from emit.text import LINES, clean
 
-_HINT = (
-    "a line on stdout that is no frame: %s (print to stderr or use the SDK's log; "
-    "more such lines are only counted)"
+_EARLY = (
+    "a line on stdout that is no frame: %s (print to stderr or use the SDK's log; more such "
+    "lines are only counted)"
+)
+_LATER = (
+    "a line of %d bytes on stdout that is no frame (print to stderr or use the SDK's log; set "
+    "this logger to DEBUG to see such lines; more are only counted)"
 )
 
 
@@ -102,18 +107,29 @@ class Answers:
             job.overflow, job.results = True, None
 
     def _log(self, event: frames.Log) -> None:
-        level = logging.getLevelName(event.level.upper())
+        """A record for each line, as of stderr: no second line can pass for another record."""
+        level = LEVELS.get(event.level.upper(), logging.INFO)
         extra = {"emit_call": event.id, "emit_fields": event.fields}
-        known = level if isinstance(level, int) else logging.INFO
-        self._logger.log(known, "%s", clean(event.text), extra=extra)
+        lines = [line for line in event.text.split("\n") if line.strip()]
+        for line in lines[:LINES]:
+            self._logger.log(level, "%s", line.rstrip("\r"), extra=extra)
+        if len(lines) > LINES:
+            self._logger.log(level, "... (%d more lines)", len(lines) - LINES, extra=extra)
 
     def _stray(self, data: bytes) -> None:
+        """
+        A line that is not a frame. Before the first message it can only be the program's own print;
+        afterwards it may be an answer that the program has written in its own way.
+        """
         self.strays += 1
+        is_own = not (self.jobs or self.count)
         text = clean(data.decode("utf-8", "replace"))
+        if self.strays == 1 and is_own:
+            self._logger.warning(_EARLY, text)
+            return
         if self.strays == 1:
-            self._logger.warning(_HINT, text)
-        else:
-            self._logger.debug("stdout: %s", text)
+            self._logger.warning(_LATER, len(data))
+        self._logger.debug("stdout: %s", text)
 
     def _too_large(self, event: frames.TooLarge) -> list[Job]:
         job = self.jobs.pop(event.id, None) if event.id is not None else None

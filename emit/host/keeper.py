@@ -13,6 +13,8 @@ import queue
 import threading
 from collections.abc import Callable
 
+from emit.text import one_line
+
 logger = logging.getLogger(__name__)
 
 #: Seconds between two rounds of housekeeping.
@@ -67,7 +69,7 @@ class Keeper:
             job()
             return self._keep()
         except Exception as error:
-            logger.warning("keeper: %s", error)
+            logger.warning("keeper: %s", one_line(str(error)))
             return True
 
 

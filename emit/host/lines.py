@@ -11,6 +11,8 @@ import functools
 import logging
 import re
 
+from emit.text import clean
+
 #: Bytes of a line that are logged; what is longer is cut and says so.
 LINE = 8 * 1024
 
@@ -21,7 +23,8 @@ TAIL = 8 * 1024
 _PREFIX = re.compile(
     r"\s*(?:(?P<letter>[EWIDT])!|\[(?P<word>[A-Za-z]+)\]|(?P<bare>[A-Z]{4,8})(?::|\s+--))\s*"
 )
-_LEVELS = {
+#: What the levels are called there, and in a log frame.
+LEVELS = {
     "E": logging.ERROR,
     "W": logging.WARNING,
     "I": logging.INFO,
@@ -37,9 +40,6 @@ _LEVELS = {
     "DEBUG": logging.DEBUG,
     "TRACE": logging.DEBUG,
 }
-
-#: Control characters could drive the terminal that shows the log.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @functools.cache
@@ -118,11 +118,6 @@ def read_level(text: str) -> tuple[int, str]:
     match = _PREFIX.match(text)
     if match:
         mark = match["letter"] or (match["word"] or match["bare"]).upper()
-        if mark in _LEVELS:
-            return _LEVELS[mark], text[match.end() :]
+        if mark in LEVELS:
+            return LEVELS[mark], text[match.end() :]
     return logging.INFO, text
-
-
-def clean(text: str) -> str:
-    """Text with its control characters escaped, except tabs and line ends."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -40,6 +40,7 @@ from emit.host.system.stalled import describe_stall, is_ending
 from emit.host.transport import Pipes, Poll, remaining
 from emit.host.wire.line_session import LineSession
 from emit.host.wire.session import Session
+from emit.text import one_line
 
 #: Seconds to wait for an exit status after stdout has come to its end; and where the kernel says
 #: that the process is ending.
@@ -318,7 +319,7 @@ class Process:
         """Log why it is lost, if it is its own fault and not that of a caller who has left."""
         if self.answers.condemned is not None:
             logger = self.pipes.lines.logger
-            logger.warning("%r is discarded: %s", self, self.answers.condemned)
+            logger.warning("%r is discarded: %s", self, one_line(self.answers.condemned))
 
     def discard(self) -> None:
         """Kill it and all it has started, at once."""
@@ -360,7 +361,10 @@ class Process:
                     self._poll.step(remaining(deadline))
                 self.receive()
         except (ProcessDied, ProtocolError) as error:
-            raise self._not_ready(f"before it was ready, {_without_node(error)}") from error
+            # It has not had any message, so what it wrote is its own.
+            sample = getattr(error, "sample", "")
+            wrote = f"; it wrote: {sample}" if sample else ""
+            raise self._not_ready(f"before it was ready, {_without_node(error)}{wrote}") from error
 
     def _not_ready(self, reason: str, hint: str = "") -> StartError:
         return StartError(

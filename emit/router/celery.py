@@ -33,6 +33,7 @@ from emit.router.ledger import Ledger
 from emit.router.naming import get_name
 from emit.router.queued import QueueRouter
 from emit.router.receiver import Delivery, Unsettled
+from emit.text import one_line
 
 __all__ = ["CeleryRouter"]
 
@@ -161,7 +162,7 @@ class CeleryRouter(QueueRouter):
             request, retries=request.retries + 1, headers=headers, **options
         )
         signature.apply_async()
-        why = f": {error}" if error else ""
+        why = f": {one_line(str(error))}" if error else ""
         raise Retry(f"in {delay:.3g} s{why}", exc=error, when=delay)
 
     # -- receiving -------------------------------------------------------------------------

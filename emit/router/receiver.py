@@ -26,6 +26,7 @@ from emit.router.delivery import Parcel, Verdict, judge
 from emit.router.outbox import Outbox
 from emit.router.plan import Plan
 from emit.router.worklist import WorkList
+from emit.text import one_line
 
 if TYPE_CHECKING:
     from emit.router.queued import QueueRouter
@@ -356,7 +357,7 @@ class Receiver:
         if is_news:
             self._warned[node.name] = now
         level = logging.WARNING if is_news else logging.INFO
-        _log.log(level, '"%s": %s waits for %.3g s: %s', node.name, id, delay, error)
+        _log.log(level, '"%s": %s waits for %.3g s: %s', node.name, id, delay, one_line(str(error)))
 
     def _split(self, node: Node, delivery: Delivery) -> int:
         """Its worker died with it, and one message may be why: each runs again alone."""

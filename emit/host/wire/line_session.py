@@ -74,7 +74,9 @@ class LineSession:
             return self._check_length(self._held)
         line, _, rest = bytes(self._held).partition(b"\n")
         if self._open is None or rest:
-            return [self._broken("it wrote a line that nobody had asked for", rest or line)]
+            unasked = (rest or line).partition(b"\n")[0]
+            reason = f"it wrote a line of {len(unasked)} bytes that nobody had asked for"
+            return [self._broken(reason, unasked)]
         if too_long := self._check_length(line):
             return too_long
         self._held.clear()
@@ -82,7 +84,7 @@ class LineSession:
         try:
             return [End(number, [from_json(line)])]
         except Malformed as error:
-            return [self._broken(f"its line {error}", line)]
+            return [self._broken(f"its line of {len(line)} bytes {error}", line)]
 
     def _check_length(self, line: bytes | bytearray) -> list[Any]:
         if len(line) <= self._max_frame:

@@ -26,6 +26,7 @@ from emit.host.wire.values import (
     from_json,
     layers,
     refuse_extension,
+    why_no_msgpack,
 )
 
 __all__ = ["JsonResults", "MsgpackResults", "Results", "encode_message", "results"]
@@ -73,7 +74,7 @@ class JsonResults:
     """
     One JSON value per line; blank lines are skipped.
 
-    Both methods raise `ProtocolError` for a line that is no value, quoting it, and
+    Both methods raise `ProtocolError` for a line that is no value, with its sample, and
     `FrameTooLarge` for one over the limit. Results before it in the same bytes are lost with it,
     as the message has failed.
     """
@@ -82,6 +83,7 @@ class JsonResults:
         self._node = node
         self._max = max_frame
         self._held = bytearray()
+        self._lines = 0
 
     def feed(self, data: bytes) -> list[Any]:
         """Take the next bytes and return the results they complete."""
@@ -91,7 +93,11 @@ class JsonResults:
         if end >= 0:
             self._held.clear()
         self._held += data[end + 1 :]
-        values = [self._value(line) for line in whole.split(b"\n") if line.strip()]
+        values = []
+        for line in whole.split(b"\n")[:-1]:
+            self._lines += 1
+            if line.strip():
+                values.append(self._value(line))
         self._check_size(self._held)
         return values
 
@@ -104,7 +110,7 @@ class JsonResults:
         try:
             return from_json(line)
         except Malformed as error:
-            reason = f"a line of its output {error}"
+            reason = f"line {self._lines} of its output, of {len(line)} bytes, {error}"
             raise ProtocolError(node=self._node, reason=reason, sample=line) from None
 
     def _check_size(self, line: bytes | bytearray) -> None:
@@ -140,7 +146,7 @@ class MsgpackResults:
         except Malformed as error:
             raise self._broken(str(error), data) from None
         except (ValueError, OverflowError, MemoryError, msgpack.UnpackException) as error:
-            raise self._broken(f"is no msgpack: {error or type(error).__name__}", data) from None
+            raise self._broken(f"is no msgpack: {why_no_msgpack(error)}", data) from None
         self._check_size(self._fed)
         return values
 

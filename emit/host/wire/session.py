@@ -10,7 +10,9 @@ moves the bytes, keeps the time, and decides what happens to the process and its
 3. The first answer to a call closes it. What comes for a closed or unknown id is `Unmatched`;
    such a process is not to be trusted with another call.
 4. A refused message changes nothing: no id is used up, no byte is to be written.
-5. Each event is delivered once, in the order of the bytes, however these were cut. After a
+5. What a program says of itself, in an error, a log or ``ready``, is cut and cleaned here, by
+   `emit.text`: nobody behind this has to think of escape sequences, or of texts of 16 MB.
+6. Each event is delivered once, in the order of the bytes, however these were cut. After a
    `Broken` there are none, and every method raises its error.
 """
 
@@ -45,6 +47,7 @@ from emit.host.wire.frames import (
 )
 from emit.host.wire.reader import Reader
 from emit.host.wire.values import MAX_FRAME, Unfit
+from emit.text import WORD, clean_lines, clean_values, one_line, said
 
 __all__ = ["TRANSITIONS", "Broken", "Event", "Session", "State", "Unmatched"]
 
@@ -291,12 +294,14 @@ class Session:
             case _ if type(read) not in self._allowed:
                 self._break(f"wrote {op_of(type(read))!r} while {self.state.value}", b"", events)
             case Ready():
-                self._start(read, events)
-            case Out() | End() | Err():
+                self._start(_shown(read), events)
+            case Out() | End():
                 self._answer(read, events)
+            case Err():
+                self._answer(_shown(read), events)
             case _:
                 self._enter(self._allowed[type(read)])
-                events.append(read)
+                events.append(_shown(read))
 
     def _start(self, ready: Ready, events: list[Event]) -> None:
         if ready.v != VERSION:
@@ -382,3 +387,22 @@ class Session:
 
     def _unfit(self, error: Unfit) -> EncodeError:
         return EncodeError(node=self.node, path=error.path, reason=error.reason)
+
+
+def _shown(frame: Any) -> Any:
+    """The frame, with its texts as they may be logged and printed."""
+    match frame:
+        case Err() | Failure():
+            return frame._replace(
+                type=one_line(frame.type, WORD),
+                message=said(frame.message),
+                stack=clean_lines(frame.stack),
+            )
+        case Log(fields=fields):
+            return frame._replace(
+                text=said(frame.text), fields=None if fields is None else clean_values(fields)
+            )
+        case Ready():
+            nodes = [one_line(name, WORD) for name in frame.nodes]
+            return frame._replace(sdk=one_line(frame.sdk, WORD), nodes=nodes or frame.nodes)
+    return frame

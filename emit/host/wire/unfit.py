@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
+from emit.text import is_name
+
 __all__ = ["MAX_DEPTH", "MAX_FRAME", "MAX_ITEMS", "Unfit", "explain"]
 
 #: Levels of lists and maps in a message or a result, itself included. orjson writes 253.
@@ -30,7 +32,8 @@ class Unfit(ValueError):
     A value that cannot be carried.
 
     Attributes:
-        path: Where it stands, such as ``"items[3].price"``; empty for the whole.
+        path: Where it stands, such as ``"items[3].price"``; empty for the whole. A key that does
+            not look like a name is told by its number, as in ``"prices[key 2]"``.
         reason: What is wrong with it, and what would carry it.
     """
 
@@ -57,14 +60,17 @@ def _culprits(value: object, path: str, level: int, binary: bool) -> Iterator[Un
     if reason:
         yield Unfit(path, reason)
     elif type(value) is dict:
-        for key, item in value.items():
-            yield from _culprits(item, _join(path, key), level + 1, binary)
+        for number, (key, item) in enumerate(value.items(), 1):
+            yield from _culprits(item, _join(path, key, number), level + 1, binary)
     elif type(value) in (list, tuple):
         for index, item in enumerate(value):  # type: ignore[arg-type]
             yield from _culprits(item, f"{path}[{index}]", level + 1, binary)
 
 
-def _join(path: str, key: str) -> str:
+def _join(path: str, key: str, number: int) -> str:
+    """The path to a key's value. A key that may be data is told by its number: it ends in logs."""
+    if not is_name(key):
+        return f"{path}[key {number}]"
     if not key.isidentifier():
         return f"{path}[{key!r}]"
     return f"{path}.{key}" if path else key

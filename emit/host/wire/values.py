@@ -27,7 +27,7 @@ import orjson
 from emit.host.wire.unfit import MAX_DEPTH, MAX_FRAME, MAX_ITEMS, Unfit, explain
 
 __all__ = ["MAX_DEPTH", "MAX_FRAME", "MAX_ITEMS", "Encoder", "Malformed", "Unfit"]
-__all__ += ["from_json", "from_msgpack", "has_long_numbers", "layers"]
+__all__ += ["from_json", "from_msgpack", "has_long_numbers", "layers", "why_no_msgpack"]
 
 _PASS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _EXACT = _PASS | orjson.OPT_PASSTHROUGH_SUBCLASS
@@ -100,7 +100,7 @@ def from_json(data: bytes, depth: int = MAX_DEPTH, long_numbers: bool = True) ->
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise Malformed(f"is no JSON: {error}") from None
+        raise Malformed(f"is no JSON: {error.msg}, at character {error.pos + 1}") from None
     if size > 2 * MAX_DEPTH and data.count(b"{") + data.count(b"[") > depth:
         _check_depth(value, depth)
     if size >= MAX_ITEMS and count_items(value) > MAX_ITEMS:
@@ -141,13 +141,23 @@ def from_msgpack(data: bytes, depth: int = MAX_DEPTH) -> Any:
     except Malformed:
         raise
     except (ValueError, OverflowError, MemoryError, msgpack.UnpackException) as error:
-        raise Malformed(f"is no msgpack: {error or type(error).__name__}") from None
+        raise Malformed(f"is no msgpack: {why_no_msgpack(error)}") from None
     if len(data) > depth and len(data.translate(None, _NO_CONTAINERS)) > depth:
         _check_depth(value, depth)
     # strict_map_key lets bytes through. Most frames have no byte that could start some.
     if 0xC4 in data or 0xC5 in data or 0xC6 in data:
         check_keys(value)
     return value
+
+
+def why_no_msgpack(error: Exception) -> str:
+    """
+    What is wrong with bytes that msgpack refuses, without quoting any: several of its errors have
+    no text, and that of a text which is no UTF-8 has its bytes.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return f"a text in it is no UTF-8, from its byte {error.start} on"
+    return str(error) or _MEANT.get(type(error).__name__, type(error).__name__)
 
 
 def layers(value: object) -> Iterator[list[Any]]:
@@ -200,6 +210,13 @@ def check_keys(value: object) -> None:
                 raise Malformed("holds a key that is no text")
 
 
+#: The errors of msgpack that say nothing themselves.
+_MEANT = {
+    "FormatError": "a byte in it begins no value",
+    "StackError": "it nests too deep",
+    "OutOfData": "it ends in the middle of a value",
+    "BufferFull": "it is too long",
+}
 _CONTAINERS = frozenset({dict, list, tuple})
 _DIGITS = b"0" * 19
 _TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")

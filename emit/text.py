@@ -1,0 +1,158 @@
+"""
+Text from elsewhere, made safe to log and to print: cut, and without what could drive a terminal or
+pass for another line. No I/O here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "LINES",
+    "MOST",
+    "WORD",
+    "clean",
+    "clean_lines",
+    "clean_values",
+    "cut",
+    "is_name",
+    "one_line",
+    "said",
+]
+
+#: Characters that are kept of one text: of an error's message, of a stack, of a log's text.
+MOST = 8 * 1024
+
+#: Lines that are kept of a stack, or of a log's text: 8 KiB of line ends are no 8,192 records.
+LINES = 200
+
+#: Characters that are kept of what should be a word, such as the class of an error.
+WORD = 200
+
+#: What a terminal, a log or a reader's eye may take for more than text: control characters (C0 and
+#: C1; tabs and line ends are text), line separators, marks that turn the direction of writing,
+#: invisible tags, and surrogates, which no file in UTF-8 holds.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]|\r(?!\n)"
+)
+
+
+#: What is taken for the name of a field. Keys of a map can also be data, as addresses of people.
+_NAME = re.compile(r"[^\W\d][\w-]{0,39}")
+
+
+def is_name(text: object) -> bool:
+    """
+    True if *text* looks like the name of a field, which an error may tell, and not like data.
+
+    Example:
+        >>> is_name("unit-price"), is_name("4111-1111"), is_name("ada@example.org")
+        (True, False, False)
+    """
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+def clean(text: str) -> str:
+    """
+    Escape every character that is not text. Tabs and line ends stay.
+
+    Example:
+        >>> clean("\\x1b[2J and \\u202e, a\\tb")
+        '\\\\x1b[2J and \\\\u202e, a\\tb'
+    """
+    return _UNSAFE.sub(lambda match: _escaped(match[0]), text)
+
+
+def cut(text: str, most: int = MOST) -> str:
+    """
+    Keep the first *most* characters, and say so.
+
+    Example:
+        >>> cut("a long text", 6)
+        'a long ... (cut at 6 characters)'
+    """
+    return text if len(text) <= most else f"{text[:most]} ... (cut at {most} characters)"
+
+
+def said(text: str) -> str:
+    """What a program says, such as an error's message: cut and clean; its line ends stay."""
+    return clean(cut(text))
+
+
+def one_line(text: str, most: int = MOST) -> str:
+    """
+    A clean text of one line, as for a name, or where a second line would look like another record.
+
+    Example:
+        >>> one_line("first\\nsecond")
+        'first\\\\nsecond'
+    """
+    return clean(cut(text, most)).replace("\r\n", "\n").replace("\n", "\\n")
+
+
+def clean_lines(lines: Sequence[str]) -> Sequence[str]:
+    """Each item as a clean line: no more than `LINES` items, and no more than `MOST` characters."""
+    if not lines:
+        return lines
+    kept: list[str] = []
+    left = MOST
+    for line in lines[:LINES]:
+        if left <= 0:
+            break
+        kept.append(one_line(line, min(left, MOST // 8)))
+        left -= min(len(line), MOST // 8)
+    if len(kept) < len(lines):
+        kept.append(f"... ({len(lines) - len(kept)} more)")
+    return kept
+
+
+def clean_values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The same fields with clean texts in them. What is over `MOST` characters in all is left out,
+    and the field ``...`` says so.
+    """
+    kept: dict[str, Any] = {}
+    left = MOST
+    for name, value in fields.items():
+        left -= len(name) + _weight(value, left)
+        if left < 0:
+            kept["..."] = f"{len(fields) - len(kept)} fields left out, over {MOST} characters"
+            break
+        kept[one_line(name, WORD)] = _clean_value(value)
+    return kept
+
+
+def _weight(value: Any, most: int) -> int:
+    """The characters of all texts in a value, and one for each other; counted up to *most*."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, Mapping):
+        value = [item for pair in value.items() for item in pair]
+    if not isinstance(value, Sequence):
+        return 1
+    total = 1
+    for item in value:
+        total += _weight(item, most - total)
+        if total > most:
+            break
+    return total
+
+
+def _clean_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping):
+        return {one_line(str(name), WORD): _clean_value(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_clean_value(item) for item in value]
+    return value
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
