@@ -147,9 +147,11 @@ def test_a_dead_letter_whose_job_has_not_ended(jobs: Any, decode: bool) -> None:
             with pytest.raises(InProgress, match='"7": another process is at it'):
                 router.resend(letter)
             job.set_status(JobStatus.FAILED)
+            queue = Queue("nobody's", connection=jobs.connection)
+            queue.failed_job_registry.add(job)
             router.resend(letter)
-        queue = Queue("nobody's", connection=jobs.connection)
         assert queue.job_ids == [job.id]
+        assert len(queue.failed_job_registry) == 0  # no `rq requeue` sends it once more
         queue.empty()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rq import Retry
+from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 
+from emit.dead import DeadLetters
 from tests.queues.notes import dead, graph, seen, wait_for
 from tests.queues.worker import are_gone, eventually, rq_worker
 from tests.shared_hosts import listening
@@ -90,3 +95,74 @@ def test_a_horse_is_killed(jobs: Any, tmp_path: Path) -> None:
     counted = Counter(n for r in seen(jobs, "collected") for n in r["ns"])
     assert sorted(counted) == [n for n in range(5) if n != 3]
     assert len(seen(jobs, "jobs.batched")) == 1 + 3
+
+
+@pytest.mark.parametrize("kind", ["rq.Worker", "emit.rq.EmitWorker"])
+def test_a_failed_job_is_requeued(jobs: Any, kind: str, tmp_path: Path) -> None:
+    """Its handler runs as if the message were new, and the dead letter keeps the first cause."""
+    with rq_worker(tmp_path / "log", kind):
+        job = jobs.moody.delay(how="two errors", _origin="test")
+        eventually(lambda: job.get_status() == "failed")
+        for requeue in (job.requeue, lambda: job.failed_job_registry.requeue(job.id)):
+            before = len(seen(jobs, "jobs.moody"))
+            requeue()
+            eventually(lambda before=before: len(seen(jobs, "jobs.moody")) == before + 1)
+            eventually(lambda: job.get_status() == "failed")
+    assert [record["attempt"] for record in seen(jobs, "jobs.moody")] == [1, 1, 1]
+    (letter,) = dead(jobs, 1)
+    assert [cause.text.split("'")[1] for cause in letter.causes] == [
+        "the first cause",
+        "the second cause",
+        "the second cause",
+    ]
+    assert (letter.id, letter.attempts) == (job.id, 3)
+
+
+def test_the_command_of_rq_requeues(jobs: Any, tmp_path: Path) -> None:
+    """All failed jobs of a queue; one that ends well leaves its dead letter for who looks at it."""
+    with rq_worker(tmp_path / "log", "rq.Worker"):
+        job = jobs.moody.delay(how="error, kill, end", _origin="test")
+        eventually(lambda: job.get_status() == "failed")
+        jobs.redis.incr("moody:once")  # no kill
+        command = ["rq.cli", "requeue", "--url", jobs.URL, "--all", "--queue", "default"]
+        subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+        eventually(lambda: job.get_status() == "finished")
+    (letter,) = dead(jobs, 1)
+    assert "the first cause" in letter.causes[0].text
+
+
+def test_a_requeued_job_kills_its_process(jobs: Any, tmp_path: Path) -> None:
+    """RQ runs it again, as any other."""
+    with rq_worker(tmp_path / "log", "rq.Worker"):
+        job = jobs.moody.delay(how="error, kill, end", _origin="test")
+        eventually(lambda: job.get_status() == "failed")
+        job.requeue()
+        eventually(lambda: job.get_status() == "finished")
+    assert len(seen(jobs, "jobs.moody")) == 3
+
+
+def test_a_job_is_requeued_that_rq_failed_itself(jobs: Any, tmp_path: Path) -> None:
+    """It has no dead letter, as its code could not be imported, say: it runs then."""
+    job = jobs.moody.delay(how="end", _origin="test")
+    jobs.router._lanes["jobs.moody"].queue.remove(job)
+    job.retries_left = 0
+    job.set_status(JobStatus.FAILED)
+    job.failed_job_registry.add(job, exc_string="ModuleNotFoundError")
+    job.requeue()
+    with rq_worker(tmp_path / "log", "rq.Worker"):
+        eventually(lambda: job.get_status() == "finished")
+    assert len(seen(jobs, "jobs.moody")) == 1
+    assert DeadLetters(jobs.redis).list() == []
+
+
+def test_a_job_that_was_enqueued_by_hand(jobs: Any, tmp_path: Path) -> None:
+    """RQ's own way of enqueuing: RQ tries it as often as it is told there."""
+    queue = jobs.router._lanes["jobs.moody"].queue
+    for how, retry in (("end", Retry(max=1)), ("kill once", Retry(max=1)), ("error", None)):
+        job = Job.fetch(queue.enqueue(jobs.moody, how=how, retry=retry).id, jobs.connection)
+        with rq_worker(tmp_path / how, "rq.Worker"):
+            wanted = "failed" if how == "error" else "finished"
+            eventually(lambda job=job, wanted=wanted: job.get_status() == wanted)
+    job.requeue()
+    with rq_worker(tmp_path / "requeued", "rq.Worker"):
+        eventually(lambda: len(seen(jobs, "jobs.moody")) == 1 + 2 + 2)

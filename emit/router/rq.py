@@ -2,8 +2,9 @@
 :class:`RQRouter`: every node is a function that RQ runs, and RQ carries the messages.
 
 1. A job's id is its message's. What Emit has to know of earlier attempts is in the job's ``meta``.
-2. RQ runs a job again whose worker died, ``max_deliveries`` times: its count of what is left is
-   Emit's count of deliveries. The last of them only makes a dead letter.
+2. RQ runs a job again whose worker died, ``max_deliveries`` times: RQ's ``retries_left`` is Emit's
+   count of deliveries. With 1 left the delivery only makes a dead letter. With 0 left RQ has failed
+   the job for good; if it comes all the same, somebody has requeued it, and it begins anew.
 3. Another attempt is an RQ ``Retry`` that the job returns, so nothing is logged as a failure.
 """
 
@@ -13,8 +14,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import reduce
 from pickle import PicklingError
@@ -28,7 +29,7 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
 from emit.dead import DeadLetters
-from emit.errors import DispatchError, EncodeError, GraphError, InProgress
+from emit.errors import DispatchError, EncodeError, GraphError, InProgress, LetterNotFound
 from emit.letter import Cause, DeadLetter
 from emit.router.delivery import Parcel, opened
 from emit.router.lane import Lane, problems, seconds
@@ -40,8 +41,12 @@ from emit.router.rq_log import log_with_worker
 
 __all__ = ["RQRouter"]
 
-#: Where in a job's ``meta`` the causes of its earlier attempts are.
+#: Where in a job's ``meta`` the causes of its earlier attempts are. Only the jobs that Emit sends
+#: have it; for one that somebody enqueues by hand RQ counts what it was told to.
 META = "emit"
+
+#: Causes that a dead letter of a job keeps: the first, and the latest of the others.
+_REMEMBERED = 20
 
 #: Seconds that a worker waits itself before another attempt, at most, where nobody schedules.
 _LONGEST_WAIT = 5.0
@@ -170,8 +175,8 @@ class RQRouter(QueueRouter):
                 timeout=lane.timeout,
                 result_ttl=lane.result_ttl,
                 description=f"{destination}({_without_payload(origin, parcel)})",
-                meta={META: [_short(cause) for cause in causes]} if causes else None,
-                retry=Retry(max=self._limits[_path(function)]),
+                meta={META: [_short(cause) for cause in causes]},
+                retry=Retry(max=self._life(_path(function))),
             )
             job.data  # noqa: B018  # it is serialized here, where its faults are told apart
         with _publishing(origin, destination):
@@ -194,6 +199,8 @@ class RQRouter(QueueRouter):
                 status = lane.queue.connection.hget(Job.key_for(letter.id), "status")
             if status in (JobStatus.STARTED, JobStatus.STARTED.encode()):
                 raise InProgress(letter.id, max(lane.limit, 0) + _GRACE)
+            with _publishing(letter.origin, letter.node):  # else `rq requeue` sends it once more
+                lane.queue.failed_job_registry.remove(letter.id)
         super().resend(letter)
 
     def _find(self, destination: str) -> Any:
@@ -218,7 +225,7 @@ class RQRouter(QueueRouter):
         """Have RQ run the same job again, and end this run of it."""
         job: Any = delivery.native
         job.meta[META] = [_short(cause) for cause in causes]
-        job.retries_left = self._limits[job.func_name]
+        job.retries_left = self._life(job.func_name)
         queue = Queue(job.origin, connection=job.connection)
         scheduled = self._schedules(queue, delay)
         if not scheduled:
@@ -226,9 +233,15 @@ class RQRouter(QueueRouter):
         once_more = (job.number_of_retries or 0) + 1
         raise Again(Retry(max=once_more, interval=round(delay) if scheduled else 0)) from error
 
+    def _life(self, path: str) -> int:
+        """Return the ``retries_left`` of a new job: all its deliveries, and one to bury it."""
+        return self._limits[path] + 1
+
     # -- receiving -------------------------------------------------------------------------
 
     def _work(self, node: Any, job: Any, message: Any) -> Any:
+        if META in job.meta and job.retries_left == 0:
+            return self._renew(job)
         delivery = self._delivery(node, job, message)
         if not delivery.eager:  # what runs at once does so in a process that is no worker
             log_with_worker()
@@ -238,7 +251,9 @@ class RQRouter(QueueRouter):
             return again.retry
         except Unsettled as error:
             self.logger.error('"%s": %s stays in the queue: %s', node.name, job.id, error)
-            job.retries_left = max(1, job.retries_left or 0)
+            # RQ takes one off, and this delivery is not to count.
+            left = self._life(job.func_name) if job.retries_left is None else job.retries_left
+            job.retries_left = max(1, left) + 1
             raise
         except Exception:
             job.retries_left = 0  # it is a dead letter now
@@ -246,6 +261,17 @@ class RQRouter(QueueRouter):
         finally:
             if os.environ.get("RQ_JOB_ID") == job.id:  # this process is forked for the job alone
                 self.close()
+
+    def _renew(self, job: Any) -> Retry:
+        """
+        Let a job that had failed, and was requeued, begin anew: as it would if it were sent now.
+
+        It goes back into the queue first. RQ counts what it has read from Redis, and would fail
+        it at once if its worker died now.
+        """
+        job.retries_left = self._life(job.func_name)
+        job.meta[META] = []
+        return Retry(max=(job.number_of_retries or 0) + 1)
 
     def _delivery(self, node: Any, job: Any, message: Any) -> Delivery:
         origin, parcel = opened(job.id, vars(message))
@@ -255,8 +281,7 @@ class RQRouter(QueueRouter):
             parcel=parcel,
             causes=tuple(Cause(**cause) for cause in job.meta.get(META, ())),
             retries=job.number_of_retries or 0,
-            is_repeat=job.retries_left is not None
-            and job.retries_left < self._limits[job.func_name],
+            is_repeat=META in job.meta and job.retries_left < self._life(job.func_name),
             traceparent=job.meta.get("traceparent"),
             native=job,
             eager=not self._lanes[node.name].queue.is_async,
@@ -270,16 +295,30 @@ class RQRouter(QueueRouter):
         return Ledger(self.redis_connection).letters
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
-        """Keep a dead letter in the Redis that the job came from."""
+        """
+        Keep a dead letter in the Redis that the job came from, with the causes of an earlier one
+        of the same message: its job was requeued.
+        """
         self.logger.error("%s is given up: %r", letter.id, letter)
-        Ledger(delivery.native.connection).bury(letter)
+        ledger = Ledger(delivery.native.connection)
+        with suppress(LetterNotFound):
+            letter = _after(ledger.letters.show(letter.id), letter)
+        ledger.bury(letter)
 
     def count(self, delivery: Delivery) -> int:
         job: Any = delivery.native
-        return self._limits[job.func_name] - (job.retries_left or 0) + 1
+        return self._life(job.func_name) - int(job.retries_left) + 1
 
     def forget(self, delivery: Delivery) -> None:
         """RQ forgets its count with the job."""
+
+
+def _after(earlier: DeadLetter, letter: DeadLetter) -> DeadLetter:
+    """Add to *letter* what an earlier one of the same message says."""
+    first, *others = (*earlier.causes, *letter.causes)
+    causes = (first, *others[1 - _REMEMBERED :])
+    attempts = (earlier.attempts or 0) + (letter.attempts or 0)
+    return replace(letter, causes=causes, attempts=attempts)
 
 
 def _path(function: Any) -> str:

@@ -67,6 +67,14 @@ def moody(msg: Any) -> Any:
         raise KeyError("canary-in-an-error")
     if how == "kill once" and redis.incr("moody:once") == 1:
         os.kill(os.getpid(), 9)
+    if how == "error, kill, end":  # one after the other
+        times = redis.incr("moody:once")
+        if times == 1:
+            raise KeyError("the first cause")
+        if times == 2:
+            os.kill(os.getpid(), 9)
+    if how == "two errors":
+        raise KeyError("the first cause" if redis.incr("moody:once") == 1 else "the second cause")
     if how == "unserializable":
         return sys._getframe(), 0
     return NoResult
