@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // Values to bytes and back, exactly or not at all. A walk over Go values (encode.go, decode.go, and
@@ -103,6 +104,20 @@ func (e *EncodeError) Error() string { return "result" + e.Path + " " + e.Reason
 
 func refuse(format string, args ...any) *EncodeError {
 	return &EncodeError{Reason: fmt.Sprintf(format, args...)}
+}
+
+// step is a key in a path. One that may be data, as an address, is told by its length: the text ends
+// in logs.
+func step(key string) string {
+	for at, c := range key {
+		if !unicode.IsLetter(c) && c != '_' && (at == 0 || !unicode.IsDigit(c) && c != '-') {
+			return fmt.Sprintf("[a key of %d bytes]", len(key))
+		}
+	}
+	if key == "" || len(key) > 40 {
+		return fmt.Sprintf("[a key of %d bytes]", len(key))
+	}
+	return "." + key
 }
 
 // within puts a step of the path in front of an error's.

@@ -156,9 +156,10 @@ func TestRefused(t *testing.T) {
 		for wanted, value := range map[string]any{
 			"result.items[1].price is a chan int, which no codec carries":                                           map[string]any{"items": []any{0, map[string]any{"price": make(chan int)}}},
 			"result[0] is an integer beyond 64 bits; emit it as text":                                               []*big.Int{new(big.Int).Lsh(big.NewInt(1), 64)},
+			"result.b-c[a key of 6 bytes] is no valid text: it holds bytes that are no UTF-8":                       map[string]map[string]string{"b-c": {"4111-1": "\xff"}},
 			"result.a is no valid text: it holds bytes that are no UTF-8":                                           map[string]string{"a": "\xff"},
-			`result has the key "\xff", which is no valid text: it holds bytes that are no UTF-8`:                   map[string]int{"\xff": 1},
-			"result has the key 1; a key must be text":                                                              map[int]int{1: 1},
+			`result has a key of 1 bytes which is no valid text: it holds bytes that are no UTF-8`:                  map[string]int{"\xff": 1},
+			"result has keys of type int; a key must be text":                                                       map[int]int{1: 1},
 			"result is a errors.errorString, which no codec carries":                                                errors.New("x"),
 			"result is a json.Number that marshals to no value: it is no JSON: 'x' at byte 0, where a value is due": json.Number("x"),
 		} {

@@ -69,7 +69,7 @@ func (e *encoder) text(s string) error {
 
 func (e *encoder) key(k string) error {
 	if !utf8.ValidString(k) {
-		return refuse("has the key %q, which is no valid text: it holds bytes that are no UTF-8", k)
+		return refuse("has a key of %d bytes which is no valid text: it holds bytes that are no UTF-8", len(k))
 	}
 	e.writer.key(k)
 	return nil
@@ -119,7 +119,7 @@ func (e *encoder) anyMap(m map[string]any, levels int) error {
 			return err
 		}
 		if err := e.value(item, levels-1); err != nil {
-			return within(err, "."+key)
+			return within(err, step(key))
 		}
 	}
 	e.endMap()
@@ -225,7 +225,7 @@ func (e *encoder) reflectedMap(v reflect.Value, p *plan, levels int) error {
 			return err
 		}
 		if err := e.reflected(each.Value(), p.elem, levels-1); err != nil {
-			return within(err, "."+key)
+			return within(err, step(key))
 		}
 	}
 	e.endMap()
@@ -233,8 +233,8 @@ func (e *encoder) reflectedMap(v reflect.Value, p *plan, levels int) error {
 }
 
 func (e *encoder) refuseKeys(v reflect.Value) error {
-	if keys := v.MapKeys(); len(keys) > 0 {
-		return refuse("has the key %v; a key must be text", keys[0])
+	if v.Len() > 0 {
+		return refuse("has keys of type %s; a key must be text", v.Type().Key())
 	}
 	e.mapping(0)
 	e.endMap()

@@ -30,17 +30,28 @@ func (d *decoder) misfit(p *plan) error {
 	return &misfit{reason: fmt.Sprintf("is %s, which does not fit %s", d.describe(), p.goType)}
 }
 
-// describe never quotes text: it may be large, and it may be secret.
+// describe never quotes a value: it may be large, and it may be secret.
 func (d *decoder) describe() string {
 	switch d.kind {
 	case isInt:
-		return fmt.Sprintf("the integer %d", int64(d.bits))
+		if n := int64(d.bits); n < 0 {
+			return digits("a negative integer", uint64(-n))
+		}
+		return digits("an integer", d.bits)
 	case isUint:
-		return fmt.Sprintf("the integer %d", d.bits)
+		return digits("an integer", d.bits)
 	case isFloat:
-		return fmt.Sprintf("the float %v", d.float)
+		return "a float"
 	}
 	return kindNames[d.kind]
+}
+
+func digits(what string, n uint64) string {
+	count := len(strconv.FormatUint(n, 10))
+	if count == 1 {
+		return what + " of 1 digit"
+	}
+	return fmt.Sprintf("%s of %d digits", what, count)
 }
 
 func (d *decoder) into(v reflect.Value, p *plan, levels int) error {
@@ -168,7 +179,7 @@ func (d *decoder) assignMap(v reflect.Value, p *plan, levels int) error {
 		key := string(raw)
 		item := reflect.New(p.elem.goType).Elem()
 		if err := d.into(item, p.elem, levels-1); err != nil {
-			return inside(err, "."+key)
+			return inside(err, step(key))
 		}
 		v.SetMapIndex(reflect.ValueOf(key).Convert(p.goType.Key()), item)
 	}

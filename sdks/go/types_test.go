@@ -100,10 +100,10 @@ func TestFit(t *testing.T) {
 	for text, wanted := range map[string]string{
 		`{"int":3.0,"small":255,"float":3,"INT":4,"other":[{}]}`:                  "",
 		`{"int":null,"list":null,"inner":{"must":1},"map":{"a":1},"map":{"b":2}}`: "",
-		`{"int":3.5}`:                     "message.int is the float 3.5, which does not fit int64",
-		`{"small":256}`:                   "message.small is the integer 256, which does not fit uint8",
-		`{"small":-1}`:                    "message.small is the integer -1, which does not fit uint8",
-		`{"float":9007199254740993}`:      "message.float is the integer 9007199254740993, which does not fit float64",
+		`{"int":3.5}`:                     "message.int is a float, which does not fit int64",
+		`{"small":256}`:                   "message.small is an integer of 3 digits, which does not fit uint8",
+		`{"small":-1}`:                    "message.small is a negative integer of 1 digit, which does not fit uint8",
+		`{"float":9007199254740993}`:      "message.float is an integer of 16 digits, which does not fit float64",
 		`{"int":"3"}`:                     "message.int is text, which does not fit int64",
 		`{"list":[1,2,"x"]}`:              "message.list[2] is text, which does not fit int",
 		`{"map":{"a":true}}`:              "message.map.a is a bool, which does not fit int",
@@ -130,7 +130,7 @@ func TestFit(t *testing.T) {
 }
 
 func TestMessageThatIsNoMap(t *testing.T) {
-	for text, wanted := range map[string]string{"[true]": "a list", "null": "null", "3": "the integer 3"} {
+	for text, wanted := range map[string]string{"[true]": "a list", "null": "null", "3": "an integer of 1 digit"} {
 		err := decode(jsonCodec{}, []byte(text), new(Message))
 		if fmt.Sprint(err) != "message is "+wanted+", which does not fit map[string]interface {}" {
 			t.Error(err)

@@ -292,6 +292,7 @@ def _drive(node: _Node, msg: dict[str, Any], emit: Callable[[Any], None]) -> Non
 _PLAIN: frozenset[Any] = frozenset((str, int, float, bool, type(None)))
 _VALUES = _PLAIN | {dict, Message, list, tuple}
 _KEYS = frozenset((str,))
+_NAME = re.compile(r"[^\W\d][\w-]{0,39}")
 _LONG = b"0" * 19  # as many digits in a row are perhaps an integer beyond 64 bits
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -333,11 +334,17 @@ def _clean_inside(value: Any, leaves: frozenset[Any], path: str, levels: int) ->
         return [_clean(item, leaves, f"{path}[{at}]", levels) for at, item in enumerate(value)]
     for key in value:
         if not isinstance(key, str):
-            raise EncodeError(f"{path} has the key {key!r}; a key must be text")
+            kind = type(key).__name__
+            raise EncodeError(f"{path} has a key of type {kind}; a key must be text")
     return {
-        _clean(key, leaves, f"a key of {path}"): _clean(item, leaves, f"{path}.{key}", levels)
-        for key, item in value.items()
+        _clean(key, leaves, f"a key of {path}"): _clean(item, leaves, _step(path, key, at), levels)
+        for at, (key, item) in enumerate(value.items(), 1)
     }
+
+
+def _step(path: str, key: str, at: int) -> str:
+    # A key that may be data, as an address, is told by its number: the text ends in logs.
+    return f"{path}.{key}" if _NAME.fullmatch(key) else f"{path}[key {at}]"
 
 
 def _members(value: Any) -> int:

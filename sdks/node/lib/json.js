@@ -152,7 +152,7 @@ function restore(value) {
 function integer(digits) {
   const value = BigInt(digits);
   if (value < -(2n ** 63n) || value >= 2n ** 64n) {
-    throw new DecodeError(`an integer beyond 64 bits: ${digits.slice(0, 40)}`);
+    throw new DecodeError(`an integer of ${digits.length} digits, beyond 64 bits`);
   }
   return value;
 }

@@ -6,6 +6,7 @@ import { EncodeError } from './errors.js';
 export const DEPTH = 128;
 export const MEMBERS = 1_000_000;
 const NO_JSON = 'JSON cannot carry it; msgpack can: codec = "msgpack" of the node';
+const NAME = /^[\p{L}_][\p{L}\p{N}_-]{0,39}$/u;
 const LEAST = -(2n ** 63n);
 const MOST = 2n ** 64n - 1n;
 
@@ -91,11 +92,18 @@ function checkBinary(value, binary, path) {
 function checkMap(value, binary, path, levels) {
   for (const key of Reflect.ownKeys(value)) {
     if (typeof key === 'symbol') {
-      throw new EncodeError(`${path} has the key ${String(key)}; a key must be text`);
+      throw new EncodeError(`${path} has a key of type symbol; a key must be text`);
     }
     checkText(key, `a key of ${path}`);
   }
-  for (const key of Object.keys(value)) check(value[key], binary, `${path}.${key}`, levels - 1);
+  for (const [at, key] of Object.keys(value).entries()) {
+    check(value[key], binary, step(path, key, at + 1), levels - 1);
+  }
+}
+
+/** A key that may be data, as an address, is told by its number: the text ends in logs. */
+function step(path, key, at) {
+  return NAME.test(key) ? `${path}.${key}` : `${path}[key ${at}]`;
 }
 
 function nameOf(value) {

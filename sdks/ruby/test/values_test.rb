@@ -46,7 +46,8 @@ class ValuesTest < Minitest::Test
       2**64 => /\.price is an integer beyond 64 bits/, -2**63 - 1 => /beyond 64 bits/,
       "\xFF" => /\.price is no valid text/, "\xED\xA0\x80" => /no valid text/, :a => /is a Symbol, .*emit its to_s/,
       (1..2) => /is a Range, .*emit its each/, Object.new => /is a Object, which no codec carries/,
-      { 1 => 2 } => /\.price has the key 1; a key must be text/, { a: 1, "a" => 2 } => /has the key "a" twice/,
+      { 1 => 2 } => /\.price has a key of type Integer; a key must be text/, { a: 1, "a" => 2 } => /\.a is there twice/,
+      { "4111-1" => { "unit-price" => 1r } } => /price\[key 1\]\.unit-price is a Rational/,
       { "\xFF".b => 1 } => /a key must be text/, 1r => /is a Rational/, deep(127) => /nests deeper than 128 levels/
     }.each { |value, why| refuse(value, why) }
   end

@@ -6,6 +6,7 @@ module Emit
     DEPTH = 128 # Levels of lists and maps that a host takes.
     MEMBERS = 1_000_000 # Members of lists and maps, all levels together.
     NO_JSON = 'JSON cannot carry it; msgpack can: gem install msgpack here, codec = "msgpack" there'
+    NAME = /\A[[:alpha:]_][[:word:]-]{0,39}\z/
     TEXT = [Encoding::UTF_8, Encoding::US_ASCII].freeze
     ADVICE = { "Symbol" => "; emit its to_s", "Range" => "; emit its each" }.freeze
 
@@ -117,19 +118,25 @@ module Emit
     end
 
     def map(hash, path, levels)
-      hash.each_with_object({}) do |(key, item), copy|
+      hash.each_with_object({}).with_index(1) do |((key, item), copy), at|
         name = name(key, path)
-        raise EncodeError, "#{path} has the key #{name.inspect} twice" if copy.key?(name)
+        inner = step(path, name, at)
+        raise EncodeError, "#{inner} is there twice, as text and as a Symbol" if copy.key?(name)
 
-        copy[name] = clean(item, "#{path}.#{name}", levels)
+        copy[name] = clean(item, inner, levels)
       end
+    end
+
+    # A key that may be data, as an address, is told by its number: the text ends in logs.
+    def step(path, key, at)
+      NAME.match?(key) ? "#{path}.#{key}" : "#{path}[key #{at}]"
     end
 
     def name(key, path)
       text = key.is_a?(Symbol) ? key.name : key
       return text(text, "a key of #{path}") if text.is_a?(String) && (text.encoding != Encoding::BINARY)
 
-      raise EncodeError, "#{path} has the key #{key.inspect}; a key must be text"
+      raise EncodeError, "#{path} has a key of type #{key.class}; a key must be text"
     end
   end
 end
