@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from emit.errors import StartError, StartTimeout
+from emit.host.system import child as child_module
 from emit.host.system import spawn, trampoline
 from emit.host.system.environment import environment
 from emit.host.system.spawn import Child, Limits, Program, is_transient, start
@@ -277,6 +279,67 @@ def interrupts(after: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
+
+
+@contextlib.contextmanager
+def struck(number: int) -> Iterator[list[int]]:
+    """
+    Raise `Interrupt` at call *number* of those that this thread makes in the modules of starts and
+    of children, as it begins or as it has returned: the only moments at which the interpreter looks
+    for signals. What is yielded counts those that were passed.
+    """
+    passed = [0]
+    files = (spawn.__file__, child_module.__file__)
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if code.co_filename not in files or code.co_name == "__del__":  # there it would be ignored
+            return
+        if event in ("call", "c_return"):
+            passed[0] += 1
+            if passed[0] == number:
+                raise Interrupt
+
+    sys.setprofile(profile)
+    try:
+        yield passed
+    finally:
+        sys.setprofile(None)
+
+
+def closers_are_done() -> None:
+    """Wait for what the threads of the host have to start and to close by now."""
+    spawner, done = spawn._current, threading.Event()
+    assert spawner is not None
+    spawner.starts.put(lambda: spawner.ends.put(done.set))
+    assert done.wait(60.0)
+
+
+def test_an_interrupt_anywhere_closes_no_descriptor_twice(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What takes the number of a closed one before the child is let go of stays open."""
+    for number in itertools.count(1):
+        child: Child | None = None
+        strangers: list[int] = []
+        with struck(number) as passed:
+            try:
+                child = run("cat", limits=Limits())
+                child.close_stdin()
+                assert child.wait(60.0)
+                child.close()
+            except Interrupt:
+                sys.setprofile(None)
+                strangers = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+        if child is not None:
+            child.close()
+        closers_are_done()
+        for fd in strangers:
+            os.close(fd)  # fails if it is closed
+        if passed[0] < number:
+            break
+    assert number > 50
+    assert not caplog.records
 
 
 def test_an_interrupted_start_leaves_nothing(tag: str) -> None:

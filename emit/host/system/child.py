@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import select
@@ -69,6 +70,7 @@ class Child:
         self.node = node
         self.argv = argv
         self.pid = pid
+        self._descriptors = [_Descriptor(fd) for fd in pipes]
         self.stdin, self.stdout, self.stderr, *more = pipes
         self.confirmation = more[0] if more else -1
         self.pidfd: int | None = None
@@ -134,8 +136,8 @@ class Child:
         with self._lock:
             if self._is_ours() and self.stdin >= 0:
                 with self.closing:
-                    os.close(self.stdin)
                     self.stdin = -1
+                    self._descriptors[0].close()
 
     def close(self) -> None:
         """
@@ -149,9 +151,9 @@ class Child:
             if self._closed or not self._is_ours():
                 return
             self._end()
-            self._closed = True
             self._close_descriptors()
             self._forget(self)
+            self._closed = True  # last: what is interrupted before is done again
 
     def _make_locks(self) -> None:
         # Over ending it: killing and closing, which take up to seconds.
@@ -163,7 +165,8 @@ class Child:
         """Open the pidfd. After the making, so that a failure finds the process owned."""
         if sys.platform == "linux":
             try:
-                self.pidfd = os.pidfd_open(self.pid)
+                self._descriptors.append(_Descriptor(os.pidfd_open(self.pid)))
+                self.pidfd = self._descriptors[-1].fileno()
             except ProcessLookupError:  # it ended at once, and the host ignores SIGCHLD
                 self._ended = self._reaped = True
             except OSError as error:
@@ -171,9 +174,10 @@ class Child:
                     raise
 
     def close_confirmation(self) -> None:
+        """Close the pipe on which the trampoline has spoken."""
         with self._lock, self.closing:
-            os.close(self.confirmation)
             self.confirmation = -1
+            self._descriptors[3].close()
 
     def disown(self) -> None:
         """In a forked child: close the inherited pipes, else a sibling never sees their end."""
@@ -261,9 +265,20 @@ class Child:
 
     def _close_descriptors(self) -> None:
         with self.closing, self._looking:
-            fds = (self.stdin, self.stdout, self.stderr, self.confirmation, self.pidfd)
             self.stdin = self.stdout = self.stderr = self.confirmation = -1
             self.pidfd = None
-            for fd in fds:
-                if fd is not None and fd >= 0:
-                    os.close(fd)
+            for descriptor in self._descriptors:
+                descriptor.close()
+
+
+class _Descriptor(io.FileIO):
+    """
+    A descriptor that is closed once, however often and wherever that is interrupted.
+
+    After ``os.close(fd)`` comes a line that notes it. A time limit or Ctrl-C that strikes between
+    the two has the next close hit a number that may be another file's by then. `FileIO.close` does
+    both in one step of the interpreter.
+    """
+
+    def __del__(self) -> None:
+        self.close()  # else it warns of one that was left open
