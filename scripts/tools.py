@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,16 @@ TOOLS = (
     Tool("redis-server", ("redis-server", "--version"), "redis-server", "brew install redis"),
     Tool("graphviz", ("dot", "-V"), "graphviz", "brew install graphviz"),
 )
+
+
+#: Releases of Node beside the one on the PATH; what Node does with TypeScript differs in them.
+OTHER_NODES = (22, 24)
+
+
+def other_node(major: int) -> Path:
+    """Where scripts/setup.py puts another release of Node."""
+    root = Path(__file__).resolve().parent.parent
+    return root / ".venv" / "nodes" / str(major) / "node"
 
 
 def named(name: str) -> Tool:

@@ -64,6 +64,9 @@ import json, os, sys
 sys.path.append({sdk!r})
 from emit_sdk import serve
 
+if "wreck" in open(sys.argv[1]).read():
+    sys.exit("it is a wreck")
+
 def words(msg):
     word = open(sys.argv[1]).read().strip()
     yield word, sys.argv[2:], {{n: os.environ.get(n) for n in ("TOY", "OWN", "TOYS", "PREFIXED")}}
@@ -179,32 +182,84 @@ def test_a_host_that_ignores_its_children(toys: Toys, toy: Declare) -> None:
 
 
 def test_a_toolchain_that_is_too_old(toys: Toys, toy: Declare) -> None:
-    """Versions are compared as numbers, not as text."""
-    with pytest.raises(StartError, match=r"toy 1\.9 is older than 1\.10.*get toy"):
+    """A program that runs all the same is not stopped by a number."""
+    assert toy(env={"VERSION": "1.9"}) == "rain"
+
+
+def test_a_start_that_fails_with_an_old_toolchain(toys: Toys, toy: Declare) -> None:
+    """Then its version may be why, and the error says so; versions are compared as numbers."""
+    toys.write("words.toy", "wreck")
+    with pytest.raises(StartError, match=r"exit code 1.*toy 1\.9 is older than 1\.10.*get toy"):
+        toy(env={"VERSION": "1.9"})
+    with pytest.raises(StartError) as caught:
+        toy()
+    assert "older" not in str(caught.value)
+
+
+def test_a_build_that_fails_with_an_old_toolchain(toys: Toys, toy: Declare) -> None:
+    """The compiler has the first word."""
+    toys.write("words.toy", "mistake")
+    says = r"it does not build \(.*words\.toy:1: a mistake; toy 1\.9 is older than 1\.10"
+    with pytest.raises(StartError, match=says):
         toy(env={"VERSION": "1.9"})
 
 
 def test_a_toolchain_that_was_replaced(toys: Toys, toy: Declare) -> None:
     """Another version at the same place is seen."""
+    toys.write("words.toy", "wreck")
     with pytest.raises(StartError, match="older than"):
         toy(env={"VERSION": "1"})
+    toys.write("bin/toy", TOOL.replace("${VERSION-1.10.2}", "1.11"))
     os.utime(toys.folder / "bin" / "toy", ns=(1, 1))
-    assert toy() == "rain"
+    with pytest.raises(StartError) as caught:
+        toy(env={"VERSION": "1"})
+    assert "older" not in str(caught.value)
+
+
+@pytest.mark.parametrize("manager", [".rbenv", ".asdf", "mise"])
+def test_a_version_manager_that_has_no_version(
+    toys: Toys, toy: Declare, manager: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shim is there, so the advice is to choose a version, and not to install the language."""
+    shim = toys.write(
+        f"home/{manager}/shims/toy", "#!/bin/sh\necho no version is set >&2\nexit 1\n"
+    )
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}{os.pathsep}{os.environ['PATH']}")
+    name = manager.removeprefix(".")
+    table = (
+        f'[detect.install]\nsh = "sh get toy"\n{name} = "{name} set toy VERSION"\n[dependencies]'
+    )
+    toml = TOML.replace('install = "get toy"\n[dependencies]', table)
+    os.utime(toys.write("emit_runtimes/toy/runtime.toml", toml), ns=(1, 1))
+    says = rf"no version is set.*{shim} is {name}'s and has no version.*: {name} set toy VERSION"
+    with pytest.raises(StartError, match=says) as caught:
+        toy()
+    assert "sh get toy" not in str(caught.value)
+
+
+def test_advice_fits_the_machine(toys: Toys, toy: Declare) -> None:
+    """Of several ways to install the language, the first is told whose program is here."""
+    table = '[detect.install]\nno-such-tool = "a"\nsh = "b"\nenv = "c"\nsee = "d"\n[dependencies]'
+    toml = TOML.replace('install = "get toy"\n[dependencies]', table)
+    os.utime(toys.write("emit_runtimes/toy/runtime.toml", toml), ns=(1, 1))
+    (toys.folder / "bin" / "toy").unlink()
+    with pytest.raises(StartError, match=r"toy was not found \(install it: b, or see d; PATH = "):
+        toy()
 
 
 def test_a_toolchain_that_does_not_run(toys: Toys, toy: Declare) -> None:
-    """As a version manager's shim does where no version is chosen."""
-    toys.write("bin/toy", "#!/bin/sh\necho no version is set >&2\nexit 1\n")
+    """What it says about its version is told, as its program can't be built either."""
+    toys.write("bin/toy", "#!/bin/sh\necho it is broken >&2\nexit 1\n")
     with pytest.raises(StartError, match=r"toy does not tell its version.*get toy") as caught:
         toy()
-    assert any("no version is set" in note for note in caught.value.__notes__)
+    assert any("it is broken" in note for note in caught.value.__notes__)
 
 
 def test_a_toolchain_that_tells_nothing(toys: Toys, toy: Declare) -> None:
-    """It is not taken for a new one."""
-    toys.write("bin/toy", "#!/bin/sh\necho hello\n")
-    with pytest.raises(StartError, match="of no known version"):
-        toy()
+    """A program that it builds runs."""
+    toys.write("bin/toy", TOOL.replace("toy ${VERSION-1.10.2}", "hello"))
+    assert toy() == "rain"
 
 
 def test_a_file_that_is_gone(toys: Toys, toy: Declare) -> None:
@@ -223,31 +278,38 @@ def test_a_file_that_is_gone(toys: Toys, toy: Declare) -> None:
 
 
 def test_packages(toys: Toys, toy: Declare) -> None:
-    """They are looked for where there is a manifest, beside the file or above it."""
+    """A program is started whatever a check of its packages would say; the check is not run."""
     toys.write("toys", "brick")
     toys.write("nodes/words.toy", "snow")
-    says = rf"not all is installed that {toys.folder}/toys asks for.*run: toy install, in "
-    with pytest.raises(StartError, match=says) as caught:
-        toy("nodes/words.toy")
-    assert any("no brick" in note for note in caught.value.__notes__)
-    toys.write("toys.installed", "")
-    launch._failed.clear()  # as after some seconds
     result = toy("nodes/words.toy", whole=True)
     assert (result["word"], result["env"]["PREFIXED"]) == ("snow", "yes")
     assert result["env"]["TOYS"] == str(toys.folder / "toys")
-    toy("nodes/words.toy")
-    assert toys.called("check") == 2
+    assert toys.called("check") == 0
+
+
+def test_packages_of_a_start_that_fails(toys: Toys, toy: Declare) -> None:
+    """Then they are looked at, for the manifest beside the file or above it."""
+    toys.write("toys", "brick")
+    toys.write("nodes/words.toy", "wreck")
+    says = rf"exit code 1.*not all is installed that {toys.folder}/toys asks for \(no brick\)"
+    with pytest.raises(StartError, match=rf"{says}: run: toy install, in {toys.folder}") as caught:
+        toy("nodes/words.toy")
+    assert any("it is a wreck" in note for note in caught.value.__notes__)
+    toys.write("toys.installed", "")
+    with pytest.raises(StartError) as caught:
+        toy("nodes/words.toy")
+    assert "not all is installed" not in str(caught.value)
 
 
 def test_a_package_manager_that_is_missing(toys: Toys, toy: Declare) -> None:
-    """The error says so, and what it was wanted for."""
+    """One that starts the program is asked for; one that only checks it is not."""
     toml = TOML.replace('check = ["toy"', 'installer = "get toybox"\ncheck = ["toybox"')
     os.utime(toys.write("emit_runtimes/toy/runtime.toml", toml), ns=(1, 1))
     toys.write("toys", "brick")
-    says = (
-        r"toys asks for: toybox: command not found \(install it: get toybox; then run: toy install"
-    )
-    with pytest.raises(StartError, match=says):
+    assert toy() == "rain"
+    toml = toml.replace('prefix = ["env"', 'prefix = ["toybox"')
+    os.utime(toys.write("emit_runtimes/toy/runtime.toml", toml), ns=(2, 2))
+    with pytest.raises(StartError, match=r"command not found \(install it: get toybox\)"):
         toy()
 
 

@@ -71,6 +71,7 @@ LATE = {
     ("emit.nearest", "difflib"): "only a wrong name needs it",
     ("emit.host.accounting", "emit.host.system.family"): "psutil, a fifth of what the host takes",
     ("emit.host.process", "emit.host.system.family"): "the same; before it is needed in a hurry",
+    ("emit.host.process", "emit.host.language.launch"): "only a start that has failed needs it",
     ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.foreign"): "the host, which takes as long as all else together",
     ("emit.multilang", "emit.host.process"): "the same",

@@ -93,7 +93,7 @@ def test_a_folder(project: Path) -> None:
     """A folder is a node of the language whose files it holds, where that takes folders."""
     add()
     (project / "words").mkdir()
-    with pytest.raises(GraphError, match=r"a folder must hold files of one of: .*toy"):
+    with pytest.raises(GraphError, match=r"it is a folder, and must hold files of one of: .*toy"):
         locate("words", "words")
     (project / "words" / "words.toy").touch()
     source = locate("words", "words:split")
@@ -158,7 +158,7 @@ command = ["{python}", "{file}"]
 """
     )
     toy = runtimes()["toy"]
-    assert (toy.folder, toy.minimum, toy.install) == (path.parent, "1.2", "get toy")
+    assert (toy.folder, toy.minimum, toy.install) == (path.parent, "1.2", {"": "get toy"})
     assert (toy.manifest, toy.prefix, toy.env) == ("toys", ("toy", "with"), {"TOY": "{runtime}"})
     assert (toy.test_file, toy.debug) == ("{name}_test.toy", ("{python}", "{file}"))
 

@@ -459,7 +459,7 @@ def test_the_package_installed_elsewhere(tarball: Path, tmp_path: Path) -> None:
         "module.exports = node(function half({ n }) { return n / 2; });\n"
     )
     for program, printed in {"twice.mjs": "8\n", "half.cjs": "2\n"}.items():
-        launch = str(ROOT / "runtimes" / "node" / "launch.mjs")
+        launch = str(ROOT / "runtimes" / "node" / "launch.cjs")
         for command in (["node", program], ["node", launch, program]):
             done = subprocess.run(
                 command, cwd=tmp_path, input='{"n": 4}', capture_output=True, text=True, check=True

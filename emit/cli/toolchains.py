@@ -10,7 +10,7 @@ from typing import NamedTuple
 from emit.cli.templates import node_files
 from emit.errors import StartError
 from emit.host.host import Host
-from emit.host.language.launch import installed_version, places
+from emit.host.language.launch import installed_version, places, toolchain_of
 from emit.host.language.runtime import Runtime, Source, runtimes
 from emit.host.system.environment import DEFAULT, environment
 from emit.host.system.program import Program
@@ -42,7 +42,7 @@ def version_of(language: Runtime) -> str:
     """
     program = Program(node=language.name, argv=(), env=environment({}, DEFAULT))
     source = Source(Path.cwd() / f"node{language.suffixes[0]}", "", language)
-    return installed_version(program, language, places(source, None))
+    return installed_version(program, toolchain_of(language, places(source, None)))
 
 
 def installed() -> list[Runtime]:

@@ -57,7 +57,7 @@ def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, No
                 status=child.status,
                 stderr_tail=pipes.lines.tail,
                 uptime=time.monotonic() - began,
-                hint=describe_missing(pipes.lines.tail, program.argv),
+                hint=describe_missing(pipes.lines.tail, program.argv, program.cwd),
             )
     except BaseException:
         child.kill_tree()

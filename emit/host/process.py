@@ -271,7 +271,7 @@ class Process:
             stderr_tail=tail,
             uptime=time.monotonic() - self.born,
             calls=self.calls,
-            hint="" if self.calls else describe_missing(tail, argv),
+            hint="" if self.calls else describe_missing(tail, argv, self.program.cwd),
         )
         return self._lost(error)
 
@@ -347,7 +347,10 @@ class Process:
             while self.session.ready is None:
                 if (failed := self.answers.failed) is not None:
                     said = f"{failed.type}: {failed.message}"
-                    hints = (*failed.stack[:1], describe_missing(said, self.program.argv))
+                    hints = (
+                        *failed.stack[:1],
+                        describe_missing(said, self.program.argv, self.program.cwd),
+                    )
                     reason = f"it could not load: {said}"
                     raise self._not_ready(reason, "; ".join(filter(None, hints)))
                 if remaining(deadline) <= 0:
@@ -367,6 +370,10 @@ class Process:
             raise self._not_ready(f"before it was ready, {_without_node(error)}{wrote}") from error
 
     def _not_ready(self, reason: str, hint: str = "") -> StartError:
+        # Not before a start has failed, and no program of a command is asked.
+        from emit.host.language.launch import explain
+
+        hint = "; ".join(filter(None, (hint, explain(self.program))))
         return StartError(
             node=self.node,
             argv=self.program.argv,

@@ -1,10 +1,10 @@
 """
-From a file to the program that serves it: is its language here, and new enough; are the packages
-that it asks for; is it built?
+From a file to the program that serves it, which is built if that is needed; and, when it has not
+started, what may be wrong with its language and its packages.
 
-What was found out is remembered for as long as nothing that it depends on changes. A failure is
-remembered for `RETRY` seconds, so that a queue full of messages does not run a failing compiler
-for each.
+The version of a toolchain is remembered for as long as nothing that it depends on changes. A
+failure is remembered for `RETRY` seconds, so that a queue full of messages does not run a failing
+compiler for each.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from typing import Any
 from emit.errors import CallTimeout, ProcessDied, StartError
 from emit.host import oneshot
 from emit.host.language import build
+from emit.host.language.missing import describe_install
 from emit.host.language.runtime import Runtime, Source, fill
 from emit.host.system.command import resolve, start_error
 from emit.host.system.lifeline import interpreter
-from emit.host.system.program import Program
+from emit.host.system.program import Program, Toolchain
 
-__all__ = ["installed_version", "places", "prepare"]
+__all__ = ["explain", "installed_version", "places", "prepare", "toolchain_of"]
 
 #: Seconds for which a failure stands before it is looked at again.
 RETRY = 5.0
 
-#: Seconds for `ruby --version`, or for `bundle check`. A version manager's shim takes one.
-CHECK_TIMEOUT = 60.0
+#: Seconds for `ruby --version`, or for a check of packages. A version manager's shim takes one.
+CHECK_TIMEOUT = 20.0
 
 _DOTTED, _PLAIN = re.compile(rb"\d+(?:\.\d+)+"), re.compile(rb"\d+")
 
@@ -45,6 +46,10 @@ def prepare(program: Program, source: Source, own: Mapping[str, str]) -> Program
     """
     Make the program that serves *source*.
 
+    Nothing is checked that the start itself would show: a toolchain that looks too old, or a
+    package that seems to be missing, does not stop a program that would run. `explain` looks at
+    both when a start has failed.
+
     Args:
         program: Its node, environment and directory; its ``argv`` is not looked at.
         source: What to serve; see `emit.host.language.runtime.locate`.
@@ -54,22 +59,51 @@ def prepare(program: Program, source: Source, own: Mapping[str, str]) -> Program
         *program* with the command of the language's launcher, and with its environment.
 
     Raises:
-        StartError: The language is not here or too old, a package that the file asks for is
-            not installed, the file is gone, or it could not be built. ``hint`` is what to do.
+        StartError: The file is gone, it does not build, or the command is not there. ``hint`` is
+            what to do.
     """
     runtime, program = source.runtime, replace(program, argv=(str(source.path),))
     if not source.path.exists():
         raise start_error(program, "the file is gone", "it was there when the node was declared")
     values = places(source, program.cwd)
     added = {**runtime.env, **(runtime.manifest_env if "manifest" in values else {})}
-    program = replace(program, env={**program.env, **_filled(added, values), **own})
-    version = installed_version(program, runtime, values)
-    _check_dependencies(program, runtime, values)
+    env = {**program.env, **_filled(added, values), **own}
+    program = replace(program, env=env, toolchain=toolchain_of(runtime, values))
     if runtime.build:
-        values["output"] = str(_built(program, source, values, version))
+        values["output"] = str(_built(program, source, values))
     prefix = runtime.prefix if "manifest" in values else ()
     launch = (word for word in runtime.launch if word != "{function}" or source.function)
-    return replace(program, argv=fill((*prefix, *launch), values), language=runtime.name)
+    argv = fill((*prefix, *launch), values)
+    return _present(replace(program, argv=argv, language=runtime.name), runtime, bool(prefix))
+
+
+def toolchain_of(runtime: Runtime, values: Mapping[str, str]) -> Toolchain:
+    """Return what can be asked of a language, with the `places` of a file."""
+    has_manifest = "manifest" in values
+    return Toolchain(
+        name=runtime.name,
+        detect=fill(runtime.detect, values),
+        minimum=runtime.minimum,
+        install=runtime.install,
+        manifest=values.get("manifest", ""),
+        check=fill(runtime.check, values) if has_manifest else (),
+        install_packages=runtime.install_dependencies,
+    )
+
+
+def _present(program: Program, runtime: Runtime, prefixed: bool) -> Program:
+    """Return *program* as it is, if its command is there; else raise what it lacks."""
+    try:
+        found = resolve(program).argv[0]
+        if not os.path.exists(found):
+            raise start_error(program, "command not found", f"looked at {found}")
+    except StartError as error:
+        if prefixed and runtime.installer:
+            raise start_error(program, error.reason, f"install it: {runtime.installer}") from error
+        assert program.toolchain is not None
+        _find(program, program.toolchain)
+        raise
+    return program
 
 
 def places(source: Source, cwd: str | None) -> dict[str, str]:
@@ -94,7 +128,10 @@ def places(source: Source, cwd: str | None) -> dict[str, str]:
 
 def _folders(path: Path, cwd: str | None) -> list[Path]:
     here = path if path.is_dir() else path.parent
-    top = Path(cwd or os.getcwd()).absolute()
+    try:
+        top = Path(os.path.abspath(cwd or os.getcwd()))
+    except FileNotFoundError:  # the current directory has been removed: nothing is below it
+        return [here]
     return [here, *(folder for folder in here.parents if folder.is_relative_to(top))]
 
 
@@ -107,33 +144,85 @@ def _filled(env: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]
     return {name: fill((value,), values)[0] for name, value in env.items()}
 
 
-def installed_version(program: Program, runtime: Runtime, values: Mapping[str, str]) -> str:
+def installed_version(program: Program, toolchain: Toolchain) -> str:
     """
-    The version of *runtime*'s toolchain, by the PATH of *program*; "" where it tells none.
+    Return the version of a toolchain, by the PATH of *program*; "" if it tells none.
 
     Raises:
         StartError: There is no toolchain, it does not run, or it is older than the minimum.
     """
-    hint = f"install it: {runtime.install}" if runtime.install else "install it"
-    asking = replace(program, argv=fill(runtime.detect, values))
-    try:
-        asking = resolve(asking)
-        changed = os.stat(asking.argv[0]).st_mtime_ns
-    except (StartError, OSError) as error:
-        name = asking.argv[0]
-        where = f"looked at {name}" if os.sep in name else f"PATH = {asking.env.get('PATH', '')}"
-        raise start_error(asking, f"{runtime.name} was not found", f"{hint}; {where}") from error
+    asking = _find(program, toolchain)
+    changed = os.stat(asking.argv[0]).st_mtime_ns
     # A version manager's shim goes by the environment and the directory.
     key = ("version", asking.argv, changed, asking.cwd, frozenset(asking.env.items()))
-    version: str = _remember(program, key, lambda: _ask_version(asking, runtime, hint))
-    if _numbers(version) < _numbers(runtime.minimum):
-        reason = f"{runtime.name} {version or '(of no known version)'} is older than"
-        raise start_error(asking, f"{reason} {runtime.minimum}", hint)
+    version: str = _remember(asking, key, lambda: _ask_version(asking, toolchain))
+    if _numbers(version) < _numbers(toolchain.minimum):
+        reason = f"{toolchain.name} {version or '(of no known version)'} is older than"
+        hint = f"install it: {describe_install(toolchain.install)}"
+        raise start_error(asking, f"{reason} {toolchain.minimum}", hint)
     return version
 
 
-def _ask_version(asking: Program, runtime: Runtime, hint: str) -> str:
-    said = _run(asking, f"{runtime.name} does not tell its version", hint)
+def _find(program: Program, toolchain: Toolchain) -> Program:
+    """Return the command that tells the version of a toolchain; a StartError if it is not there."""
+    asking = replace(program, argv=toolchain.detect, toolchain=None)
+    try:
+        found = resolve(asking)
+        os.stat(found.argv[0])  # a path is taken as it is
+    except (StartError, OSError) as error:
+        name = asking.argv[0]
+        where = f"looked at {name}" if os.sep in name else f"PATH = {asking.env.get('PATH', '')}"
+        hint = f"install it: {describe_install(toolchain.install)}; {where}"
+        raise start_error(asking, f"{toolchain.name} was not found", hint) from error
+    return found
+
+
+def explain(program: Program) -> str:
+    """
+    Return what is known to be wrong with the toolchain or the packages of a program whose start
+    has failed; "" if nothing is.
+    """
+    toolchain = program.toolchain
+    if toolchain is None:
+        return ""
+    found = []
+    try:
+        installed_version(program, toolchain)
+    except StartError as error:
+        found.append(_in_a_line(error))
+    if toolchain.check:
+        folder = os.path.dirname(toolchain.manifest)
+        checking = replace(program, argv=toolchain.check, cwd=folder, toolchain=None)
+        hint = f"run: {toolchain.install_packages or 'its installer'}, in {folder}"
+        try:
+            _run(checking, f"not all is installed that {toolchain.manifest} asks for", hint)
+        except StartError as error:
+            found.append(_in_a_line(error))
+    if program.cwd is None and not _has_current_directory():
+        found.append(
+            "the current directory of this process has been removed; set cwd, or start it again "
+            "in a directory that is there"
+        )
+    return "; ".join(found)
+
+
+def _in_a_line(error: StartError) -> str:
+    said = error.stderr_tail.strip().splitlines()
+    words = f" ({said[-1]})" if said else ""
+    return f"{error.reason}{words}: {error.hint}" if error.hint else f"{error.reason}{words}"
+
+
+def _has_current_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _ask_version(asking: Program, toolchain: Toolchain) -> str:
+    hint = describe_install(toolchain.install, asking.argv[0], asking.cwd)
+    said = _run(asking, f"{toolchain.name} does not tell its version", hint)
     found = _DOTTED.search(said) or _PLAIN.search(said)
     return found[0].decode() if found else ""
 
@@ -142,28 +231,31 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split("."))) if version else ()
 
 
-def _check_dependencies(program: Program, runtime: Runtime, values: Mapping[str, str]) -> None:
-    if "manifest" not in values or not runtime.check:
-        return
-    manifest = Path(values["manifest"])
-    checking = replace(program, argv=fill(runtime.check, values), cwd=str(manifest.parent))
-    # What it asks for is in it and in its lock file, and both change when that does.
-    stamps = {file.name: file.stat().st_mtime_ns for file in manifest.parent.glob("*[Ll]ock*")}
-    key = ("packages", checking.argv, str(manifest), manifest.stat().st_mtime_ns, str(stamps))
-    reason = f"not all is installed that {manifest} asks for"
-    hint = f"run: {runtime.install_dependencies or 'its installer'}, in {manifest.parent}"
-    _remember(program, key, lambda: _run(checking, reason, hint, runtime.installer))
-
-
-def _built(program: Program, source: Source, values: dict[str, str], version: str) -> Path:
+def _built(program: Program, source: Source, values: dict[str, str]) -> Path:
+    assert program.toolchain is not None
+    try:
+        version = installed_version(program, program.toolchain)
+    except StartError:  # it may build all the same
+        version = ""
     try:
         output = build.output(program, source, values, version)
     except OSError as error:
         raise start_error(program, f"{error.filename}: {error.strerror}", "") from error
     if not build.is_built(output):
         key = ("build", str(output))
-        _attempt(program, key, lambda: build.build(program, source, values, output))
+        _attempt(program, key, lambda: _build(program, source, values, output))
     return output
+
+
+def _build(program: Program, source: Source, values: dict[str, str], output: Path) -> None:
+    assert program.toolchain is not None
+    try:
+        build.build(program, source, values, output)
+    except StartError as error:
+        _find(program, program.toolchain)
+        hint = "; ".join(filter(None, (error.hint, explain(program))))
+        failed = replace(program, argv=error.argv)
+        raise start_error(failed, error.reason, hint, error.stderr_tail) from error
 
 
 def _remember(program: Program, key: Any, find_out: Callable[[], Any]) -> Any:
@@ -185,8 +277,8 @@ def _attempt(program: Program, key: Any, action: Callable[[], Any]) -> Any:
         raise
 
 
-def _run(program: Program, reason: str, hint: str, installer: str = "") -> bytes:
-    """What a program prints; a StartError with its last words where it fails."""
+def _run(program: Program, reason: str, hint: str) -> bytes:
+    """Return what a program prints; raise a StartError with its last words if it fails."""
     try:
         return b"".join(oneshot.run(program, b"", timeout=CHECK_TIMEOUT))
     except (ProcessDied, CallTimeout) as error:
@@ -194,6 +286,4 @@ def _run(program: Program, reason: str, hint: str, installer: str = "") -> bytes
             hint = "nobody knows, as SIGCHLD is ignored here: signal.signal(SIGCHLD, SIG_DFL)"
         raise start_error(program, reason, hint, error.stderr_tail) from error
     except StartError as error:
-        why = f"{reason}: {program.argv[0]}: {error.reason}"
-        first = f"install it: {installer}; then " if installer else ""
-        raise start_error(program, why, first + hint) from error
+        raise start_error(program, f"{reason}: {error.reason}", hint) from error

@@ -8,6 +8,7 @@ the same name or suffix replaces it. docs/runtimes.md tells the keys.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -37,7 +38,7 @@ _KEYS: dict[str, tuple[str, str]] = {
     "folders": ("true or false", "folders"),
     "detect.command": ("a list of strings", "detect"),
     "detect.minimum": ("a string", "minimum"),
-    "detect.install": ("a string", "install"),
+    "detect.install": ("a string or a table of strings", "install"),
     "dependencies.manifest": ("a string", "manifest"),
     "dependencies.check": ("a list of strings", "check"),
     "dependencies.install": ("a string", "install_dependencies"),
@@ -70,13 +71,13 @@ class Runtime:
         folders: A folder that holds such files is a node as well.
         detect: Prints the version of the toolchain: the first dotted number of its output.
         minimum: The least version; empty: any.
-        install: What to tell who lacks it.
+        install: What to tell who lacks it, by the program of the machine that would install it.
         manifest: The file that lists dependencies; empty: there is none.
-        check: Ends with 0 when all of them are there.
+        check: Ends with 0 when all of them are there. Run only after a start has failed.
         install_dependencies: What to tell when they are not.
-        installer: What to tell when the program that checks them is not there.
-        prefix: Put before the launch command where there is a manifest.
-        manifest_env: Added to the environment where there is a manifest.
+        installer: What to tell when the program of ``check`` or ``prefix`` is not there.
+        prefix: Put before the launch command if there is a manifest.
+        manifest_env: Added to the environment if there is a manifest.
         build: Makes ``{output}``; empty: nothing is built.
         launch: Starts the node.
         env: Added to the node's environment.
@@ -92,7 +93,7 @@ class Runtime:
     launch: tuple[str, ...]
     folders: bool = False
     minimum: str = ""
-    install: str = ""
+    install: Mapping[str, str] = field(default_factory=dict)
     manifest: str = ""
     check: tuple[str, ...] = ()
     install_dependencies: str = ""
@@ -106,10 +107,14 @@ class Runtime:
     debug: tuple[str, ...] = ()
 
     def takes(self, path: Path) -> bool:
-        """Whether *path* is a file, or a folder of files, of this language."""
-        if self.folders and path.is_dir():
-            return any(item.name.endswith(self.suffixes) for item in path.iterdir())
+        """Return True for a file of this language; for a folder of them if it takes folders."""
+        if path.is_dir():
+            return self.folders and any(map(self.reads, _items(path)))
         return path.name.endswith(self.suffixes)
+
+    def reads(self, path: Path) -> bool:
+        """Return True for a file of this language, and not for what an editor leaves beside it."""
+        return path.name.endswith(self.suffixes) and path.name[0] != "." and path.is_file()
 
 
 @dataclass(frozen=True)
@@ -150,11 +155,40 @@ def locate(node: str, file: str | os.PathLike[str], cwd: str | None = None) -> S
     about = f'"{node}": file = {os.fspath(file)!r}'
     if colon and not _FUNCTION.fullmatch(function):
         raise GraphError(f"{about}: {function!r} is no name of a function; write path:function")
-    path = Path(cwd or os.getcwd(), name).absolute()
-    if not name or not path.exists():
-        base = f"cwd = {cwd!r}" if cwd else "the current directory, or set cwd"
-        raise GraphError(f"{about}: there is no {path}; give a path relative to {base}")
-    return Source(path, function, _language(about, path))
+    path = _path(about, name, cwd)
+    base = f"cwd = {cwd!r}" if cwd else "the current directory, or set cwd"
+    try:
+        if not name or not path.exists():
+            raise GraphError(f"{about}: there is no {path}; give a path relative to {base}")
+        return Source(path, function, _language(about, path))
+    except OSError as error:  # a folder that this user may not look into
+        raise GraphError(f"{about}: {error.filename} can't be read: {error.strerror}") from error
+
+
+def _path(about: str, name: str, cwd: str | None) -> Path:
+    """
+    The file's absolute path, without ``..``: what is above the file is looked for by its path.
+
+    A link before ``..`` is followed, as the system does; others stay, as a folder such as
+    ``current`` may come to mean another one.
+    """
+    path = Path(cwd or "", name)
+    if not path.is_absolute():
+        try:
+            path = Path.cwd() / path
+        except FileNotFoundError as error:
+            raise GraphError(
+                f"{about}: the current directory of this process has been removed, so a relative "
+                f"path leads nowhere; give an absolute path or cwd, or start again from elsewhere"
+            ) from error
+    if ".." not in path.parts:
+        return path
+    last = len(path.parts) - path.parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*path.parts[:last])), *path.parts[last:])
+
+
+def _items(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
 
 
 def runtimes() -> dict[str, Runtime]:
@@ -187,10 +221,10 @@ def fill(words: Iterable[str], values: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _folders() -> Iterator[Path]:
-    for name in os.environ.get("EMIT_RUNTIMES", "").split(os.pathsep):
-        if name:
-            yield Path(name).absolute()
-    yield Path.cwd() / "emit_runtimes"
+    named = os.environ.get("EMIT_RUNTIMES", "").split(os.pathsep)
+    for name in filter(None, [*named, "emit_runtimes"]):
+        with contextlib.suppress(FileNotFoundError):  # the current directory has been removed
+            yield Path(os.path.abspath(name))
     try:
         yield share.find("runtimes")
     except FileNotFoundError as error:
@@ -202,13 +236,21 @@ def _language(about: str, path: Path) -> Runtime:
     for runtime in known.values():
         if runtime.takes(path):
             return runtime
-    suffixes = " ".join(sorted({s for runtime in known.values() for s in runtime.suffixes}))
     if path.is_dir():
         names = ", ".join(runtime.name for runtime in known.values() if runtime.folders)
-        raise GraphError(f"{about}: a folder must hold files of one of: {names or 'no language'}")
-    raise GraphError(
-        f"{about}: no language has files such as {path.name} (known: {suffixes}); "
-        f"emit_runtimes/<language>/runtime.toml adds one"
+        raise GraphError(
+            f"{about}: it is a folder, and must hold files of one of: {names or 'no language'}"
+        )
+    raise GraphError(f"{about}: {no_language(path.name, known.values())}")
+
+
+def no_language(name: str, known: Iterable[Runtime]) -> str:
+    """Say that no language has files such as *name*, and how a project adds one."""
+    suffixes = " ".join(sorted({suffix for runtime in known for suffix in runtime.suffixes}))
+    return (
+        f"no language has files such as {name} (known: {suffixes}); a folder "
+        f"emit_runtimes/<language> with a runtime.toml adds one to your project, and "
+        f"command = [...] runs any program"
     )
 
 
@@ -226,6 +268,8 @@ def _read(path: Path, mtime: int) -> Runtime:
         if reason := _wrong(key, value):
             raise GraphError(f"{path}: {key} = {value!r}: {reason}")
     fields = {_KEYS[key][1]: _frozen(value) for key, value in facts.items()}
+    if isinstance(fields.get("install"), str):
+        fields["install"] = {"": fields["install"]}
     return Runtime(folder=path.parent, **fields)
 
 
@@ -259,6 +303,8 @@ def _is(kind: str, value: Any) -> bool:
             return isinstance(value, str) and value != ""
         case "true or false":
             return isinstance(value, bool)
+        case "a string or a table of strings":
+            return _is("a string", value) or _is("a table of strings", value)
         case "a list of strings":
             return isinstance(value, list) and all(_is("a string", item) for item in value)
         case _:

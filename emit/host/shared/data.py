@@ -18,7 +18,7 @@ from emit import errors
 from emit.context import Context
 from emit.errors import EmitError, HostError, StartError
 from emit.host.settings import Settings
-from emit.host.system.program import Limits, Program
+from emit.host.system.program import Limits, Program, Toolchain
 from emit.letter import Cause, DeadLetter
 
 __all__ = [
@@ -52,8 +52,14 @@ class Described:
 def from_node(node: Described) -> dict[str, Any]:
     """A node as a map."""
     program = node.program
+    toolchain = program.toolchain
     return {
-        "program": {**asdict(program), "argv": list(program.argv), "env": dict(program.env)},
+        "program": {
+            **asdict(program),
+            "argv": list(program.argv),
+            "env": dict(program.env),
+            "toolchain": None if toolchain is None else _from_toolchain(toolchain),
+        },
         "settings": asdict(node.settings),
         "program_node": node.program_node,
         "shared": node.shared,
@@ -71,6 +77,7 @@ def to_node(data: Mapping[str, Any]) -> Described:
         program, settings = dict(data["program"]), dict(data["settings"])
         program["argv"] = tuple(program["argv"])
         program["limits"] = _limits(program["limits"])
+        program["toolchain"] = _to_toolchain(program["toolchain"])
         settings["limits"] = Limits(**settings["limits"])
         shared = {name: data[name] for name in ("program_node", "shared")}
         return Described(Program(**program), Settings(**settings), **shared)
@@ -85,6 +92,22 @@ def to_node(data: Mapping[str, Any]) -> Described:
 
 def _limits(data: Mapping[str, Any] | None) -> Limits | None:
     return None if data is None else Limits(**data)
+
+
+def _from_toolchain(toolchain: Toolchain) -> dict[str, Any]:
+    return {
+        **asdict(toolchain),
+        "detect": list(toolchain.detect),
+        "check": list(toolchain.check),
+        "install": dict(toolchain.install),
+    }
+
+
+def _to_toolchain(data: Mapping[str, Any] | None) -> Toolchain | None:
+    if data is None:
+        return None
+    commands = {name: tuple(data[name]) for name in ("detect", "check")}
+    return Toolchain(**{**data, **commands})
 
 
 def from_context(told: Context | None) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["Limits", "Program"]
+__all__ = ["Limits", "Program", "Toolchain"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,32 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Toolchain:
+    """
+    What can be asked of the language of a file, to explain a start that has failed. Nothing of it
+    is asked before: a program that would run is not stopped by a check.
+
+    Attributes:
+        name: The language.
+        detect: The command that prints the toolchain's version.
+        minimum: The least version that Emit is tested with; empty: any.
+        install: What to do to have it, by the program of this machine that would do it; the one
+            named ``see`` is an address, and the one without a name is all there is to say.
+        manifest: The file that lists the packages of the project; empty: there is none.
+        check: The command that tells if they are all there; empty: there is none.
+        install_packages: What to run if they are not.
+    """
+
+    name: str
+    detect: tuple[str, ...]
+    minimum: str = ""
+    install: Mapping[str, str] = field(default_factory=dict)
+    manifest: str = ""
+    check: tuple[str, ...] = ()
+    install_packages: str = ""
+
+
+@dataclass(frozen=True)
 class Program:
     """
     A program, ready to be started any number of times.
@@ -56,6 +82,7 @@ class Program:
             lives for one message.
         guard: Kill it, and what it started, when the host dies.
         language: That of the file which it serves; empty for any other command.
+        toolchain: Of that language; None for any other command.
     """
 
     node: str
@@ -65,3 +92,4 @@ class Program:
     limits: Limits | None = None
     guard: bool = True
     language: str = ""
+    toolchain: Toolchain | None = None

@@ -45,7 +45,7 @@ function takeStdin() {
 function takeOutput() {
   let sink = 1;
   // Of a regular file a second opening has an offset of its own, and would write over the first.
-  if (isPipe(1) && (isPipe(2) || fs.fstatSync(2).isCharacterDevice()) && mayOpen('/dev/fd/2')) {
+  if (isPipe(1) && (isPipe(2) || statOf(2).isCharacterDevice()) && mayOpen('/dev/fd/2')) {
     sink = fs.openSync('/dev/fd/1', fs.constants.O_WRONLY);
     reopen(1, '/dev/fd/2', fs.constants.O_WRONLY);
   }
@@ -78,7 +78,16 @@ function mayOpen(path) {
 }
 
 function isPipe(fd) {
-  return fs.fstatSync(fd).isFIFO();
+  return statOf(fd).isFIFO();
+}
+
+/**
+ * By the numbers of BigInt, which Node keeps apart. The others it has in one place, and its
+ * realpath() looks there: after the stat of a pipe it leaves the links of a package as they are,
+ * and the package does not find what lies beside the place that it is linked to.
+ */
+function statOf(fd) {
+  return fs.fstatSync(fd, { bigint: true });
 }
 
 function sleep(milliseconds) {

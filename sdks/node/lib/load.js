@@ -1,7 +1,7 @@
 // Loading a file that is to be a node, whether it knows of Emit or not.
 
 import { realpathSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import Module, { createRequire } from 'node:module';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Handler } from './nodes.js';
@@ -9,8 +9,7 @@ import { Handler } from './nodes.js';
 /** The handler of *file*, or undefined when it has *registered* nodes by itself. */
 export async function load(file, name, registered, missing) {
   const shown = path.basename(file);
-  if (/\.[cm]?ts$/.test(file)) await prepareTypeScript(file, shown);
-  const module = await importFile(file, missing);
+  const module = /\.[cm]?ts$/.test(file) ? await importTypeScript(file, shown, missing) : await importFile(file, missing);
   if (registered.length) {
     if (name) putFirst(registered, name, shown);
     return undefined;
@@ -18,10 +17,10 @@ export async function load(file, name, registered, missing) {
   return pick(functionsOf(module), name, shown);
 }
 
-async function importFile(file, missing) {
+async function importFile(file, missing, again = '') {
   const url = pathToFileURL(file).href;
   try {
-    return await import(url);
+    return await import(url + again);
   } catch (error) {
     if (error instanceof SyntaxError) await locate(error, file);
     if (!missing || !lacksUs(error)) throw error;
@@ -30,8 +29,62 @@ async function importFile(file, missing) {
   return import(`${url}?again`); // Node keeps the failure of the first
 }
 
+/**
+ * A Node from 22.18 up takes types out by itself. It leaves to tsx what it can't: enums, imports
+ * without a suffix, `import` and `export` where package.json says "type": "commonjs".
+ */
+async function importTypeScript(file, shown, missing) {
+  const tsx = findTsx(file);
+  if (process.features.typescript) {
+    try {
+      return await importFile(file, missing);
+    } catch (error) {
+      if (!tsx || !isOfTheLanguage(error)) throw error;
+    }
+  } else if (!tsx) {
+    throw new Error(
+      `${shown}: Node ${process.versions.node} cannot run TypeScript: use Node 22.18 or newer, or ` +
+        'npm install --save-dev tsx',
+    );
+  }
+  await import(pathToFileURL(tsx).href); // as `node --import tsx` does
+  shareThisPackage(await import('../index.js'));
+  return importFile(file, missing, process.features.typescript ? '?tsx' : '');
+}
+
+/** What `node --import tsx` would load; undefined if the project does not have it. */
+function findTsx(file) {
+  try {
+    // Where it is linked to, as with pnpm: what it needs is beside it there.
+    const found = realpathSync(createRequire(file).resolve('tsx/package.json'));
+    return path.resolve(path.dirname(found), createRequire(found)(found).exports['.']);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * tsx makes CommonJS of whatever is required. A second copy of this package would keep the nodes
+ * that the file registers to itself.
+ */
+function shareThisPackage(exported) {
+  const { _load } = Module;
+  Module._load = function (request, ...rest) {
+    return request === 'emit-graph-sdk' ? exported : _load.call(this, request, ...rest);
+  };
+}
+
+const OF_THE_LANGUAGE = ['ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX', 'ERR_INVALID_TYPESCRIPT_SYNTAX'];
+OF_THE_LANGUAGE.push('ERR_MODULE_NOT_FOUND', 'ERR_UNSUPPORTED_DIR_IMPORT', 'ERR_AMBIGUOUS_MODULE_SYNTAX');
+
+/** Whether the file could not even be read as Node reads TypeScript; nothing of it has run then. */
+function isOfTheLanguage(error) {
+  return error instanceof SyntaxError || OF_THE_LANGUAGE.includes(error?.code);
+}
+
 function lacksUs(error) {
-  return error?.code === 'ERR_MODULE_NOT_FOUND' && error.message.includes("'emit-graph-sdk'");
+  const isMissing = ['ERR_MODULE_NOT_FOUND', 'MODULE_NOT_FOUND'].includes(error?.code); // yarn's has the second
+  return isMissing && /'emit-graph-sdk'|access emit-graph-sdk\b/.test(error.message);
 }
 
 /** Node keeps to itself where in the file a syntax error is, until it prints it. */
@@ -42,23 +95,6 @@ async function locate(error, file) {
   if (/^\/.*:\d+$/.test(place)) error.stack = `${place}\n${error.stack}`;
 }
 
-async function prepareTypeScript(file, shown) {
-  if (process.features.typescript) return; // Node 22.18 or newer takes the types out by itself
-  let tsx;
-  try {
-    // Where it is linked to, as with pnpm: what it needs is beside it there.
-    tsx = realpathSync(createRequire(file).resolve('tsx/package.json'));
-  } catch {
-    throw new Error(
-      `${shown}: Node ${process.versions.node} cannot run TypeScript: use Node 22.18 or newer, or ` +
-        'npm install --save-dev tsx',
-    );
-  }
-  // What require() finds is its CommonJS half, which looks for files that are not there.
-  const hook = createRequire(tsx)(tsx).exports['./esm/api'].import.default;
-  (await import(pathToFileURL(path.resolve(path.dirname(tsx), hook)).href)).register();
-}
-
 /** The node that was asked for is the one that calls without a node are for. */
 function putFirst(registered, name, shown) {
   const at = registered.findIndex((handler) => handler.name === name);
@@ -67,11 +103,14 @@ function putFirst(registered, name, shown) {
   registered.unshift(...registered.splice(at, 1));
 }
 
-/** The functions that a module exports, by name, those of a CommonJS `module.exports` too. */
+/**
+ * The functions that a module exports, by name, those of a CommonJS `module.exports` too. Where
+ * `export default` was made into CommonJS, that is its `default`.
+ */
 function functionsOf(module) {
   const inside = typeof module.default === 'object' ? module.default : {};
-  const found = Object.entries({ ...inside, ...module }).filter(([, value]) => isFunction(value));
-  return Object.fromEntries(found);
+  const all = { ...inside, ...module, ...(inside?.default && { default: inside.default }) };
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => isFunction(value)));
 }
 
 function isFunction(value) {

@@ -10,7 +10,7 @@ import { test } from 'node:test';
 import { pack, unpack } from '../lib/msgpack.js';
 
 const SDK = path.resolve(import.meta.dirname, '..');
-const LAUNCH = path.resolve(SDK, '../../runtimes/node/launch.mjs');
+const LAUNCH = path.resolve(SDK, '../../runtimes/node/launch.cjs');
 const HELLO = '{"op":"hello","v":[1],"codecs":["json"],"node":"count","max_frame":100000}\n';
 const COUNT = `
 import { node } from 'emit-graph-sdk';
