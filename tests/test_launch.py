@@ -492,14 +492,86 @@ def test_a_build_that_somebody_removed(toys: Toys) -> None:
     assert toys.called("build") == 2
 
 
-def test_no_place_for_a_build(
-    toys: Toys, toy: Declare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where builds go that can't be in the cache."""
+    folder = tmp_path / "tmp" / "cache"
+    monkeypatch.setattr(build, "_elsewhere", lambda: folder)
+    monkeypatch.setattr(build, "_told", set())
+    return folder
+
+
+def test_a_cache_that_others_can_write_to(
+    toys: Toys, toy: Declare, elsewhere: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error says which setting changes it."""
+    """What they may have put there is not run; the log says why, and what to set, once."""
+    assert toy() == "rain"
+    [built] = toys.builds
+    built.write_text("planted")
+    (toys.folder / "cache" / "emit").chmod(0o777)
+    assert toy() == toy() == "rain"
+    assert (elsewhere / "toy" / built.name).read_text() == "rain"
+    [record] = [record for record in caplog.records if record.name == build.__name__]
+    assert f"{toys.folder}/cache/emit can be written to by anybody" in record.getMessage()
+    assert "XDG_CACHE_HOME" in record.getMessage()
+
+
+def test_what_is_built_is_this_users_alone(toys: Toys, toy: Declare) -> None:
+    """Whatever the umask."""
+    before = os.umask(0)
+    try:
+        assert toy() == "rain"
+    finally:
+        os.umask(before)
+    for path in (toys.folder / "cache").rglob("*"):
+        assert not path.stat().st_mode & 0o022, path
+    assert (toys.folder / "cache" / "emit" / "toy").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("home", [None, "", "here", "/dev/null"])
+def test_without_a_home(
+    toys: Toys,
+    toy: Declare,
+    elsewhere: Path,
+    home: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No folder of the current one stands for it, and builds go elsewhere."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path if home is None else home)
+    assert toy() == "rain"
+    assert (elsewhere / "toy").is_dir()
+    assert not (toys.folder / "~").exists()
+
+
+def test_no_place_for_a_build(
+    toys: Toys, toy: Declare, elsewhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error says what is wrong with each place, and which setting changes it."""
     (tmp_path / "file").touch()
+    elsewhere.mkdir(parents=True)
+    elsewhere.chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(StartError, match=r"no place for its build: .*XDG_CACHE_HOME"):
+    says = r"no place for its build: .*file is not a folder; .*tmp/cache can be .*XDG_CACHE_HOME"
+    with pytest.raises(StartError, match=says):
         toy()
+
+
+@pytest.mark.parametrize(
+    "name", [".#other.toy", "#other.toy#", "other.toy~", ".other.toy.swp", "folder.toy/x"]
+)
+def test_what_an_editor_leaves(toys: Toys, toy: Declare, name: str) -> None:
+    """While somebody edits another file of the folder nothing fails, and nothing is built anew."""
+    assert toy() == "rain"
+    path = toys.folder / name
+    path.parent.mkdir(exist_ok=True)
+    if name[0] == ".":
+        path.symlink_to("somebody@somewhere.4242:1700000000")
+    else:
+        path.write_text("half")
+    assert toy() == "rain"
+    toys.write("words/words.toy", "sun")
+    assert toys.called("build") == 1
 
 
 # A file as a node

@@ -19,7 +19,7 @@ from emit.cli.toolchains import try_out, version_of
 from emit.errors import EmitError, StartError
 from emit.host import status
 from emit.host.language.runtime import Runtime, runtimes
-from emit.host.place import private
+from emit.host.system.private import private
 
 #: Packages that some of Emit needs, and what for; those of the first are always needed.
 _NEEDED = {"msgpack": "the wire", "orjson": "the wire", "psutil": "memory and processor time"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import stat
 import struct
 import sys
 import time
@@ -13,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 
 from emit.errors import EmitError
+from emit.host.system.private import private
 
-__all__ = ["VARIABLE", "Place", "PlaceTaken", "check_path", "peer_of", "private", "socket_path"]
+__all__ = ["VARIABLE", "Place", "PlaceTaken", "check_path", "peer_of", "socket_path"]
 
 #: The environment variable that chooses a host: ``private``, ``shared``, or a socket's path.
 VARIABLE = "EMIT_HOST"
@@ -79,15 +79,13 @@ class Place:
 
     Raises:
         ValueError: No socket can be there.
-        PermissionError: The folder is not this user's alone.
+        OSError: The folder is not this user's alone, or it can't be made.
     """
 
     def __init__(self, path: str) -> None:
         check_path(path)
         self.path = path
-        folder = Path(path).parent
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        private(folder)
+        private(Path(path).parent)
         self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def take(self) -> None:
@@ -166,24 +164,3 @@ def peer_of(connection: socket.socket) -> int:
     # getpeereid by hand: LOCAL_PEERCRED of SOL_LOCAL gives a struct xucred.
     data = connection.getsockopt(0, 1, 76)
     return int(struct.unpack_from("2I", data)[1])
-
-
-def private(folder: Path, make: bool = True) -> Path:
-    """
-    The folder, if it is this user's and no other can enter it.
-
-    Args:
-        make: Make it where there is none.
-
-    Raises:
-        OSError: It is not, or it can't be made.
-    """
-    if make:
-        folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise PermissionError(
-            f"{folder} must be a folder of user {os.geteuid()} alone (chmod 700), "
-            f"since who can write there can take the place of the host"
-        )
-    return folder

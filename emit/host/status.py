@@ -25,7 +25,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from emit.host.place import peer_of, private
+from emit.host.place import peer_of
+from emit.host.system.private import private
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """
 What a language builds of a file, in a cache: ``$XDG_CACHE_HOME/emit/<language>/``, or
-``~/.cache/emit/<language>/``.
+``~/.cache/emit/<language>/``. What is there is run under a name that anybody can work out, so the
+folder has to be private; if it is not, or can't be made, builds go to ``/tmp/emit-<uid>/cache/``.
 
 The name of a build is the digest of all that goes into it, so one that is there is right. It is
 made beside its name and moved there when it is whole, one at a time over all processes of the
@@ -13,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -25,9 +28,15 @@ from emit.errors import CallTimeout, ProcessDied
 from emit.host import oneshot
 from emit.host.language.runtime import Source, fill
 from emit.host.system.command import start_error
+from emit.host.system.private import private
 from emit.host.system.program import Program
 
 __all__ = ["KEEP", "MOST", "TIMEOUT", "build", "is_built", "output"]
+
+logger = logging.getLogger(__name__)
+
+#: Why builds are not where they should be, as far as it was logged.
+_told: set[str] = set()
 
 #: Seconds for one build. A first one of Go compiles the standard library: 20 s on a slow machine.
 TIMEOUT = 600.0
@@ -44,10 +53,13 @@ _LOOK = 0.05
 #: Folders that no compiler reads.
 _PASSED_OVER = frozenset({"node_modules", "__pycache__"})
 
+#: Locks, copies and swap files of Emacs, Vim and others.
+_OF_AN_EDITOR = re.compile(r"\.?#.*|.*~|\..*\.sw.|4913")
+
 
 def output(program: Program, source: Source, values: Mapping[str, str], version: str) -> Path:
     """
-    The path of a build, whether it is there or not.
+    Return the path of a build, whether it is there or not. Its folder is there.
 
     It changes with the files of the node's folder, those of the same language below its
     manifest, the launcher, the SDK, the version of the toolchain, and the variables that begin
@@ -60,10 +72,19 @@ def output(program: Program, source: Source, values: Mapping[str, str], version:
     for word in (version, repr(settings)):
         digest.update(word.encode(errors="surrogateescape") + b"\0")
     for file in _files(source, values):
-        digest.update(os.fsencode(file) + b"\0")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(os.fsencode(file) + b"\0" + _digest(file, needed=file == source.path))
     name = f"{source.path.stem}-{place.hexdigest()[:8]}-{digest.hexdigest()[:16]}"
-    return _cache() / runtime.name / name
+    return _folder(program, runtime.name) / name
+
+
+def _digest(file: Path, *, needed: bool) -> bytes:
+    """The digest of a file; of one beside it that can't be read, or is gone by now, nothing."""
+    try:
+        return hashlib.sha256(file.read_bytes()).digest()
+    except OSError:
+        if needed:
+            raise
+        return b""
 
 
 def is_built(path: Path) -> bool:
@@ -83,23 +104,25 @@ def build(program: Program, source: Source, values: Mapping[str, str], path: Pat
     """
     building = replace(program, argv=(str(path),))
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(path, building):
             if not path.exists():
                 _prune(path)
                 _build(building, source, values, path)
     except OSError as error:
         hint = "set XDG_CACHE_HOME to a folder that may be written"
-        raise start_error(building, f"no place for its build: {error.strerror}", hint) from error
+        raise start_error(building, f"no place for its build: {error}", hint) from error
 
 
 def _build(program: Program, source: Source, values: Mapping[str, str], path: Path) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     argv = fill(source.runtime.build, {**values, "output": str(part)})
     building = replace(program, argv=argv)
+    if path.parent.parent == _elsewhere():  # a compiler's own cache, too, has to be private
+        building = replace(building, env={**program.env, "XDG_CACHE_HOME": str(_elsewhere())})
     try:
         for _ in oneshot.run(building, b"", timeout=TIMEOUT):
             pass  # a compiler that is content has nothing to say
+        _close(part)
         os.replace(part, path)
     except CallTimeout as error:
         reason = f"its build did not end within {TIMEOUT:g} s"
@@ -109,6 +132,13 @@ def _build(program: Program, source: Source, values: Mapping[str, str], path: Pa
         raise start_error(building, "it does not build", _first_line(said), said) from error
     finally:
         _remove(part)
+
+
+def _close(part: Path) -> None:
+    """Let nobody else write to a build, whatever the umask was."""
+    for path in (part, *part.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & ~0o022)
 
 
 def _first_line(said: str) -> str:
@@ -123,9 +153,10 @@ def _files(source: Source, values: Mapping[str, str]) -> Iterator[Path]:
     if "manifest" in values:
         manifest = Path(values["manifest"])
         found |= {f for f in _walk(manifest.parent) if f.name.endswith(runtime.suffixes)}
-        found |= set(manifest.parent.glob(f"{manifest.stem}.*")) | {manifest}  # go.mod, go.sum
+        beside = manifest.parent.glob(f"{manifest.stem}.*")  # go.mod, go.sum
+        found |= {manifest, *(f for f in beside if f.is_file())}
     elif not here.is_dir():
-        found |= {f for f in here.parent.iterdir() if f.name.endswith(runtime.suffixes)}
+        found |= {f for f in here.parent.iterdir() if runtime.reads(f)}
     found |= set(_walk(runtime.folder))
     with contextlib.suppress(FileNotFoundError):  # a project's own language may have no SDK
         found |= set(_walk(share.find(f"sdks/{runtime.name}")))
@@ -133,20 +164,53 @@ def _files(source: Source, values: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    """Every file in a folder and below it, but for what editors leave there for a while."""
     for where, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if f not in _PASSED_OVER and f[0] != "."]
-        yield from (path for name in names if (path := Path(where, name)).is_file())
+        kept = (Path(where, name) for name in names if not _OF_AN_EDITOR.fullmatch(name))
+        yield from (path for path in kept if path.is_file())
 
 
-def _cache() -> Path:
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(named if os.path.isabs(named) else os.path.expanduser("~/.cache"), "emit")
+def _folder(program: Program, language: str) -> Path:
+    """
+    Return the folder of a language's builds, which is private.
+
+    Raises:
+        StartError: There is no such place; it says why, and what to set.
+    """
+    reasons: list[str] = []
+    for place in (_cache(), _elsewhere()):
+        try:
+            if place is None:
+                raise FileNotFoundError("there is no HOME, and no XDG_CACHE_HOME")
+            folder = private(private(place, own=True) / language, own=True)
+        except OSError as error:
+            reasons.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            continue
+        if reasons and not _told.issuperset(reasons):
+            _told.update(reasons)
+            advice = "make it this user's alone, or set XDG_CACHE_HOME to a folder that is"
+            logger.warning("builds go to %s: %s; %s", folder, "; ".join(reasons), advice)
+        return folder
+    hint = "set XDG_CACHE_HOME to a folder that this user alone may write to"
+    raise start_error(program, f"no place for its build: {'; '.join(reasons)}", hint)
+
+
+def _cache() -> Path | None:
+    named, home = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~")
+    if os.path.isabs(named):
+        return Path(named, "emit")
+    return Path(home, ".cache", "emit") if os.path.isabs(home) else None
+
+
+def _elsewhere() -> Path:
+    return Path(f"/tmp/emit-{os.geteuid()}", "cache")
 
 
 @contextlib.contextmanager
 def _locked(path: Path, program: Program) -> Generator[None, None, None]:
     end = time.monotonic() + TIMEOUT
-    with open(f"{path}.lock", "a") as file:
+    with os.fdopen(os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)) as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
