@@ -121,10 +121,12 @@ class Graph:
         self.entries[name] = None
         self.routes = None
 
-    def remove(self, name: str) -> None:
-        """Forget a node, before it is registered anew."""
-        for part in (self.names, self.hears, self.ignores, self.entries):
-            part.pop(name, None)
+    def clear(self, name: str) -> None:
+        """Forget what a node hears, before it is declared anew. It keeps its turn."""
+        if name in self.hears:
+            self.hears[name] = []
+        self.ignores.pop(name, None)
+        self.entries.pop(name, None)
         self.routes = None
 
     def resolve(self) -> dict[str, tuple[str, ...]]:

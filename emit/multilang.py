@@ -22,6 +22,7 @@ from emit.host.system.command import language_of, resolve
 from emit.host.system.environment import DEFAULT, environment
 from emit.host.system.program import Limits, Program
 from emit.nearest import misspelt
+from emit.node import Handler
 
 if TYPE_CHECKING:
     from emit.foreign import Foreign
@@ -43,7 +44,7 @@ _OWN = ("command", "file", "cwd", "env", "pass_env", "program_node", "dead_lette
 _OVERRIDDEN = ("get_command", "get_cwd", "deserialize")
 
 
-class ShellNode:
+class ShellNode(Handler):
     """
     A node whose handler is a program in any language.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from copy import copy
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
@@ -19,6 +19,55 @@ PLAIN = frozenset({str, int, float, bool, tuple})
 
 #: Outcomes that are not a result themselves but a way to results.
 _PENDING = frozenset({GeneratorType, CoroutineType, AsyncGeneratorType})
+
+
+class Handler:
+    """
+    A handler that can do more than take a message: the seam between the graph and what runs
+    programs.
+
+    Any callable is a node's handler, and is called with each message. Only a subclass of this one
+    is asked for more, so that the attributes of other objects mean what their authors want: a
+    ``unittest.mock.Mock`` has all that there are.
+
+    Attributes:
+        foreign: It speaks to another program, where a tuple arrives as a list.
+        options: What ``router.node`` takes for it, and :meth:`configure` out of the options.
+        max_attempts: How often a message is tried.
+        timeout: Seconds that a message may take.
+    """
+
+    foreign = False
+    options: tuple[str, ...] = ()
+    max_attempts: int
+    timeout: float
+
+    def __call__(self, msg: Any) -> Any:
+        """Handle one message. Returns what any handler may return."""
+        raise NotImplementedError
+
+    @property
+    def takes_many(self) -> bool:
+        """True if :meth:`call_many` does what calling does."""
+        return False
+
+    def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
+        """Handle many messages. Yields for each, in order, a list of results or an exception."""
+        raise NotImplementedError
+
+    def configure(self, name: str, options: dict[str, Any], *, stream: bool) -> None:
+        """Take the node's name, and out of *options* what :attr:`options` names."""
+
+    def open(self) -> None:
+        """Begin what is to be ready before the first message."""
+
+    def close(self) -> None:
+        """End what it keeps. It begins anew with a later message."""
+
+
+def is_handler(func: Any) -> bool:
+    """True if *func* is a :class:`Handler`, and not a mock that says so for a test's sake."""
+    return issubclass(type(func), Handler)
 
 
 class Node:
@@ -54,7 +103,6 @@ class Node:
         *,
         stream: bool = False,
         pass_through: bool = False,
-        foreign: bool = False,
     ) -> None:
         self.name = name
         self.handler = handler
@@ -62,18 +110,22 @@ class Node:
         self.stream = stream
         self.fields: tuple[str, ...] = ()
         self.pass_through = pass_through
-        self.foreign = foreign
+        self.foreign = is_handler(handler) and handler.foreign
         self.takes_many = False
         self.is_plain = not pass_through
         self.function: Callable[..., Any] | None = None
 
     def configure(self, options: dict[str, Any]) -> None:
         """Let the handler take from *options* what it knows, as a ShellNode its ``timeout``."""
-        configure = getattr(self.handler, "configure", None)
-        if configure is not None:
-            configure(self.name, options, stream=self.stream)
-        self.takes_many = not self.stream and getattr(self.handler, "takes_many", False)
+        if is_handler(self.handler):
+            self.handler.configure(self.name, options, stream=self.stream)
+            self.takes_many = self.handler.takes_many and not self.stream
         self.is_plain = not (self.takes_many or self.pass_through)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What ``router.node`` takes for its handler."""
+        return tuple(self.handler.options) if is_handler(self.handler) else ()
 
     def bound(self, first: Any) -> Node:
         """The same node, whose handler is given *first* before the message, as a Celery task."""

@@ -17,7 +17,7 @@ celery = pytest.importorskip("celery")
 
 from celery.contrib.testing.worker import start_worker  # noqa: E402
 
-from emit import CeleryRouter, NoResult, ShellNode  # noqa: E402
+from emit import CeleryRouter, NoResult, Router, ShellNode  # noqa: E402
 from emit.celery import check_worker, configure, problems, redis_url  # noqa: E402
 from emit.router import CeleryRouter as FromRouter  # noqa: E402
 from emit.router.celery import CeleryRouter as FromModule  # noqa: E402
@@ -124,8 +124,66 @@ def test_two_nodes_of_one_name_for_celery(router: CeleryRouter) -> None:
 
 def test_an_unknown_option(router: CeleryRouter) -> None:
     """The text lists what there is."""
-    with pytest.raises(GraphError, match=r"'queue' \(it is of RQRouter\); .*batch.*celery_task"):
-        router.node((), name="local.x", queue="words")(lambda msg: None)
+    with pytest.raises(GraphError, match=r"takes no option 'quue'; .*batch.*celery_task"):
+        router.node((), name="local.x", quue="words")(lambda msg: None)
+
+
+def test_options_of_rq(router: CeleryRouter, caplog: pytest.LogCaptureFixture) -> None:
+    """Nodes that were written for RQRouter work: the options are left out, and that is told."""
+    for name in ("local.x", "local.y"):
+        options = {"queue": "words", "timeout": 5, "result_ttl": 60, "connection": None}
+        node = router.node(("n",), name=name, **options)(lambda msg: msg.n)
+        assert node(n=1) == {"n": 1}
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        f'"local.x": CeleryRouter leaves out the option {option}'
+        for option in ("connection", "queue", "result_ttl", "timeout")
+    ]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_bound_task_without_celery(app: Any, many: bool) -> None:
+    """Under a plain Router a handler gets the task that it asks for, before the message."""
+    router = Router()
+    got: list[Any] = []
+
+    @router.node(
+        ("n",),
+        entry_point=True,
+        name="local.bound",
+        many=many,
+        celery_task=app.task(bind=True, shared=False, max_retries=7),
+    )
+    def bound(task: Any, msg: Any) -> Any:
+        got.append((task.max_retries, task.request.called_directly))
+        yield len(msg) if many else msg.n
+
+    @router.node((), "local.bound", name="local.seen", celery_task=app.task(shared=False))
+    def seen(msg: Any) -> None:
+        got.append(msg.n)
+
+    router(n=1)
+    assert got == [(7, True), 1]
+    assert bound(n=1) == ({"n": 1},)
+
+
+def test_a_program_without_celery(app: Any) -> None:
+    """What is about a task does nothing for a program, whose own options are its own."""
+    router = Router()
+
+    @router.node(
+        ("letter",),
+        name="local.letters",
+        timeout=20,
+        max_attempts=2,
+        batch=10,
+        celery_task=app.task(bind=True, shared=False),
+    )
+    class Letters(ShellNode):
+        command = ("python", "-c", LAST_LETTERS)
+
+    handler = Letters.node.handler
+    assert Letters(word="rain") == ({"letter": "n"},)
+    assert (handler.timeout, handler.max_attempts) == (20, 2)
 
 
 def test_many_is_not_for_programs(router: CeleryRouter) -> None:

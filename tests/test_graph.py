@@ -180,17 +180,14 @@ def test_subscribing_again_adds() -> None:
     assert made.resolve() == {"c": ("x",)}
 
 
-def test_a_removed_node_leaves_nothing_behind() -> None:
-    """After remove no route leads to or from the node."""
-    made = graph({"a": None, "x": "a"}, {"x": "b"}, entry="x")
-    made.remove("x")
-    assert made.resolve() == {}
-    assert (made.names, made.hears, made.ignores, made.entries) == (
-        {"a": None},
-        {"a": []},
-        {},
-        {},
-    )
+def test_a_cleared_node_keeps_its_turn() -> None:
+    """After clear it hears nobody; its subscribers stay, and its place among those of others."""
+    made = graph({"a": None, "x": "a", "y": ["a", "x"]}, {"x": "b"}, entry="x")
+    made.clear("x")
+    assert made.resolve() == {"a": ("y",), "x": ("y",)}
+    assert (made.ignores, made.entries) == ({}, {})
+    made.subscribe("x", read("a"))
+    assert made.resolve() == {"a": ("x", "y"), "x": ("y",)}
 
 
 def test_routes_are_made_when_asked_for() -> None:

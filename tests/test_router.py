@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import logging
@@ -9,6 +10,7 @@ import pickle
 import re
 import sys
 import tracemalloc
+from collections import UserList
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -262,6 +264,20 @@ def test_two_nodes_with_one_name(router: Router) -> None:
         assert f"{__file__}:{number}" in str(caught.value)
     assert router.functions == {"twin": first}
     assert router.fields == {"twin": ("n",)}
+
+
+def test_two_nodes_with_one_name_in_classes(router: Router) -> None:
+    """The body of a class is no module of its own."""
+
+    class First:
+        @router.node(("n",), name="twin")
+        def one(msg: Any) -> Any: ...
+
+    with pytest.raises(GraphError, match='two nodes are called "twin"'):
+
+        class Second:
+            @router.node(("n",), name="twin")
+            def two(msg: Any) -> Any: ...
 
 
 def test_two_nodes_made_by_one_line(router: Router) -> None:
@@ -890,10 +906,121 @@ def test_a_handler_may_change_the_graph(level: int) -> None:
     assert heard == [("first", 1)]
 
 
-def test_an_option_of_another_router(router: Router) -> None:
-    """The error says whose it is, and nothing is registered."""
-    with pytest.raises(GraphError, match=r"'batch' \(it is of CeleryRouter and RQRouter\);"):
-        router.node((), name="words", batch=10)(lambda msg: None)
+def test_options_of_a_queue(router: Router, seen: list[Any]) -> None:
+    """Nodes written for a queue work without one: what is about the queue does nothing."""
+    node = router.node(
+        ("n",),
+        name="source",
+        entry_point=True,
+        batch=10,
+        batch_bytes=1000,
+        return_results=True,
+        max_attempts=5,
+        max_deliveries=2,
+        celery_task=None,
+        queue="words",
+        connection=object(),
+        timeout=20,
+        result_ttl=60,
+    )(pass_on)
+    assert node(n=1) == {"n": 1}
+    router(n=2)
+    assert seen == [("source", 1), ("source", 2)]
+
+
+def test_many_without_a_queue(router: Router) -> None:
+    """The handler gets a list, of one message."""
+    got: list[Any] = []
+
+    @router.node(("n",), entry_point=True, name="all", many=True)
+    def take(messages: list[Message]) -> int:
+        got.append([message.n for message in messages])
+        return len(messages)
+
+    assert take(n=3) == {"n": 1}
+    router(n=4)
+    assert got == [[3], [4]]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"bacth": 10}, r"takes no option 'bacth' \(nearest: batch"),
+        ({"quue": "words"}, r"takes no option 'quue' \(nearest: queue"),
+        ({"batch": 0}, "batch must be a whole number of 1 or more, not 0"),
+        ({"many": "yes"}, "many must be True or False, not 'yes'"),
+        ({"celery_task": "app"}, "celery_task must be what makes a function a task"),
+        ({"many": True, "pass_through": True}, "pass_through=True needs one message"),
+    ],
+)
+def test_wrong_options_of_a_queue(router: Router, options: dict[str, Any], text: str) -> None:
+    """A misspelt one, or a value that no queue takes, is an error here as well."""
+    with pytest.raises(GraphError, match=text):
+        router.node((), name="words", **options)(lambda msg: None)
+    assert router.names == set()
+
+
+@pytest.mark.parametrize("fields", [["a", "b"], ("a", "b"), UserList(["a", "b"])])
+def test_fields_are_as_given(router: Router, fields: Any) -> None:
+    """They compare equal to what was given, and are no longer that very list."""
+    given = copy.copy(fields)
+    node = router.node(fields, name="x")(lambda msg: (1, 2))
+    assert router.fields == {"x": given}
+    if not isinstance(fields, tuple):
+        fields.append("c")
+    assert router.fields == {"x": given}
+    assert node(n=1) == router.wrap_result("x", (1, 2)) == {"a": 1, "b": 2}
+
+
+def test_what_is_subscribed_to_is_passed_on_as_given() -> None:
+    """A subclass may override register_route, register_ignore and add_entry_point."""
+    calls: list[Any] = []
+
+    class Watching(Router):
+        def register_route(self, origins: Any, destination: str) -> Any:
+            calls.append((origins, destination))
+            return super().register_route(origins, destination)
+
+        def register_ignore(self, origins: Any, destination: str) -> Any:
+            calls.append((origins, destination))
+            return super().register_ignore(origins, destination)
+
+        def add_entry_point(self, destination: str) -> Any:
+            calls.append(destination)
+            return super().add_entry_point(destination)
+
+    router = Watching()
+    router.node((), ["x", "y"], name="a")(pass_on)
+    router.node((), "x", ignore="z.*", entry_point=True, name="b")(pass_on)
+    router.node((), iter(("x", "y")), name="c")(pass_on)
+    assert calls == [
+        (["x", "y"], "a"),
+        *[("x", "b"), ("z.*", "b"), "b"],
+        (["x", "y"], "c"),
+    ]
+    with pytest.raises(GraphError, match="no valid regular expression"):
+        router.node((), "x", ignore="(", name="d")(pass_on)
+    assert router.names == {"a", "b", "c"}
+
+
+def test_a_router_without_an_entry_point(router: Router, caplog: pytest.LogCaptureFixture) -> None:
+    """Its call leads nowhere: that is told, once."""
+    router.node((), name="lonely")(pass_on)
+    for _ in range(2):
+        router(n=1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "this router has no entry point, so the message went nowhere; "
+        "mark a node with entry_point=True"
+    ]
+
+
+def test_a_router_whose_calls_are_heard(router: Router, caplog: pytest.LogCaptureFixture) -> None:
+    """By an entry point, by a regular expression; or routing is off."""
+    with router.routing_disabled():
+        router(n=1)
+    router.node((), ".+", name="all")(lambda msg: None)
+    router(n=1)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("option", ["stream", "pass_through"])

@@ -271,6 +271,21 @@ def test_an_unknown_option(jobs: Any) -> None:
         RQRouter(redis_connection=jobs.connection).node((), quue="words")(two)
 
 
+def test_options_of_celery(jobs: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Nodes that were written for CeleryRouter work, with the task that they are called with."""
+    app = pytest.importorskip("celery").Celery("rq", broker="memory://", set_as_current=False)
+    router = RQRouter(redis_connection=jobs.connection)
+    make_task = app.task(bind=True, shared=False, name="a task")
+    node = router.node(("task", "n"), name="bound", celery_task=make_task)(
+        lambda task, msg: (task.name, msg.n)
+    )
+    assert node(n=1) == {"task": "a task", "n": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        '"bound": RQRouter leaves out the option celery_task'
+    ]
+    app.close()
+
+
 def test_a_value_without_a_form(jobs: Any) -> None:
     """It is refused before anything is sent."""
     with pytest.raises(EncodeError, match="RQ's serializer can't write it"):

@@ -38,7 +38,7 @@ def needs_of(node: Node, router: Router) -> Needs:
         HostError: The program can't be started.
     """
     handler = node.handler
-    if not isinstance(handler, ShellNode):
+    if not (node.foreign and isinstance(handler, ShellNode)):
         return _python_needs(handler, router.message_class)
     if not handler.takes_many:
         return Needs(None, "its __call__ is its own, and may change the message")
@@ -88,14 +88,16 @@ def _definition(handler: object) -> ast.FunctionDef | ast.AsyncFunctionDef | Non
         case [ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) as function] if (
             name == called.__name__
         ):
-            return function
+            # Of a method that takes *args the last parameter that has a name is no message.
+            named = [*function.args.posonlyargs, *function.args.args]
+            return function if inspect.isfunction(handler) or len(named) > 1 else None
     return None
 
 
 def find_misspelt(router: Router) -> Iterator[Finding]:
     """Attributes of foreign nodes that are no settings, but are named almost as one is."""
     for name, node in router._nodes.items():
-        if isinstance(node.handler, ShellNode):
+        if node.foreign and isinstance(node.handler, ShellNode):
             for given, setting in node.handler._misspelt().items():
                 text = f'"{name}": {given} is no setting and does nothing; is {setting} meant?'
                 yield Finding("declaration", name, text)
@@ -104,7 +106,7 @@ def find_misspelt(router: Router) -> Iterator[Finding]:
 def find_programs(router: Router) -> Iterator[Finding]:
     """Foreign nodes whose command, or a source file that it names, is not there."""
     for name, node in router._nodes.items():
-        if not isinstance(node.handler, ShellNode):
+        if not (node.foreign and isinstance(node.handler, ShellNode)):
             continue
         try:
             program = node.handler.find()

@@ -137,7 +137,7 @@ def outline(router: Router, called: Iterable[str] = ()) -> Outline:
         node = router._nodes.get(name)
         nodes[name] = Drawn(
             name,
-            router.fields[name],
+            tuple(router.fields[name]),
             pass_through=node is not None and node.pass_through,
             **facts,
             entry=entry,

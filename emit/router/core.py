@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,17 @@ from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message
 from emit.node import Node, make_handler
 from emit.router.naming import Place, Places, get_name, look_like
-from emit.router.options import OPTIONS, check_switch, unknown_options
+from emit.router.options import (
+    CELERY,
+    OPTIONS,
+    QUEUED,
+    RQ,
+    call_as_task,
+    check_queued,
+    check_switch,
+    take_many,
+    unknown_options,
+)
 from emit.router.runner import Runner
 from emit.router.worklist import WorkList
 
@@ -44,7 +55,7 @@ class Router:
         names: Every node's name.
         regexes: ``{node: [pattern, ...]}``, what each node subscribes to.
         ignore_regexes: The same for what it ignores.
-        fields: ``{node: (field, ...)}``.
+        fields: ``{node: fields}``, each as it was given.
         functions: ``{node: callable}``.
         resolved_node_modules: The imported modules; empty before.
         routing_enabled: False after ``disable_routing()``.
@@ -72,7 +83,7 @@ class Router:
         self.node_modules = list(node_modules or [])
         self.node_package = node_package
         self.resolved_node_modules: list[Any] = []
-        self.fields: dict[str, tuple[str, ...]] = {}
+        self.fields: dict[str, Sequence[str]] = {}
         self.functions: dict[str, Callable[..., Any]] = {}
         self.routing_enabled = True
         self.logger = logging.getLogger("emit")
@@ -80,6 +91,7 @@ class Router:
         self._nodes: dict[str, Node] = {}
         self._places = Places()
         self._logged: set[tuple[str, str]] = set()
+        self._has_warned = False
         self._lock = threading.RLock()  # guards everything that registration writes
         self._runner = Runner(self, self._route_all)
         self.logger.debug("initialized %s", type(self).__name__)
@@ -98,6 +110,13 @@ class Router:
         """
         self.logger.info("received a message for the entry points")
         self.route(ENTRY, self.message_class(kwargs))
+        routes = self._graph.routes
+        if routes is not None and not routes.get(ENTRY) and not self._has_warned:
+            self._has_warned = True
+            self.logger.warning(
+                "this router has no entry point, so the message went nowhere; "
+                "mark a node with entry_point=True"
+            )
 
     def get_message_from_call(self, /, *args: Any, **kwargs: Any) -> Message:
         """
@@ -193,7 +212,6 @@ class Router:
             fit=partial(self.wrap_result, name),
             stream=stream,
             pass_through=pass_through,
-            foreign=getattr(handler, "foreign", False),
         )
 
         def function(*args: Any, **kwargs: Any) -> Any:
@@ -216,13 +234,29 @@ class Router:
             What stands for the node from now on.
 
         Raises:
-            GraphError: Here, where no option is known.
+            GraphError: Here, for an option that no router takes, or a wrong value.
         """
+        wrapped = getattr(node, "node", None)
+        known: tuple[str, ...] = OPTIONS
+        if isinstance(wrapped, Node) and options:
+            self._do_without_queue(wrapped, options)
+            known = (*OPTIONS, *QUEUED, *CELERY, *RQ, *wrapped.options)
         if options:
-            wrapped = getattr(node, "node", None)
-            known = (*OPTIONS, *getattr(getattr(wrapped, "handler", None), "options", ()))
             raise GraphError(unknown_options(get_name(node), type(self).__name__, options, known))
         return node
+
+    def _do_without_queue(self, node: Node, options: dict[str, Any]) -> None:
+        """
+        Take the options of a queue's router, so that its nodes can be tried without the queue.
+
+        They do nothing here, but for those that change what the handler is called with.
+        """
+        given = {key: options.pop(key) for key in (*QUEUED, *CELERY, *RQ) if key in options}
+        check_queued(node.name, given, foreign=node.foreign)
+        if given.get("many"):
+            take_many(node)
+        if given.get("celery_task") is not None:
+            call_as_task(node, given["celery_task"])
 
     def get_name(self, func: Any) -> str:
         """
@@ -252,21 +286,23 @@ class Router:
                 wrong. Nothing was registered.
         """
         checked = check_fields(name, fields)
-        # Read once, and before anything is written: a generator of names can't be read twice.
-        hears, ignores = self._read(subscribe_to, name), self._read(ignore, name)
+        # A generator of names can be read only once; and nothing is written before all is checked.
+        subscribe_to, ignore = _kept(subscribe_to), _kept(ignore)
+        self._read(subscribe_to, name)
+        ignores = self._read(ignore, name)
         place = Place.of_caller()
         with self._lock:
             if self._places.claim(name, place):
-                self._graph.remove(name)
-            self.fields[name] = checked
+                self._graph.clear(name)
+            self.fields[name] = copy(fields) if isinstance(fields, Sequence) else checked
             self.functions[name] = func
             self._nodes.pop(name, None)
             node = self._node_of(func)
             if isinstance(node, Node) and node.name == name:
                 self._adopt(node)
-            self.register_route(hears, name)
+            self.register_route(subscribe_to, name)
             if ignores:
-                self.register_ignore(ignores, name)
+                self.register_ignore(ignore, name)
             if entry_point:
                 self.add_entry_point(name)
         self.logger.debug('registered "%s"', name)
@@ -276,9 +312,9 @@ class Router:
 
     def _adopt(self, node: Node) -> None:
         self._nodes[node.name] = node
-        node.fields = self.fields[node.name]
+        node.fields = tuple(self.fields[node.name])
         if type(self).wrap_result is Router.wrap_result:  # quicker than a look-up each time
-            node.fit = make_fit(node.name, self.fields[node.name], foreign=node.foreign)
+            node.fit = make_fit(node.name, node.fields, foreign=node.foreign)
 
     def register_route(self, origins: Any, destination: str) -> list[Any]:
         """
@@ -479,4 +515,9 @@ class Router:
         if fields is None:
             raise ValueError(f'"{name}" has no associated fields')
         node = self._nodes.get(name)
-        return make_fit(name, fields, foreign=node is not None and node.foreign)(result)
+        return make_fit(name, tuple(fields), foreign=node is not None and node.foreign)(result)
+
+
+def _kept(wish: Any) -> Any:
+    """A subscription that can be read twice."""
+    return list(wish) if isinstance(wish, Iterator) else wish

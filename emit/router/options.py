@@ -1,11 +1,19 @@
-"""What ``router.node`` says of an option that it does not take. No I/O here."""
+"""
+The options of ``router.node``: who takes which, and what those of a queue mean where there is no
+queue. No I/O here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import count
+from typing import Any
 
 from emit.errors import GraphError
 from emit.nearest import nearest
+from emit.node import Node
+from emit.router.naming import look_like
 
 #: The options of ``router.node`` that every router takes.
 OPTIONS = ("name", "stream", "pass_through")
@@ -13,12 +21,12 @@ OPTIONS = ("name", "stream", "pass_through")
 #: The options of ``router.node`` that every router of a queue takes.
 QUEUED = ("batch", "batch_bytes", "many", "return_results", "max_attempts", "max_deliveries")
 
-#: Options that some routers take, and which: for who gives one to another.
-_OWNERS = {
-    **dict.fromkeys(QUEUED, "CeleryRouter and RQRouter"),
-    **dict.fromkeys(("queue", "connection", "result_ttl"), "RQRouter"),
-    "celery_task": "CeleryRouter",
-}
+#: What ``CeleryRouter`` and ``RQRouter`` take besides. Every router knows them, so that nodes can
+#: be declared with another one, as in a test.
+CELERY = ("celery_task",)
+RQ = ("queue", "connection", "timeout", "result_ttl")
+
+_numbers = count(1)
 
 
 def unknown_options(node: str, router: str, given: Iterable[str], known: Iterable[str]) -> str:
@@ -30,13 +38,75 @@ def unknown_options(node: str, router: str, given: Iterable[str], known: Iterabl
         '"words": Router.node takes no option \\'nme\\' (nearest: name); it takes: name, stream'
     """
     taken = list(dict.fromkeys(known))  # a program's max_attempts is the queue's, too
-    wrong = ", ".join(f"{option!r}{_meant(option, taken)}" for option in given)
+    wrong = ", ".join(f"{option!r}{nearest(option, taken)}" for option in given)
     return f'"{node}": {router}.node takes no option {wrong}; it takes: {", ".join(taken)}'
 
 
-def _meant(option: str, taken: list[str]) -> str:
-    owner = _OWNERS.get(option)
-    return nearest(option, taken) if owner is None else f" (it is of {owner})"
+def check_queued(node: str, given: Mapping[str, Any], *, foreign: bool) -> None:
+    """
+    Check the options that are named in ``QUEUED``.
+
+    Raises:
+        GraphError: A value that can't work.
+    """
+    for key in ("batch", "batch_bytes", "max_attempts", "max_deliveries"):
+        value = given.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise GraphError(f'"{node}": {key} must be a whole number of 1 or more, not {value!r}')
+    for key in ("many", "return_results"):
+        check_switch(node, key, given.get(key, False))
+    if given.get("many") and foreign:
+        raise GraphError(
+            f'"{node}": many=True is for Python functions; a program gets a batch pipelined anyway'
+        )
+
+
+def take_many(node: Node) -> None:
+    """
+    Have the handler of a node with ``many=True`` called with a list, also for a single message.
+
+    Raises:
+        GraphError: The node passes fields on.
+    """
+    if node.pass_through:
+        raise GraphError(
+            f'"{node.name}": pass_through=True needs one message for each result; the '
+            f"handler of a node with many=True has a list of them"
+        )
+    node.handler = partial(_with_a_list, node.handler)
+
+
+def _with_a_list(handler: Callable[..., Any], *args: Any) -> Any:
+    """Call *handler* with a list in place of a message; what comes before it is the task."""
+    *first, messages = args
+    return handler(*first, messages if isinstance(messages, list) else [messages])
+
+
+def call_as_task(node: Node, celery_task: Any) -> None:
+    """
+    Have the handler called as the task that *celery_task* makes of it, here and now, as Celery
+    does for ``task(msg)``: a task with ``bind=True`` gets itself before the message.
+
+    Raises:
+        GraphError: It makes no tasks.
+    """
+    if not callable(celery_task):
+        raise GraphError(
+            f'"{node.name}": celery_task must be what makes a function a task, such as app.task, '
+            f"not {celery_task!r}"
+        )
+    if not node.foreign:  # a program is not asked for what it could do with a task
+        handler = node.handler
+
+        def run(*args: Any) -> Any:
+            return handler(*args)
+
+        look_like(run, handler, node.name)
+        # Celery makes code of the name, so it can't be "<lambda>"; and of two tasks with one name,
+        # as two tests may make, it keeps the first.
+        name = "".join(letter if letter.isalnum() else "_" for letter in run.__name__)
+        run.__name__ = run.__qualname__ = f"{name}_{next(_numbers)}"
+        node.handler = celery_task(run)
 
 
 def check_switch(node: str, option: str, value: object) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from emit.errors import GraphError
+from emit.node import is_handler
 from emit.router.delivery import BATCH_BYTES, Policy
-from emit.router.options import QUEUED
+from emit.router.options import QUEUED, check_queued
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,8 @@ def read_plan(name: str, handler: Any, options: dict[str, Any]) -> Plan:
         GraphError: A value that can't work.
     """
     taken = {key: options.pop(key) for key in QUEUED if key in options}
-    for key in ("batch", "batch_bytes", "max_attempts", "max_deliveries"):
-        value = taken.get(key, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise GraphError(f'"{name}": {key} must be a whole number of 1 or more, not {value!r}')
-    if taken.get("many") and getattr(handler, "foreign", False):
-        raise GraphError(
-            f'"{name}": many=True is for Python functions; a program gets a batch pipelined anyway'
-        )
-    attempts = taken.pop("max_attempts", getattr(handler, "max_attempts", Policy.max_attempts))
+    check_queued(name, taken, foreign=is_handler(handler) and handler.foreign)
+    own = handler.max_attempts if is_handler(handler) else Policy.max_attempts
+    attempts = taken.pop("max_attempts", own)
     deliveries = taken.pop("max_deliveries", Policy.max_deliveries)
     return Plan(**taken, policy=Policy(max_attempts=attempts, max_deliveries=deliveries))

@@ -6,9 +6,8 @@ receiver (receiver.py); what only one queue knows is left to a subclass.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from emit.errors import GraphError
@@ -16,7 +15,15 @@ from emit.letter import Cause, DeadLetter
 from emit.node import Node
 from emit.router.core import Router
 from emit.router.delivery import Parcel, cut
-from emit.router.options import OPTIONS, QUEUED, unknown_options
+from emit.router.options import (
+    CELERY,
+    OPTIONS,
+    QUEUED,
+    RQ,
+    call_as_task,
+    take_many,
+    unknown_options,
+)
 from emit.router.outbox import Outbox
 from emit.router.plan import Plan, read_plan
 from emit.router.receiver import Delivery, Receiver
@@ -41,6 +48,7 @@ class QueueRouter(Router):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._plans: dict[str, Plan] = {}
+        self._left_out: set[str] = set()
         self._here = threading.local()
         self._receiver = Receiver(self, self._plans)
 
@@ -102,18 +110,24 @@ class QueueRouter(Router):
         """
         wrapped: Node = node.node  # type: ignore[attr-defined]
         plan = read_plan(wrapped.name, wrapped.handler, options)
-        if options:
-            own = getattr(wrapped.handler, "options", ())
-            known = (*OPTIONS, *QUEUED, *self.queue_options, *own)
-            raise GraphError(unknown_options(wrapped.name, type(self).__name__, options, known))
-        if plan.many and wrapped.pass_through:
-            raise GraphError(
-                f'"{wrapped.name}": pass_through=True needs one message for each result; the '
-                f"handler of a node with many=True has a list of them"
-            )
         if plan.many:
-            wrapped.handler = partial(_with_a_list, wrapped.handler)
+            take_many(wrapped)
+        self._leave_out(wrapped, options)
+        if options:
+            known = (*OPTIONS, *QUEUED, *self.queue_options, *wrapped.options)
+            raise GraphError(unknown_options(wrapped.name, type(self).__name__, options, known))
         self._plans[wrapped.name] = plan
+
+    def _leave_out(self, node: Node, options: dict[str, Any]) -> None:
+        """Take the options of another queue's router, and warn once of each."""
+        given = {key: options.pop(key) for key in _others(self.queue_options) if key in options}
+        if given.get("celery_task") is not None:
+            call_as_task(node, given["celery_task"])
+        for option in given.keys() - self._left_out:
+            self._left_out.add(option)
+            self.logger.warning(
+                '"%s": %s leaves out the option %s', node.name, type(self).__name__, option
+            )
 
     def problems(self) -> list[str]:
         """What the queue's settings do to messages, one line each, for ``emit check``."""
@@ -204,7 +218,5 @@ class QueueRouter(Router):
             self._here.outbox = outer
 
 
-def _with_a_list(handler: Callable[..., Any], *args: Any) -> Any:
-    """Call the handler of a node with ``many``; what comes before the message is the task."""
-    *first, messages = args
-    return handler(*first, messages if isinstance(messages, list) else [messages])
+def _others(own: Iterable[str]) -> list[str]:
+    return [option for option in (*CELERY, *RQ) if option not in own]
