@@ -186,6 +186,26 @@ def test_a_program_without_celery(app: Any) -> None:
     assert (handler.timeout, handler.max_attempts) == (20, 2)
 
 
+CELL = """
+@router.node(("n",), entry_point=True, name="local.cell")
+def cell(msg):
+    return msg.n * {}
+"""
+
+
+def test_a_cell_is_run_again(app: Any, router: CeleryRouter) -> None:
+    """The newer handler runs, though Celery keeps the first of two tasks with one name."""
+    app.conf.task_always_eager = True
+    place = {"router": router, "__name__": "__main__"}
+    got: list[int] = []
+    router.node((), "local.cell", name="local.hear")(lambda msg: got.append(msg.n))
+    for times in (1, 10):
+        exec(CELL.format(times), place)
+        assert place["cell"](n=2) == {"n": 2 * times}
+        router(n=1)
+    assert got == [2, 1, 20, 10]
+
+
 def test_many_is_not_for_programs(router: CeleryRouter) -> None:
     class Program(ShellNode):
         command = "true"

@@ -94,6 +94,9 @@ class CeleryRouter(QueueRouter):
         own = options.pop("celery_task", None)
         make_task = _checked(f'"{get_name(node)}"', own) if own else self.celery_task
         self.plan_node(node, options)
+        replaced = self.functions.get(get_name(node))
+        if isinstance(replaced, Task):  # of two tasks with one name Celery would keep the first
+            replaced.app.tasks.pop(replaced.name, None)
         return make_task(self._body(node))
 
     def _body(self, node: Any) -> Callable[..., Any]:

@@ -181,6 +181,7 @@ class Router:
             own = {key: options.pop(key) for key in OPTIONS if key in options}
             wrapped = self.wrap_as_node(func, **own)
             node = wrapped.node  # type: ignore[attr-defined]
+            self._places.check(node.name, Place.of_caller())
             node.configure(options)
             wrapped = self.wrap_node(wrapped, options)
             self.register(node.name, wrapped, fields, subscribe_to, entry_point, ignore)
@@ -296,7 +297,7 @@ class Router:
                 self._graph.clear(name)
             self.fields[name] = copy(fields) if isinstance(fields, Sequence) else checked
             self.functions[name] = func
-            self._nodes.pop(name, None)
+            replaced = self._nodes.pop(name, None)
             node = self._node_of(func)
             if isinstance(node, Node) and node.name == name:
                 self._adopt(node)
@@ -305,6 +306,8 @@ class Router:
                 self.register_ignore(ignore, name)
             if entry_point:
                 self.add_entry_point(name)
+        if replaced is not None:
+            replaced.close()
         self.logger.debug('registered "%s"', name)
 
     def _node_of(self, func: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import WRAPPER_ASSIGNMENTS, partial
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from emit.errors import GraphError
@@ -40,6 +41,11 @@ def look_like(function: Callable[..., Any], func: Any, name: str) -> None:
     function.name = name  # type: ignore[attr-defined]
 
 
+#: Set in the flags of a function's code, and not of a module's or class's: inspect.CO_OPTIMIZED,
+#: but importing that takes longer than all of this package.
+_OPTIMIZED = 1
+
+
 class Place(NamedTuple):
     """
     Where a node was declared.
@@ -47,12 +53,15 @@ class Place(NamedTuple):
     Attributes:
         file: The source file.
         line: The line of the decorator.
-        execution: Two objects that are the same only for one run of one module's code.
+        module: The module's dictionary and its ``__spec__``; a reload gives it a new one.
+        code: What ran at the top of the module then. A module that is imported has one for all
+            its nodes; what is typed into it, or given to ``exec``, has its own each time.
     """
 
     file: str
     line: int
-    execution: tuple[Any, Any]
+    module: tuple[Any, Any]
+    code: CodeType | None
 
     @classmethod
     def of_caller(cls) -> Place:
@@ -61,16 +70,38 @@ class Place(NamedTuple):
         while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
             frame = frame.f_back
         module = frame.f_globals
-        return cls(frame.f_code.co_filename, frame.f_lineno, (module, module.get("__spec__")))
+        where = (module, module.get("__spec__"))
+        return cls(frame.f_code.co_filename, frame.f_lineno, where, _top_code(frame))
 
     def repeats(self, earlier: Place) -> bool:
-        """Whether this is the same file run once more: a reload gives a module a new spec."""
-        mine, theirs = self.execution, earlier.execution
-        again = mine[0] is not theirs[0] or mine[1] is not theirs[1]
-        return again and self.file == earlier.file
+        """
+        True if this is the declaration of *earlier* made anew, and not another one of its name.
+
+        It is the same file run once more, as by a reload; or it is typed in, where a name is
+        given again as a function's is: a notebook's cell, changed or not, or a line at a prompt.
+        """
+        module, spec = self.module
+        if module is not earlier.module[0] or spec is not earlier.module[1]:
+            return self.file == earlier.file
+        if self.code is None or self.code is earlier.code:
+            return False
+        return self.file == earlier.file or module.get("__name__") == "__main__"
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
+
+
+def _top_code(frame: FrameType | None) -> CodeType | None:
+    """The code at the top of *frame*'s module that runs it; None if the module has ended."""
+    module = frame.f_globals if frame is not None else None
+    while frame is not None:
+        code = frame.f_code
+        # "<module>", or "<cell line: 1>"; a class's body has the name of its class.
+        at_top = code.co_name.startswith("<") and not code.co_flags & _OPTIMIZED
+        if at_top and frame.f_globals is module:
+            return code
+        frame = frame.f_back
+    return None
 
 
 class Places:
@@ -79,15 +110,12 @@ class Places:
     def __init__(self) -> None:
         self._taken: dict[str, Place] = {}
 
-    def claim(self, name: str, place: Place) -> bool:
+    def check(self, name: str, place: Place) -> bool:
         """
-        Take a name.
-
-        Returns:
-            Whether it was taken before, by an earlier run of the same code.
+        Return True if a declaration at *place* may take the place of an earlier one.
 
         Raises:
-            GraphError: Another place has it, or it can be no node's.
+            GraphError: Another place has the name, or it can be no node's.
         """
         if not isinstance(name, str) or not name or name == ENTRY:
             raise GraphError(f"a node can't be called {name!r}: give a string, such as 'words'")
@@ -97,5 +125,10 @@ class Places:
                 f'two nodes are called "{name}": one at {taken}, one at {place}; '
                 f"give one of them another name, as in router.node(..., name='other')"
             )
-        self._taken[name] = place
         return taken is not None
+
+    def claim(self, name: str, place: Place) -> bool:
+        """Take a name, and return and raise as :meth:`check` does."""
+        is_taken = self.check(name, place)
+        self._taken[name] = place
+        return is_taken
