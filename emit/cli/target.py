@@ -15,10 +15,16 @@ from emit.errors import GraphError
 from emit.router import Router
 from emit.text import clean
 
+#: What says that a project is one of Django's, as it does to Celery.
+_DJANGO = "DJANGO_SETTINGS_MODULE"
+
 
 def load_router(path: str) -> Router:
     """
     Import a router by its dotted path, the current directory being importable.
+
+    Django is set up first if the environment names its settings; or as soon as the router's module
+    has named them there, as the module of a Celery app does. Its node_modules may have models.
 
     Raises:
         TargetError: No such module, no such attribute, or it is no router; or its module, or one
@@ -30,12 +36,44 @@ def load_router(path: str) -> Router:
     module_name, _, attribute = path.rpartition(".")
     if not module_name or path.startswith("."):
         raise TargetError(f'"{path}" is not of the form module.router, such as app.router')
+    _set_up_django()
     router = _attribute(_module(module_name, path), attribute, path)
     if not isinstance(router, Router):
         raise TargetError(f'"{path}" is no router, but of type {type(router).__name__}')
+    _set_up_django()
     with _importing(f'"{path}": one of its node_modules'):
         router.resolve_node_modules()
     return router
+
+
+def _set_up_django() -> bool:
+    """
+    Have Django load its settings and apps, as `manage.py` and Celery do.
+
+    Returns:
+        True if it was set up now: not if it was before, or there are no settings or no Django.
+
+    Raises:
+        TargetError: It can't be set up.
+    """
+    settings = os.environ.get(_DJANGO)
+    if not settings:
+        return False
+    try:
+        django: Any = importlib.import_module("django")
+        apps: Any = importlib.import_module("django.apps").apps
+    except ModuleNotFoundError:  # a router that needs it says so itself
+        return False
+    if apps.ready:
+        return False
+    try:
+        django.setup()
+    except Exception as error:
+        described = "\n".join(map(clean, describe_failure(error)))
+        raise TargetError(
+            f"{_DJANGO} is {settings}, but Django can't be set up: {described}"
+        ) from error
+    return True
 
 
 @contextmanager
@@ -52,7 +90,7 @@ def _importing(what: str) -> Iterator[None]:
 def _module(name: str, path: str) -> Any:
     with _importing(f'"{path}": the module {name}'):
         try:
-            return importlib.import_module(name)
+            return _import(name)
         except ModuleNotFoundError as error:
             # A module that exists but imports one that does not is a fault of its own.
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
@@ -61,6 +99,16 @@ def _module(name: str, path: str) -> Any:
                 f'"{path}": there is no module {error.name} here or on the Python path '
                 f"(looked from {os.getcwd()})"
             ) from error
+
+
+def _import(name: str) -> Any:
+    """Import a module. One that names Django's settings and then needs models begins once more."""
+    try:
+        return importlib.import_module(name)
+    except Exception:
+        if not _set_up_django():
+            raise
+    return importlib.import_module(name)
 
 
 def _attribute(module: Any, attribute: str, path: str) -> Any:
