@@ -22,6 +22,8 @@ class Language:
         extended: A function ``extended`` that emits its message with the field ``more``, "yes".
         prints: A file that prints at its loading, and a function ``prints`` that prints "now",
             itself and by a child process, and returns "printed".
+        arguments: A function ``arguments`` that returns what was on the command line when the file
+            was loaded, with commas, or "none".
         fails: A function ``fails`` that fails, on line 2, with the text "too hot".
         broken: A file that does not load, for a name on its second line that there is not.
         wrong: A file that is no text of the language, from its second line on.
@@ -37,6 +39,7 @@ class Language:
     fields: str
     extended: str
     prints: str
+    arguments: str
     fails: str
     broken: str
     wrong: str
@@ -77,6 +80,8 @@ def prints():
     os.system("echo now")
     return "printed"
 """,
+    arguments="import sys\nGIVEN = ','.join(sys.argv[1:]) or 'none'\n"
+    "def arguments(msg):\n    return GIVEN if sys.argv[0] == __file__ else sys.argv[0]\n",
     fails="def fails(msg):\n    raise ValueError('too hot')\n",
     broken="def broken(msg): return 1\nno_such_name\n",
     wrong="import os\ndef wrong(:\n",
@@ -107,6 +112,7 @@ def prints(msg)
   "printed"
 end
 """,
+    arguments='GIVEN = ARGV.join(",")\ndef arguments(msg) = GIVEN.empty? ? "none" : GIVEN\n',
     fails='def fails(msg)\n  raise "too hot"\nend\n',
     broken="def broken(msg) = 1\nno_such_name\n",
     wrong="a = 1\nb = = 2\n",
@@ -135,6 +141,8 @@ export function prints() {
   return 'printed';
 }
 """,
+    arguments="const given = process.argv.slice(2).join() || 'none';\n"
+    "export const arguments_ = () => given;\nexport default arguments_;\n",
     fails="export function fails() {\n  throw new Error('too hot');\n}\n",
     broken="export const broken = () => 1;\nnoSuchName;\n",
     wrong="export const a = 1;\nconst = 2;\n",
@@ -205,6 +213,17 @@ func prints(in map[string]any) (string, error) {
 	echo.Stdout = os.Stdout
 	return "printed", echo.Run()
 }
+""",
+    arguments="""package nodes
+
+import (
+	"os"
+	"strings"
+)
+
+var given = strings.Join(append(os.Args[1:], "none"), ",")
+
+func arguments(in map[string]any) string { return given }
 """,
     fails='package nodes\nfunc fails(in map[string]any) { panic("too hot") }\n',
     broken="package nodes\nfunc broken(in map[string]any) { noSuchName() }\n",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from emit import Router, ShellNode
-from emit.errors import RemoteError, StartError
+from emit.errors import GraphError, RemoteError, StartError
 from emit.host.language.launch import places
 from emit.host.language.runtime import fill, locate, runtimes
 from scripts import tools
@@ -190,6 +190,47 @@ def test_an_empty_environment(language: Language, declare: Declare) -> None:
     assert results(declare("words", language.words(), pass_env=("PATH", "HOME")), text="a") == ["a"]
 
 
+def test_no_arguments(language: Language, declare: Declare) -> None:
+    """A file that reads its command line when it is loaded finds it as if it were run by itself."""
+    assert results(declare("arguments", language.arguments), n=1) == ["none"]
+
+
+def test_a_path_with_two_dots(language: Language, declare: Declare, tmp_path: Path) -> None:
+    """It leads to the file, and what is above the file is looked for by where the file is."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for folder in ("a", "a/b"):  # of another project, whose Python this is
+        (tmp_path / folder / ".venv" / "bin").mkdir(parents=True)
+        (tmp_path / folder / ".venv" / "bin" / "python").symlink_to("/no/such/python")
+    file = language.write(tmp_path / "words", language.words())
+    path = f"../../{Path(file).name}"
+    with Router() as router:
+        node = router.node(("n",), name="n", file=path, cwd=str(tmp_path / "a" / "b"))(ShellNode)
+        assert results(node, text="the rain") == ["the", "rain"]
+
+
+def test_a_folder_that_is_named_as_a_file(language: Language, tmp_path: Path) -> None:
+    """An empty one is no node, and the declaration says that it is a folder."""
+    (tmp_path / f"words{language.suffix}").mkdir()
+    with pytest.raises(GraphError, match="it is a folder, and must hold files of one of"):
+        Router().node((), name="n", file=tmp_path / f"words{language.suffix}")(ShellNode)
+
+
+def test_a_current_directory_that_is_gone(
+    language: Language, declare: Declare, tmp_path: Path
+) -> None:
+    """A file elsewhere is served."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    before = os.getcwd()
+    os.chdir(gone)
+    try:
+        node = declare("words", language.words(), cwd=None)
+        gone.rmdir()
+        assert results(node, text="the rain") == ["the", "rain"]
+    finally:
+        os.chdir(before)
+
+
 # What comes with a language
 
 
@@ -288,6 +329,70 @@ def test_async_functions(tmp_path: Path) -> None:
             assert results(node, n=7) == expected
 
 
+PYTHON_NAMES = ("string", "token", "json", "logging", "types", "time", "os", "select", "msgpack")
+
+
+@pytest.mark.parametrize("name", [*PYTHON_NAMES, "orjson", "emit_sdk", "emit", "launch", "test"])
+def test_a_python_file_that_is_named_as_a_module(name: str, tmp_path: Path) -> None:
+    """Whatever it hides, Python's own and the SDK's modules are found, by the file as well."""
+    (tmp_path / f"{name}.py").write_text(
+        "import asyncio, email.message\nfrom logging import info\nfrom string import capwords\n"
+        f"def {name}(word):\n    info('a line')\n    return capwords(word)\n"
+    )
+    with Router() as router:
+        node = router.node(("n",), name="n", file=tmp_path / f"{name}.py")(ShellNode)
+        assert results(node, word="rain") == ["Rain"]
+
+
+@pytest.mark.parametrize("hidden", ["string.py", "string/__init__.py"])
+def test_a_module_beside_a_python_file(hidden: str, tmp_path: Path) -> None:
+    """One that hides a module of Python's is never given to others; to the author's file, which
+    asks for what only it has, neither, and the error says what to rename."""
+    (tmp_path / hidden).parent.mkdir(exist_ok=True)
+    (tmp_path / hidden).write_text("def up(word):\n    return word.upper()\n")
+    (tmp_path / "helper.py").write_text("def down(word):\n    return word.lower()\n")
+    for name, code in {
+        "apart": "import helper\ndef apart(word):\n    return helper.down(word)\n",
+        "theirs": "from string import Formatter\nimport string as s\n"
+        "def theirs(word):\n    return Formatter().format('{}', s.capwords(word))\n",
+        "mine": "from string import up\ndef mine(word):\n    return up(word)\n",
+        "late": "def late(word):\n    import string\n    return string.up(word)\n",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    with Router() as router:
+
+        def call(name: str) -> list[Any]:
+            file = tmp_path / f"{name}.py"
+            return results(router.node(("n",), name=name, file=file)(ShellNode), word="RAin")
+
+        assert (call("apart"), call("theirs")) == (["rain"], ["Rain"])
+        for name in ("mine", "late"):
+            says = (
+                rf"{name}\.py uses string\.up, and string\.py beside it hides .*rename string\.py"
+            )
+            with pytest.raises(StartError, match=says):
+                call(name)
+
+
+# Ruby alone
+
+
+@pytest.mark.requires("ruby")
+@pytest.mark.parametrize(
+    "name", ["format", "hash", "method", "send", "puts", "load", "json", "emit"]
+)
+def test_a_ruby_file_that_is_named_as_a_method(name: str, tmp_path: Path) -> None:
+    """Its function is the author's to call, and every object keeps Ruby's method of that name."""
+    (tmp_path / f"{name}.rb").write_text(
+        "require 'json'\nrequire 'logger'\n"
+        f"def {name}(msg)\n  return JSON.generate(msg[:word]) unless msg[:again]\n\n"
+        f"  {name}({{ word: msg[:word] }})\nend\n"
+    )
+    with Router() as router:
+        node = router.node(("n",), name="n", file=tmp_path / f"{name}.rb")(ShellNode)
+        assert results(node, word="rain", again=True) == ['"rain"']
+
+
 # Node alone
 
 
@@ -318,6 +423,20 @@ def test_the_default_export(tmp_path: Path) -> None:
 
 
 # Go alone
+
+
+@pytest.mark.requires("go")
+def test_a_go_file_that_is_named_as_what_is_added(tmp_path: Path) -> None:
+    """The author's package may give error, any and the SDK's name another meaning."""
+    names = ("emit", "any", "error", "context", "nil")
+    others = "".join(f"func {name}() {{}}\n" for name in names[1:])
+    (tmp_path / "emit.go").write_text(
+        "package emit\n\ntype Text struct{ Word string }\n"
+        f"func emit(in Text) string {{ return in.Word }}\n{others}"
+    )
+    with Router() as router:
+        node = router.node(("n",), name="n", file=tmp_path / "emit.go:emit")(ShellNode)
+        assert results(node, word="rain") == ["rain"]
 
 
 @pytest.mark.requires("go")

@@ -932,9 +932,10 @@ def boot(path: str, name: str = "") -> None:
     Load the file at *path* and serve it: what a launcher calls. It need not know of Emit.
 
     Serves what the file serves or registers; else its function *name*, the one that is named as
-    the file is, ``handler``, or its only one.
+    the file is, ``handler``, or its only one. ``sys.argv`` is as of ``python FILE``.
     """
     take_wire()
+    sys.argv[:] = [path]
     _serve(lambda: _load(path, name))
 
 
@@ -942,9 +943,11 @@ def _load(path: str, name: str) -> tuple[Any, int]:
     from importlib.util import module_from_spec, spec_from_file_location
 
     stem = os.path.splitext(os.path.basename(path))[0]
-    spec: Any = spec_from_file_location(stem, path)
-    module = sys.modules[stem] = module_from_spec(spec)
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    # Not in the place of a module that Python, or this file, has or will need.
+    taken = stem in sys.modules or stem in _LIBRARIES or stem in _standard()
+    spec: Any = spec_from_file_location(f"{stem}_node" if taken else stem, path)
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    _let_import_from(os.path.dirname(os.path.abspath(path)), path)
     spec.loader.exec_module(module)
     if not (_offered or _registered):
         return [_pick(vars(module), stem, name)], 1
@@ -956,10 +959,97 @@ def _load(path: str, name: str) -> tuple[Any, int]:
     return served
 
 
+_LIBRARIES = ("msgpack", "orjson", "emit_sdk")
+
+
+def _standard() -> Any:
+    known = getattr(sys, "stdlib_module_names", None)
+    if known:
+        return known
+    folder = os.path.dirname(os.__file__)  # Python 3.8 and 3.9
+    found = [*os.listdir(folder), *os.listdir(os.path.join(folder, "lib-dynload"))]
+    return {each.partition(".")[0] for each in found}.union(sys.builtin_module_names)
+
+
+def _let_import_from(folder: str, path: str) -> None:
+    # First, as `python FILE` has it. But a file there that is named as a module of Python's own, a
+    # string.py, would be found by all of Python: then the folder comes after Python's own.
+    from importlib.machinery import BuiltinImporter, FrozenImporter
+
+    beside = {each[:-3] for each in os.listdir(folder) if each.endswith(".py")}
+    beside |= {
+        each for each in os.listdir(folder) if os.path.exists(f"{folder}/{each}/__init__.py")
+    }
+    for library in beside.intersection(_LIBRARIES):
+        try:
+            __import__(library)
+        except ImportError:
+            sys.modules[library] = None  # type: ignore[assignment]  # it is not there, for import
+    hiding = beside.intersection(_standard())
+    first = (BuiltinImporter, FrozenImporter)  # these no file can hide
+    hiding -= {each for each in hiding if any(finder.find_spec(each) for finder in first)}
+    if not hiding:
+        sys.path.insert(0, folder)
+        return
+    own = os.path.dirname(os.__file__)
+    ours = [at for at, each in enumerate(sys.path) if each in (own, f"{own}/lib-dynload")]
+    sys.path.insert(max(ours, default=-1) + 1, folder)
+    _refuse_hiding(path, hiding - {os.path.splitext(os.path.basename(path))[0]}, set())
+
+
+def _refuse_hiding(path: str, hiding: set[str], seen: set[str]) -> None:
+    # The author's files say `string.up`, and Python's own string has no `up`: they mean the
+    # string.py beside them, which only they could be given.
+    import ast
+
+    seen.add(path)
+    try:
+        with open(path, "rb") as file:
+            used = _uses(ast.parse(file.read()))
+    except (OSError, SyntaxError, ValueError):
+        return  # it is told when it is loaded
+    for name, attributes in used.items():
+        beside = os.path.join(os.path.dirname(path), f"{name}.py")
+        if name in hiding:
+            lacking = [each for each in attributes if not hasattr(__import__(name), each)]
+            if lacking:
+                raise ImportError(
+                    f"{os.path.basename(path)} uses {name}.{lacking[0]}, and {name}.py beside it "
+                    f"hides a module of Python's standard library; rename {name}.py"
+                )
+        elif beside not in seen and os.path.exists(beside):
+            _refuse_hiding(beside, hiding, seen)
+
+
+def _uses(tree: Any) -> dict[str, set[str]]:
+    # Each module that a file imports, and what it uses of it by name.
+    import ast
+
+    used: dict[str, set[str]] = {}
+    called: dict[str, str] = {}
+    for each in ast.walk(tree):
+        if isinstance(each, ast.Import):
+            for alias in each.names:
+                used.setdefault(alias.name.partition(".")[0], set())
+                if "." not in alias.name or not alias.asname:
+                    called[(alias.asname or alias.name).partition(".")[0]] = alias.name
+        elif isinstance(each, ast.ImportFrom) and each.module and not each.level:
+            names = {alias.name for alias in each.names if alias.name != "*"}
+            whole = "." not in each.module
+            used.setdefault(each.module.partition(".")[0], set()).update(names if whole else ())
+    for each in ast.walk(tree):
+        if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name):
+            module = called.get(each.value.id, "")
+            if module and "." not in module:
+                used[module].add(each.attr)
+    return used
+
+
 def _pick(names: dict[str, Any], stem: str, name: str) -> Any:
     # The function that is the node, in a file that says nothing of Emit.
     file = os.path.basename(names["__file__"])
-    own = [n for n, v in names.items() if getattr(v, "__module__", "") == stem and n[0] != "_"]
+    mine = names["__name__"]
+    own = [n for n, v in names.items() if getattr(v, "__module__", "") == mine and n[0] != "_"]
     own = [n for n in own if callable(names[n]) and not isinstance(names[n], type)]
     wanted = [name] if name else [stem, "handler", *own[: len(own) == 1]]
     chosen = next((n for n in wanted if callable(names.get(n))), None)

@@ -21,52 +21,17 @@ type overlay struct {
 // The file's name sorts last, and is of no author's.
 const mainFile = "zz_emit_main.go"
 
+// What it names, the author's package can't have given another meaning.
 const mainText = `package main
 
 import (
-	"context"
-
-	emit "github.com/emit-graph/emit/sdks/go"
 	_ "github.com/emit-graph/emit/sdks/go/boot"
+	emit_launch "github.com/emit-graph/emit/sdks/go/launch"
 )
 
 func main() {
 	%s
-	emit.Run()
-}
-
-func emit_eachContext[In, Out any](f func(context.Context, In, func(Out) error) error) emit.Handler[In, Out] {
-	return f
-}
-
-func emit_each[In, Out any](f func(In, func(Out) error) error) emit.Handler[In, Out] { return emit.Each(f) }
-
-func emit_oneContext[In, Out any](f func(context.Context, In) (Out, error)) emit.Handler[In, Out] {
-	return emit.MapContext(f)
-}
-
-func emit_one[In, Out any](f func(In) (Out, error)) emit.Handler[In, Out] { return emit.Map(f) }
-
-func emit_pureContext[In, Out any](f func(context.Context, In) Out) emit.Handler[In, Out] {
-	return emit.MapContext(func(ctx context.Context, in In) (Out, error) { return f(ctx, in), nil })
-}
-
-func emit_pure[In, Out any](f func(In) Out) emit.Handler[In, Out] { return emit.Pure(f) }
-
-func emit_checkContext[In any](f func(context.Context, In) error) emit.Handler[In, any] {
-	return func(ctx context.Context, in In, _ func(any) error) error { return f(ctx, in) }
-}
-
-func emit_check[In any](f func(In) error) emit.Handler[In, any] {
-	return func(_ context.Context, in In, _ func(any) error) error { return f(in) }
-}
-
-func emit_sinkContext[In any](f func(context.Context, In)) emit.Handler[In, any] {
-	return emit_checkContext(func(ctx context.Context, in In) error { f(ctx, in); return nil })
-}
-
-func emit_sink[In any](f func(In)) emit.Handler[In, any] {
-	return emit_check(func(in In) error { f(in); return nil })
+	emit_launch.Run()
 }
 `
 

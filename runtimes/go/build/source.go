@@ -178,10 +178,10 @@ func listed(all []*ast.FuncDecl) string {
 // registration returns the call that registers f.
 func (s *source) registration(name string, f *ast.FuncDecl) (string, error) {
 	adapter, err := s.adapter(f)
-	return fmt.Sprintf("emit.Node(%q, emit_%s(%s))", name, adapter, f.Name.Name), err
+	return fmt.Sprintf("emit_launch.%s(%q, %s)", adapter, name, f.Name.Name), err
 }
 
-// adapter returns the function of the generated main that makes a handler of f.
+// adapter returns the function of package launch that registers f.
 func (s *source) adapter(f *ast.FuncDecl) (string, error) {
 	in, out := types(f.Type.Params), types(f.Type.Results)
 	withContext := len(in) > 0 && isContext(in[0])
@@ -191,11 +191,11 @@ func (s *source) adapter(f *ast.FuncDecl) (string, error) {
 	failing := len(out) > 0 && isError(out[len(out)-1])
 	shape := fmt.Sprintf("%d in, %d out, failing %v", len(in), len(out), failing)
 	name, ok := map[string]string{
-		"2 in, 1 out, failing true":  "each",
-		"1 in, 2 out, failing true":  "one",
-		"1 in, 1 out, failing false": "pure",
-		"1 in, 1 out, failing true":  "check",
-		"1 in, 0 out, failing false": "sink",
+		"2 in, 1 out, failing true":  "Each",
+		"1 in, 2 out, failing true":  "One",
+		"1 in, 1 out, failing false": "Pure",
+		"1 in, 1 out, failing true":  "Check",
+		"1 in, 0 out, failing false": "Sink",
 	}[shape]
 	if !ok {
 		return "", fmt.Errorf("%s: %s is no handler; it must be func([ctx context.Context,] in In, out func(T) error) error, "+

@@ -56,7 +56,7 @@ module Emit
     #   Emit.node(:total) { |prices:| prices.sum }
     def node(name = nil, handler = nil, &block)
       location = caller_locations(1, 1).first
-      handler ||= block || (name.respond_to?(:call) ? name : TOPLEVEL_BINDING.receiver.method(name))
+      handler ||= block || (name.respond_to?(:call) ? name : toplevel(name))
       name = handler.name if name.equal?(handler)
       node = Node.new(name || File.basename(location.path, ".*"), handler)
       raise ArgumentError, "two nodes are called #{node.name}; give each its own name" if @nodes.key?(node.name)
@@ -104,6 +104,10 @@ module Emit
 
     # @return [Logger] its lines reach the host with the call they belong to; the level is INFO
     def logger = @logger ||= Log.new
+
+    # @api private
+    # @return [Method] a function of the file's top level, though it may be called `method` itself
+    def toplevel(name) = Kernel.instance_method(:method).bind_call(TOPLEVEL_BINDING.receiver, name)
 
     # Seconds of the clock that deadlines are counted by.
     def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)

@@ -10,10 +10,24 @@ module Emit
     def load(path, function)
       path = File.expand_path(path)
       Kernel.load(path)
+      found = functions(path)
+      found.each { |name| give_back(name) }
       return registered(path, function) unless Emit.nodes.empty?
 
-      name = choose(path, function, functions(path))
-      { name => Node.new(name, TOPLEVEL_BINDING.receiver.method(name)) }
+      name = choose(path, function, found)
+      { name => Node.new(name, Emit.toplevel(name)) }
+    end
+
+    # A function at the top level is a method of every object. One that is called as a method of
+    # Ruby's own, as a file format.rb has, is kept for the top level alone: the SDK, the standard
+    # library and gems need Ruby's.
+    def give_back(name)
+      hidden = [Kernel, BasicObject].any? { |owner| owner.method_defined?(name) || owner.private_method_defined?(name) }
+      return unless hidden
+
+      method = Object.instance_method(name)
+      Object.remove_method(name)
+      TOPLEVEL_BINDING.receiver.define_singleton_method(name, method)
     end
 
     def registered(path, function)
