@@ -120,6 +120,14 @@ def test_commands(
     assert expected in done.stdout
 
 
+def test_nodes_that_only_celery_finds(project: Path) -> None:
+    """By autodiscover_tasks, where the router has no node_modules."""
+    module = project / "mysite" / "celery.py"
+    module.write_text(CELERY.replace(', node_modules=["shop.tasks"]', ""))
+    done = run(project, "graph", "mysite.celery.router")
+    assert "shop.tasks.check" in done.stdout, done.stderr
+
+
 def test_run_and_dead(project: Path, redis: str) -> None:
     """Those that send, and those that look at a Redis, too."""
     own = run(project, "run", "own.router", "text=rain")

@@ -43,6 +43,8 @@ def load_router(path: str) -> Router:
     _set_up_django()
     with _importing(f'"{path}": one of its node_modules'):
         router.resolve_node_modules()
+        if not router.node_modules and hasattr(router, "import_tasks"):
+            router.import_tasks()  # its worker finds the nodes: a router of Celery's
     return router
 
 

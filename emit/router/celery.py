@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from celery import Task, current_task, signals
+from celery import Celery, Task, current_task, signals
 from celery.app.task import Context as Request
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import cwd_in_path
@@ -261,6 +261,16 @@ class CeleryRouter(QueueRouter):
     def _import(self, **_: Any) -> None:
         with cwd_in_path():  # as the worker does for the modules of its own "imports"
             self.resolve_node_modules()
+
+    def import_tasks(self) -> None:
+        """
+        Import what a worker imports: the modules that Celery's app names, or finds in Django's.
+
+        For who looks at a graph whose nodes are known to Celery only, and not as node_modules.
+        """
+        app = getattr(self.celery_task, "__self__", None)
+        if isinstance(app, Celery):
+            app.loader.import_default_modules()
 
     def _check(self, instance: Any, **_: Any) -> None:
         check_worker(instance.app, self._all_tasks(), self._timeouts())
