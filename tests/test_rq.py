@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 from redis import Redis
 from rq import Queue
 from rq.job import Job, JobStatus
@@ -269,6 +270,39 @@ def test_an_unknown_option(jobs: Any) -> None:
     """The error lists what there is."""
     with pytest.raises(GraphError, match=r"takes no option 'quue' .*queue, connection, timeout"):
         RQRouter(redis_connection=jobs.connection).node((), quue="words")(two)
+
+
+def test_a_url_instead_of_a_client(jobs: Any) -> None:
+    """For a router or a node; the client is made of it at once."""
+    router = RQRouter(jobs.URL)
+    with importable("two", router.node((), entry_point=True, connection=jobs.URL, queue="by")(two)):
+        router(n=1)
+    queue = Queue("by", connection=jobs.connection)
+    assert len(queue) == 1
+    queue.empty()
+    router.redis_connection.close()
+    router._lanes[f"{__name__}.two"].queue.connection.close()
+
+
+@pytest.mark.parametrize("wrong", ["localhost:6379", "redis://:secret@host:port/0", None, 6379])
+def test_what_is_no_client(jobs: Any, wrong: Any) -> None:
+    """The error says what is needed, and quotes no password."""
+    needed = "must be a client of redis-py, or a URL such as redis://localhost:6379/0"
+    with pytest.raises(GraphError, match=f"RQRouter: redis_connection {needed}") as caught:
+        RQRouter(wrong)
+    assert "secret" not in str(caught.value)
+    if wrong is not None:
+        router = RQRouter(jobs.connection)
+        with pytest.raises(GraphError, match=f'"x": connection {needed}'):
+            router.node((), name="x", connection=wrong)(two)
+        assert router.names == set()
+
+
+def test_an_asynchronous_client() -> None:
+    """RQ has no use for it."""
+    client = redis.asyncio.Redis()
+    with pytest.raises(GraphError, match=r"not of type redis\.asyncio\.client\.Redis"):
+        RQRouter(client)
 
 
 def test_options_of_celery(jobs: Any, caplog: pytest.LogCaptureFixture) -> None:

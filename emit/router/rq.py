@@ -21,6 +21,7 @@ from functools import reduce
 from pickle import PicklingError
 from typing import Any
 
+from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, Retry, get_current_job
 from rq.job import Job, JobStatus
@@ -69,7 +70,8 @@ class RQRouter(QueueRouter):
     Routes messages from one RQ job to the next.
 
     Args:
-        redis_connection: A client of redis-py, for the jobs of all nodes.
+        redis_connection: A client of redis-py for the jobs of all nodes, or the URL for one, such
+            as ``"redis://localhost:6379/0"``.
         args, kwargs: As for :class:`emit.router.Router`.
 
     ``router.node`` also takes
@@ -78,7 +80,7 @@ class RQRouter(QueueRouter):
     option          default
     ==============  ===================  ====================================================
     ``queue``       ``"default"``        the name of a queue, or an ``rq.Queue``
-    ``connection``  *redis_connection*   another client, for this node's jobs
+    ``connection``  *redis_connection*   another client or URL, for this node's jobs
     ``timeout``     None: RQ's, 180      seconds that a job may take. Of a node that is a
                                          program it is the program's own; give those a
                                          ``Queue(default_timeout=...)``
@@ -87,6 +89,9 @@ class RQRouter(QueueRouter):
 
     A node can be enqueued by hand as well: ``tasks.emit_words.delay(document=...)``. RQ finds it
     by its name in its module, so it must be there under its own name.
+
+    Raises:
+        GraphError: *redis_connection* is neither.
 
     Example:
         >>> router = RQRouter(redis_connection=Redis(), node_modules=["tasks"])
@@ -98,7 +103,7 @@ class RQRouter(QueueRouter):
 
     def __init__(self, redis_connection: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.redis_connection = redis_connection
+        self.redis_connection = _client("RQRouter: redis_connection", redis_connection)
         self._lanes: dict[str, Lane] = {}
         self._limits: dict[str, int] = {}  # by what RQ calls a node: its max_deliveries
         self._found: set[str] = set()
@@ -113,7 +118,8 @@ class RQRouter(QueueRouter):
         return self._job(node)
 
     def _lane(self, name: str, options: dict[str, Any]) -> Lane:
-        connection = options.pop("connection", None) or self.redis_connection
+        own = options.pop("connection", None)
+        connection = self.redis_connection if own is None else _client(f'"{name}": connection', own)
         queue = options.pop("queue", "default")
         if not isinstance(queue, Queue):
             queue = Queue(queue, connection=connection)
@@ -311,6 +317,27 @@ class RQRouter(QueueRouter):
 
     def forget(self, delivery: Delivery) -> None:
         """RQ forgets its count with the job."""
+
+
+def _client(option: str, connection: Any) -> Any:
+    """
+    Return a client of redis-py.
+
+    Raises:
+        GraphError: *connection* is none, nor a URL for one. The text does not quote it, as it may
+            hold a password.
+    """
+    needed = f"{option} must be a client of redis-py, or a URL such as redis://localhost:6379/0"
+    if isinstance(connection, str):
+        try:
+            return Redis.from_url(connection)
+        except ValueError:
+            text = "redis-py can't read the one given (in a password write / as %2F, : as %3A)"
+            raise GraphError(f"{needed}: {text}") from None
+    kind = type(connection)
+    if not hasattr(connection, "connection_pool") or kind.__module__.startswith("redis.asyncio"):
+        raise GraphError(f"{needed}, not of type {kind.__module__}.{kind.__qualname__}")
+    return connection
 
 
 def _after(earlier: DeadLetter, letter: DeadLetter) -> DeadLetter:
