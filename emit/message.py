@@ -65,6 +65,16 @@ class Message:
     def __contains__(self, name: object) -> bool:
         return name in self.__dict__
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """
+        The field, or *default* if there is none of that name.
+
+        Example:
+            >>> Message(word="rain").get("count", 1)
+            1
+        """
+        return self.__dict__.get(name, default)
+
     def keys(self) -> Any:
         """The names of the fields, so that ``**message`` and ``dict(message)`` work."""
         return self.__dict__.keys()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from copy import copy
 from functools import partial
-from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
+from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
 from emit.errors import GraphError
@@ -19,6 +19,9 @@ PLAIN = frozenset({str, int, float, bool, tuple})
 
 #: Outcomes that are not a result themselves but a way to results.
 _PENDING = frozenset({GeneratorType, CoroutineType, AsyncGeneratorType})
+
+#: Flags of a function's code, as in inspect, which takes longer to import than all of Emit.
+_VARARGS, _VARKEYWORDS = 4, 8
 
 
 class Handler:
@@ -171,6 +174,8 @@ class Node:
                 return results if self.stream else tuple(results)
         if outcome is NoResult or type(outcome) is NoResult:
             return NoResult
+        if outcome is None and self.fields:
+            return NoResult  # as of a program, where a bare return emits nothing either
         return fit(outcome)
 
 
@@ -231,4 +236,21 @@ def make_handler(func: Any) -> Callable[[Any], Any]:
             ) from error
     if not callable(func):
         raise GraphError(f"a node must be callable, not {func!r}")
-    return func  # type: ignore[no-any-return]
+    return _with_fields(func) if _takes_only_fields(func) else func
+
+
+def _takes_only_fields(func: Any) -> bool:
+    """True for ``def f(**fields)``, which can be called with no message."""
+    if type(func) is not FunctionType:
+        return False
+    code = func.__code__
+    kinds = code.co_flags & (_VARARGS | _VARKEYWORDS)
+    return (code.co_argcount, code.co_kwonlyargcount, kinds) == (0, 0, _VARKEYWORDS)
+
+
+def _with_fields(func: Callable[..., Any]) -> Callable[[Any], Any]:
+    def handler(msg: Any) -> Any:
+        return func(**vars(msg))
+
+    handler.__wrapped__ = func  # type: ignore[attr-defined]
+    return handler

@@ -67,6 +67,15 @@ def test_a_missing_item_is_a_key_error() -> None:
     assert getattr(msg, "wrd", "none") == "none"
 
 
+def test_get_has_a_default() -> None:
+    """An optional field is read as of a dict, in process as in a file."""
+    message = Message(word="rain", get="a field")
+    assert Message(word="rain").get("word") == "rain"
+    assert Message(word="rain").get("count") is None
+    assert Message(word="rain").get("count", 1) == 1
+    assert message.get == "a field"
+
+
 def test_as_dict_is_a_copy() -> None:
     """``as_dict`` gives a dictionary whose change leaves the message alone."""
     msg = Message(word="rain")

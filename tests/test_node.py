@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from emit import Message, NoResult, Router
+from emit import Message, NoResult, Router, ShellNode
 from emit.errors import GraphError, ResultError
 
 
@@ -203,3 +204,59 @@ def test_the_callers_dictionary_is_not_changed(router: Router) -> None:
     given = {"n": 1}
     node(given)
     assert given == {"n": 1}
+
+
+#: Functions that mean the same as a handler in this process and as a node of their own file.
+ALIKE = {
+    "a bare return": ("('word',)", "def f(msg):\n    if msg.n: return\n    return 1", ()),
+    "no return": ("('a', 'b')", "def f(msg): msg.n", ()),
+    "None, yielded": ("('word',)", "def f(msg): yield None", ({"word": None},)),
+    "None, by name": ("('word',)", "def f(msg): return {'word': None}", ({"word": None},)),
+    "async": ("('word',)", "async def f(msg): return None", ()),
+    "fields": ("('word',)", "def f(**fields): return fields['n']", ({"word": 1},)),
+    "fields called msg": ("('word',)", "def f(**msg): yield msg['n']", ({"word": 1},)),
+    "an optional field": ("('word',)", "def f(msg): return msg.get('m', 7)", ({"word": 7},)),
+    "an optional one": ("('word',)", "def f(msg): return getattr(msg, 'm', 7)", ({"word": 7},)),
+}
+
+
+@pytest.mark.parametrize("what", ALIKE)
+def test_in_process_as_in_a_file(router: Router, tmp_path: Path, what: str) -> None:
+    """The same function, declared with the same fields, has the same results and subscribers."""
+    fields, code, results = ALIKE[what]
+    (tmp_path / "f.py").write_text(code)
+    place: dict[str, Any] = {}
+    exec(code, place)
+    seen: list[Any] = []
+
+    class File(ShellNode):
+        file = tmp_path / "f.py"
+
+    for name, handler in (("here", place["f"]), ("file", File)):
+        node = router.node(eval(fields), name=name)(handler)
+        hear = router.node((), name, name=f"after {name}")
+        hear(lambda msg: seen.append({k: v for k, v in vars(msg).items() if k != "_origin"}))
+        outcome = node(n=1)
+        outcome = () if outcome is NoResult else outcome
+        assert (outcome if isinstance(outcome, tuple) else (outcome,)) == results
+        assert tuple(seen) == results
+        seen.clear()
+    router.close()
+
+
+def test_nothing_returned_without_fields(router: Router) -> None:
+    """A node without fields has something to tell its subscribers all the same: that it ran."""
+    ran: list[str] = []
+    first = router.node((), name="first")(lambda msg: None)
+    router.node((), "first", name="second")(lambda msg: ran.append("second"))
+    assert first(n=1) == {}
+    assert ran == ["second"]
+
+
+def test_a_handler_that_takes_only_fields(router: Router) -> None:
+    """It is told where the message comes from as one that takes a message."""
+    router.node(("n",), entry_point=True, name="start")(double)
+    got: list[Any] = []
+    router.node((), "start", name="end")(lambda **fields: got.append(fields))
+    router(n=1)
+    assert got == [{"n": 2, "_origin": "start"}]

@@ -198,7 +198,7 @@ def node(handler: Any = None, *, name: str = "") -> Any:
 
     A handler with exactly one parameter, called ``msg``, ``message``, ``m`` or ``_``, is given the
     whole message. Any other parameters are fields: each is passed by its name, a default makes it
-    optional, ``**rest`` takes what else there is, and without ``**rest`` that is left out.
+    optional, ``**rest`` takes what else there is (alone: all), and without it that is left out.
 
     What it returns or yields are results. None returned is no result; None yielded is one.
     """
@@ -231,8 +231,9 @@ class _Node:
         parameters = list(inspect.signature(self.handler).parameters.values())
         inner = inspect.unwrap(self.handler)
         self.is_async = inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
-        if [p.name for p in parameters] in (["msg"], ["message"], ["m"], ["_"]):
-            return
+        only = parameters[0] if len(parameters) == 1 else None
+        if only and only.kind < only.KEYWORD_ONLY and only.name in ("msg", "message", "m", "_"):
+            return  # but ``**msg``, as any ``**rest``, is the fields
         if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters):
             raise TypeError(f"{self.name} must take one `msg`, or the fields it needs by name")
         named = [p for p in parameters if p.kind != p.VAR_KEYWORD]

@@ -67,6 +67,14 @@ def rest(sku, **others):
     return others
 
 @node
+def fields(**fields):
+    return fields
+
+@node
+def all_of_it(**msg):
+    return msg
+
+@node
 def later(msg):
     raise Retry("busy", after=1.5)
 

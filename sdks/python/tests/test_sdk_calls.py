@@ -20,6 +20,8 @@ def test_ready_says_what_this_program_is(tmp_path, codec):
         assert host.ready["inputs"] == {
             "price": {"required": ["sku"], "optional": ["count"]},
             "rest": {"required": ["sku"], "optional": []},
+            "fields": {"required": [], "optional": []},
+            "all_of_it": {"required": [], "optional": []},
         }
         assert host.ready["caps"] == ["cancel"]
 
@@ -42,6 +44,8 @@ def test_ready_says_what_this_program_is(tmp_path, codec):
         ("price", {"sku": "a", "other": 1}, [["a", 1]]),
         ("price", {"sku": "a", "count": 2}, [["a", 2]]),
         ("rest", {"sku": "a", "b": 1}, [{"b": 1}]),
+        ("fields", {"sku": "a", "b": 1}, [{"sku": "a", "b": 1}]),
+        ("all_of_it", {"sku": "a"}, [{"sku": "a"}]),
     ],
 )
 def test_results_ride_on_end(tmp_path, codec, node, msg, results):
