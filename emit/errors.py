@@ -9,6 +9,7 @@
         RemoteError                 a handler in another process failed
       DispatchError                 the queue refused a message; ``__cause__`` is its own exception
       InProgress                    another process is at the same piece of work
+      LedgerError                   Emit's own Redis could not do what it was asked
       LetterNotFound (LookupError)  no dead letter of that id is stored
       Undelivered                   delivered again and again, and its worker died each time
       HostError                     the host's side: the node's process, its pipe, its pool
@@ -44,6 +45,7 @@ __all__ = [
     "HostError",
     "HostLost",
     "InProgress",
+    "LedgerError",
     "LetterNotFound",
     "NodeError",
     "PoolClosed",
@@ -160,6 +162,23 @@ class InProgress(EmitError):
         )
         self.key = key
         self.lease = lease
+
+
+class LedgerError(EmitError):
+    """
+    The Redis in which Emit keeps counts, marks and dead letters could not do what it was asked.
+    Nobody's message is at fault, so the message waits. ``__cause__`` is the client's exception.
+
+    Attributes:
+        doing: What it was asked to do.
+        where: Its address, without a password.
+    """
+
+    def __init__(self, doing: str, where: str, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        super().__init__(f"the Redis at {where} could not {doing}: {reason}")
+        self.doing = doing
+        self.where = where
 
 
 class LetterNotFound(EmitError, LookupError):

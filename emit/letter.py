@@ -44,6 +44,20 @@ class Cause:
     at: float
 
     @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Cause:
+        """
+        Make a cause of what ``dataclasses.asdict`` made of one, in this version of Emit or another.
+        Fields that this version does not know are left out, and those that it misses are empty.
+
+        Raises:
+            ValueError: It is no map.
+        """
+        if not isinstance(told, Mapping):
+            raise ValueError(f"a cause is a map, not {type(told).__name__}")
+        known = {name: told[name] for name in _NOTHING if name in told}
+        return cls(**{**_NOTHING, **known})
+
+    @classmethod
     def of(cls, error: BaseException, at: float) -> Cause:
         return cls(
             type=one_line(type(error).__name__, WORD),
@@ -53,6 +67,14 @@ class Cause:
             signal=getattr(error, "signal", None),
             at=at,
         )
+
+
+#: A cause of which nothing is known.
+_NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("type", "text", "stderr_tail"), ""),
+    **dict.fromkeys(("exit_code", "signal")),
+    "at": 0.0,
+}
 
 
 @dataclass(frozen=True)

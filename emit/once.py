@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from emit.errors import InProgress
+from emit.errors import EmitError, InProgress, LedgerError
 
-__all__ = ["claim", "idempotent"]
+__all__ = ["address", "asking", "claim", "idempotent"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,11 @@ def idempotent(
     """
     Do a sink's effect once for each key, however often its message is delivered.
 
-    The effect happens **at least once**, and it happens twice only if the process is killed, or
-    Redis is gone, between the end of the effect and the mark behind it, or if the effect takes
-    longer than *lease*. Where even that is too much, the effect must know its key itself: a
-    unique column in the same transaction, or the idempotency key of the service that is called.
+    The effect happens **at least once**. It happens twice only if the process is killed between
+    the end of the effect and the mark behind it, if Redis is gone then and the message comes
+    again, or if the effect takes longer than *lease*. If even that is too much, the effect must
+    know its key itself: a unique column in the same transaction, or the idempotency key of the
+    service that is called.
 
     Args:
         redis: A client of redis-py.
@@ -55,8 +56,8 @@ def idempotent(
     Raises:
         InProgress: Another process is at it, or was killed at it. Nothing was done: let it
             through, so that the message is tried again.
-        Exception: Redis is not there. Before the effect: nothing was done. After it: the effect
-            is done and the mark is not, so a repeat that comes after *lease* does it again.
+        LedgerError: Redis is not there, or refuses. Nothing was done: let it through, so that
+            the message waits. (If Redis goes away during the effect, the log says so.)
 
     Example:
         >>> def sink(msg):
@@ -65,7 +66,8 @@ def idempotent(
         ...             send_mail(msg.address)
     """
     mark, token = f"emit:once:{key}", uuid.uuid4().hex
-    held = _take(redis, mark, token, lease)
+    with asking(redis, "say whether it is done"):
+        held = _take(redis, mark, token, lease)
     if held == _DONE:
         yield False
         return
@@ -76,7 +78,42 @@ def idempotent(
     except BaseException:
         _let_go(redis, mark, token)
         raise
-    redis.set(mark, _DONE, px=_milliseconds(ttl))
+    try:
+        redis.set(mark, _DONE, px=_milliseconds(ttl))
+    except Exception as error:
+        # It is done: an exception would only have it done twice for certain.
+        text = "%s is done and not marked: if its message comes again after %g s, so does this: %s"
+        logger.warning(text, mark, lease, error)
+
+
+@contextmanager
+def asking(redis: Any, what: str) -> Iterator[None]:
+    """
+    Raise a LedgerError if what is done in the ``with`` block fails.
+
+    Args:
+        redis: The client that does it.
+        what: What it is asked to do.
+    """
+    try:
+        yield
+    except EmitError:
+        raise
+    except Exception as error:
+        raise LedgerError(what, address(redis), error) from error
+
+
+def address(redis: Any) -> str:
+    """
+    The place of a client's Redis, without its password.
+
+    Example:
+        >>> address(Redis(host="localhost", port=6379, db=1, password="secret"))
+        'localhost:6379/1'
+    """
+    told = getattr(getattr(redis, "connection_pool", None), "connection_kwargs", {})
+    where = told.get("path") or f"{told.get('host', 'localhost')}:{told.get('port', 6379)}"
+    return f"{where}/{told.get('db') or 0}"
 
 
 @contextmanager

@@ -110,6 +110,7 @@ LATER = [
     errors.HostLost(**NODE, path="/run/emit", reason="it is gone"),
     errors.DispatchError("refused"),
     errors.InProgress("key", 60),
+    errors.LedgerError("keep a dead letter", "localhost:6379/0", OSError("no way")),
 ]
 DEAD = [
     errors.RemoteError(**REMOTE, retry=False),
@@ -131,7 +132,7 @@ by_type = {"ids": lambda error: type(error).__name__}
 @pytest.mark.parametrize("attempt", [1, 3, 99])
 def test_later(error: Exception, attempt: int) -> None:
     """What was never tried is not charged, however often that happens."""
-    assert judge(error, attempt, retries=attempt * 10).fate == "later"
+    assert judge(error, attempt, waits=attempt * 10).fate == "later"
 
 
 def test_later_waits_for_the_breaker() -> None:

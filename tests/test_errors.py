@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "PoolClosed": {},
     "HostLost": {"path": "/tmp/host.sock", "reason": "connection refused"},
     "InProgress": {"key": "mail:7", "lease": 60.0},
+    "LedgerError": {"doing": "keep a dead letter", "where": "h:1/0", "error": OSError("no way")},
     "LetterNotFound": {"id": "7"},
     "Unavailable": {"retry_in": 1.5, "last": ValueError("x")},
     "Undelivered": {"deliveries": 5},
@@ -97,7 +98,9 @@ def test_copies(name: str) -> None:
     assert getattr(copy.copy(error), "may_have_run", None) == getattr(error, "may_have_run", None)
 
 
-@pytest.mark.parametrize("name", sorted({*ARGUMENTS} - {"InProgress", "LetterNotFound"}))
+@pytest.mark.parametrize(
+    "name", sorted({*ARGUMENTS} - {"InProgress", "LedgerError", "LetterNotFound"})
+)
 def test_texts_name_the_node_in_one_line(name: str) -> None:
     """The text is one line that names the node; what the node wrote is a note, not text."""
     text = str(make(name))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from emit.cli.checkup import Checked
+from emit.once import address
 from emit.router import Router
 
 #: Where Redis is if nobody says where.
@@ -42,7 +43,7 @@ def check_redis(url: str | None, router: Router | None, app: str | None) -> Iter
     except ValueError as error:  # the address is none
         yield Checked("queue", "redis", "broken", str(error), "such as redis://localhost:6379/0")
         return
-    where = _address(place.client) + (f", of {place.said_by}" if place.said_by else "")
+    where = address(place.client) + (f", of {place.said_by}" if place.said_by else "")
     try:
         with place.client as client:
             version = client.info("server")["redis_version"]
@@ -72,13 +73,6 @@ def _impatient(redis: Any, client: Any) -> Any:
     return redis.Redis.from_pool(
         redis.ConnectionPool(pool.connection_class, **{**pool.connection_kwargs, **limits})
     )
-
-
-def _address(client: Any) -> str:
-    """Where a client's Redis is, without its password."""
-    told = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
-    where = told.get("path") or f"{told.get('host', 'localhost')}:{told.get('port', 6379)}"
-    return f"{where}/{told.get('db') or 0}"
 
 
 def check_workers(router: Router, app: str) -> Iterator[Checked]:
@@ -115,7 +109,7 @@ def _ask_rq(queue: Any) -> Checked:
     """A worker that was killed is still on Redis's list for as long as its heartbeat may take."""
     from rq import Worker
 
-    what = f'of the queue "{queue.name}" at {_address(queue.connection)}'
+    what = f'of the queue "{queue.name}" at {address(queue.connection)}'
     try:
         workers = Worker.all(queue=queue)
     except Exception as error:

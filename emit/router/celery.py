@@ -12,27 +12,29 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Celery, Task, current_task, signals
 from celery.app.task import Context as Request
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import cwd_in_path
 from kombu.exceptions import EncodeError as KombuEncodeError
+from kombu.utils.url import maybe_sanitize_url
 
-from emit.celery import check_worker, problems, redis_of, visibility
+from emit.celery import check_worker, problems, redis_of, redis_url, visibility
 from emit.dead import DeadLetters
-from emit.errors import DispatchError, EncodeError, GraphError
+from emit.errors import DispatchError, EncodeError, GraphError, LedgerError
 from emit.letter import Cause, DeadLetter
 from emit.router import celery_host
 from emit.router.delivery import Parcel, opened
 from emit.router.ledger import Ledger
 from emit.router.naming import get_name
 from emit.router.queued import QueueRouter
-from emit.router.receiver import Delivery, Unsettled
+from emit.router.receiver import Delivery, Ended
 from emit.text import one_line
 
 __all__ = ["CeleryRouter"]
@@ -44,9 +46,15 @@ HEADER = "emit"
 #: epoch.
 UNTIL = "emit-until"
 
-#: Seconds before a message goes back that could be neither finished nor put back: what is
-#: missing (Redis, most likely) is asked for so often, and not as fast as it can refuse.
-_PAUSE = 1.0
+#: The header of one that was put back without a charge: how often.
+WAITS = "emit-waits"
+
+#: The header of one that was put back before a delivery was counted: the name of that delivery.
+REPEAT = "emit-repeat"
+
+#: Seconds before a message goes back that could be neither finished nor put back. They double with
+#: each, up to the second number: the broker refuses, and is not asked as fast as it can refuse.
+_PAUSES = (1.0, 30.0)
 
 #: Seconds between two looks of a pool's process for its master.
 _LOOK = 0.25
@@ -80,6 +88,7 @@ class CeleryRouter(QueueRouter):
         self.celery_task = _checked("CeleryRouter", celery_task)
         self._tasks: dict[str, str] = {}
         self._ledger: tuple[int, Ledger | None] | None = None
+        self._unsettled = 0  # messages in a row that went back as they were
         celery_host.connect()
         signals.import_modules.connect(self._import, weak=False)
         signals.celeryd_after_setup.connect(self._check, weak=False)
@@ -132,6 +141,7 @@ class CeleryRouter(QueueRouter):
         *,
         delay: float = 0.0,
         causes: Sequence[Cause] = (),
+        waits: int = 0,
     ) -> Any:
         """
         Send messages as one task; its id is that of the message.
@@ -147,22 +157,33 @@ class CeleryRouter(QueueRouter):
         options = _without_payload(origin, len(parcel.ids)) | _when(task.app, delay)
         if causes:
             options.setdefault("headers", {})[HEADER] = _to_header(causes)
+        if waits:
+            options.setdefault("headers", {})[WAITS] = waits
         with _publishing(origin, destination, task):
             return task.apply_async(
                 (), parcel.envelope(origin), task_id=parcel.id, add_to_parent=False, **options
             )
 
     def put_back(
-        self, delivery: Delivery, error: Exception | None, *, delay: float, causes: Sequence[Cause]
+        self,
+        delivery: Delivery,
+        error: Exception | None,
+        *,
+        delay: float,
+        causes: Sequence[Cause],
+        waits: int,
+        repeat: str,
     ) -> Any:
         """Send the same task again, with all that Celery knows of it, and end this one."""
         task, request = delivery.native, delivery.native.request
         options = _without_payload(delivery.origin, len(delivery.parcel.ids))
         options |= _when(task.app, delay)
-        new = {HEADER: _to_header(causes), **options.pop("headers", {UNTIL: None})}
-        headers = {**(request.headers or {}), **new}
+        new = {HEADER: _to_header(causes), WAITS: waits, REPEAT: repeat, UNTIL: None}
+        headers = {**(request.headers or {}), **new, **options.pop("headers", {})}
+        # A message that only waits uses up none of the retries that its author allows.
+        charged = len(causes) > len(delivery.causes)
         signature = task.signature_from_request(
-            request, retries=request.retries + 1, headers=headers, **options
+            request, retries=request.retries + charged, headers=headers, **options
         )
         signature.apply_async()
         why = f": {one_line(str(error))}" if error else ""
@@ -176,28 +197,48 @@ class CeleryRouter(QueueRouter):
         message = self.get_message_from_call(*args[bound:], **kwargs)
         if not task or task.request.called_directly:
             return self._receiver.call(node, message, task if bound else None)
-        delivery = _delivery(task, message, bound)
         try:
+            delivery = _delivery(task, message, bound)
             self._wait_on(delivery)
-            return self._receiver.deliver(node, delivery)
-        except Unsettled as error:
-            self.logger.error('"%s": %s stays in the queue: %s', node.name, task.request.id, error)
-            time.sleep(_PAUSE)
-            # Without its cause: a worker that waits for its broker reads no answers, and a long
-            # traceback, stuck half-way in the pipe when the soft limit strikes, is its end.
-            raise Reject(str(error), requeue=True) from None
+            outcome = self._receiver.deliver(node, delivery)
+        except self.signals:
+            raise
+        except Ended as end:
+            error = end.error
+        except Exception as unsettled:
+            self._keep_in_queue(node, task, unsettled)
+        else:
+            self._unsettled = 0
+            return outcome
+        raise error  # here, so that it keeps the cause that it has
+
+    def _keep_in_queue(self, node: Any, task: Any, error: Exception) -> NoReturn:
+        """
+        Give a message back to the broker as it is, which is all that is left.
+
+        An exception would not do: to Celery it is the task's failure, and rejects it for good.
+        """
+        self._unsettled += 1
+        self._receiver.say(node, "stay", "%s stays in the queue: %s", task.request.id, error)
+        with suppress(SoftTimeLimitExceeded):  # then there is no time to wait
+            time.sleep(min(_PAUSES[0] * 2.0 ** min(self._unsettled - 1, 63), _PAUSES[1]))
+        # Without its cause: a worker that waits for its broker reads no answers, and a long
+        # traceback, stuck half-way in the pipe when the soft limit strikes, is its end.
+        raise Reject(str(error), requeue=True) from None
 
     def _wait_on(self, delivery: Delivery) -> None:
         """Put back what has waited for as long as the broker may have it wait at a time."""
         until = (delivery.native.request.headers or {}).get(UNTIL)
         if until is None or (left := until - time.time()) <= 0 or delivery.eager:
             return
-        try:
-            self.put_back(delivery, None, delay=left, causes=delivery.causes)
-        except Retry:
-            raise
-        except Exception as error:
-            raise Unsettled(str(error)) from error
+        self.put_back(
+            delivery,
+            None,
+            delay=left,
+            causes=delivery.causes,
+            waits=delivery.waits,
+            repeat=delivery.repeat,
+        )
 
     def wants_retry(self, delivery: Delivery, error: Exception) -> bool:
         """Whether Celery's own ``autoretry_for`` is about to try again."""
@@ -235,14 +276,14 @@ class CeleryRouter(QueueRouter):
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
         """Keep a dead letter in Redis; without one the error is all that is left of it."""
-        self.logger.error("%s is given up: %r", letter.id, letter)
         ledger = self._keep(delivery)
         if ledger is not None:
             ledger.bury(letter)
+        self.logger.error("%s is given up: %r", letter.id, letter)
 
     def count(self, delivery: Delivery) -> int:
         ledger = self._keep(delivery)
-        return ledger.count(delivery.id) if ledger is not None else 1
+        return ledger.count(delivery.id, delivery.repeat) if ledger is not None else 1
 
     def forget(self, delivery: Delivery) -> None:
         ledger = self._keep(delivery)
@@ -252,7 +293,11 @@ class CeleryRouter(QueueRouter):
     def _keep(self, delivery: Delivery) -> Ledger | None:
         """Made in the process that uses it: a connection does not survive a fork."""
         if self._ledger is None or self._ledger[0] != os.getpid():
-            client = redis_of(delivery.native.app)
+            try:
+                client = redis_of(delivery.native.app)
+            except Exception as error:
+                url = redis_url(delivery.native.app)
+                raise LedgerError("be reached", maybe_sanitize_url(url), error) from error
             self._ledger = (os.getpid(), Ledger(client) if client is not None else None)
         return self._ledger[1]
 
@@ -353,13 +398,14 @@ def _delivery(task: Any, message: Any, bound: bool) -> Delivery:
     request = task.request
     headers: Mapping[str, Any] = request.headers or {}
     origin, parcel = opened(request.id, vars(message))
+    redelivered = (request.delivery_info or {}).get("redelivered")
     return Delivery(
         id=request.id,
         origin=origin,
         parcel=parcel,
         causes=_from_header(headers.get(HEADER)),
-        retries=request.retries,
-        is_repeat=bool((request.delivery_info or {}).get("redelivered")),
+        waits=headers.get(WAITS) or 0,
+        repeat=str(uuid.uuid4()) if redelivered else headers.get(REPEAT) or "",
         traceparent=headers.get("traceparent"),
         native=task,
         bound=bound,
@@ -373,4 +419,4 @@ def _to_header(causes: Sequence[Cause]) -> list[dict[str, Any]]:
 
 
 def _from_header(header: Any) -> tuple[Cause, ...]:
-    return tuple(Cause(**cause) for cause in header or ())
+    return tuple(map(Cause.read, header or ()))

@@ -24,6 +24,7 @@ import orjson
 from emit.errors import (
     DispatchError,
     InProgress,
+    LedgerError,
     PoolClosed,
     PoolTimeout,
     RemoteError,
@@ -39,10 +40,10 @@ NAMESPACE = uuid.UUID("6d6c5f0e-3a86-5b1a-9d53-0c8c0c0f6e17")
 BATCH_BYTES = 256 * 1024
 
 #: The message was never with its handler, or another delivery of it is at work, or its results
-#: could not be sent: nobody's fault.
+#: could not be sent, or its end could not be written down: nobody's fault.
 _NOT_TRIED = (
     *(StartError, StartTimeout, Unavailable, PoolTimeout, PoolClosed),
-    *(InProgress, DispatchError),
+    *(InProgress, DispatchError, LedgerError),
 )
 
 Fate = Literal["retry", "later", "dead"]
@@ -167,15 +168,15 @@ def judge(
     attempt: int,
     policy: Policy = Policy(),
     *,
-    retries: int = 0,
+    waits: int = 0,
     again: bool = False,
 ) -> Verdict:
     """
     What is done with a message whose attempt has ended in *error*.
 
     * It was never tried (its program can't be started, all processes are busy, the breaker is
-      open), another worker is at it (``InProgress``), or the queue refused its results: later,
-      and not charged.
+      open), another worker is at it (``InProgress``), the queue refused its results, or Emit's own
+      Redis is not there: later, and not charged.
     * The handler asks for another attempt, or *again*: retry, with the delay that it asks for,
       until ``max_attempts``.
     * All else is dead: the handler failed; the message can't be sent to it at all; or its
@@ -185,7 +186,7 @@ def judge(
         error: What it ended in.
         attempt: Which attempt that was, counted from 1.
         policy: The limits.
-        retries: How often the message was put back before, for the backoff of *later*.
+        waits: How often the message was put back before, for the backoff of *later*.
         again: Another attempt may help: it was cut off by a time limit, say.
 
     Example:
@@ -194,7 +195,7 @@ def judge(
     """
     if isinstance(error, _NOT_TRIED):
         soonest = getattr(error, "retry_in", 0.0)
-        return Verdict("later", max(policy.wait(retries + 1), soonest))
+        return Verdict("later", max(policy.wait(waits + 1), soonest))
     again = again or (isinstance(error, RemoteError) and error.retry is True)
     if not again or attempt >= policy.max_attempts:
         return Verdict("dead")

@@ -62,9 +62,18 @@ class QueueRouter(Router):
         *,
         delay: float = 0.0,
         causes: Sequence[Cause] = (),
+        waits: int = 0,
     ) -> Any:
         """
         Give the queue one or several messages, as one of its own.
+
+        Args:
+            origin: The node that they come from.
+            destination: The node that they go to.
+            parcel: The messages.
+            delay: Seconds until they are to be delivered.
+            causes: Why their attempts failed.
+            waits: How often they were put back since, without a charge.
 
         Raises:
             GraphError: There is no node *destination*.
@@ -73,21 +82,53 @@ class QueueRouter(Router):
         raise NotImplementedError
 
     def put_back(
-        self, delivery: Delivery, error: Exception, *, delay: float, causes: Sequence[Cause]
+        self,
+        delivery: Delivery,
+        error: Exception,
+        *,
+        delay: float,
+        causes: Sequence[Cause],
+        waits: int,
+        repeat: str,
     ) -> Any:
-        """Have a single message delivered again in *delay* seconds, its attempts being *causes*."""
+        """
+        Have what was delivered delivered again.
+
+        Args:
+            delivery: What was delivered.
+            error: Why.
+            delay: In so many seconds.
+            causes: Why its attempts failed, this one included if it is charged.
+            waits: How often it was put back since the last of them, this time included.
+            repeat: The name of this delivery if its end is not known; the next one takes it over.
+        """
         raise NotImplementedError
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
-        """Keep a dead letter. What this raises must keep the message in the queue."""
+        """
+        Keep a dead letter.
+
+        Raises:
+            LedgerError: It could not be kept.
+        """
         raise NotImplementedError
 
     def count(self, delivery: Delivery) -> int:
-        """Count a repeated delivery. Returns its number, 2 for the first that is counted."""
+        """
+        Count a repeated delivery. Returns its number, 2 for the first that is counted.
+
+        Raises:
+            LedgerError: It could not be counted.
+        """
         raise NotImplementedError
 
     def forget(self, delivery: Delivery) -> None:
-        """Its end is known: count from the start, should it ever come again."""
+        """
+        Its end is known: count from the start, should it ever come again.
+
+        Raises:
+            LedgerError: The count stays.
+        """
         raise NotImplementedError
 
     def wants_retry(self, delivery: Delivery, error: Exception) -> bool:

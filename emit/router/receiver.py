@@ -5,20 +5,23 @@ failed.
 The order is: count the delivery if it was delivered before, run the handler, send all results,
 and only then return, which is when the queue may forget the message. Whatever happens in
 between, the queue still has it, and a repeat sends its results with the same ids.
+
+The queue hears of a failure only as :class:`Ended`, once the dead letter is kept. Everything else
+that goes wrong, above all with the Redis of counts and letters, has the message wait.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emit import context
 from emit.context import Context
-from emit.errors import DispatchError, Undelivered
+from emit.errors import LedgerError, Undelivered
 from emit.letter import Cause, DeadLetter
 from emit.message import Message, NoResult
 from emit.node import Node
@@ -54,8 +57,9 @@ class Delivery:
         origin: The node that it comes from.
         parcel: The messages.
         causes: Why the attempts before it failed.
-        retries: How often it was put back, charged or not.
-        is_repeat: The queue has delivered it before and has not heard of its end.
+        waits: How often it was put back since, without a charge.
+        repeat: A name of this delivery, if the queue has delivered the message before and has
+            not heard of its end; empty: it has not.
         traceparent: The sender's W3C trace context, or None.
         native: What the queue's library calls it: a Celery task, an RQ job.
         bound: The handler takes *native* as its first argument.
@@ -66,8 +70,8 @@ class Delivery:
     origin: str
     parcel: Parcel
     causes: tuple[Cause, ...] = ()
-    retries: int = 0
-    is_repeat: bool = False
+    waits: int = 0
+    repeat: str = ""
     traceparent: str | None = None
     native: Any = None
     bound: bool = False
@@ -83,8 +87,22 @@ class Delivery:
         return len(self.parcel.ids) > 1
 
 
+class Ended(Exception):
+    """
+    A message has failed for good. Its dead letter is kept; or the failure is not Emit's business,
+    as of a task that is run at once by its sender.
+
+    Attributes:
+        error: The failure, which the queue is to be told.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+
+
 class Unsettled(Exception):
-    """What failed could not be put back or kept either: the queue must not forget the message."""
+    """A message could neither be finished nor put back: the queue must not forget it."""
 
 
 @dataclass
@@ -106,7 +124,7 @@ class Receiver:
     def __init__(self, router: QueueRouter, plans: dict[str, Plan]) -> None:
         self._router = router
         self._plans = plans
-        self._warned: dict[str, float] = {}  # when, for each node that had messages wait
+        self._warned: dict[tuple[str, str], float] = {}  # when, for each node and kind of trouble
 
     def call(self, node: Node, message: Message, native: Any = None) -> Any:
         """A call in this process: run the node here, and give its results to the queue."""
@@ -123,36 +141,90 @@ class Receiver:
             ``return_results``, what a call would return (None for no result).
 
         Raises:
+            Ended: A single message has failed for good.
             Unsettled: The queue has to keep the message.
-            Exception: A single message was given up, and is a dead letter now; or what the
-                router's ``put_back`` raises to tell the queue.
+            Exception: What the router's ``put_back`` raises to tell the queue.
         """
         if delivery.bound:
             node = node.bound(delivery.native)
-        if not delivery.is_repeat:
-            return self._deliver(node, delivery)
-        if delivery.is_batch and not self._plans[node.name].many:
-            return self._split(node, delivery)
         try:
-            outcome = self._deliver_again(node, delivery)
-        except Exception:  # an end as well; the worker's own end is none
-            self._router.forget(delivery)
+            return self._receive(node, delivery)
+        except self._router.signals:
             raise
-        self._router.forget(delivery)
+        except (Ended, Unsettled):
+            raise
+        except Exception as error:
+            if delivery.eager:
+                raise Ended(error) from error
+            return self._wait(node, delivery, error)
+
+    def _receive(self, node: Node, delivery: Delivery) -> Any:
+        plan = self._plans[node.name]
+        if not delivery.repeat:
+            return self._deliver(node, delivery)
+        if delivery.is_batch and not plan.many:
+            return self._split(node, delivery)
+        limit = plan.policy.max_deliveries
+        if self._router.count(delivery) > limit:
+            outcome = self._give_up(node, delivery, Undelivered(node=node.name, deliveries=limit))
+        else:
+            try:
+                outcome = self._deliver(node, delivery)
+            except Exception:  # an end as well; the worker's own end is none
+                self._forget(node, delivery)
+                raise
+        self._forget(node, delivery)
         return outcome
 
-    def _deliver_again(self, node: Node, delivery: Delivery) -> Any:
-        limit = self._plans[node.name].policy.max_deliveries
-        with self._settling():
-            is_stuck = self._router.count(delivery) > limit
-        if not is_stuck:
-            return self._deliver(node, delivery)
+    def _give_up(self, node: Node, delivery: Delivery, error: Undelivered) -> Any:
         if delivery.is_batch:
             return self._split(node, delivery)
-        error = Undelivered(node=node.name, deliveries=limit)
-        with self._settling():
-            self._bury(node, delivery, 0, error)
-        raise error
+        self._bury(node, delivery, 0, error)
+        self._forget(node, delivery)
+        raise Ended(error)
+
+    def _forget(self, node: Node, delivery: Delivery) -> None:
+        """Forget the count of the deliveries. What comes of them does not depend on it."""
+        try:
+            self._router.forget(delivery)
+        except Exception as error:
+            self.say(node, "forget", "%s: %s", delivery.id, error)
+
+    def _wait(self, node: Node, delivery: Delivery, error: Exception) -> Any:
+        """Put back a message of which nothing could be settled. Nobody is charged."""
+        delay = self._plans[node.name].policy.wait(delivery.waits + 1)
+        self._tell(node, delivery.id, delay, error)
+        return self._put_back(delivery, error, delay, repeat=delivery.repeat)
+
+    def _put_back(
+        self,
+        delivery: Delivery,
+        error: Exception,
+        delay: float,
+        *,
+        causes: Sequence[Cause] | None = None,
+        repeat: str = "",
+    ) -> Any:
+        """
+        Have a message delivered again.
+
+        Args:
+            causes: Why its attempts failed, if this one is charged to it.
+            repeat: The name of this delivery, if it has to be counted again.
+
+        Raises:
+            Unsettled: The queue did not take it.
+        """
+        waits = delivery.waits + 1 if causes is None else 0
+        causes = delivery.causes if causes is None else causes
+        try:
+            return self._router.put_back(
+                delivery, error, delay=delay, causes=causes, waits=waits, repeat=repeat
+            )
+        except self._router.signals:
+            raise
+        except Exception as second:
+            raise Unsettled(f"{error}; and it can't be put back: {second}") from second
 
     def _deliver(self, node: Node, delivery: Delivery) -> Any:
         token = context.current.set(None)
@@ -162,16 +234,6 @@ class Receiver:
             return self._deliver_one(node, delivery)
         finally:
             context.current.reset(token)
-
-    @contextmanager
-    def _settling(self) -> Iterator[None]:
-        """Whatever fails in here, even a time limit, leaves the message where it is."""
-        try:
-            yield
-        except self._router.signals:
-            raise
-        except Exception as error:
-            raise Unsettled(f"{type(error).__name__}: {error}") from error
 
     # -- a single message ------------------------------------------------------------------
 
@@ -184,32 +246,29 @@ class Receiver:
         except self._router.signals:
             raise
         except Exception as error:
-            if delivery.eager or self._router.wants_retry(delivery, error):
-                raise
-            with self._settling():
+            if not delivery.eager and not self._router.wants_retry(delivery, error):
                 self._failed(node, delivery, error)
-            raise
+            raise Ended(error) from error
         if self._plans[node.name].return_results:
             return None if outcome is NoResult else outcome
         return len(outcome) if type(outcome) is tuple else int(outcome is not NoResult)
 
-    def _failed(self, node: Node, delivery: Delivery, error: Exception) -> None:
+    def _failed(self, node: Node, delivery: Delivery, error: Exception) -> Any:
         verdict = self._judge(node, delivery, error)
         if verdict.fate == "dead":
             return self._bury(node, delivery, 0, error)
-        causes = delivery.causes
         if verdict.fate == "retry":
-            causes = (*causes, Cause.of(error, time.time()))
-        else:
-            self._tell(node, delivery.id, verdict.delay, error)
-        self._router.put_back(delivery, error, delay=verdict.delay, causes=causes)
+            causes = (*delivery.causes, Cause.of(error, time.time()))
+            return self._put_back(delivery, error, verdict.delay, causes=causes)
+        self._tell(node, delivery.id, verdict.delay, error)
+        return self._put_back(delivery, error, verdict.delay)
 
     def _judge(self, node: Node, delivery: Delivery, error: Exception) -> Verdict:
         return judge(
             error,
             delivery.attempt,
             self._plans[node.name].policy,
-            retries=delivery.retries,
+            waits=delivery.waits,
             again=isinstance(error, self._router.interrupts)
             or self._router.wants_retry(delivery, error),
         )
@@ -242,15 +301,9 @@ class Receiver:
                 run(node, delivery, tally, outbox)
         except self._router.interrupts:
             tally = Tally()  # those done have not been able to send their results
-        except DispatchError as error:
-            with self._settling():
-                delay = self._judge(node, delivery, error).delay
-                self._router.put_back(delivery, error, delay=delay, causes=())
-            return 0
         if delivery.eager and tally.failed:
             raise next(iter(tally.failed.values()))
-        with self._settling():
-            self._settle(node, delivery, tally)
+        self._settle(node, delivery, tally)
         return tally.results
 
     def _run_together(self, node: Node, delivery: Delivery, tally: Tally, outbox: Outbox) -> None:
@@ -332,37 +385,50 @@ class Receiver:
         for number, error in tally.failed.items():
             verdict = self._judge(node, delivery, error)
             if verdict.fate == "dead":
-                self._bury(node, delivery, number, error)
-            elif verdict.fate == "retry":
+                verdict, error = self._try_to_bury(node, delivery, number, error)
+            if verdict.fate == "retry":
                 self._send_alone(node, delivery, number, verdict.delay, error)
-            else:
+            elif verdict.fate == "later":
                 later.ids.append(ids[number])
                 later.messages.append(messages[number])
                 delay, why = max(delay, verdict.delay), error
         if later.ids:
             self._tell(node, delivery.id, delay, why)
-            self._router.send(delivery.origin, node.name, later, delay=delay)
+            waits = delivery.waits + 1
+            self._router.send(delivery.origin, node.name, later, delay=delay, waits=waits)
         settled = tally.done | tally.failed.keys()
         for number in range(len(ids)):
             if number not in settled:
                 self._send_alone(node, delivery, number)
+
+    def _try_to_bury(
+        self, node: Node, delivery: Delivery, number: int, error: Exception
+    ) -> tuple[Verdict, Exception]:
+        """Bury a message of a batch. If that can't be done it alone runs again, later."""
+        try:
+            self._bury(node, delivery, number, error)
+        except LedgerError as second:
+            return self._judge(node, delivery, second), second
+        return Verdict("dead"), error
 
     def _tell(self, node: Node, id: str, delay: float, error: Exception) -> None:
         """
         Say that a message waits. Nobody is charged, so it may go on for days, and whoever reads
         the log has to know; but thousands may wait, for the same cause.
         """
+        self.say(node, "wait", "%s waits for %.3g s: %s", id, delay, one_line(str(error)))
+
+    def say(self, node: Node, kind: str, text: str, *values: object) -> None:
+        """Log as a warning once a minute for each node and kind, and else at INFO."""
         now = time.monotonic()
-        is_news = now - self._warned.get(node.name, -_QUIET) >= _QUIET
+        is_news = now - self._warned.get((node.name, kind), -_QUIET) >= _QUIET
         if is_news:
-            self._warned[node.name] = now
-        level = logging.WARNING if is_news else logging.INFO
-        _log.log(level, '"%s": %s waits for %.3g s: %s', node.name, id, delay, one_line(str(error)))
+            self._warned[node.name, kind] = now
+        _log.log(logging.WARNING if is_news else logging.INFO, f'"%s": {text}', node.name, *values)
 
     def _split(self, node: Node, delivery: Delivery) -> int:
         """Its worker died with it, and one message may be why: each runs again alone."""
-        with self._settling():
-            self._settle(node, delivery, Tally())
+        self._settle(node, delivery, Tally())
         return 0
 
     def _send_alone(

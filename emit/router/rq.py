@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import reduce
@@ -30,14 +30,14 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
 from emit.dead import DeadLetters
-from emit.errors import DispatchError, EncodeError, GraphError, InProgress, LetterNotFound
+from emit.errors import DispatchError, EncodeError, GraphError, InProgress
 from emit.letter import Cause, DeadLetter
 from emit.router.delivery import Parcel, opened
 from emit.router.lane import Lane, problems, seconds
 from emit.router.ledger import Ledger
 from emit.router.naming import look_like
 from emit.router.queued import QueueRouter
-from emit.router.receiver import Delivery, Unsettled
+from emit.router.receiver import Delivery, Ended
 from emit.router.rq_log import log_with_worker
 
 __all__ = ["RQRouter"]
@@ -45,6 +45,9 @@ __all__ = ["RQRouter"]
 #: Where in a job's ``meta`` the causes of its earlier attempts are. Only the jobs that Emit sends
 #: have it; for one that somebody enqueues by hand RQ counts what it was told to.
 META = "emit"
+
+#: Where in it is how often the job was put back without a charge.
+WAITS = "emit-waits"
 
 #: Causes that a dead letter of a job keeps: the first, and the latest of the others.
 _REMEMBERED = 20
@@ -163,6 +166,7 @@ class RQRouter(QueueRouter):
         *,
         delay: float = 0.0,
         causes: Sequence[Cause] = (),
+        waits: int = 0,
     ) -> Job:
         """
         Enqueue messages as one job; its id is that of the message.
@@ -181,7 +185,7 @@ class RQRouter(QueueRouter):
                 timeout=lane.timeout,
                 result_ttl=lane.result_ttl,
                 description=f"{destination}({_without_payload(origin, parcel)})",
-                meta={META: [_short(cause) for cause in causes]},
+                meta=_meta(causes, waits),
                 retry=Retry(max=self._life(_path(function))),
             )
             job.data  # noqa: B018  # it is serialized here, where its faults are told apart
@@ -226,14 +230,25 @@ class RQRouter(QueueRouter):
         return bool(queue.connection.exists(RQScheduler.get_locking_key(queue.name)))
 
     def put_back(
-        self, delivery: Delivery, error: Exception, *, delay: float, causes: Sequence[Cause]
+        self,
+        delivery: Delivery,
+        error: Exception,
+        *,
+        delay: float,
+        causes: Sequence[Cause],
+        waits: int,
+        repeat: str,
     ) -> Any:
         """Have RQ run the same job again, and end this run of it."""
         job: Any = delivery.native
-        job.meta[META] = [_short(cause) for cause in causes]
-        job.retries_left = self._life(job.func_name)
+        job.meta |= _meta(causes, waits)
+        if not repeat:  # else RQ's count of what is left stays as it is
+            job.retries_left = self._life(job.func_name)
         queue = Queue(job.origin, connection=job.connection)
-        scheduled = self._schedules(queue, delay)
+        try:
+            scheduled = self._schedules(queue, delay)
+        except RedisError:  # RQ is about to find out by itself
+            scheduled = False
         if not scheduled:
             time.sleep(min(delay, _LONGEST_WAIT))
         once_more = (job.number_of_retries or 0) + 1
@@ -255,18 +270,19 @@ class RQRouter(QueueRouter):
             return self._receiver.deliver(node, delivery)
         except Again as again:
             return again.retry
-        except Unsettled as error:
-            self.logger.error('"%s": %s stays in the queue: %s', node.name, job.id, error)
+        except Ended as end:
+            job.retries_left = 0  # it is a dead letter now
+            error = end.error
+        except Exception as unsettled:
+            self._receiver.say(node, "stay", "%s stays in the queue: %s", job.id, unsettled)
             # RQ takes one off, and this delivery is not to count.
             left = self._life(job.func_name) if job.retries_left is None else job.retries_left
             job.retries_left = max(1, left) + 1
             raise
-        except Exception:
-            job.retries_left = 0  # it is a dead letter now
-            raise
         finally:
             if os.environ.get("RQ_JOB_ID") == job.id:  # this process is forked for the job alone
                 self.close()
+        raise error  # here, so that it keeps the cause that it has
 
     def _renew(self, job: Any) -> Retry:
         """
@@ -281,13 +297,14 @@ class RQRouter(QueueRouter):
 
     def _delivery(self, node: Any, job: Any, message: Any) -> Delivery:
         origin, parcel = opened(job.id, vars(message))
+        left = job.retries_left
         return Delivery(
             id=job.id,
             origin=origin,
             parcel=parcel,
-            causes=tuple(Cause(**cause) for cause in job.meta.get(META, ())),
-            retries=job.number_of_retries or 0,
-            is_repeat=META in job.meta and job.retries_left < self._life(job.func_name),
+            causes=tuple(map(Cause.read, job.meta.get(META) or ())),
+            waits=job.meta.get(WAITS) or 0,
+            repeat=str(left) if META in job.meta and left < self._life(job.func_name) else "",
             traceparent=job.meta.get("traceparent"),
             native=job,
             eager=not self._lanes[node.name].queue.is_async,
@@ -305,11 +322,10 @@ class RQRouter(QueueRouter):
         Keep a dead letter in the Redis that the job came from, with the causes of an earlier one
         of the same message: its job was requeued.
         """
-        self.logger.error("%s is given up: %r", letter.id, letter)
         ledger = Ledger(delivery.native.connection)
-        with suppress(LetterNotFound):
-            letter = _after(ledger.letters.show(letter.id), letter)
-        ledger.bury(letter)
+        earlier = ledger.find(letter.id)
+        ledger.bury(letter if earlier is None else _after(earlier, letter))
+        self.logger.error("%s is given up: %r", letter.id, letter)
 
     def count(self, delivery: Delivery) -> int:
         job: Any = delivery.native
@@ -390,6 +406,11 @@ def _without_payload(origin: str, parcel: Parcel) -> str:
     """What logs and dashboards show in place of a job's arguments."""
     count = len(parcel.ids)
     return f"<{'a message' if count == 1 else f'{count} messages'} from {origin or 'a call'}>"
+
+
+def _meta(causes: Sequence[Cause], waits: int) -> dict[str, Any]:
+    """What Emit has to know of a job beside its message."""
+    return {META: [_short(cause) for cause in causes], WAITS: waits}
 
 
 def _short(cause: Cause) -> Mapping[str, Any]:

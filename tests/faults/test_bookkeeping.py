@@ -1,0 +1,152 @@
+"""
+Whatever becomes of a command to Emit's own Redis, it decides nothing about a message.
+
+A worker handles messages of every kind, and all commands that Emit makes meanwhile are noted. Then
+each of them fails in turn while such messages come, until somebody has noticed; and in the end each
+message is where it belongs. ``pytest -s`` prints what failed and what happened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emit.dead import DeadLetters
+from tests.faults.nodes import CHAOS
+from tests.queues.faulty import KINDS
+from tests.queues.notes import graph
+from tests.queues.worker import Worker, celery_worker, eventually, rq_worker
+
+pytestmark = pytest.mark.requires("redis-server")
+
+#: How each message ends: as done, or as a dead letter with a cause of this type.
+ENDS = {
+    "well": "done",
+    "well_after_a_death": "done",
+    "once": "done",
+    "ill": "ValueError",
+    "ill_after_a_death": "ValueError",
+    "deadly": "Undelivered",
+}
+
+
+class Bench:
+    """A worker whose commands can be made to fail, and the messages that were sent to it."""
+
+    def __init__(self, queue: str, module: Any, folder: Path, worker: Worker) -> None:
+        self.queue = queue
+        self.worker = worker
+        self._module = module
+        self._redis = module.redis
+        self._folder = folder
+        self._count = 0
+
+    def send(self) -> int:
+        """Send a message of each kind. Returns their number."""
+        self._count += 5
+        for kind in (*ENDS, "five"):
+            self._module.send("test", f"kept.{kind}", {"n": self._count})
+        return self._count
+
+    def wait_for_the_end(self, n: int) -> None:
+        """Wait until each message of :meth:`send` has ended as it should, and nothing else has."""
+        try:
+            eventually(lambda: not self._unended(n))
+            eventually(self._is_quiet, what="the queue is never empty")
+        except AssertionError:
+            pytest.fail(f"{self._unended(n)} have not ended\n{self.worker.text}")
+        assert not self._wrong(n), self.worker.text
+        assert self._redis.get(f"deadly:{n}") == "2", "not run max_deliveries times"
+
+    def _expected(self, n: int) -> tuple[dict[str, set[str]], set[tuple[str, str, int]]]:
+        done = {kind: {str(n)} for kind, end in ENDS.items() if end == "done"}
+        done["one_of_five"] = {str(m) for m in range(n, n + 5) if m % 5 != 3}
+        dead = {(f"kept.{kind}", end, n) for kind, end in ENDS.items() if end != "done"}
+        return done, dead | {("kept.one_of_five", "ValueError", n + 3)}
+
+    def _unended(self, n: int) -> list[Any]:
+        done, dead = self._expected(n)
+        come = {kind: self._redis.smembers(f"done:{kind}") for kind in done}
+        here = [(kind, ns - come[kind]) for kind, ns in done.items() if ns - come[kind]]
+        return [*here, *(dead - set(self._letters()))]
+
+    def _wrong(self, n: int) -> list[Any]:
+        _, dead = self._expected(n)
+        letters = [letter for letter in self._letters() if n <= letter[2] < n + 5]
+        return sorted(set(letters) - dead)
+
+    def _letters(self) -> list[tuple[str, str, int]]:
+        letters = DeadLetters(self._redis)
+        found = [letters.show(entry.id) for entry in letters.list(limit=10_000)]
+        return [(each.node, each.causes[-1].type, each.message["n"]) for each in found]
+
+    def _is_quiet(self) -> bool:
+        if self.queue == "celery":
+            return not self._redis.llen("celery") and not self._redis.hlen("unacked")
+        return not self._redis.llen("rq:queue:default") and not self._redis.zcard("rq:wip:default")
+
+    def made(self) -> list[str]:
+        """The commands of Emit's so far."""
+        return sorted(set(self._lines("made")))
+
+    def fail(self, command: str, kind: str) -> int:
+        """
+        Make a command fail while messages come, until it has four times or all have ended.
+
+        Returns:
+            How often it did.
+        """
+        (self._folder / "hit").unlink(missing_ok=True)
+        (self._folder / "fault").write_text(json.dumps({"command": command, "kind": kind}))
+        n = self.send()
+
+        def is_noticed() -> bool:
+            hits = len(self._lines("hit"))
+            return hits > 3 or (hits > 0 and not self._unended(n))
+
+        eventually(is_noticed, what=f"{command} is not made")
+        (self._folder / "fault").unlink()
+        self.wait_for_the_end(n)
+        return len(self._lines("hit"))
+
+    def _lines(self, name: str) -> list[str]:
+        file = self._folder / name
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture(params=["celery", "rq"])
+def bench(
+    request: Any, redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
+    monkeypatch.setenv("EMIT_TEST_QUEUE", request.param)
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    with ExitStack() as stack:
+        module = stack.enter_context(graph("kept", redis))
+        stack.callback(module.router.close)
+        env = {"EMIT_TEST_FAULTS": str(folder)}
+        log = tmp_path / "log"
+        if request.param == "celery":
+            worker = stack.enter_context(celery_worker(log, app="kept", **env))
+        else:
+            worker = stack.enter_context(rq_worker(log, "rq.Worker", "default", **env))
+        yield Bench(request.param, module, folder, worker)
+
+
+def test_each_command_fails(bench: Bench) -> None:
+    """None lost, none dead that is not ill, none ill that is not dead, and the worker goes on."""
+    bench.wait_for_the_end(bench.send())
+    commands = bench.made()
+    assert commands
+    print()
+    for number, command in enumerate(commands):
+        kinds = list(KINDS) if CHAOS else [list(KINDS)[number % len(KINDS)]]
+        for kind in kinds:
+            hits = bench.fail(command, kind)
+            print(f"{bench.queue:<8}{command:<28}{kind:<8}{hits:>3} times  none lost, none wrong")
+    assert bench.worker.is_alive

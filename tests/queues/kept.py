@@ -1,0 +1,110 @@
+"""A graph, over Celery or RQ, in whose worker single Redis commands of Emit's fail."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from redis import Redis
+
+from emit import CeleryRouter, NoResult, RQRouter, idempotent
+from emit.celery import configure
+from emit.errors import RemoteError
+from emit.router.queued import QueueRouter
+from tests.queues.faulty import install
+
+URL = os.environ["EMIT_TEST_REDIS"]
+redis = Redis.from_url(URL, decode_responses=True)
+connection = Redis.from_url(URL)
+
+if "EMIT_TEST_FAULTS" in os.environ:
+    install(Path(os.environ["EMIT_TEST_FAULTS"]))
+
+app = Celery("kept", broker=URL)
+configure(app, time_limit=60)
+router: QueueRouter
+if os.environ["EMIT_TEST_QUEUE"] == "celery":
+    router = CeleryRouter(app.task)
+else:
+    router = RQRouter(connection)
+
+
+def done(what: str, n: int) -> None:
+    """Write down that a message has come to its end."""
+    redis.sadd(f"done:{what}", n)
+
+
+def die_once(what: str, n: int) -> None:
+    """End this process by a signal, when the message comes for the first time."""
+    if redis.sadd(f"died:{what}", n):
+        os.kill(os.getpid(), 9)
+
+
+@router.node(("n",))
+def well(msg: Any) -> Any:
+    return msg.n
+
+
+@router.node((), "kept.well")
+def last(msg: Any) -> Any:
+    done("well", msg.n)
+    return NoResult
+
+
+@router.node(())
+def ill(msg: Any) -> Any:
+    raise ValueError("ill")
+
+
+@router.node(())
+def well_after_a_death(msg: Any) -> Any:
+    die_once("well", msg.n)
+    done("well_after_a_death", msg.n)
+    return NoResult
+
+
+@router.node(())
+def ill_after_a_death(msg: Any) -> Any:
+    die_once("ill", msg.n)
+    raise ValueError("ill")
+
+
+@router.node((), max_deliveries=2)
+def deadly(msg: Any) -> Any:
+    redis.incr(f"deadly:{msg.n}")
+    os.kill(os.getpid(), 9)
+
+
+@router.node(())
+def once(msg: Any) -> Any:
+    """The first time it fails in the middle, so that the claim is taken back."""
+    with idempotent(connection, f"once:{msg.n}", lease=1) as first:
+        if first and redis.sadd("begun", msg.n):
+            raise RemoteError(node="once", type="Retry", message="no", retry=True, after=1)
+        redis.incr(f"effect:{msg.n}")
+    done("once", msg.n)
+    return NoResult
+
+
+@router.node(("n",), batch=5)
+def five(msg: Any) -> Any:
+    yield from range(msg.n, msg.n + 5)
+
+
+@router.node((), "kept.five", batch=5)
+def one_of_five(msg: Any) -> Any:
+    if msg.n % 5 == 3:
+        raise ValueError("ill")
+    done("one_of_five", msg.n)
+    return NoResult
+
+
+# A wait is as long as it has to be for a test.
+for name, plan in router._plans.items():
+    router._plans[name] = replace(plan, policy=replace(plan.policy, backoff=0.1, backoff_max=1.0))
+
+send: Callable[..., Any] = router.dispatch
