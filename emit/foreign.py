@@ -14,7 +14,6 @@ from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import emit.host.system.family  # noqa: F401  # for who imports this before a fork
 from emit.errors import FrameTooLarge
 from emit.host import host, oneshot
 from emit.host.calls import Calls
@@ -118,6 +117,12 @@ class Foreign:
         if self._node.file is not None:
             calls[1].prepare()
         return calls[1]
+
+    def begin_close(self) -> None:
+        """Have its processes stopped with those of the next node that is closed."""
+        calls = self._calls
+        if calls is not None:
+            calls[0].begin_close(calls[1])
 
     def close(self) -> None:
         """Stop its processes. A later message starts others."""

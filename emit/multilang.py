@@ -255,6 +255,11 @@ class ShellNode(Handler):
         if self.min_idle and not self._is_oneshot:
             self._running().processes()
 
+    def begin_close(self) -> None:
+        """Have its processes stopped with those of the next node that is closed."""
+        if "_foreign" in vars(self):
+            self._running().begin_close()
+
     def close(self) -> None:
         """Stop its processes. A later message starts others."""
         if "_foreign" in vars(self):

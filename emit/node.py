@@ -141,6 +141,11 @@ class Node:
         if self.foreign:
             self.handler.open()
 
+    def begin_close(self) -> None:
+        """Let a foreign node take no more messages; :meth:`close` follows."""
+        if self.foreign:
+            self.handler.begin_close()
+
     def close(self) -> None:
         """Let a foreign node end what it keeps; it begins anew with a later message."""
         if self.foreign:

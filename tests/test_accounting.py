@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 import threading
+from types import ModuleType
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emit.errors import CallTimeout
 from emit.host.accounting import CallAccount, Times, Usage
-from emit.host.system.family import family
+from emit.host.system import family, tree
+from tests.hosts import until
 
 
 def test_no_times_at_all() -> None:
@@ -93,16 +96,25 @@ def test_usages_add_up() -> None:
     assert (*figures, total.strays) == (2.0, 11, 22, 33, 5)
 
 
-def test_the_family_of_a_process() -> None:
-    """It and its descendants; nothing of one that is gone."""
-    code = "import subprocess, sys; subprocess.run(['cat'], stdin=sys.stdin)"
+@pytest.mark.parametrize("source", [tree, family], ids=["proc", "psutil"])
+def test_what_a_process_has_started(source: ModuleType) -> None:
+    """Its descendants, whichever thread has started them, and what they use; of one that is gone
+    nothing."""
+    code = """
+import subprocess, sys, threading
+def run(): subprocess.run(["sh", "-c", "cat; true"])
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None
-        while len(members := family(process.pid)) < 2:
-            assert process.poll() is None
-        assert members[0].pid == process.pid
+        until(lambda: len(source.descendants(process.pid)) == 2)
+        alone = psutil.Process(process.pid).memory_info().rss
+        assert source.used(process.pid)[1] > alone
         process.stdin.close()
         process.wait()
-    assert family(process.pid) == []
-    assert os.getpid() in [member.pid for member in family(os.getpid())]
+    assert source.descendants(process.pid) == set()
+    assert source.used(process.pid) == (0.0, 0)
+    assert source.used(os.getpid())[0] > 0

@@ -69,8 +69,6 @@ LATE = {
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.nearest", "difflib"): "only a wrong name needs it",
-    ("emit.host.accounting", "emit.host.system.family"): "psutil, a fifth of what the host takes",
-    ("emit.host.process", "emit.host.system.family"): "the same; before it is needed in a hurry",
     ("emit.host.process", "emit.host.language.launch"): "only a start that has failed needs it",
     ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.foreign"): "the host, which takes as long as all else together",

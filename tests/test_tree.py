@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from emit.host.system import family, sentinel, tree
+from emit.host.system.child import kill_trees
 from emit.host.system.environment import environment
 from emit.host.system.spawn import Child, Limits, Program, start
-from tests.hosts import count, sleepers, tagged, until
+from tests.hosts import PREAMBLE, ROOT, count, open_host, sleepers, tagged, until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -228,11 +230,118 @@ def test_the_portable_sweep(tag: str, shape: str) -> None:
     child = grown(tag, shape)
     members = family.descendants(child.pid)
     tree.signal_group(child.pid, signal.SIGKILL)
-    assert family.sweep(child.cookie, members, seconds=60.0)
+    assert family.sweep({child.cookie}, members, seconds=60.0)
     assert tagged(tag) == []
     child.close()
 
 
+@linux_only
+@pytest.mark.parametrize("shape", SHAPES)
+def test_several_at_once(tag: str, shape: str) -> None:
+    """Programs that end together lose what each has started, and no other program ends."""
+    other = run("cat")
+    doomed = [grown(tag, shape), run("sleep", tag), run("true")]
+    assert kill_trees(doomed)
+    assert tagged(tag) == []
+    assert not other.poll()
+    for child in (*doomed, other):
+        child.close()
+
+
+@linux_only
+def test_a_kernel_that_tells_no_children(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole table is read for them then."""
+    monkeypatch.setattr(tree, "_tells_children", lambda: False)
+    child = grown(tag, "own session, no environment")
+    assert len(tree.descendants(child.pid)) == 2
+    assert child.kill_tree()
+    assert tagged(tag) == []
+    child.close()
+
+
+#: Ends programs, ten at a time, and prints for each time how often the process table was listed,
+#: and how many of the processes named in its input were read.
+READER = """
+from emit.host.system import child
+
+strangers = {*map(int, sys.stdin.readline().split())}
+lists, read = 0, set()
+
+def note(event, given):
+    global lists
+    path = os.fsdecode(given[0]) if given and isinstance(given[0], (str, bytes)) else ""
+    if event in ("os.listdir", "os.scandir"):
+        lists += path == "/proc"
+    elif event == "open" and path.startswith("/proc/") and path.split("/")[2].isdigit():
+        read.add(int(path.split("/")[2]))
+
+sys.addaudithook(note)
+for _ in range(3):
+    doomed = [start(Program("n", ("cat",), environment({}))) for _ in range(10)]
+    lists, read = 0, set()
+    assert child.kill_trees(doomed)
+    print(lists, len(strangers & read), flush=True)
+"""
+
+
+@linux_only
+def test_an_end_reads_nothing_of_strangers(tag: str) -> None:
+    """Programs that end together look at the process table a few times, and of what runs on the
+    machine each process is read once, at the first end."""
+    strangers = [subprocess.Popen(["sleep", tag]) for _ in range(20)]
+    with open_host(READER) as host:
+        assert host.stdin is not None
+        host.stdin.write(" ".join(str(each.pid) for each in strangers) + "\n")
+        said, _ = host.communicate()
+    for each in strangers:
+        each.kill()
+        each.wait()
+    first, *later = [tuple(map(int, line.split())) for line in said.splitlines()]
+    assert first[1] == 20
+    assert [read for _, read in later] == [0, 0]
+    assert max(lists for lists, _ in (first, *later)) <= 30
+
+
+LITTLE = """
+from emit.host.system import sentinel
+
+def run(*argv):
+    child = start(Program("n", argv, environment({})))
+    os.set_blocking(child.stdout, True)
+    os.read(child.stdout, 1)
+    return child
+
+assert sentinel.newest() is None
+tag, shell = sys.argv[1:]
+child = run("sh", "-c", shell, "-", tag)
+print(child.kill_tree(), flush=True)
+run("sh", "-c", shell, "-", tag)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("mount", "shell"),
+    [
+        ("mount -t proc -o subset=pid proc /proc", "setsid sleep $1 & echo; sleep $1"),
+        ("mount -t tmpfs none /proc", "sleep $1 & echo; sleep $1"),
+    ],
+    ids=["processes only", "none"],
+)
+def test_little_of_proc(tag: str, mount: str, shell: str) -> None:
+    """If a service sees processes only (systemd: ProcSubset=pid), what a program has started ends
+    with it and with the host as everywhere; without /proc what is in its group does."""
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("only root can mount /proc")
+    inside = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "-"]
+    command = [*inside, sys.executable, "-c", PREAMBLE + LITTLE, tag, shell]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "True\n"), done.stderr
+    assert count(tag, 0) == 0
+
+
 def test_a_sweep_ends_in_time() -> None:
     """What cannot be killed does not hold the host for longer than the bound."""
-    assert not sentinel.sweep(lambda process: process.pid == 0, seconds=0.0)
+    assert not sentinel.sweep(sentinel.hunt(lambda process: process.pid == 0), seconds=0.0)

@@ -22,7 +22,9 @@ from emit.host.language.runtime import Runtime, runtimes
 from emit.host.system.private import private
 
 #: Packages that some of Emit needs, and what for; those of the first are always needed.
-_NEEDED = {"msgpack": "the wire", "orjson": "the wire", "psutil": "memory and processor time"}
+_NEEDED = {"msgpack": "the wire", "orjson": "the wire"}
+if sys.platform != "linux":
+    _NEEDED["psutil"] = "memory and processor time"
 _OPTIONAL = {
     "celery": "CeleryRouter",
     "rq": "RQRouter",

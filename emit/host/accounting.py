@@ -13,6 +13,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from emit.host.system.tree import used
+
 if TYPE_CHECKING:
     from emit.host.process import Process
 
@@ -252,8 +254,6 @@ _FIGURES = ("cpu_seconds", "rss_bytes", "sent_bytes", "received_bytes", "strays"
 
 def usage_of(process: Process) -> Usage:
     """What a process and its children use now; the pipes' bytes alone where it has ended."""
-    from emit.host.system.family import used  # as in Process.start
-
     cpu, rss = used(process.child.pid)
     return Usage(cpu, rss, process.pipes.sent, process.pipes.taken, process.answers.strays)
 

@@ -60,10 +60,11 @@ class Host:
         self.max_rss = max_rss
         self.pid = os.getpid()
         self.keeper = Keeper(self._keep)
-        self._lock = threading.Lock()  # guards the three below
+        self._lock = threading.Lock()  # guards the four below
         self._nodes: list[Calls] = []
         self._shared: dict[Any, Pool] = {}
         self._starting: weakref.WeakSet[Lease] = weakref.WeakSet()
+        self._ending: list[tuple[Pool, Process]] = []
         self._closed = False
 
     def calls(
@@ -236,6 +237,11 @@ class Host:
             pool.keep()
         return bool(needy)
 
+    def begin_close(self, calls: Calls) -> None:
+        """Have *calls* take no more messages; its processes are stopped with the next `close`."""
+        if self.pid == os.getpid():
+            self._leave(calls)
+
     def close(self, calls: Calls | None = None) -> None:
         """
         Stop all processes, or those that only *calls* uses, politely and together.
@@ -248,13 +254,22 @@ class Host:
         if calls is None:
             self._closed = True
             self.keeper.stop(timeout=max([0.0, *(p.settings.stop_grace for p in self.pools)]))
+        self._leave(calls)
+        with self._lock:
+            stopping, self._ending = self._ending, []
+        _stop_together(stopping)
+
+    def _leave(self, calls: Calls | None) -> None:
+        """Give up all nodes, or that of *calls*, with the processes that nobody else uses."""
         with self._lock:
             closing = self._nodes if calls is None else [calls]
             self._nodes = [other for other in self._nodes if other not in closing]
             used = {id(other.pool) for other in self._nodes}
             pools = {id(c.pool): c.pool for c in closing if id(c.pool) not in used}
             self._shared = {k: pool for k, pool in self._shared.items() if id(pool) not in pools}
-        _stop_together([(pool, p) for pool in pools.values() for p in pool.close()])
+        idle = [(pool, process) for pool in pools.values() for process in pool.close()]
+        with self._lock:
+            self._ending += idle
 
 
 def _stop_together(stopping: list[tuple[Pool, Process]]) -> None:

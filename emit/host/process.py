@@ -98,10 +98,6 @@ class Process:
         child = spawn.start(program, timeout=settings.start_timeout)
         process = cls(program, settings, child)
         try:
-            # psutil, which the first figures and the first end need: imported while the program
-            # starts, which costs nobody 14 ms, and while there are descriptors left to do it.
-            import emit.host.system.family  # noqa: F401
-
             process._shake_hands(deadline)
         except BaseException:
             process.discard()

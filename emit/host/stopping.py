@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from emit.host.process import Process
+from emit.host.system.child import kill_trees
 from emit.host.transport import Poll, remaining
 
 
@@ -22,8 +23,15 @@ def stop_all(processes: Sequence[Process]) -> None:
     for process in stubborn:
         process.child.terminate()
     _wait_for_ends(stubborn, max((p.graces[1] for p in stubborn), default=0.0))
+    discard_all(processes)
+
+
+def discard_all(processes: Sequence[Process]) -> None:
+    """Kill processes and all that they have started, together and at once."""
+    kill_trees([process.child for process in processes])
     for process in processes:
-        process.discard()
+        process.pipes.drain_errors()
+        process.child.close()
 
 
 def _wait_for_ends(processes: Sequence[Process], grace: float) -> list[Process]:

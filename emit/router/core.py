@@ -438,6 +438,8 @@ class Router:
 
         ``with router:`` does it at the end of the block, and every program does it at its end.
         """
+        for node in self._nodes.values():  # so that the processes of all stop side by side
+            node.begin_close()
         for node in self._nodes.values():
             node.close()
 

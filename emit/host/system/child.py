@@ -18,12 +18,15 @@ from typing import ClassVar
 from emit.errors import describe_status
 from emit.host.system import tree
 
-__all__ = ["Child"]
+__all__ = ["Child", "kill_trees"]
 
 logger = logging.getLogger(__name__)
 
 #: Seconds for the kernel to take a killed process down.
 _LAST_BREATH = 0.5
+
+#: Children that are killed together: each is locked meanwhile, by a call in a call.
+_TOGETHER = 50
 
 #: Seconds between two looks where there is no pidfd to wait on.
 _TICK = 0.005
@@ -64,6 +67,7 @@ class Child:
         pid: int,
         pipes: Sequence[int],
         cookie: str,
+        table: tree.Table,
         adopt: Callable[[Child], None],
         forget: Callable[[Child], None],
     ) -> None:
@@ -77,6 +81,7 @@ class Child:
         self.started = time.monotonic()
         self.status: int | None = None
         self.cookie = cookie
+        self.table = table
         self._adopt = adopt
         self._forget = forget
         self._host = os.getpid()
@@ -117,19 +122,9 @@ class Child:
         Kill it and all that it started, then reap it. Takes about 10 ms, 2 s at most.
 
         Returns:
-            Whether nothing is left; see `tree.kill_tree` for what is not found.
+            Whether nothing is left; see `tree.kill_trees` for what is not found.
         """
-        with self._lock:
-            if not self._is_ours():
-                return True
-            # Its zombie keeps the number from a new owner while group and session are killed.
-            clean = tree.kill_tree(self.pid, self.cookie, pinned=self._is_pinned())
-            if not (self.wait(_LAST_BREATH) and clean):
-                logger.warning("child.survives %r: not gone after SIGKILL", self)
-                return False
-            if not self._reaped:
-                self._reap()
-            return True
+        return kill_trees([self])
 
     def close_stdin(self) -> None:
         """Let it see the end of its input."""
@@ -250,6 +245,15 @@ class Child:
             poller.register(pidfd, select.POLLIN)
             poller.poll(min(seconds, 1.0) * 1000)  # not longer: close() may take the pidfd away
 
+    def _bury(self, clean: bool) -> bool:
+        """Reap it after its end; a word to the log if there is something left of it."""
+        if not (self.wait(_LAST_BREATH) and clean):
+            logger.warning("child.survives %r: not gone after SIGKILL", self)
+            return False
+        if not self._reaped:
+            self._reap()
+        return True
+
     def _end(self) -> None:
         if not self.poll():
             self.kill_tree()
@@ -269,6 +273,29 @@ class Child:
             self.pidfd = None
             for descriptor in self._descriptors:
                 descriptor.close()
+
+
+def kill_trees(children: Sequence[Child]) -> bool:
+    """
+    Kill programs and all that they started, together, as `Child.kill_tree` does one.
+
+    Returns:
+        Whether nothing is left of any.
+    """
+    mine = sorted((child for child in children if child._is_ours()), key=lambda child: child.pid)
+    clean = [_kill(mine[n : n + _TOGETHER]) for n in range(0, len(mine), _TOGETHER)]
+    return all(clean)
+
+
+def _kill(children: Sequence[Child], locked: int = 0) -> bool:
+    if locked < len(children):
+        with children[locked]._lock:
+            return _kill(children, locked + 1)
+    # A zombie keeps its number from a new owner while its group and session are killed.
+    trees = [tree.Tree(child.pid, child.cookie, child._is_pinned()) for child in children]
+    clean = tree.kill_trees(trees, children[0].table)
+    buried = [child._bury(clean) for child in children]
+    return all(buried)
 
 
 class _Descriptor(io.FileIO):

@@ -8,9 +8,10 @@ between which the session began, and ``-sid`` as they are gone.
 
 A process is the host's when its environment carries the host's cookie, or when it is in one of
 the told sessions. What clears its environment *and* takes a new session is not found.
-Without /proc (macOS) only the told sessions' process groups are killed.
+Without /proc, as on macOS, only the told sessions' process groups are killed.
 
-`sweep` and what it needs serve the host itself too, see `tree`.
+`sweep` and what it needs serve the host itself too, see `tree`. Nothing in /proc but the processes
+themselves is indispensable: a service may see no more of it (systemd: ProcSubset=pid).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 #: The variable that marks every process of a host, and by inheritance all that these start.
@@ -55,13 +56,17 @@ class Process(NamedTuple):
 Sessions = dict[int, tuple[int, int]]
 Test = Callable[[Process], bool]
 
+#: A process for as long as it is in the table: its number, which has another owner one day, and
+#: the inode of its folder in /proc, which the kernel does not give again.
+Key = tuple[int, int]
+
 
 def main(cookie: str, host: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sessions = listen(int(host))
-    if sys.platform == "linux":
-        sweep(belongs(cookie, sessions), seconds=GIVE_UP, at_least=LINGER)
+    if sys.platform == "linux" and table():
+        sweep(hunt(belongs(cookie, sessions)), seconds=GIVE_UP, at_least=LINGER)
     else:
         kill_groups(sessions)
 
@@ -139,59 +144,76 @@ def in_session(process: Process, sessions: Sessions) -> bool:
     return same and process.started >= first
 
 
-def sweep(test: Test, *, seconds: float, at_least: float = 0.0) -> bool:
+def sweep(kill_round: Callable[[], int], *, seconds: float, at_least: float = 0.0) -> bool:
     """
-    Kill what passes *test*, and what that started meanwhile, until two rounds find nothing.
+    Kill, round by round, until two rounds find nothing.
 
     A program that forks and exits without end can pass by a round: its old process is listed
     and gone, its new one not listed yet. So a round in which anything on the machine forked
     proves less: it takes eight of those.
 
+    Args:
+        kill_round: Looks at all processes once, and returns how many it has killed.
+        seconds: After which it is given up.
+        at_least: Seconds for which it goes on though nothing is found.
+
     Returns:
         False if there was still something after *seconds*.
     """
     start = time.monotonic()
-    strangers: set[int] = set()
     quiet = 0
     while (age := time.monotonic() - start) < seconds:
         before = newest()
-        if kill_round(test, strangers):
+        if kill_round():
             quiet = 0
         else:
-            # Rounds that kill look at new pids only, to outrun a program that forks and exits
-            # without end; the rounds that confirm look at all.
-            strangers.clear()
-            quiet += 4 if newest() == before else 1
+            quiet += 4 if before is not None and newest() == before else 1
         if quiet >= 8 and age >= at_least:
             return True
         time.sleep(PAUSE if quiet else 0)
     return False
 
 
-def kill_round(test: Test, strangers: set[int]) -> int:
-    killed = 0
-    for pid in pids():
-        if pid in strangers or (process := look(pid)) is None or process.state in "ZX":
-            continue
-        if pid != os.getpid() and test(process):
-            killed += kill(process)
-        else:
-            strangers.add(pid)
-    return killed
+def hunt(test: Test) -> Callable[[], int]:
+    """Rounds that kill what passes *test*, and what that started meanwhile."""
+    strangers: set[Key] = set()
+
+    def kill_round() -> int:
+        killed = 0
+        for key in table():
+            if key in strangers or (process := look(key[0])) is None or process.state in "ZX":
+                continue
+            if process.pid != os.getpid() and test(process):
+                killed += kill(process)
+            else:
+                strangers.add(key)
+        if not killed:
+            # Rounds that kill look at new processes only, to outrun a program that forks and exits
+            # without end; the rounds that confirm look at all.
+            strangers.clear()
+        return killed
+
+    return kill_round
 
 
 def kill(process: Process) -> bool:
     """SIGKILL, through a pidfd where there is one: the number may have a new owner by now."""
+    pidfd = -1
     try:
-        with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # gone, which `look` sees; or a kernel before 5.3
             pidfd = os.pidfd_open(process.pid)
-            stack.callback(os.close, pidfd)
-            now = look(process.pid)
-            if now is None or now.started != process.started:
-                return False
+        now = look(process.pid)
+        if now is None or now.started != process.started:
+            return False
+        if pidfd >= 0:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        else:
+            os.kill(process.pid, signal.SIGKILL)
     except OSError:  # gone, or not ours to signal
         return False
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
     return True
 
 
@@ -201,14 +223,22 @@ def kill_groups(sessions: Sessions) -> None:
             os.killpg(sid, signal.SIGKILL)
 
 
-def pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+def table() -> list[Key]:
+    """All processes; none where there is no /proc."""
+    try:
+        with os.scandir("/proc") as entries:
+            return [(int(each.name), each.inode()) for each in entries if each.name.isdigit()]
+    except OSError:
+        return []
 
 
-def newest() -> bytes:
-    """The number that was given to a process last."""
-    with open("/proc/loadavg", "rb", buffering=0) as file:
-        return file.read().split()[-1]
+def newest() -> bytes | None:
+    """The number that was given to a process last; None where /proc does not tell."""
+    try:
+        with open("/proc/loadavg", "rb", buffering=0) as file:
+            return file.read().split()[-1]
+    except (OSError, IndexError):
+        return None
 
 
 def look(pid: int) -> Process | None:
@@ -226,12 +256,27 @@ def look(pid: int) -> Process | None:
 def lineage(pid: int) -> list[bytes]:
     """The cookies of a process, one for each host above it; empty where it may not be read."""
     try:
-        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
-            variables = file.read().split(b"\0")
+        return cookies(environment(pid))
     except OSError:
         return []
+
+
+def environment(pid: int) -> bytes:
+    """
+    What a process was started with; empty in the middle of an exec.
+
+    Raises:
+        OSError: It is gone, or another user's.
+    """
+    with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+        return file.read()
+
+
+def cookies(environ: bytes) -> list[bytes]:
+    """The cookies in an environment."""
     prefix = f"{COOKIE}=".encode()
-    return next((v[len(prefix) :].split(b"/") for v in variables if v.startswith(prefix)), [])
+    found = (v[len(prefix) :].split(b"/") for v in environ.split(b"\0") if v.startswith(prefix))
+    return next(found, [])
 
 
 if __name__ == "__main__":

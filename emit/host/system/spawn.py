@@ -41,6 +41,7 @@ from emit.host.system.command import diagnose, is_transient, resolve
 from emit.host.system.environment import environment
 from emit.host.system.lifeline import Lifeline, boot_clock, interpreter
 from emit.host.system.program import Limits, Program
+from emit.host.system.tree import Table
 
 __all__ = ["Child", "Limits", "Program", "environment", "is_transient", "resolve", "start"]
 
@@ -144,6 +145,8 @@ class _Spawner:
         self.children: weakref.WeakSet[Child] = weakref.WeakSet()
         self.lifeline = Lifeline()
         self._numbers = itertools.count(1)
+        self._cookies = {True: self.lifeline.cookie, False: f"unguarded-{self.lifeline.cookie}"}
+        self.table = Table(*self._cookies.values())
         # Apart, since an end takes 10 ms to 2 s.
         _work("emit-spawner", self.starts)
         _work("emit-closer", self.ends)
@@ -168,6 +171,7 @@ class _Spawner:
 
     def forget(self, child: Child) -> None:
         self.children.discard(child)
+        self.table.ended(child.pid)
         self.lifeline.ended(child.pid)
 
     def disown(self) -> None:
@@ -179,7 +183,7 @@ class _Spawner:
     def _launch(self, program: Program) -> Child:
         if program.guard:
             self.lifeline.ensure()
-        token = f"{self.lifeline.cookie if program.guard else 'unguarded'}.{next(self._numbers)}"
+        token = f"{self._cookies[program.guard]}.{next(self._numbers)}"
         since = boot_clock()
         pipes = _Pipes(4 if program.limits else 3)
         try:
@@ -189,12 +193,14 @@ class _Spawner:
             raise
         finally:
             pipes.close(pipes.far)
+        self.table.began(pid)
         child = Child(
             node=program.node,
             argv=program.argv,
             pid=pid,
             pipes=pipes.near,
             cookie=token,
+            table=self.table,
             adopt=self.adopt,
             forget=self.forget,
         )
