@@ -342,6 +342,52 @@ def test_little_of_proc(tag: str, mount: str, shell: str) -> None:
     assert count(tag, 0) == 0
 
 
+CONTAINER = """
+import subprocess
+from emit.host.system import sentinel, tree
+
+def zombies():
+    found = [sentinel.look(pid) for pid, _ in sentinel.table()]
+    return sum(process is not None and process.state == "Z" for process in found)
+
+def run(*argv):
+    return start(Program("n", argv, environment({})))
+
+def end(child):
+    child.kill_tree()
+    child.close()
+
+assert os.getpid() == 1
+mine = [subprocess.Popen(["sh", "-c", "exit 7"], start_new_session=new) for new in (True, False)]
+while zombies() < 2:
+    time.sleep(0.005)
+for _ in range(3):
+    child = run("sh", "-c", "sleep 1000 & setsid sleep 1000 & sleep 1000")
+    while len(tree.descendants(child.pid)) < 3:
+        time.sleep(0.005)
+    end(child)
+    child = run("sh", "-c", "sleep 1000 & exit 0")
+    child.wait(60)
+    child.close()
+while zombies() > 2:
+    end(run("true"))
+print(*(each.wait() for each in mine))
+"""
+
+
+@linux_only
+def test_process_1_of_a_container() -> None:
+    """Without an init it inherits what programs leave, and reaps that; but not what other code in
+    it has started and waits for."""
+    inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*inside, "true"], capture_output=True).returncode:
+        pytest.skip("only root can have a namespace of processes")
+    command = [*inside, sys.executable, "-c", PREAMBLE + CONTAINER]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "7 7\n"), done.stderr
+
+
 def test_a_sweep_ends_in_time() -> None:
     """What cannot be killed does not hold the host for longer than the bound."""
     assert not sentinel.sweep(sentinel.hunt(lambda process: process.pid == 0), seconds=0.0)

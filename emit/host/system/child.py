@@ -146,6 +146,7 @@ class Child:
             if self._closed or not self._is_ours():
                 return
             self._end()
+            self.table.reap()
             self._close_descriptors()
             self._forget(self)
             self._closed = True  # last: what is interrupted before is done again

@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,9 @@ BOUND = 2.0
 
 #: Seconds for which a child of the host itself may still show the host's environment.
 _YOUNG = 10.0
+
+#: Sessions of closed programs, and processes that were killed, that are remembered to be reaped.
+_PAST = 1000
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -140,6 +144,8 @@ class Table:
         self._since = int(boot_clock() * _TICKS) - 1
         self._lock = threading.Lock()  # guards what follows: two threads may sweep at a time
         self._sessions: set[int] = set()  # of programs that were started and not closed
+        self._past: deque[int] = deque(maxlen=_PAST)  # of those that were closed
+        self._killed: deque[tuple[int, float]] = deque(maxlen=_PAST)  # by number and start
         self._known: dict[sentinel.Key, _Member | None] = {}  # None: no process of the host's
 
     def began(self, session: int) -> None:
@@ -151,6 +157,7 @@ class Table:
         """A program was closed."""
         with self._lock:
             self._sessions.discard(session)
+            self._past.append(session)
 
     def kill(
         self, sessions: Collection[int], cookies: Collection[bytes], family: set[tuple[int, float]]
@@ -173,7 +180,31 @@ class Table:
                 family.discard((pid, started))
             elif sentinel.kill(process):
                 killed += 1
+                with self._lock:
+                    self._killed.append((pid, started))
         return killed
+
+    def reap(self) -> None:
+        """
+        Reap the dead that programs have left to this process, if it is process 1, as in a container
+        without an init: no other process would, and they would take all numbers in the end.
+
+        Children that other code in this process has started are left to it. A process that this one
+        has started has its session, or leads one; what is in the session of another has lost its
+        parent, and nobody waits for it.
+        """
+        if self._host != 1:
+            return
+        with self._lock:
+            sessions, killed = {*self._sessions, *self._past}, {*self._killed}
+        for pid in _children(1):
+            process = sentinel.look(pid)
+            if process is None or process.state != "Z" or pid in self._sessions:
+                continue
+            is_led = process.session in sessions and process.session != pid
+            if is_led or (pid, process.started) in killed:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
 
     def _members(self) -> list[_Member]:
         """The processes of the host that there are. Only those are read that are new."""
