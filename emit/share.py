@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["find"]
+__all__ = ["find", "root"]
 
 
 def find(part: str) -> Path:
@@ -18,7 +18,7 @@ def find(part: str) -> Path:
     Raises:
         FileNotFoundError: It is not there. The text says where, and what to set.
     """
-    place = _share() / part
+    place = root() / part
     if not place.is_dir():
         raise FileNotFoundError(
             f"there is no folder {place}; install emit-graph anew, or set EMIT_SHARE to the "
@@ -27,7 +27,8 @@ def find(part: str) -> Path:
     return place
 
 
-def _share() -> Path:
+def root() -> Path:
+    """The folder that has runtimes/ and sdks/, whether they are there or not."""
     named = os.environ.get("EMIT_SHARE")
     if named:
         return Path(named).absolute()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from emit.cli.templates import forms
 from emit.cli.toolchains import installed
 from emit.host.language.runtime import runtimes
 from tests.conftest import require
@@ -18,7 +19,9 @@ from tests.test_cli import EMIT, run
 
 ROOT = Path(__file__).parent.parent
 
-LANGUAGES = list(runtimes())
+LANGUAGES = list(forms(runtimes()))
+
+MODULES = ROOT / "sdks" / "node" / "node_modules"
 
 #: As an author has it who has installed the SDK of Python.
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "sdks" / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -35,6 +38,16 @@ def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def need(language: str) -> None:
     if language in ("ruby", "node", "go"):
         require(language)
+    if language == "typescript":
+        require("node")
+
+
+def install(folder: Path) -> None:
+    """What an author installs for TypeScript: the types, and tsx for a Node before 22.18."""
+    (folder / "node_modules").mkdir()
+    for name in ("tsx", "@types"):
+        (folder / "node_modules" / name).symlink_to(MODULES / name)
+    (folder / "node_modules" / "emit-graph-sdk").symlink_to(ROOT / "sdks" / "node")
 
 
 @pytest.mark.parametrize("sdk", [False, True], ids=["plain", "sdk"])
@@ -45,8 +58,16 @@ def test_a_new_node_works(language: str, sdk: bool, tmp_path: Path) -> None:
     options = ["--sdk"] if sdk else []
     done = run("new", "words", "--lang", language, "--test", *options, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+    if language == "typescript":
+        install(tmp_path)
+        types = [str(MODULES / ".bin" / "tsc"), "-p", "nodes"]
+        checked = subprocess.run(types, cwd=tmp_path, capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["created", "created"]
+    # What it prints can be committed: it holds no path of this machine.
+    assert str(ROOT) not in done.stdout
+    assert str(tmp_path) not in done.stdout
     call, test = (line.partition(":")[2].strip() for line in lines[-2:])
     called = shell(call, tmp_path)
     assert called.returncode == 0, called.stderr
@@ -56,6 +77,60 @@ def test_a_new_node_works(language: str, sdk: bool, tmp_path: Path) -> None:
     ]
     tested = shell(test, tmp_path)
     assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+#: A language of a project's own, with the least that a runtime.toml needs.
+SHELL = (
+    'name = "shell"\nsuffixes = [".sh"]\n[detect]\ncommand = ["sh", "-c", "echo 1.0"]\n'
+    '[launch]\ncommand = ["sh", "{file}"]\n'
+)
+
+
+def own(folder: Path, toml: str = SHELL, **templates: str) -> Path:
+    """Add a language to a project, with its templates."""
+    runtime = folder / "emit_runtimes" / "shell"
+    (runtime / "template").mkdir(parents=True)
+    (runtime / "runtime.toml").write_text(toml)
+    for kind, text in templates.items():
+        (runtime / "template" / f"{kind}.sh").write_text(text)
+    return runtime
+
+
+def test_a_language_without_tests(tmp_path: Path) -> None:
+    """A node is written where none is asked for; with --test nothing is, and it says what lacks."""
+    own(tmp_path, plain="# {{name}}\n")
+    done = run("new", "words", "--lang", "shell", "--test", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        "emit_runtimes/shell/runtime.toml has no test.command or no test.test_file" in done.stderr
+    )
+    assert not (tmp_path / "nodes").exists()
+    done = run("new", "words", "--lang", "shell", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "nodes" / "words.sh").read_text() == "# words\n"
+    done = run("new", "others", "--lang", "shell", "--sdk", cwd=tmp_path)
+    assert "emit_runtimes/shell/template; write one" in done.stderr
+
+
+def test_a_test_in_a_language_of_ones_own(tmp_path: Path) -> None:
+    """It is written and run by what the language says, with paths from the project's folder."""
+    test = '[test]\ncommand = ["sh", "{file}", "{runtime}"]\ntest_file = "{name}_test.sh"\n'
+    own(tmp_path, SHELL + test, plain="# {{name}}\n", test="test -d $1\n")
+    done = run("new", "words", "--lang", "shell", "--test", cwd=tmp_path)
+    line = done.stdout.splitlines()[-1].partition(":")[2].strip()
+    assert line == "sh nodes/words_test.sh emit_runtimes/shell"
+    assert shell(line, tmp_path).returncode == 0
+
+
+def test_settings_that_are_there_stay(tmp_path: Path) -> None:
+    """The second node in TypeScript leaves the tsconfig.json of the first as it is by now."""
+    assert run("new", "one", "--lang", "typescript", cwd=tmp_path).returncode == 0
+    settings = tmp_path / "nodes" / "tsconfig.json"
+    settings.write_text("{}")
+    done = run("new", "two", "--lang", "typescript", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "tsconfig" not in done.stdout
+    assert settings.read_text() == "{}"
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -154,6 +229,52 @@ def test_doctor(redis: str) -> None:
         assert found[language.name]["state"] == "ok", found[language.name]
     assert (found["msgpack"]["state"], found["redis"]["state"]) == ("ok", "ok")
     assert found["status socket"]["group"] == "system"
+
+
+def strangers(folder: Path, mark: Path) -> None:
+    """A folder whose Python and whose language leave a mark when they are run."""
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho python >>"{mark}"\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    detect = f'["sh", "-c", "echo shell >>{mark}; echo 1.0"]'
+    own(folder, SHELL.replace('["sh", "-c", "echo 1.0"]', detect))
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["new", "--project", "tweets"]])
+def test_no_code_of_the_folder_is_run(command: list[str], tmp_path: Path) -> None:
+    """It may be a stranger's, who looks at it with a command that names nothing of it."""
+    strangers(tmp_path / "theirs", tmp_path / "mark")
+    done = run(*command, cwd=tmp_path / "theirs")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("option", ["--here", "--app=app.router"])
+def test_code_of_the_folder_is_run(option: str, tmp_path: Path) -> None:
+    """By an option, or for a router of it."""
+    strangers(tmp_path / "mine", tmp_path / "mark")
+    (tmp_path / "mine" / "app.py").write_text("from emit import Router\nrouter = Router()\n")
+    run("doctor", option, cwd=tmp_path / "mine")
+    assert set((tmp_path / "mark").read_text().split()) == {"python", "shell"}
+
+
+def test_doctor_names_extras(tmp_path: Path) -> None:
+    """What to install is Emit with what it needs, and not a package of any version."""
+    hide = (
+        "import importlib.metadata as m\nreal = m.version\n"
+        "def version(name):\n"
+        "    if name in ('celery', 'rq', 'rich'): raise m.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "m.version = version\nimport sys; from emit.cli import main; sys.exit(main(['doctor']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hide], cwd=tmp_path, capture_output=True, text=True
+    )
+    for name, extra in (("celery", "celery"), ("rq", "rq"), ("rich", "cli")):
+        lines = done.stdout.splitlines()
+        [at] = [at for at, line in enumerate(lines) if f" {name} " in line]
+        assert f"pip install 'emit-graph[{extra}]'" in lines[at + 1]
 
 
 def test_doctor_finds_what_is_broken(tmp_path: Path) -> None:

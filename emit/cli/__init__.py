@@ -21,6 +21,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import emit
+from emit import share
 from emit.cli.errors import INTERRUPTED, UNHEARD, USAGE, CommandError
 from emit.errors import GraphError
 
@@ -128,5 +129,11 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"emit {emit.__version__}")
+    parser.add_argument(
+        "--share",
+        action="version",
+        version=str(share.root()),
+        help=argparse.SUPPRESS,  # for the lines that `emit new` prints
+    )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from emit.cli.errors import CommandError
 from emit.cli.toolchains import try_out, version_of
 from emit.errors import EmitError, StartError
 from emit.host import status
+from emit.host.language.missing import GRAPHVIZ, describe_install
 from emit.host.language.runtime import Runtime, runtimes
 from emit.host.system.private import private
 
@@ -31,6 +31,14 @@ _OPTIONAL = {
     "redis": "emit dead, and the queues",
     "rich": "emit top, the bar of emit run",
     "graphviz": "emit graph --format svg",
+}
+#: What to install for those: not the packages, of which some versions will not do.
+_EXTRAS = {
+    "celery": "'emit-graph[celery]'",
+    "rq": "'emit-graph[rq]'",
+    "redis": "'emit-graph[celery]' or 'emit-graph[rq]'",
+    "rich": "'emit-graph[cli]'",
+    "graphviz": "'emit-graph[cli]'",
 }
 
 
@@ -54,10 +62,10 @@ class Checked:
     hint: str = ""
 
 
-def check_languages() -> Iterator[Checked]:
-    """A real call through a node in each language that is here."""
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as together:
-        tries = [(x, Path(scratch, x.name)) for x in runtimes().values()]
+def check_languages(scratch: Path) -> Iterator[Checked]:
+    """A real call through a node in each language that is here, with its files in *scratch*."""
+    with ThreadPoolExecutor() as together:
+        tries = [(x, scratch / x.name) for x in runtimes().values()]
         yield from together.map(lambda each: _check_language(*each), tries)
 
 
@@ -87,13 +95,13 @@ def check_packages() -> Iterator[Checked]:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             state: Literal["absent", "broken"] = "broken" if name in _NEEDED else "absent"
-            hint = f"pip install {name}"
+            hint = f"pip install {_EXTRAS.get(name, 'emit-graph')}"
             yield Checked("package", name, state, f"not installed; for {purpose}", hint)
         else:
             yield Checked("package", name, "ok", version)
     dot = shutil.which("dot")
     if dot is None:
-        hint = "apt-get install graphviz"
+        hint = describe_install(GRAPHVIZ)
         yield Checked("package", "dot", "absent", "not found; for emit graph --format svg", hint)
     else:
         yield Checked("package", "dot", "ok", dot)

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from emit.cli.screen import paint, plural
@@ -30,6 +29,11 @@ _MARKS = {"ok": ("✔", "green"), "absent": ("–", "yellow"), "broken": ("✘",
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--app", metavar="MODULE.ROUTER", help="ask the workers of a router")
     parser.add_argument(
+        "--here",
+        action="store_true",
+        help="try the languages and the Python of this folder, too, which runs code of it",
+    )
+    parser.add_argument(
         "--redis", metavar="URL", help="default: the router's, $EMIT_REDIS, $REDIS_URL, localhost"
     )
     parser.add_argument("--json", action="store_true", help="print all of it as JSON")
@@ -38,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     checked = []
-    for one in _checks(arguments):
+    for one in _check(arguments):
         checked.append(one)
         if not arguments.json:
             print("\n".join(_lines(one)), flush=True)
@@ -51,16 +55,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def _checks(arguments: argparse.Namespace) -> Iterator[Checked]:
+def _check(arguments: argparse.Namespace) -> Iterator[Checked]:
     from emit.cli.checkup import check_languages, check_packages, check_system
     from emit.cli.queues import check_redis, check_workers
+    from emit.cli.toolchains import aside
 
     app = arguments.app
     router = load_router(app) if app else None
-    queues = [check_redis(arguments.redis, router, app)]
-    if router is not None:
-        queues.append(check_workers(router, app))
-    return chain(check_languages(), check_packages(), *queues, check_system())
+    with aside(stay=bool(app or arguments.here)) as scratch:
+        yield from check_languages(scratch)
+        yield from check_packages()
+        yield from check_redis(arguments.redis, router, app)
+        if router is not None:
+            yield from check_workers(router, app)
+        yield from check_system()
 
 
 def _lines(one: Checked) -> Iterator[str]:

@@ -13,6 +13,7 @@ from emit.drawing.dot import dot
 from emit.drawing.mermaid import mermaid
 from emit.drawing.outline import Outline, outline
 from emit.drawing.text import text
+from emit.host.language.missing import GRAPHVIZ, describe_install
 
 HELP = "Show the graph of a router: as a tree, or as a picture."
 
@@ -86,6 +87,6 @@ def _picture(source: str, wanted: str) -> bytes:
     except graphviz.ExecutableNotFound as error:
         raise CommandError(
             f"--format {wanted} needs the program dot of graphviz, which is not on the PATH: "
-            f"apt-get install graphviz, or brew install graphviz"
+            f"{describe_install(GRAPHVIZ)}"
         ) from error
     return data

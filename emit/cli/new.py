@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
+from emit import share
 from emit.cli.errors import CommandError, UsageError
 from emit.cli.project import project_files
-from emit.cli.templates import node_files
+from emit.cli.templates import forms, node_files, other_files
 from emit.host.language.runtime import Runtime, fill, locate, runtimes
 
 HELP = "Write the beginning of a node, with its test, or (with --project) of a Celery project."
 
 EXAMPLES = """
   emit new words --lang ruby
+  emit new words --lang typescript --test
   emit new words --lang go --sdk --test --dir app/nodes
   emit new --project tweets
 """
@@ -27,7 +28,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="of the node, which is a function, or of the project")
-    parser.add_argument("--lang", choices=list(runtimes()), help="the node's language")
+    parser.add_argument("--lang", choices=list(forms(runtimes())), help="the node's language")
     parser.add_argument("--sdk", action="store_true", help="begin with the SDK: retries, logging")
     parser.add_argument("--test", action="store_true", help="write a test, too")
     parser.add_argument("--dir", type=Path, default=Path("nodes"), help="where (%(default)s)")
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.project:
         return _new_project(arguments.name)
     if arguments.lang is None:
-        raise UsageError("say which language: --lang " + "|".join(runtimes()))
+        raise UsageError("say which language: --lang " + "|".join(forms(runtimes())))
     return _new_node(arguments)
 
 
@@ -48,9 +49,10 @@ def _new_project(name: str) -> int:
     folder = Path(name)
     if folder.exists():
         raise CommandError(f"{folder} is there already; nothing was written")
-    from emit.cli.toolchains import installed
+    from emit.cli.toolchains import aside, installed
 
-    languages = installed()
+    with aside():
+        languages = installed()
     if not languages:
         raise CommandError("none of the languages is installed: see emit doctor")
     write(project_files(name, folder, languages))
@@ -60,16 +62,18 @@ def _new_project(name: str) -> int:
 
 
 def _new_node(arguments: argparse.Namespace) -> int:
-    language = runtimes()[arguments.lang]
-    files = dict(node_files(language, arguments.name, arguments.dir, sdk=arguments.sdk, test=True))
-    node, test = files
-    write({path: text for path, text in files.items() if path == node or arguments.test})
+    language, suffix = forms(runtimes())[arguments.lang]
+    given = {"sdk": arguments.sdk, "test": arguments.test, "suffix": suffix}
+    files = dict(node_files(language, arguments.name, arguments.dir, **given))
+    node, *tests = files
+    others = dict(other_files(language, arguments.lang, node.parent))
+    write(files | {path: text for path, text in others.items() if not path.exists()})
     target = node.parent if language.folders else node
-    print(f"\nTry it:   emit call {target} text='the rain'")
-    if arguments.test:
+    print(f"\nTry it:   emit call {shlex.quote(str(target))} text='the rain'")
+    for test in tests:
         print(f"Test it:  {test_command(language, target, test)}")
-    else:
-        print(f"Look:     emit inspect {target}")
+    if not tests:
+        print(f"Look:     emit inspect {shlex.quote(str(target))}")
     return 0
 
 
@@ -91,17 +95,32 @@ def write(files: dict[Path, str]) -> None:
 
 
 def test_command(language: Runtime, node: Path, test: Path) -> str:
-    """How a test file is run, as a line for a shell."""
+    """
+    Return how a test file is run, as a line for a shell that is right on any machine: what comes
+    with Emit is found where Emit is.
+    """
     from emit.host.language.launch import places
 
+    values = places(locate(node.stem, node), None)
+    values["python"] = _shorter(values["python"])
     # What is built is built, and tested, in a folder of its own.
-    file = test.absolute() if language.build else test
-    values = {**places(locate(node.stem, node), None), "file": str(file)}
-    words = [_shorter(word) for word in fill(language.test, values)]
-    return shlex.join(words)
+    values["file"] = f"$PWD/{test}" if language.build and not test.is_absolute() else str(test)
+    if language.folder.is_relative_to(share.root()):
+        values["runtime"] = f"$(emit --share)/{language.folder.relative_to(share.root())}"
+    elif language.folder.is_relative_to(Path.cwd()):
+        values["runtime"] = str(language.folder.relative_to(Path.cwd()))
+    return " ".join(map(_quoted, fill(language.test, values)))
 
 
-def _shorter(word: str) -> str:
-    """This Python by its name, where that is what a shell would find."""
-    found = shutil.which("python")
-    return "python" if word == sys.executable and found and Path(found).samefile(word) else word
+def _shorter(python: str) -> str:
+    """Return a Python by the path from the current folder, or by the name that finds it."""
+    if Path(python).is_relative_to(Path.cwd()):
+        return str(Path(python).relative_to(Path.cwd()))
+    return "python" if python == sys.executable else python
+
+
+def _quoted(word: str) -> str:
+    """Return a word for a shell, which is to find what ``$`` stands for."""
+    if "$" not in word:
+        return shlex.quote(word)
+    return '"' + re.sub(r'([\\"`])', r"\\\1", word) + '"'

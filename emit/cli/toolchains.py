@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from emit.cli.errors import CommandError
 from emit.cli.templates import node_files
 from emit.errors import StartError
 from emit.host.host import Host
+from emit.host.language import build
 from emit.host.language.launch import installed_version, places, toolchain_of
 from emit.host.language.runtime import Runtime, Source, runtimes
 from emit.host.system.environment import DEFAULT, environment
@@ -31,6 +36,32 @@ class Tried(NamedTuple):
     @property
     def is_right(self) -> bool:
         return self.results == _ANSWER
+
+
+@contextmanager
+def aside(stay: bool = False) -> Iterator[Path]:
+    """
+    Give an empty folder that nobody else can write to, as the current one unless told to *stay*:
+    the languages and the Python of the folder that one is in may be a stranger's.
+
+    Raises:
+        CommandError: There is no place for such a folder.
+    """
+    for name in ("EMIT_RUNTIMES", "EMIT_SHARE"):
+        if value := os.environ.get(name):
+            paths = (os.path.abspath(path) for path in value.split(os.pathsep) if path)
+            os.environ[name] = os.pathsep.join(paths)
+    try:
+        above = build.place(Program(node="a node to try", argv=(), env={}), "tries")
+    except StartError as error:
+        raise CommandError(f"{error.reason}; {error.hint}") from error
+    with tempfile.TemporaryDirectory(dir=above) as folder, ExitStack() as left:
+        if not stay:
+            here = os.open(".", os.O_RDONLY)  # which may have been removed, and has no path then
+            left.callback(os.close, here)
+            left.callback(os.fchdir, here)
+            os.chdir(folder)
+        yield Path(folder)
 
 
 def version_of(language: Runtime) -> str:

@@ -15,8 +15,12 @@ if (!file) {
   process.exit(64);
 }
 
-/** Find packages as `yarn node FILE` does, where yarn keeps them in no node_modules. */
+/**
+ * Find packages as `yarn node FILE` does, where yarn keeps them in no node_modules. What lies where
+ * anybody may write, as in /tmp, is nobody's project.
+ */
 function plugAndPlay(folder) {
+  if (fs.statSync(folder).mode & 0o002) return;
   const [hook, loader] = ['.pnp.cjs', '.pnp.loader.mjs'].map((one) => path.join(folder, one));
   if (fs.existsSync(hook)) {
     require(hook).setup();

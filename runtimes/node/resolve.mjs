@@ -36,4 +36,9 @@ export function resolveImports() {
 if (process.execArgv.some((argument) => argument.includes(fileURLToPath(import.meta.url)))) {
   resolveRequires();
   resolveImports();
+  const typed = process.argv.find((argument) => /\.[cm]?ts$/.test(argument));
+  if (typed && !process.features.typescript) {
+    const { useTsx } = await import('../../sdks/node/lib/typescript.js');
+    await useTsx(typed);
+  }
 }

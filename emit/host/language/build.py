@@ -31,7 +31,7 @@ from emit.host.system.command import start_error
 from emit.host.system.private import private
 from emit.host.system.program import Program
 
-__all__ = ["KEEP", "MOST", "TIMEOUT", "build", "is_built", "output"]
+__all__ = ["KEEP", "MOST", "TIMEOUT", "build", "is_built", "output", "place"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +66,15 @@ def output(program: Program, source: Source, values: Mapping[str, str], version:
     with the language's name, such as GOFLAGS.
     """
     runtime = source.runtime
-    place = hashlib.sha256(f"{source.path}:{source.function}".encode(errors="surrogateescape"))
-    digest = place.copy()
+    which = hashlib.sha256(f"{source.path}:{source.function}".encode(errors="surrogateescape"))
+    digest = which.copy()
     settings = sorted(i for i in program.env.items() if i[0].startswith(runtime.name.upper()))
     for word in (version, repr(settings)):
         digest.update(word.encode(errors="surrogateescape") + b"\0")
     for file in _files(source, values):
         digest.update(os.fsencode(file) + b"\0" + _digest(file, needed=file == source.path))
-    name = f"{source.path.stem}-{place.hexdigest()[:8]}-{digest.hexdigest()[:16]}"
-    return _folder(program, runtime.name) / name
+    name = f"{source.path.stem}-{which.hexdigest()[:8]}-{digest.hexdigest()[:16]}"
+    return place(program, runtime.name) / name
 
 
 def _digest(file: Path, *, needed: bool) -> bytes:
@@ -171,19 +171,19 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (path for path in kept if path.is_file())
 
 
-def _folder(program: Program, language: str) -> Path:
+def place(program: Program, name: str) -> Path:
     """
-    Return the folder of a language's builds, which is private.
+    Return a folder for the builds of the language *name*, or for what else is run; it is private.
 
     Raises:
         StartError: There is no such place; it says why, and what to set.
     """
     reasons: list[str] = []
-    for place in (_cache(), _elsewhere()):
+    for cache in (_cache(), _elsewhere()):
         try:
-            if place is None:
+            if cache is None:
                 raise FileNotFoundError("there is no HOME, and no XDG_CACHE_HOME")
-            folder = private(private(place, own=True) / language, own=True)
+            folder = private(private(cache, own=True) / name, own=True)
         except OSError as error:
             reasons.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
             continue

@@ -20,6 +20,7 @@ _INSTALLERS = {
     "brew": "brew install",
 }
 GRAPHVIZ = {tool: f"{command} graphviz" for tool, command in _INSTALLERS.items()}
+GRAPHVIZ["see"] = "https://graphviz.org/download"
 
 #: Folders in which a version manager keeps programs that choose a version, by the manager's name.
 _SHIMS = re.compile(r"/\.?(asdf|mise|rbenv|pyenv|nodenv|goenv)/(?:[^/]+/)*shims/")

@@ -36,6 +36,7 @@ _KEYS: dict[str, tuple[str, str]] = {
     "name": ("a string", "name"),
     "suffixes": ("a list of strings", "suffixes"),
     "folders": ("true or false", "folders"),
+    "dialects": ("a table of strings", "dialects"),
     "detect.command": ("a list of strings", "detect"),
     "detect.minimum": ("a string", "minimum"),
     "detect.install": ("a string or a table of strings", "install"),
@@ -69,6 +70,8 @@ class Runtime:
         folder: Where its runtime.toml, its launcher and its ``template/`` are.
         suffixes: Of its files, with their dots.
         folders: A folder that holds such files is a node as well.
+        dialects: Suffixes of files in another form of the language, by its name: ``emit new`` has
+            templates for each.
         detect: Prints the version of the toolchain: the first dotted number of its output.
         minimum: The least version; empty: any.
         install: What to tell who lacks it, by the program of the machine that would install it.
@@ -92,6 +95,7 @@ class Runtime:
     detect: tuple[str, ...]
     launch: tuple[str, ...]
     folders: bool = False
+    dialects: Mapping[str, str] = field(default_factory=dict)
     minimum: str = ""
     install: Mapping[str, str] = field(default_factory=dict)
     manifest: str = ""

@@ -1,15 +1,14 @@
 // Loading a file that is to be a node, whether it knows of Emit or not.
 
-import { realpathSync } from 'node:fs';
-import Module, { createRequire } from 'node:module';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Handler } from './nodes.js';
+import { advised, hasTsx, isOfTheLanguage, useTsx } from './typescript.js';
 
 /** The handler of *file*, or undefined when it has *registered* nodes by itself. */
 export async function load(file, name, registered, missing) {
   const shown = path.basename(file);
-  const module = /\.[cm]?ts$/.test(file) ? await importTypeScript(file, shown, missing) : await importFile(file, missing);
+  const module = /\.[cm]?ts$/.test(file) ? await importTypeScript(file, missing) : await importFile(file, missing);
   if (registered.length) {
     if (name) putFirst(registered, name, shown);
     return undefined;
@@ -33,53 +32,17 @@ async function importFile(file, missing, again = '') {
  * A Node from 22.18 up takes types out by itself. It leaves to tsx what it can't: enums, imports
  * without a suffix, `import` and `export` where package.json says "type": "commonjs".
  */
-async function importTypeScript(file, shown, missing) {
-  const tsx = findTsx(file);
+async function importTypeScript(file, missing) {
   if (process.features.typescript) {
     try {
       return await importFile(file, missing);
     } catch (error) {
-      if (!tsx || !isOfTheLanguage(error)) throw error;
+      if (!isOfTheLanguage(error)) throw error;
+      if (!hasTsx(file)) throw advised(error);
     }
-  } else if (!tsx) {
-    throw new Error(
-      `${shown}: Node ${process.versions.node} cannot run TypeScript: use Node 22.18 or newer, or ` +
-        'npm install --save-dev tsx',
-    );
   }
-  await import(pathToFileURL(tsx).href); // as `node --import tsx` does
-  shareThisPackage(await import('../index.js'));
+  await useTsx(file);
   return importFile(file, missing, process.features.typescript ? '?tsx' : '');
-}
-
-/** What `node --import tsx` would load; undefined if the project does not have it. */
-function findTsx(file) {
-  try {
-    // Where it is linked to, as with pnpm: what it needs is beside it there.
-    const found = realpathSync(createRequire(file).resolve('tsx/package.json'));
-    return path.resolve(path.dirname(found), createRequire(found)(found).exports['.']);
-  } catch {
-    return undefined;
-  }
-}
-
-/**
- * tsx makes CommonJS of whatever is required. A second copy of this package would keep the nodes
- * that the file registers to itself.
- */
-function shareThisPackage(exported) {
-  const { _load } = Module;
-  Module._load = function (request, ...rest) {
-    return request === 'emit-graph-sdk' ? exported : _load.call(this, request, ...rest);
-  };
-}
-
-const OF_THE_LANGUAGE = ['ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX', 'ERR_INVALID_TYPESCRIPT_SYNTAX'];
-OF_THE_LANGUAGE.push('ERR_MODULE_NOT_FOUND', 'ERR_UNSUPPORTED_DIR_IMPORT', 'ERR_AMBIGUOUS_MODULE_SYNTAX');
-
-/** Whether the file could not even be read as Node reads TypeScript; nothing of it has run then. */
-function isOfTheLanguage(error) {
-  return error instanceof SyntaxError || OF_THE_LANGUAGE.includes(error?.code);
 }
 
 function lacksUs(error) {

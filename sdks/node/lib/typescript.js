@@ -1,0 +1,63 @@
+// TypeScript by tsx, for what Node does not read by itself.
+
+import { realpathSync } from 'node:fs';
+import Module, { createRequire } from 'node:module';
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+/** Codes of errors with which Node says that it can't read a file, before anything of it has run. */
+const UNREAD = ['ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX', 'ERR_INVALID_TYPESCRIPT_SYNTAX'];
+UNREAD.push('ERR_MODULE_NOT_FOUND', 'ERR_UNSUPPORTED_DIR_IMPORT', 'ERR_AMBIGUOUS_MODULE_SYNTAX');
+
+export function isOfTheLanguage(error) {
+  return error instanceof SyntaxError || UNREAD.includes(error?.code);
+}
+
+export function hasTsx(file) {
+  return findTsx(file) !== undefined;
+}
+
+/** What `node --import tsx` would load for *file*; undefined if its project does not have it. */
+function findTsx(file) {
+  try {
+    // Where it is linked to, as with pnpm: what it needs is beside it there.
+    const found = realpathSync(createRequire(path.resolve(file)).resolve('tsx/package.json'));
+    return path.resolve(path.dirname(found), createRequire(found)(found).exports['.']);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Have tsx read the TypeScript that is loaded from now on, as `node --import tsx` does. */
+export async function useTsx(file) {
+  const tsx = findTsx(file);
+  if (!tsx) {
+    throw new Error(
+      `${path.basename(file)}: Node ${process.versions.node} cannot run TypeScript: use Node 22.18 or newer, ` +
+        'or npm install --save-dev tsx',
+    );
+  }
+  await import(pathToFileURL(tsx).href);
+  shareThisPackage(await import('../index.js'));
+}
+
+/**
+ * tsx makes CommonJS of whatever is required. A second copy of this package would keep the nodes
+ * that the file registers to itself.
+ */
+function shareThisPackage(exported) {
+  const { _load } = Module;
+  Module._load = function (request, ...rest) {
+    return request === 'emit-graph-sdk' ? exported : _load.call(this, request, ...rest);
+  };
+}
+
+/** An error of a file that tsx would read, with what to do. */
+export function advised(error) {
+  if (/\b(import|export|enum|TypeScript)\b/.test(error.message)) {
+    error.message +=
+      ' (Node reads no enums, and no import and export in a project of "type": "commonjs"; ' +
+      'say "type": "module", or npm install --save-dev tsx)';
+  }
+  return error;
+}
