@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +74,14 @@ def hosting(code: str = "sys.stdin.read()", **env: str) -> Iterator[subprocess.P
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def connected(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(60)
+        asking.connect(str(path))
+        yield asking
 
 
 def only_answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -212,18 +223,100 @@ def test_no_private_directory(runtime: Path, tmp_path: Path, kind: str) -> None:
     assert status.sockets() == []
 
 
-@pytest.mark.parametrize("question", [b"nonsense\n", b"[1]\n", b"\n", b""])
-def test_a_wrong_question(runtime: Path, question: bytes) -> None:
-    """It gets no answer, and the next one does."""
-    with hosting():
+WRONG = [b"nonsense\n", b"[1]\n", b"[]\n", b"5\n", b"null\n", b'"text"\n', b"\n", b"\xff\n", b""]
+WRONG += [b"[" * 60_000 + b"\n", b'{"node":' * 8_000 + b"\n", b"1" * 60_000 + b"\n", b" " * 70_000]
+
+
+def test_wrong_questions(runtime: Path) -> None:
+    """Each gets no answer, and the next one does. The host's log has a line at INFO for each, and
+    nothing of what was asked."""
+    log = "import logging; logging.basicConfig(level=logging.INFO); sys.stdin.read()"
+    with hosting(log) as process:
         [path] = status.sockets()
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(60)
-            asking.connect(str(path))
-            asking.sendall(question)
-            asking.shutdown(socket.SHUT_WR)
-            assert asking.recv(100) == b""
+        for question in WRONG:
+            with connected(path) as asking:
+                with contextlib.suppress(BrokenPipeError):  # it has heard enough
+                    asking.sendall(question)
+                    asking.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    assert asking.recv(100) == b""
         assert only_answer({})["nodes"]
+        _, said = process.communicate("", timeout=60)
+    lines = [line for line in said.splitlines() if "status:" in line]
+    assert len(lines) == len(WRONG), said
+    assert all(line.startswith("INFO:") and len(line) < 300 for line in lines), said
+    assert "Traceback" not in said
+
+
+def test_others_who_ask_nothing(runtime: Path) -> None:
+    """Who has connected and says nothing, or little, holds up nobody, however many there are."""
+    with hosting(), contextlib.ExitStack() as stack:
+        [path] = status.sockets()
+        for number in range(300):
+            silent = stack.enter_context(connected(path))
+            with contextlib.suppress(OSError):  # at the limit the first ones are let go
+                silent.send(b" ")
+            if number % 100 == 0:
+                assert only_answer({})["nodes"]
+        assert only_answer({})["nodes"]
+
+
+def test_the_time_for_a_question(runtime: Path) -> None:
+    """It is for all of it, and not for each byte."""
+    hasty = "status.PATIENCE = 0.3; print('hasty', flush=True); sys.stdin.read()"
+    with hosting(hasty) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hasty\n"
+        [path] = status.sockets()
+        with connected(path) as dripping, contextlib.suppress(BrokenPipeError, ConnectionError):
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                dripping.send(b" ")
+                time.sleep(0.05)
+        assert time.monotonic() < end
+
+
+def test_an_answer_that_is_not_taken(runtime: Path) -> None:
+    """It holds up nobody, and its asker is let go in the end."""
+    huge = status.Status(lambda question: {"text": "x" * 10_000_000})
+    try:
+        with connected(huge.path) as lazy:
+            lazy.sendall(b"{}\n")
+            answer = status.ask(huge.path, {})
+            assert answer is not None
+            assert len(answer["text"]) == 10_000_000
+    finally:
+        huge.close()
+
+
+@pytest.mark.parametrize("answer", [b"[]\n", b"5\n", b"nonsense\n", b""])
+def test_an_odd_host(runtime: Path, answer: bytes) -> None:
+    """What it says is named, and the others answer."""
+    with hosting() as process, socket.socket(socket.AF_UNIX) as odd:
+        odd.bind(str(runtime / "77-a.sock"))
+        odd.listen()
+
+        def serve() -> None:
+            with odd.accept()[0] as peer:
+                peer.recv(100)
+                peer.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        answers = dict(status.ask_all({}))
+        thread.join()
+    assert isinstance(answers[77], ValueError)
+    assert isinstance(answers[process.pid], dict)
+
+
+def test_other_files_beside_the_sockets(runtime: Path) -> None:
+    """They are left alone, whatever their names are."""
+    names = ("backup-of-yesterday.sock", "12-ab.sock", "-.sock", "x", "12-ab.sock.old")
+    with hosting():
+        for name in names:
+            (runtime / name).touch()
+        assert only_answer({})["nodes"]
+        assert all((runtime / name).exists() for name in names)
 
 
 def test_a_host_that_does_not_answer(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:

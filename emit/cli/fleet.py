@@ -85,6 +85,15 @@ def rows(before: Snapshots, now: Snapshots, seconds: float) -> list[Row]:
     return [_row(name, _of(name, before), _of(name, now), seconds) for name in names]
 
 
+def is_snapshot(answer: Mapping[str, Any]) -> bool:
+    """Whether rows can be made of an answer: a host of another version may have other figures."""
+    try:
+        rows({0: answer}, {0: answer}, 1.0)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
 def arrange(rows: Iterable[Row], sort: str) -> list[Row]:
     """Sort rows by one of SORTS; of those that are alike there, the name decides."""
     return sorted(rows, key=lambda row: (SORTS[sort](row), row.node))

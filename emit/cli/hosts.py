@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from math import ceil
 
-from emit.cli.fleet import Row, Snapshots
+from emit.cli.fleet import Row, Snapshots, is_snapshot
 from emit.host import status
 from emit.text import clean, one_line
 
@@ -14,11 +14,14 @@ HEAD = ("node", "runtime", "busy", "queue", "calls/s", "p50", "p99", "fail", "re
 
 
 def snapshots() -> Snapshots:
-    """Ask all hosts. One that does not answer is named on stderr, and left out."""
+    """Ask all hosts. One that does not answer, or not as a host does, is named on stderr."""
     found = {}
     for pid, answer in status.ask_all({}):
         if isinstance(answer, Exception):
             print(f"emit top: process {pid} does not answer: {answer}", file=sys.stderr)
+        elif not is_snapshot(answer):
+            reason = "its Emit is of another version, and its figures cannot be read"
+            print(f"emit top: process {pid}: {reason}", file=sys.stderr)
         else:
             found[pid] = answer
     return found

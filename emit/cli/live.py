@@ -141,7 +141,9 @@ def _ask(node: str | None) -> dict[int, dict[str, Any]]:
     if node is None:
         return {}
     answers = status.ask_all({"node": node})
-    return {pid: answer for pid, answer in answers if isinstance(answer, dict)}
+    return {
+        pid: a for pid, a in answers if isinstance(a, dict) and {"errors", "stderr"} <= a.keys()
+    }
 
 
 @contextmanager

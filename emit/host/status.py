@@ -1,7 +1,8 @@
 """
 A host answers on a private unix socket who asks for its figures, as ``emit top`` does.
 
-1. Only who asks costs anything: a daemon thread sleeps in ``accept``, and nothing is computed.
+1. Only who asks costs anything: a daemon thread sleeps in ``poll``, and nothing is computed. It
+   serves many at a time, so one who connects and says nothing holds up nobody.
 2. The socket is in a directory that only its user may enter: ``$XDG_RUNTIME_DIR/emit``, or
    ``/tmp/emit-<uid>``. The user at the other end is checked, too.
 3. A forked child closes its copy, and opens a socket of its own when it makes a host.
@@ -18,6 +19,8 @@ import errno
 import json
 import logging
 import os
+import re
+import select
 import socket
 import threading
 import time
@@ -30,8 +33,11 @@ from emit.host.system.private import private
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a question to come, and for an answer to be taken.
+#: Seconds for a question to come as a whole, and then for its answer to be taken.
 PATIENCE = 2.0
+
+#: How many may be asking at a time.
+_ASKERS = 64
 
 #: Bytes of the longest question.
 _QUESTION = 64 * 1024
@@ -41,6 +47,12 @@ _BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 #: Seconds to the next try then, and for the thread to end.
 _PAUSE = 0.1
+
+#: Seconds between two looks where not every event wakes us.
+_TICK = 0.05
+
+#: What the name of a socket is, with its process's id.
+_NAME = re.compile(r"([0-9]+)-[0-9a-f]+\.sock")
 
 #: Answers a question: both are maps that JSON can carry.
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -74,46 +86,150 @@ class Status:
         try:
             self._listener.bind(str(self.path))
             self._listener.listen()
-            self._thread = threading.Thread(target=self._serve, name="emit-status", daemon=True)
+            self._listener.setblocking(False)
+            self._thread = threading.Thread(target=self._run, name="emit-status", daemon=True)
             self._thread.start()
         except BaseException:
             self._listener.close()
             self.path.unlink(missing_ok=True)
             raise
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
+        asking: list[_Asker] = []
+        try:
+            self._serve(asking)
+        finally:
+            for asker in asking:
+                asker.socket.close()
+
+    def _serve(self, asking: list[_Asker]) -> None:
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        # gevent's poll can miss what happens on a socket whose number was just reused.
+        tick = PATIENCE if type(poll).__module__ == "select" else _TICK
         while True:
+            left = min((asker.deadline - time.monotonic() for asker in asking), default=None)
+            poll.poll(None if left is None else max(0.0, min(left, tick)) * 1000)
             try:
-                peer, _ = self._listener.accept()
+                self._accept(poll, asking)
             except OSError as error:
                 if error.errno not in _BUSY:  # it was closed
                     return
                 time.sleep(_PAUSE)
-                continue
-            with peer:
-                try:
-                    self._serve_one(peer)
-                except (OSError, ValueError) as error:
-                    logger.info("status: a question was not answered: %s", error)
-                except Exception:
-                    logger.exception("status: a question was not answered")
+            for asker in list(asking):
+                if self._is_done_with(asker):
+                    asking.remove(asker)
+                    poll.unregister(asker.socket)
+                    asker.socket.close()
+                elif asker.answer:
+                    poll.modify(asker.socket, select.POLLOUT)
 
-    def _serve_one(self, peer: socket.socket) -> None:
-        peer.settimeout(PATIENCE)
-        if peer_of(peer) != os.geteuid():
-            return
-        with peer.makefile("rb") as lines:
-            question = json.loads(lines.readline(_QUESTION))
-        peer.sendall(json.dumps(self._answer(question)).encode() + b"\n")
+    def _accept(self, poll: select.poll, asking: list[_Asker]) -> None:
+        """Take who has connected. At the limit the one that has taken longest to ask has to go."""
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            peer.setblocking(False)
+            if peer_of(peer) != os.geteuid():
+                peer.close()
+                continue
+            poll.register(peer, select.POLLIN)
+            asking.append(_Asker(peer))
+            if len(asking) > _ASKERS:
+                slowest = min(asking, key=lambda asker: asker.deadline)
+                asking.remove(slowest)
+                poll.unregister(slowest.socket)
+                slowest.socket.close()
+
+    def _is_done_with(self, asker: _Asker) -> bool:
+        """Read what has come of the question, or send what can be of the answer."""
+        try:
+            if not asker.answer:
+                asker.hear()
+                if not asker.has_asked:
+                    return self._is_late(asker)
+                asker.answer = memoryview(self._answer_to(bytes(asker.question)))
+                asker.deadline = time.monotonic() + PATIENCE
+            asker.answer = asker.answer[asker.socket.send(asker.answer) :]
+        except BlockingIOError:
+            return self._is_late(asker)
+        except ValueError as error:
+            logger.info("status: a question was not answered: %s", error)
+            return True
+        except OSError as error:
+            logger.info("status: an asker has gone: %s", error)
+            return True
+        return not asker.answer
+
+    def _is_late(self, asker: _Asker) -> bool:
+        if time.monotonic() < asker.deadline:
+            return False
+        what = "an answer was not taken" if asker.answer else "a question was not asked"
+        logger.info("status: %s within %g s", what, PATIENCE)
+        return True
+
+    def _answer_to(self, line: bytes) -> bytes:
+        """
+        Raises:
+            ValueError: It is no question.
+        """
+        try:
+            question = json.loads(line)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        if not isinstance(question, dict):
+            raise ValueError(f"it must be a map, not {type(question).__name__}")
+        try:
+            return json.dumps(self._answer(question)).encode() + b"\n"
+        except Exception as error:
+            logger.exception("status: a question was not answered")
+            raise ValueError(type(error).__name__) from error
 
     def close(self) -> None:
         """Remove the socket and end the thread; in a forked child only its copy is closed."""
         if self.pid == os.getpid():
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
-            self._thread.join(_PAUSE)  # it may be with somebody who says nothing
+            self._thread.join(_PAUSE)  # it may be making an answer
             self.path.unlink(missing_ok=True)
         self._listener.close()
+
+
+class _Asker:
+    """
+    Somebody who has connected.
+
+    Attributes:
+        socket: The connection.
+        deadline: When the question must have come, or else the answer have been taken.
+        question: What has come of the question.
+        answer: What is left to send of the answer.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.deadline = time.monotonic() + PATIENCE
+        self.question = bytearray()
+        self.answer = memoryview(b"")
+        self.has_asked = False
+
+    def hear(self) -> None:
+        """
+        Take what has come.
+
+        Raises:
+            ValueError: It is more than a question.
+            ConnectionError: The asker has left without a word.
+        """
+        data = self.socket.recv(_QUESTION)
+        self.question += data
+        if not self.question:
+            raise ConnectionError("it has asked nothing")
+        self.has_asked = not data or b"\n" in data
+        if len(self.question) > _QUESTION:
+            raise ValueError(f"it has more than {_QUESTION} bytes")
 
 
 _current: Status | None = None
@@ -148,11 +264,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def sockets() -> list[Path]:
-    """The sockets of this user's hosts, also of those that were killed."""
+    """The sockets of this user's hosts, also of those that were killed; no other file."""
     try:
-        return sorted(private(folder(), make=False).glob("*.sock"))
+        found = [
+            path for path in private(folder(), make=False).iterdir() if _NAME.fullmatch(path.name)
+        ]
     except OSError:
         return []
+    return sorted(path for path in found if path.is_socket())
 
 
 def ask(path: Path, question: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -165,6 +284,7 @@ def ask(path: Path, question: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         OSError, ValueError: It does not answer, or nonsense.
     """
+    end = time.monotonic() + PATIENCE
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(PATIENCE)
         try:
@@ -173,9 +293,18 @@ def ask(path: Path, question: Mapping[str, Any]) -> dict[str, Any] | None:
             path.unlink(missing_ok=True)
             return None
         asking.sendall(json.dumps(question).encode() + b"\n")
-        with asking.makefile("rb") as lines:
-            line = lines.readline()
-    answer: dict[str, Any] = json.loads(line)
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            asking.settimeout(max(_TICK, end - time.monotonic()))
+            data = asking.recv(_QUESTION)
+            line += data
+            if not data:
+                break
+            if time.monotonic() >= end:
+                raise TimeoutError("timed out")
+    answer = json.loads(line)
+    if not isinstance(answer, dict):
+        raise ValueError("its answer is no map")
     return answer
 
 
