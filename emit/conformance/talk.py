@@ -125,9 +125,7 @@ class Talk:
         self.wait(lambda: not self._pipes.sending, "its reading of what was sent")
         self._gone = True
         self._child.close_stdin()
-        for fd in (self._child.stdout, self._child.stderr):
-            os.close(fd)
-        self._child.stdout = self._child.stderr = -1
+        self._child.close_outputs()
 
     def signal(self, name: str) -> None:
         """Send a signal to its process group, as a terminal or a supervisor would."""

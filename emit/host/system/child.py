@@ -134,6 +134,13 @@ class Child:
                     self.stdin = -1
                     self._descriptors[0].close()
 
+    def close_outputs(self) -> None:
+        """Let it see that nobody reads what it writes."""
+        with self._lock, self.closing:
+            self.stdout = self.stderr = -1
+            for descriptor in self._descriptors[1:3]:
+                descriptor.close()
+
     def close(self) -> None:
         """
         Let go of it. Any number of times, from any thread.
