@@ -14,10 +14,10 @@ from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from emit.errors import FrameTooLarge
+from emit.errors import FrameTooLarge, ProtocolError
 from emit.host import host, oneshot
 from emit.host.calls import Calls
-from emit.host.fate import too_many
+from emit.host.fate import too_much
 from emit.host.host import AnyHost
 from emit.host.wire import plain
 
@@ -54,17 +54,18 @@ class Foreign:
         codec = node.codec or "json"
         data = plain.encode_message(fields, node=node.name, codec=codec, max_frame=node.max_frame)
         program = node._program_of_one({"EMIT_PROBE": "1"} if probing else {})
-        count = 0
+        count = size = 0
         # Closed here: after a failure, who keeps the exception would keep the process, too.
         with closing(oneshot.run(program, data, timeout=node.timeout)) as chunks:
-            for result in self._read(chunks, codec):
+            for result, length in self._read(chunks, codec):
                 if probing:
                     probing = False
                     if _is_ready(result):
                         node._probed = "persistent"
                         continue
                 count += 1
-                self._check_count(count)
+                size += length
+                self._check(count, size)
                 yield result
         if node._probed is None and node.mode == "auto":
             node._probed = "oneshot"
@@ -75,16 +76,17 @@ class Foreign:
         own = node._reads_its_own or node.codec == "msgpack"
         return node.mode == "auto" and node._probed is None and not own
 
-    def _read(self, chunks: Iterable[bytes], codec: str) -> Generator[Any, None, None]:
+    def _read(self, chunks: Iterable[bytes], codec: str) -> Generator[tuple[Any, int], None, None]:
+        """The results, each with the bytes that it took."""
         if self._node._reads_its_own:
             yield from self._read_own(chunks)
             return
         reader = plain.results(node=self._node.name, codec=codec, max_frame=self._node.max_frame)
         for chunk in chunks:
-            yield from reader.feed(chunk)
-        yield from reader.end()
+            yield from zip(reader.feed(chunk), reader.sizes, strict=True)
+        yield from zip(reader.end(), reader.sizes, strict=True)
 
-    def _read_own(self, chunks: Iterable[bytes]) -> Generator[Any, None, None]:
+    def _read_own(self, chunks: Iterable[bytes]) -> Generator[tuple[Any, int], None, None]:
         """Line by line, through an overridden ``deserialize``."""
         name, limit = self._node.name, self._node.max_frame
         held: list[bytes] = []
@@ -95,11 +97,27 @@ class Foreign:
                 raise FrameTooLarge(node=name, size=None, limit=limit, outgoing=False)
             if more:
                 lines, held = [b"".join(held), *more[:-1]], more[-1:]
-                yield from (self._node.deserialize(x.decode()) for x in lines if x.strip())
+                for line in lines:
+                    if line.strip():
+                        yield self._node.deserialize(self._text(line)), len(line)
 
-    def _check_count(self, count: int) -> None:
-        if count > self._node.max_results and not self._node.stream:
-            raise too_many(self._node.name, self._node.max_results)
+    def _text(self, line: bytes) -> str:
+        try:
+            return line.decode()
+        except UnicodeDecodeError as error:
+            reason = f"a line of {len(line)} bytes is no UTF-8, from its byte {error.start} on"
+            raise ProtocolError(node=self._node.name, reason=reason, sample=line) from None
+
+    def _check(self, count: int, size: int) -> None:
+        """
+        Raises:
+            ResultError: So many results, or bytes of them, are too much.
+        """
+        node = self._node
+        if count > node.max_results and not node.stream:
+            raise too_much(node.name, "max_results", node.max_results)
+        if size > node.max_result_bytes and not node.stream:
+            raise too_much(node.name, "max_result_bytes", node.max_result_bytes)
 
     # -- pooled processes ------------------------------------------------------------------
 

@@ -112,6 +112,7 @@ class ShellNode(Handler):
     jitter = Settings.jitter
     max_frame = Settings.max_frame
     max_results = Settings.max_results
+    max_result_bytes = Settings.max_result_bytes
     stop_grace = Settings.stop_grace
     term_grace = Settings.term_grace
     backoff = Settings.backoff

@@ -80,9 +80,9 @@ def test_three_charges_make_a_dead_letter() -> None:
 
 def test_a_charge_forgets_what_had_come() -> None:
     """Results of a failed attempt are not mixed with those of the next."""
-    job = Job({}, results=[1, 2], overflow=True)
+    job = Job({}, results=[1, 2], size=9, overflow="max_results")
     job.charge(DIED, 3, 0.0)
-    assert (job.results, job.overflow) == (None, False)
+    assert (job.results, job.size, job.overflow) == (None, 0, "")
 
 
 def test_a_cause_says_all_that_is_known() -> None:

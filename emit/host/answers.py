@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from emit.errors import FrameTooLarge, ProtocolError, RemoteError
-from emit.host.fate import Job, too_many
+from emit.host.fate import AHEAD, Job, too_much
 from emit.host.lines import LEVELS
 from emit.host.wire import frames
 from emit.host.wire.session import Broken, Unmatched
@@ -31,11 +31,13 @@ class Answers:
     Args:
         node: The node's name, for errors.
         max_results: Of one message, unless it streams.
+        max_bytes: Of the results of one message, unless it streams.
         logger: The node's.
 
     Attributes:
         jobs: The open ones by the numbers of their calls, the oldest first.
         count: Calls that were answered.
+        kept: Bytes of the results that have come of open calls.
         strays: Lines on stdout that were no frames.
         failed: What it said when it could not go on.
         fault: How it broke the protocol. What it had answered before stands.
@@ -43,44 +45,86 @@ class Answers:
             payload. None: it may stay.
     """
 
-    def __init__(self, node: str, max_results: int, logger: logging.Logger) -> None:
+    def __init__(self, node: str, max_results: int, max_bytes: int, logger: logging.Logger) -> None:
         self.jobs: dict[int, Job] = {}
         self.count = 0
+        self.kept = 0
         self.strays = 0
         self.failed: frames.Failure | None = None
         self.fault: ProtocolError | None = None
         self.condemned: str | None = None
         self._node = node
         self._max_results = max_results
+        self._max_bytes = max_bytes
         self._logger = logger
 
-    def take(self, events: Iterable[Any], done: list[Job]) -> None:
-        """Take what the session has read; jobs that have an outcome now are added to *done*."""
+    def take(self, events: Iterable[Any], done: list[Job], sizes: dict[int, int]) -> None:
+        """
+        Take what the session has read.
+
+        Args:
+            events: What has happened, in order.
+            done: To add the jobs to that are open no more.
+            sizes: For each call, the bytes of its results among *events*.
+        """
         for event in events:
             if type(event) is frames.End:  # the common case, first
                 job = self.jobs.pop(event.id)
+                if sizes or job.results is not None or job.overflow:
+                    self.kept -= job.size
+                    job.size += sizes.get(event.id, 0)
                 self.finish(job, event.msgs)
                 done.append(job)
             else:
-                self._take(event, done)
+                self._take(event, done, sizes)
 
     def finish(self, job: Job, results: Any) -> None:
         """A call has succeeded; *results* are its last."""
         self.count += 1
         if job.results is not None:
             results = job.all_with(results)
-        if job.overflow or (len(results) > self._max_results and not job.streamed):
-            job.outcome = too_many(self._node, self._max_results)
-        else:
-            job.outcome = results or []  # an end may leave them out
+        if job.overflow or len(results) > self._max_results or job.size > self._max_bytes:
+            job.overflow = job.overflow or self._overflow(job, len(results))
+            if job.overflow:
+                return self._refuse(job)
+        job.outcome = results or []  # an end may leave them out
 
-    def _take(self, event: Any, done: list[Job]) -> None:
+    def _refuse(self, job: Job) -> None:
+        job.size = 0
+        if job.overflow != AHEAD:
+            limit = self._max_bytes if job.overflow == "max_result_bytes" else self._max_results
+            job.outcome = too_much(job.node or self._node, job.overflow, limit)
+
+    def drop(self, job: Job) -> None:
+        """
+        Drop what has come of an open call, and what is still to come: there is no room for it. At
+        its end it has no outcome, and is to run again.
+        """
+        self.kept -= job.size
+        job.release()
+        job.overflow = AHEAD
+
+    def _closed(self, id: int) -> Job:
+        job = self.jobs.pop(id)
+        self.kept -= job.size
+        return job
+
+    def _overflow(self, job: Job, count: int) -> str:
+        """The setting that so many results of a job are over, if any."""
+        if job.streamed:
+            return ""
+        if count > self._max_results:
+            return "max_results"
+        return "max_result_bytes" if job.size > self._max_bytes else ""
+
+    def _take(self, event: Any, done: list[Job], sizes: dict[int, int]) -> None:
         match event:
             case frames.Out():
-                self._add(self.jobs[event.id], event.msgs)
+                self._add(self.jobs[event.id], event.msgs, sizes.pop(event.id, 0))
             case frames.Err():
-                job = self.jobs.pop(event.id)
+                job = self._closed(event.id)
                 self.count += 1
+                job.size = 0
                 job.outcome = _remote_error(job.node, event)
                 done.append(job)
             case frames.Log():
@@ -98,13 +142,16 @@ class Answers:
                 self.fault = event.error
                 self.condemned = event.error.reason  # its text quotes what was said
 
-    def _add(self, job: Job, results: Any) -> None:
-        if job.overflow:
+    def _add(self, job: Job, results: Any, size: int) -> None:
+        if job.overflow:  # the rest is read, so that the process stays usable, and dropped
             return
         job.add(results)
-        if len(job.results or ()) > self._max_results and not job.streamed:
-            # The rest is read, so that the process stays usable, and dropped.
-            job.overflow, job.results = True, None
+        job.size += size
+        self.kept += size
+        if overflow := self._overflow(job, len(job.results or ())):
+            self.kept -= job.size
+            job.release()
+            job.overflow = overflow
 
     def _log(self, event: frames.Log) -> None:
         """A record for each line, as of stderr: no second line can pass for another record."""
@@ -132,10 +179,11 @@ class Answers:
         self._logger.debug("stdout: %s", text)
 
     def _too_large(self, event: frames.TooLarge) -> list[Job]:
-        job = self.jobs.pop(event.id, None) if event.id is not None else None
-        if job is None:
+        if event.id is None or event.id not in self.jobs:
             self.condemned = "it wrote a frame over max_frame"
             return []
+        job = self._closed(event.id)
+        job.size = 0
         job.outcome = FrameTooLarge(
             node=self._node, size=event.size, limit=event.limit, outgoing=False
         )

@@ -16,7 +16,7 @@ from emit import context
 from emit.errors import HostError, RemoteError
 from emit.host.accounting import CallAccount
 from emit.host.batch import Batch
-from emit.host.fate import FAILURES, Job, too_many
+from emit.host.fate import AHEAD, FAILURES, Job, too_much
 from emit.host.pool import Pool
 from emit.host.transport import pause
 from emit.letter import DeadLetter
@@ -198,8 +198,9 @@ class Calls:
             limit: Attempts at most. None: ``max_attempts``.
         """
         self.account.charged(error)
-        if job.overflow:  # with any other process it would be the same again
-            job.outcome = too_many(job.node, self.settings.max_results)
+        if job.overflow and job.overflow != AHEAD:  # any other process would emit the same again
+            limit = getattr(self.settings, job.overflow)
+            job.outcome = too_much(job.node, job.overflow, limit)
             self.account.answered((job.outcome,), 0.0)
         elif not job.charge(error, limit or self.settings.max_attempts, time.time()):
             self.account.answered((error,), 0.0)

@@ -31,6 +31,9 @@ from emit.errors import (
 )
 from emit.letter import Cause, DeadLetter
 
+#: The overflow of a job whose results had to be dropped, as too many others waited: see `Batch`.
+AHEAD = "ahead"
+
 #: Failures of a process, as opposed to answers: the message may run again on a fresh one.
 FAILURES = (ProcessDied, CallTimeout, ProtocolError)
 
@@ -49,8 +52,10 @@ class Job:
         causes: Why the charged attempts failed.
         alone: Run it with no other message in the process.
         results: What has come of it so far, where it comes in parts.
+        size: The bytes of what has come of it.
         streamed: Its results are taken as they come, so there is no limit of them.
-        overflow: More results came than ``max_results``.
+        overflow: The setting that its results were over, such as ``max_results``: they are dropped.
+            `AHEAD`: they would have waited too long for those of an earlier message.
         outcome: Its end: its results, or the exception that stands for them. None: open.
     """
 
@@ -62,8 +67,9 @@ class Job:
     causes: tuple[Cause, ...] = ()
     alone: bool = False
     results: list[Any] | None = None
+    size: int = 0
     streamed: bool = False
-    overflow: bool = False
+    overflow: str = ""
     outcome: list[Any] | Exception | None = None
 
     @property
@@ -105,7 +111,8 @@ class Job:
     def release(self) -> None:
         """It was open in a process that failed, but not because of it: run it again, whole."""
         self.results = None
-        self.overflow = False
+        self.size = 0
+        self.overflow = ""
 
 
 def split(open_jobs: list[Job], concurrency: int, error: HostError) -> tuple[Job | None, list[Job]]:
@@ -125,11 +132,12 @@ def split(open_jobs: list[Job], concurrency: int, error: HostError) -> tuple[Job
     return None, open_jobs
 
 
-def too_many(node: str, limit: int) -> ResultError:
-    """What becomes of a message with more results than ``max_results``."""
+def too_much(node: str, setting: str, limit: int) -> ResultError:
+    """The error of a message with more results, or more bytes of them, than a setting allows."""
+    unit = "results" if setting == "max_results" else "bytes of results"
     return ResultError(
-        f'"{node}" emitted more than max_results = {limit} results for one message; stream=True '
-        f"has no such limit",
+        f'"{node}" emitted more than {setting} = {limit} {unit} for one message: emit less at '
+        f"once, raise {setting} of the node, or declare it with stream=True, which has no limit",
         node=node,
     )
 

@@ -62,6 +62,7 @@ class Process:
         session: The conversation; `session.ready` tells what the process announced.
         born: When it was started, by the monotonic clock.
         used: When it was last given back.
+        unsent: Bytes of calls that it had not taken by the last `flush`, and of those since.
         answers: Its open calls, what has come for them, and what else it has said.
         start_seconds: What it took to be ready.
         lifespan: When it is to be replaced.
@@ -79,10 +80,12 @@ class Process:
         self.replaced: str | None = None
         self._settings = settings
         self._unsent: list[bytes] = []
+        self.unsent = 0
         self._memory_due = 0.0
         self.lifespan = Lifespan.draw(settings, random.random())
         self.pipes = Pipes(child, Lines(program.node))
-        self.answers = Answers(program.node, settings.max_results, self.pipes.lines.logger)
+        limits = (settings.max_results, settings.max_result_bytes)
+        self.answers = Answers(program.node, *limits, self.pipes.lines.logger)
         self._poll = Poll([self.pipes])
 
     @classmethod
@@ -156,6 +159,7 @@ class Process:
         number, data = self.session.call(job.fields, node=job.program_node, meta=meta)
         self.answers.jobs[number] = job
         self._unsent.append(data)
+        self.unsent += len(data)
 
     def flush(self) -> None:
         """Send what was submitted, as much as the pipe takes; `wait` sends the rest."""
@@ -164,6 +168,7 @@ class Process:
         if self._unsent:
             self.pipes.send(b"".join(self._unsent))
             self._unsent.clear()
+        self.unsent = self.pipes.pending
 
     def call(self, job: Job, meta: Mapping[str, Any] | None, deadline: float) -> None:
         """
@@ -238,7 +243,7 @@ class Process:
                 raise self._failure()
         chunks, pipes.received = pipes.received, []
         for chunk in chunks:
-            self.answers.take(self.session.receive(chunk), done)
+            self.answers.take(self.session.receive(chunk), done, self.session.sizes)
         return done
 
     def _see_end(self) -> None:

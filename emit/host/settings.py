@@ -46,6 +46,9 @@ class Settings:
             they are not all replaced at once.
         max_frame: Bytes of one message or answer.
         max_results: Results of one message, unless it is streamed.
+        max_result_bytes: Bytes of all results of one message, as the program writes them, unless
+            it is streamed; and of those that ``call_many`` keeps while an earlier message's
+            are still to come.
         stop_grace: Seconds to end by itself after the end of its input.
         term_grace: Seconds to end after SIGTERM; then it is killed.
         backoff: Seconds before the second start after a failed one; doubles each time.
@@ -72,6 +75,7 @@ class Settings:
     jitter: float = 0.2
     max_frame: int = MAX_FRAME
     max_results: int = 1_000_000
+    max_result_bytes: int = 2**27
     stop_grace: float = 2.0
     term_grace: float = 3.0
     backoff: float = 0.1
@@ -121,6 +125,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("jitter", 0, 1),
     ("max_frame", 1024, MAX_FRAME),  # less can't carry the first frame
     ("max_results", 1, _INFINITE),
+    ("max_result_bytes", 1024, _INFINITE),
     *((name, 0, 3600.0) for name in ("stop_grace", "term_grace", "backoff", "backoff_max")),
     ("breaker_failures", 1, 1000),
     *((name, _LEAST, 86400.0) for name in ("breaker_window", "breaker_open")),
@@ -128,6 +133,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 _OPTIONAL = {"acquire_timeout", "max_calls", "max_age", "max_rss", "idle_timeout"}
 _WHOLE = {"size", "min_idle", "window", "max_attempts", "max_calls", "max_rss", "max_frame"} | {
     "max_results",
+    "max_result_bytes",
     "breaker_failures",
 }
 

@@ -80,6 +80,11 @@ class Pipes:
         if not self.sending:
             self.child.close_stdin()
 
+    @property
+    def pending(self) -> int:
+        """Bytes that are still to be written."""
+        return len(self._outgoing)
+
     def flush(self) -> None:
         while self.sending:
             try:

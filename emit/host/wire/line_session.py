@@ -38,6 +38,7 @@ class LineSession:
         self.ready: Ready | None = Ready(v=1)
         self._max_frame = max_frame
         self._encode = Encoder().json
+        self.sizes: dict[int, int] = {}
         self._held = bytearray()
         self._next = 1
         self._open: int | None = None
@@ -81,6 +82,7 @@ class LineSession:
             return too_long
         self._held.clear()
         number, self._open = self._open, None
+        self.sizes = {number: len(line)}
         try:
             return [End(number, [from_json(line)])]
         except Malformed as error:

@@ -77,11 +77,15 @@ class JsonResults:
     Both methods raise `ProtocolError` for a line that is no value, with its sample, and
     `FrameTooLarge` for one over the limit. Results before it in the same bytes are lost with it,
     as the message has failed.
+
+    Attributes:
+        sizes: The bytes of each result that the last `feed` has returned.
     """
 
     def __init__(self, node: str, max_frame: int) -> None:
         self._node = node
         self._max = max_frame
+        self.sizes: list[int] = []
         self._held = bytearray()
         self._lines = 0
 
@@ -93,11 +97,13 @@ class JsonResults:
         if end >= 0:
             self._held.clear()
         self._held += data[end + 1 :]
-        values = []
+        values: list[Any] = []
+        self.sizes = []
         for line in whole.split(b"\n")[:-1]:
             self._lines += 1
             if line.strip():
                 values.append(self._value(line))
+                self.sizes.append(len(line))
         self._check_size(self._held)
         return values
 
@@ -124,6 +130,7 @@ class MsgpackResults:
     def __init__(self, node: str, max_frame: int) -> None:
         self._node = node
         self._max = max_frame
+        self.sizes: list[int] = []
         self._hooks = Hooks()
         self._unpacker = msgpack.Unpacker(
             timestamp=3,
@@ -138,6 +145,7 @@ class MsgpackResults:
     def feed(self, data: bytes) -> list[Any]:
         """Take the next bytes and return the results they complete."""
         values: list[Any] = []
+        self.sizes = []
         self._fed += len(data)
         self._unpacker.feed(data)
         try:
@@ -152,6 +160,7 @@ class MsgpackResults:
 
     def end(self) -> list[Any]:
         """The end of output: the last newline may be missing, nothing else."""
+        self.sizes = []
         if self._start != self._fed:
             raise self._broken("ends in the middle of an object", b"")
         return []
@@ -164,6 +173,7 @@ class MsgpackResults:
         if not self._newline:
             _check(value)
             values.append(value)
+            self.sizes.append(here - self._start)
         self._hooks.items = 0
         self._start = here
         self._newline = not self._newline

@@ -18,7 +18,17 @@ from collections.abc import Callable
 
 import msgpack  # type: ignore[import-untyped]
 
-from emit.host.wire.frames import OPS, BadFrame, Frame, Read, Stray, TooLarge, Violation, from_wire
+from emit.host.wire.frames import (
+    OPS,
+    BadFrame,
+    Frame,
+    Out,
+    Read,
+    Stray,
+    TooLarge,
+    Violation,
+    from_wire,
+)
 from emit.host.wire.values import (
     MAX_DEPTH,
     MAX_FRAME,
@@ -32,6 +42,10 @@ __all__ = ["Reader"]
 
 #: Bytes that are kept of a stray line, and of an unfinished one for diagnosis.
 _KEPT = 8192
+
+#: Bytes of an `End` that are not worth counting: those of a whole window are nothing to a host, and
+#: to count each took it a tenth of what a message takes.
+SMALL = 512
 
 #: Bytes of an oversized frame that are looked at for its op and id.
 _HEAD = 64
@@ -54,6 +68,10 @@ class Reader:
         max_frame: Bytes of the largest frame, framing not counted; from 64 to 2**24 - 1.
         binary: Whether msgpack frames may come. Without them a 0x00 is text like any other.
 
+    Attributes:
+        sizes: By its place in what the last `feed` has returned, the bytes of each frame that has
+            more than `SMALL` of them, and of each `Out`.
+
     Example:
         >>> Reader().feed(b'hello\\n{"op":"end","id":1}\\n')
         [Stray(data=b'hello'), End(id=1, msgs=())]
@@ -64,6 +82,7 @@ class Reader:
             raise ValueError(f"max_frame must be from {_HEAD} to {MAX_FRAME}, not {max_frame}")
         self._max = max_frame
         self._binary = binary
+        self.sizes: dict[int, int] = {}
         self._held = bytearray()  # The start of a frame or line whose end has not come.
         self._skip = 0  # Bytes of an oversized msgpack frame still to pass over.
         self._step: Callable[[bytes, int, list[Read]], int] = self._text
@@ -76,6 +95,8 @@ class Reader:
     def feed(self, data: bytes) -> list[Read]:
         """Take the next bytes and return what they complete, in order."""
         events: list[Read] = []
+        if self.sizes:
+            self.sizes = {}
         position = 0
         while position < len(data):
             position = self._step(data, position, events)
@@ -126,6 +147,8 @@ class Reader:
                 if not 0 < size <= self._max or stop > end:
                     break
                 if (frame := _frame(data[start + 4 : stop])) is not None:
+                    if size > SMALL or type(frame) is Out:
+                        self.sizes[len(events)] = size
                     events.append(frame)
                 start = stop
         except BadFrame as error:
@@ -145,6 +168,7 @@ class Reader:
                 held += piece
                 start += len(piece)
             if (found := self._whole(bytes(held))) is not None:
+                self.sizes[len(events)] = len(held) - 4
                 events.append(found)
         except BadFrame as error:
             return self._violation(str(error), bytes(held), events)
@@ -179,6 +203,8 @@ class Reader:
         try:
             for line in block.split(b"\n"):
                 if line and (event := self._line(line, long_numbers)) is not None:
+                    if len(line) > SMALL or type(event) is Out:
+                        self.sizes[len(events)] = len(line)
                     events.append(event)
         except BadFrame as error:
             return self._violation(str(error), line, events)

@@ -127,6 +127,12 @@ class Session:
         max_frame: Bytes of the largest frame, both ways; below 2**24.
         config: A map for the process to start with, or None.
 
+    Attributes:
+        ready: What the process has announced; None before.
+        error: How the process broke the protocol.
+        sizes: For each call, the bytes of the frames with its results in what `receive` took last;
+            an ``end`` that is small is not counted, see `emit.host.wire.reader.SMALL`.
+
     Raises:
         ValueError: An unknown codec, or a max_frame out of range.
 
@@ -166,6 +172,7 @@ class Session:
         self._extras = b""
         self._open: dict[int, None] = {}
         self._lost: set[int] = set()  # Failed by an oversized frame; their answers may follow.
+        self.sizes: dict[int, int] = {}
 
     def __repr__(self) -> str:
         return f"<Session {self.node} [{self.state.value}, {len(self._open)} open]>"
@@ -269,7 +276,9 @@ class Session:
         if self.error is not None:
             raise self.error
         events: list[Event] = []
-        for read in self._reader.feed(data):
+        reads = self._reader.feed(data)
+        self.sizes = self._measure(reads) if self._reader.sizes else {}
+        for read in reads:
             if isinstance(read, End) and read.id in self._open and End in self._allowed:
                 del self._open[read.id]  # One per message; _take would do the same.
                 events.append(read)
@@ -278,6 +287,14 @@ class Session:
                 if self.error is not None:
                     break
         return events
+
+    def _measure(self, reads: Sequence[Any]) -> dict[int, int]:
+        sizes: dict[int, int] = {}
+        for at, size in self._reader.sizes.items():
+            read = reads[at]
+            if isinstance(read, (Out, End)):
+                sizes[read.id] = sizes.get(read.id, 0) + size
+        return sizes
 
     def _take(self, read: Any, events: list[Event]) -> None:
         match read:
