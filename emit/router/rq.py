@@ -292,7 +292,7 @@ class RQRouter(QueueRouter):
         it at once if its worker died now.
         """
         job.retries_left = self._life(job.func_name)
-        job.meta[META] = []
+        job.meta |= _meta((), waits=0)
         return Retry(max=(job.number_of_retries or 0) + 1)
 
     def _delivery(self, node: Any, job: Any, message: Any) -> Delivery:
