@@ -67,6 +67,9 @@ _LARGEST = (1 << 24) - 1 - 64
 #: Characters of a command in a text.
 _SHORT = 120
 
+#: What the note of a router begins with that says in which node an exception was raised.
+IN_NODE = "in node "
+
 
 class EmitError(Exception):
     """The root of all of Emit's own exceptions."""

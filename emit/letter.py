@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from traceback import walk_tb
 from typing import Any
 
+from emit.errors import IN_NODE
 from emit.text import WORD, one_line, said
 
 __all__ = ["Cause", "DeadLetter"]
@@ -135,3 +136,18 @@ def _where(error: BaseException) -> str:
         elif _CARRIERS.isdisjoint(folders):
             libraries = where
     return authors or libraries
+
+
+def shortened(error: Exception) -> Exception:
+    """
+    Return *error* as a queue's own log is to show it: its traceback begins with the author's first
+    line, and ends with the error itself. The queue says which node it was.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_EMIT):
+        traceback = traceback.tb_next
+    notes = [note for note in vars(error).get("__notes__", ()) if not note.startswith(IN_NODE)]
+    vars(error).pop("__notes__", None)
+    if notes:
+        vars(error)["__notes__"] = notes
+    return error.with_traceback(traceback)

@@ -118,13 +118,19 @@ def test_after_max_attempts_it_is_a_dead_letter(sent: Any) -> None:
     assert len(seen(sent, "jobs.moody")) == 3
 
 
-@pytest.mark.parametrize("how", ["error", "unserializable"])
-def test_no_second_attempt(sent: Any, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("error", "KeyError: 'canary-in-an-error'"), ("unserializable", "emit.errors.EncodeError: ")],
+)
+def test_no_second_attempt(sent: Any, how: str, error: str) -> None:
     """An ordinary exception; a result that the serializer has no form for."""
     job = sent.moody.delay(how=how, _origin="test")
     (letter,) = dead(sent, 1)
     assert len(letter.causes) == len(seen(sent, "jobs.moody")) == 1
     eventually(lambda: job.get_status(refresh=True) == "failed")
+    lines = job.latest_result().exc_string.rstrip().splitlines()
+    assert lines[-1].startswith(error)  # what dashboards show of it
+    assert how != "error" or not any("receiver.py" in line for line in lines)
 
 
 def test_a_dead_letter_is_sent_again(sent: Any) -> None:

@@ -31,7 +31,7 @@ from rq.utils import now
 
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, EncodeError, GraphError, InProgress
-from emit.letter import Cause, DeadLetter
+from emit.letter import Cause, DeadLetter, shortened
 from emit.router.delivery import Parcel, opened
 from emit.router.lane import Lane, problems, seconds
 from emit.router.ledger import Ledger
@@ -282,7 +282,7 @@ class RQRouter(QueueRouter):
         finally:
             if os.environ.get("RQ_JOB_ID") == job.id:  # this process is forked for the job alone
                 self.close()
-        raise error  # here, so that it keeps the cause that it has
+        raise shortened(error)  # here, so that it keeps the cause that it has
 
     def _renew(self, job: Any) -> Retry:
         """

@@ -15,7 +15,7 @@ from copy import copy
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from emit.errors import GraphError
+from emit.errors import IN_NODE, GraphError
 from emit.message import Message, NoResult
 from emit.node import PLAIN, Node
 from emit.router.worklist import WorkList
@@ -234,7 +234,7 @@ def _noted(
 
 def _add_note(error: Exception, name: str, message: Message) -> None:
     """Say where it happened, below the traceback; the type and the text stay as they are."""
-    note = f'in node "{name}", with a message from "{vars(message).get("_origin", "a call")}"'
+    note = f'{IN_NODE}"{name}", with a message from "{vars(message).get("_origin", "a call")}"'
     if hasattr(error, "add_note"):
         error.add_note(note)
     else:  # Python 3.10
