@@ -8,7 +8,8 @@ from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec
 
 import pytest
 
-from emit import CeleryRouter, Router, ShellNode
+import emit
+from emit import Router, ShellNode
 from emit.cli.handlers import needs_of
 from emit.drawing.outline import outline
 
@@ -63,7 +64,7 @@ def test_a_mock_is_a_handler_of_a_queue() -> None:
     celery = pytest.importorskip("celery")
     app = celery.Celery("mocks", broker="memory://", set_as_current=False)
     app.conf.task_always_eager = True
-    router = CeleryRouter(celery_task=app.task(shared=False))
+    router = emit.CeleryRouter(celery_task=app.task(shared=False))
     mock = MagicMock(return_value=7)
     router.node(("n",), entry_point=True, name="mocks.node", batch=5)(mock)
     router(n=1)
