@@ -462,22 +462,27 @@ class Unavailable(HostError):
 
 class HostLost(Unavailable):
     """
-    The shared host was not there for the node's ``timeout``, or it was lost ``max_attempts``
-    times with the message. Nobody is charged; try again later.
+    The shared host was not there for the node's ``timeout``, or had no room for another client, or
+    it was lost ``max_attempts`` times with the message. Nobody is charged; try again later.
 
     Attributes:
         path: Its socket.
         reason: What was seen last.
     """
 
-    def __init__(self, *, node: str, path: str, reason: str, may_have_run: bool = False) -> None:
-        HostError.__init__(
-            self,
-            f'"{node}": no shared host at {path}: {reason} (start one with: emit host; or '
-            f"set EMIT_HOST=private)",
-            node=node,
-            may_have_run=may_have_run,
-        )
+    def __init__(
+        self,
+        *,
+        node: str,
+        path: str,
+        reason: str,
+        may_have_run: bool = False,
+        is_full: bool = False,
+    ) -> None:
+        what = "the shared host at" if is_full else "no shared host at"
+        hint = "raise --max-clients of emit host" if is_full else "start one with: emit host"
+        text = f'"{node}": {what} {path}: {reason} ({hint}; or set EMIT_HOST=private)'
+        HostError.__init__(self, text, node=node, may_have_run=may_have_run)
         self.retry_in = 0.0
         self.last = None
         self.path = path

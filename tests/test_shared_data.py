@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from emit import errors
-from emit.errors import HostError, ProcessDied, StartError, Unavailable
+from emit.context import Context
+from emit.errors import GraphError, HostError, ProcessDied, StartError, Unavailable
 from emit.host.settings import Settings
-from emit.host.shared.data import Described, from_error, from_node, to_error, to_node
+from emit.host.shared.data import (
+    Described,
+    from_context,
+    from_error,
+    from_node,
+    to_context,
+    to_error,
+    to_node,
+)
 from emit.host.system.program import Limits, Program
 from emit.host.wire.values import Encoder, from_msgpack
 from emit.letter import Cause, DeadLetter
@@ -93,7 +103,7 @@ def test_a_node() -> None:
     """Program, settings and the node's name in it, limits included."""
     bare = Described(Program("n", ("a",), {}), Settings())
     for node in (NODE, bare):
-        again = to_node(crossed(from_node(node)))
+        again = to_node("n", crossed(from_node(node)))
         assert (again, again.key) == (node, node.key)
     assert hash(NODE.key) != hash(bare.key)
 
@@ -103,7 +113,77 @@ def test_another_version(place: str) -> None:
     """What the host does not know is refused, and not left out."""
     data = from_node(NODE)
     data[place]["new"] = 1
-    with pytest.raises(StartError, match=r"another version of Emit .*restart it"):
-        to_node(data)
-    with pytest.raises(StartError, match="another version"):
-        to_node({})
+    with pytest.raises(StartError, match=r"different versions of Emit: .*'new'.*restart the older"):
+        to_node("n", data)
+    with pytest.raises(StartError, match="different versions of Emit: no 'program'"):
+        to_node("n", {})
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        ("settings", "codec", []),
+        ("settings", "timeout", "1"),
+        ("settings", "size", True),
+        ("settings", "max_age", {}),
+        ("program", "env", ["A=1"]),
+        ("program", "env", {"A": 1}),
+        ("program", "argv", [1]),
+        ("program", "argv", 5),
+        ("program", "cwd", b"/srv"),
+        ("program", "guard", None),
+        ("program", "limits", []),
+        ("program", "limits", {"cpu": "1"}),
+        ("program", "toolchain", {"name": "ruby"}),
+        ("program", "toolchain", {"name": 5, "detect": [], "check": []}),
+        (None, "program_node", ["x"]),
+        (None, "shared", "yes"),
+        (None, "settings", [1]),
+        (None, "program", None),
+    ],
+)
+def test_values_of_another_type(place: str | None, name: str, value: Any) -> None:
+    """They are refused as well, before they are looked up or started."""
+    data = from_node(NODE)
+    (data if place is None else data[place])[name] = value
+    with pytest.raises(StartError, match=r'"n" cannot be started: .* different versions of Emit'):
+        to_node("n", data)
+
+
+def test_a_setting_that_cannot_work() -> None:
+    """It is refused as where it is declared."""
+    with pytest.raises(GraphError, match="timeout = -1"):
+        to_node("n", from_node(replace(NODE, settings=Settings(timeout=-1))))
+
+
+def test_what_a_queue_knows() -> None:
+    """What a later version knows besides is left out; what is missing is told."""
+    known = Context("7", "n", "words", 2, None)
+    told = crossed(from_context(known))
+    told["context"]["priority"] = 3
+    assert to_context("n", told) == known
+    assert to_context("n", None) is to_context("n", {}) is None
+    for wrong in (
+        {"of": "later"},
+        {"id": 7, "node": "n"},
+        {"id": "7", "node": "n", "attempt": "1"},
+    ):
+        with pytest.raises(StartError, match="different versions of Emit"):
+            to_context("n", {"context": wrong})
+    for wrong in ([], 5, "text"):
+        with pytest.raises(StartError, match="different versions of Emit"):
+            to_context("n", {"context": wrong})
+
+
+def test_an_exception_of_another_version() -> None:
+    """What cannot be made again is told all the same, and what is new is left out."""
+    error = ProcessDied(node="n", status=-6)
+    error.letter = DeadLetter("n", {}, (Cause.of(error, 12.5),))
+    data = crossed(from_error(error))
+    data["state"]["letter"]["letter"][0]["new"] = 1
+    again: Any = to_error(data, "n", {})
+    assert again.letter == error.letter
+    for changes in ({"args": 5}, {"state": {"letter": {"letter": 5}}}, {"state": []}):
+        again = to_error(data | changes, "n", {})
+        assert isinstance(again, StartError)
+    assert isinstance(to_error({}, "n", {}), HostError)

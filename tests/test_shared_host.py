@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from emit.context import Context
 from emit.errors import (
     EncodeError,
     FrameTooLarge,
+    HostError,
     HostLost,
     PoolClosed,
     PoolTimeout,
@@ -33,12 +35,16 @@ from emit.errors import (
 )
 from emit.host.host import Host
 from emit.host.place import Place, socket_path
-from emit.host.shared import link, server
+from emit.host.settings import Settings
+from emit.host.shared import link, served, server
+from emit.host.shared.data import Described, from_node
 from emit.host.shared.remote import RemoteHost
+from emit.host.system.environment import environment
+from emit.host.system.program import Program
 from emit.host.wire.codec import encode
-from emit.host.wire.frames import Call, End, Hello, Ready
+from emit.host.wire.frames import Call, End, Err, Failure, Hello, Ready
 from emit.host.wire.reader import Reader
-from tests.faults.nodes import CHAOS, raw, sdk
+from tests.faults.nodes import CHAOS, PATH, raw, sdk
 from tests.hosts import lives, until
 from tests.shared_hosts import EMIT, client, listening, open_client, start, status, wait_for
 
@@ -879,6 +885,108 @@ def test_garbage(path: Path) -> None:
             assert node.call({"n": 1})[0][0] == 1
 
 
+@contextlib.contextmanager
+def connected(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(str(path))
+        yield connection
+
+
+def heard(connection: socket.socket, count: int) -> list[Any]:
+    """The next frames, so many of them, or those that come before the end."""
+    reader, events = Reader(), []
+    while len(events) < count and (data := connection.recv(65536)):
+        events += reader.feed(data)
+    return events
+
+
+def config(name: str = "n", **changes: Any) -> dict[str, Any]:
+    """What a client says of a node, with changes to its program."""
+    env = environment({"PYTHONPATH": PATH})
+    data = from_node(Described(Program(name, tuple(ECHO), env), Settings(mode="persistent")))
+    data["program"] |= changes
+    return data
+
+
+def test_clients_of_another_version(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is told that it is one, as it describes a node or as it calls it; the others go on."""
+    hello = Hello([1], ["msgpack"], "n", 2**24 - 1, config(env=["A=1"]))
+    with serving(path), client(path, ECHO) as node:
+        with connected(path) as odd:
+            odd.sendall(encode(hello))
+            (refused,) = heard(odd, 2)
+        assert isinstance(refused, Failure)
+        assert "different versions of Emit" in refused.message
+        with connected(path) as odd:
+            odd.sendall(encode(hello._replace(config=config())))
+            for number, told in enumerate(
+                [{"of": "later"}, None, {"id": "7", "node": "n", "x": 1}]
+            ):
+                meta = {} if told is None else {"context": told}
+                odd.sendall(encode(Call(number, {"n": number}, meta=meta), "msgpack"))
+            ready, err, *ends = heard(odd, 4)
+        assert (type(ready), type(err), err.id) == (Ready, Err, 0)
+        assert [(type(end), end.id, end.msgs[0][0]) for end in ends] == [(End, 1, 1), (End, 2, 2)]
+        assert node.call({"n": 1})[0][0] == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_failure_of_the_host_itself(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told to the client, and logged with its traceback; no thread dies of it."""
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    with serving(path), client(path, ECHO) as node:
+        with monkeypatch.context() as patch:
+            patch.setattr(server.Server, "node", fail)
+            with pytest.raises(HostError, match="the shared host has failed: ZeroDivisionError"):
+                node.call({"n": 1})
+        assert node.call({"n": 1})[0][0] == 1
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.exc_info is not None
+
+
+def test_more_clients_than_there_is_room_for(path: Path) -> None:
+    """They are told so, by a type that says to try again; a node waits for room."""
+    with listening(path, "--max-clients", "4"), contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(connected(path)) for _ in range(40)]
+        refused = [heard(each, 1) for each in crowd[4:]]
+        assert {(frame.type, frame.message) for (frame,) in refused} == {
+            ("HostLost", "it has 4 clients, its max_clients")
+        }
+        with client(path, ECHO, timeout=0.2) as node:
+            with pytest.raises(HostLost, match=r"it has 4 clients.*raise --max-clients"):
+                node.call({"n": 1})
+        with client(path, ECHO, timeout=60) as node:
+            waiting, found = in_thread(lambda: node.call({"n": 2}))
+            until(lambda: waiting.is_alive())
+            for each in crowd:
+                each.close()
+            waiting.join()
+            assert found[0][0][0] == 2
+
+
+def test_clients_that_say_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are let go after a while, so that a storm of them is over by itself."""
+    monkeypatch.setattr(served, "_HELLO", 0.2)
+    monkeypatch.setattr(server, "_most_clients", lambda: 4)
+    with serving(path), contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(connected(path)) for _ in range(4)]
+        crowd[0].sendall(b"\0\0\0\x20")  # the beginning of a frame
+        with client(path, ECHO, timeout=60) as node:
+            assert node.call({"n": 1})[0][0] == 1
+        assert [heard(each, 1) for each in crowd] == [[], [], [], []]
+
+
+def test_room_for_clients() -> None:
+    """By default there is some for programs, whatever the limit of open files is."""
+    assert 1 <= server._most_clients() <= server.MOST_CLIENTS
+
+
 @pytest.mark.parametrize("value", ["sharred", "relative/host.sock"])
 def test_a_wrong_setting(value: str) -> None:
     """It is an error that says what there is, at once, and not a private host."""
@@ -891,7 +999,7 @@ def test_a_wrong_setting(value: str) -> None:
     assert "must be private, shared, or the absolute path" in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--max-processes", "--max-rss"])
+@pytest.mark.parametrize("option", ["--max-processes", "--max-rss", "--max-clients"])
 def test_limits_of_the_host(path: Path, option: str) -> None:
     """Nothing could run with less than one."""
     command = [EMIT, "host", "--socket", str(path), option, "0"]

@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", metavar="PATH", help=f"default: that of ${VARIABLE}")
     parser.add_argument("--max-processes", type=_count, metavar="N", help="of all nodes together")
     parser.add_argument("--max-rss", type=_count, metavar="BYTES", help="of all processes together")
+    parser.add_argument("--max-clients", type=_count, metavar="N", help="connections at a time")
     parser.add_argument("--status", action="store_true", help="print the figures of the one there")
     parser.add_argument(
         "--standby", action="store_true", help="where another runs, wait and take its place"
@@ -74,7 +75,7 @@ def _count(text: str) -> int:
 
 def _serve(place: Place, arguments: argparse.Namespace) -> None:
     host = Host(arguments.max_processes, arguments.max_rss)
-    server = Server(place, host, parent=arguments.parent)
+    server = Server(place, host, parent=arguments.parent, max_clients=arguments.max_clients)
     stopped: list[int] = []
 
     def stop(number: int, _: Any) -> None:

@@ -10,14 +10,16 @@ that names its type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from emit import errors
 from emit.context import Context
 from emit.errors import EmitError, HostError, StartError
-from emit.host.settings import Settings
+from emit.host.settings import Settings, check
 from emit.host.system.program import Limits, Program, Toolchain
 from emit.letter import Cause, DeadLetter
 
@@ -66,28 +68,68 @@ def from_node(node: Described) -> dict[str, Any]:
     }
 
 
-def to_node(data: Mapping[str, Any]) -> Described:
+def to_node(name: str, data: Mapping[str, Any]) -> Described:
     """
-    The other way round.
+    The other way round, for the node *name*.
 
     Raises:
         StartError: It is of an Emit that has other settings than this one.
+        GraphError: A setting has a value that can't work.
     """
-    try:
+    with _of_one_version(name):
         program, settings = dict(data["program"]), dict(data["settings"])
         program["argv"] = tuple(program["argv"])
-        program["limits"] = _limits(program["limits"])
-        program["toolchain"] = _to_toolchain(program["toolchain"])
+        program["limits"] = _limits(program.get("limits"))
+        program["toolchain"] = _to_toolchain(program.get("toolchain"))
         settings["limits"] = Limits(**settings["limits"])
-        shared = {name: data[name] for name in ("program_node", "shared")}
-        return Described(Program(**program), Settings(**settings), **shared)
-    except (KeyError, TypeError, ValueError) as error:
+        shared = {key: data[key] for key in ("program_node", "shared")}
+        node = Described(Program(**program), Settings(**settings), **shared)
+        _check_types(node)
+    check(name, node.settings)
+    return node
+
+
+@contextmanager
+def _of_one_version(node: str) -> Iterator[None]:
+    """What is missing, unknown or of another type tells that the two ends differ."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        text = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise StartError(
-            node=str(data.get("node", "?")),
+            node=node,
             argv=(),
-            reason=f"the shared host is of another version of Emit ({error})",
-            hint="restart it",
+            reason=f"the shared host and its client are of different versions of Emit: {text}",
+            hint="restart the older one",
         ) from error
+
+
+def _check_types(value: Any) -> None:
+    """
+    Compare what a dataclass holds with its annotations.
+
+    Raises:
+        TypeError: It names the field.
+    """
+    for name, kind in get_type_hints(type(value)).items():
+        held = getattr(value, name)
+        if not _fits(held, kind):
+            raise TypeError(f"{name} is of type {type(held).__name__}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    kinds = get_args(kind)
+    if get_origin(kind) in (UnionType, Union):
+        return any(_fits(value, each) for each in kinds)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, kinds[0]) for item in value)
+    if get_origin(kind) is Mapping:
+        return isinstance(value, dict) and all(isinstance(x, str) for i in value.items() for x in i)
+    if is_dataclass(value):
+        _check_types(value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _limits(data: Mapping[str, Any] | None) -> Limits | None:
@@ -115,10 +157,24 @@ def from_context(told: Context | None) -> dict[str, Any]:
     return {} if told is None else {"context": asdict(told)}
 
 
-def to_context(meta: Mapping[str, Any] | None) -> Context | None:
-    """The other way round."""
+def to_context(node: str, meta: Mapping[str, Any] | None) -> Context | None:
+    """
+    The other way round. What a later version knows besides is left out.
+
+    Raises:
+        StartError: What this version needs is missing, or is of another type.
+    """
     told = (meta or {}).get("context")
-    return None if told is None else Context(**told)
+    if told is None:
+        return None
+    with _of_one_version(node):
+        known = Context(**{name: told[name] for name in _CONTEXT if name in told})
+        _check_types(known)
+    return known
+
+
+_CONTEXT = tuple(field.name for field in fields(Context))
+_CAUSE = tuple(field.name for field in fields(Cause))
 
 
 def from_error(error: BaseException) -> dict[str, Any]:
@@ -138,13 +194,17 @@ def to_error(data: Mapping[str, Any], node: str, message: Mapping[str, Any]) -> 
         node: Whose call failed.
         message: What it was called with. A dead letter crosses without it, since here it is.
     """
-    name = data["type"]
+    name = data.get("type", "an error")
     if name not in errors.__all__ or "args" not in data:
         return HostError(f'"{node}": {name}: {data.get("text", "")}', node=node)
     made: type[EmitError] = getattr(errors, name)
-    error = made.__new__(made, *_restored(data["args"], node, message))
-    for key, value in data["state"].items():
-        setattr(error, key, _restored(value, node, message))
+    try:
+        with _of_one_version(node):
+            error = made.__new__(made, *_restored(data["args"], node, message))
+            for key, value in data["state"].items():
+                setattr(error, key, _restored(value, node, message))
+    except StartError as unknown:
+        return unknown
     return error
 
 
@@ -172,7 +232,8 @@ def _list(items: Any, node: str, message: Mapping[str, Any]) -> list[Any]:
 
 
 def _letter(causes: Any, node: str, message: Mapping[str, Any]) -> DeadLetter:
-    return DeadLetter(node, message, tuple(Cause(**cause) for cause in causes))
+    known = ({name: cause[name] for name in _CAUSE if name in cause} for cause in causes)
+    return DeadLetter(node, message, tuple(Cause(**cause) for cause in known))
 
 
 #: By its name in the map: how a kind of value is told, made plain, and made of that again.

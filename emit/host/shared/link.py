@@ -28,7 +28,7 @@ from emit.host.wire import frames
 from emit.host.wire.session import Broken, Session, Unmatched
 from emit.host.wire.values import MAX_FRAME
 
-__all__ = ["BEAT", "Link", "LinkLost"]
+__all__ = ["BEAT", "Link", "LinkFull", "LinkLost", "LinkRefused"]
 
 #: Seconds between two signs of life of a host that works for a link.
 BEAT = 4.0
@@ -47,6 +47,10 @@ class LinkLost(Exception):
     """The host has ended, hangs, or talks nonsense. Its text says which."""
 
 
+class LinkFull(LinkLost):
+    """The host has no room for another client just now."""
+
+
 class LinkRefused(LinkLost):
     """There is no sense in trying again."""
 
@@ -60,6 +64,7 @@ class Link:
 
     Raises:
         LinkLost: Nobody listens there, or it has ended in the middle.
+        LinkFull: It has as many clients as it may have.
         LinkRefused: Another user listens there, or no socket can have this path.
         EmitError: The host refuses the node.
     """
@@ -168,7 +173,8 @@ class Link:
         except OSError as error:
             raise LinkLost(os.strerror(error.errno or 0)) from error
         if not data:
-            raise LinkLost("it has ended")
+            said = self._refusal
+            raise LinkLost("it has ended" if said is None else f"it has ended: {said.message}")
         self._heard = time.monotonic()
         for event in self._session.receive(data):
             if type(event) is frames.End:  # the common case, first
@@ -210,7 +216,14 @@ class Link:
     def _shake_hands(self) -> None:
         self._out += self._session.hello()
         while self._session.ready is None:
-            self.step()
+            try:
+                self.step()
+            except LinkLost:
+                self._receive()  # it may have said why before it hung up
+                if self._refusal is None:
+                    raise
+            if self._refusal is not None and self._refusal.type == "HostLost":
+                raise LinkFull(self._refusal.message)
             if self._refusal is not None:
                 raise to_error(self._refusal.cause or {"type": "HostError"}, self.node, {})
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 import weakref
@@ -36,7 +37,7 @@ from emit.host.calls import Calls
 from emit.host.fate import Job
 from emit.host.settings import Settings
 from emit.host.shared.data import Described, from_node
-from emit.host.shared.link import Link, LinkLost, LinkRefused
+from emit.host.shared.link import Link, LinkFull, LinkLost, LinkRefused
 from emit.host.system.program import Program
 from emit.host.transport import remaining
 from emit.letter import DeadLetter
@@ -47,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two tries to reach a host.
 _TURN = 0.05
+
+#: Seconds, at the most, to the next try at one that has no room: many may be waiting for it.
+_FULL = 1.0
 
 #: Bytes that are written ahead of the host's reading, at the most.
 _AHEAD = 1024 * 1024
@@ -224,7 +228,7 @@ class RemoteCalls(Calls):
             attempts.count += 1
             logger.warning('"%s": the shared host at %s is lost: %s', self.node, self._path, lost)
             if attempts.exhausted or attempts.count >= self.settings.max_attempts:
-                raise self._lost(str(lost), may_have_run=True) from lost
+                raise self._lost(lost, may_have_run=True) from lost
         finally:
             if link.is_fit and not self._closed:
                 self._idle[stream].append(link)
@@ -250,16 +254,17 @@ class RemoteCalls(Calls):
             try:
                 return self._link(config)
             except LinkRefused as refused:
-                raise self._lost(str(refused), may_have_run=attempts.count > 0) from refused
+                raise self._lost(refused, may_have_run=attempts.count > 0) from refused
             except LinkLost as lost:
+                turn = _TURN if not isinstance(lost, LinkFull) else _FULL * random.random()
                 if not attempts.warned:
                     attempts.warned = True
                     logger.warning(
                         '"%s" waits for a shared host at %s: %s', self.node, self._path, lost
                     )
                 if remaining(deadline) <= 0:
-                    raise self._lost(str(lost), may_have_run=attempts.count > 0) from lost
-            time.sleep(min(_TURN, remaining(deadline)))
+                    raise self._lost(lost, may_have_run=attempts.count > 0) from lost
+            time.sleep(min(turn, remaining(deadline)))
 
     def _link(self, config: Mapping[str, Any]) -> Link:
         link = Link(self._path, self.node, config)
@@ -273,8 +278,14 @@ class RemoteCalls(Calls):
             self._described = from_node(self._describe())
         return {**self._described, "stream": stream}
 
-    def _lost(self, reason: str, *, may_have_run: bool) -> HostLost:
-        return HostLost(node=self.node, path=self._path, reason=reason, may_have_run=may_have_run)
+    def _lost(self, lost: LinkLost, *, may_have_run: bool) -> HostLost:
+        return HostLost(
+            node=self.node,
+            path=self._path,
+            reason=str(lost),
+            may_have_run=may_have_run,
+            is_full=isinstance(lost, LinkFull),
+        )
 
     # -- many ------------------------------------------------------------------------------
 

@@ -18,12 +18,14 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from emit import context
-from emit.errors import EmitError, FrameTooLarge, HostError
+from emit.context import Context
+from emit.errors import EmitError, FrameTooLarge, HostError, HostLost
 from emit.host.shared.data import from_error, to_context
 from emit.host.transport import Abandoned
 from emit.host.wire import frames
@@ -56,6 +58,12 @@ _TOGETHER = 8 * 1024
 #: Bytes of answers that are kept while messages are with the processes.
 _KEPT = 4 * MAX_FRAME
 
+#: Seconds for a client to say hello, which it does as it connects.
+_HELLO = 5.0
+
+#: A call, and what its client's queue knows of it.
+_Asked = tuple[Call, Context | None]
+
 _BEAT = Msgpack().wrap(Msgpack().body(Pong(0)))
 _length = struct.Struct(">BI").pack
 
@@ -84,6 +92,9 @@ class Connection:
             self._serve()
         except (Abandoned, OSError) as error:
             logger.debug("a client is gone: %r", error)
+        except Exception as error:
+            logger.exception("a client could not be served")
+            self._apologize(error)
         finally:
             self._server.forget(self)
             self._socket.close()
@@ -106,9 +117,12 @@ class Connection:
     # -- the conversation ------------------------------------------------------------------
 
     def _serve(self) -> None:
+        end = time.monotonic() + _HELLO
         while self._hello is None:
+            self._socket.settimeout(max(0.001, end - time.monotonic()))
             if not self._receive():
                 return
+        self._socket.settimeout(None)
         config = self._hello.config or {}
         if "asked" in config:
             return self._look()
@@ -160,6 +174,12 @@ class Connection:
                     return False
         return bool(data)
 
+    def _apologize(self, error: Exception) -> None:
+        """Tell a client that this host has failed: the client would wait for another one else."""
+        with contextlib.suppress(OSError):
+            text = f"the shared host has failed: {type(error).__name__}"
+            self._refuse(HostError(text, node=self._hello.node if self._hello else ""))
+
     def _refuse(self, error: EmitError) -> None:
         failure = Failure(type(error).__name__, str(error), cause=from_error(error))
         self._out.send(self._codec.wrap(self._codec.body(failure)))
@@ -168,34 +188,42 @@ class Connection:
 
     def _answer(self, calls: Calls, stream: bool) -> None:
         count = min(len(self._inbox), calls.settings.window)
-        batch = deque(self._inbox.popleft() for _ in range(count))
+        batch = deque(self._understood([self._inbox.popleft() for _ in range(count)], calls.node))
         try:
             if stream:
                 self._stream(calls, batch)
-            elif count == 1:
+            elif len(batch) == 1:
                 self._one(calls, batch)
             else:
                 self._many(calls, batch)
         except HostError as error:  # of the pool, so of all that are left
-            for call in batch:
+            for call, _ in batch:
                 self._fail(call, error)
 
-    def _one(self, calls: Calls, batch: deque[Call]) -> None:
+    def _understood(self, calls: Iterable[Call], node: str) -> Iterator[_Asked]:
+        """The calls, each with what its client's queue knows of it; others have failed."""
+        for call in calls:
+            try:
+                yield call, to_context(node, call.meta)
+            except EmitError as error:
+                self._fail(call, error)
+
+    def _one(self, calls: Calls, batch: deque[_Asked]) -> None:
         job = calls.job(_message(batch[0]))
         calls.run(job)
-        self._tell(batch.popleft(), calls.settle(job))
+        self._tell(batch.popleft()[0], calls.settle(job))
 
-    def _many(self, calls: Calls, batch: deque[Call]) -> None:
+    def _many(self, calls: Calls, batch: deque[_Asked]) -> None:
         for outcome in calls.call_many(map(_message, list(batch))):
-            self._tell(batch.popleft(), outcome)
+            self._tell(batch.popleft()[0], outcome)
 
-    def _stream(self, calls: Calls, batch: deque[Call]) -> None:
+    def _stream(self, calls: Calls, batch: deque[_Asked]) -> None:
         while batch:
             job = calls.job(_message(batch[0]))
             for results in calls.parts(job):
-                self._results(batch[0], results, last=False)
+                self._results(batch[0][0], results, last=False)
                 self._out.flush()
-            self._tell(batch.popleft(), calls.settle(job))
+            self._tell(batch.popleft()[0], calls.settle(job))
 
     # -- answers ---------------------------------------------------------------------------
 
@@ -233,9 +261,18 @@ class Connection:
             self._out.keep(_frame(call.id, part, last=last))
 
 
-def _message(call: Call) -> Mapping[str, Any]:
+def refuse(connected: socket.socket, reason: str) -> None:
+    """Tell a client why it has to try again, if it can be told at once, and hang up."""
+    codec = Msgpack()
+    with connected, contextlib.suppress(OSError):
+        failure = Failure(HostLost.__name__, reason)
+        connected.send(codec.wrap(codec.body(failure)), socket.MSG_DONTWAIT)
+
+
+def _message(asked: _Asked) -> Mapping[str, Any]:
     """Its fields; what its queue knows of it is what jobs that are made now belong to."""
-    context.current.set(to_context(call.meta))
+    call, told = asked
+    context.current.set(told)
     return call.msg
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import select
 import socket
 import threading
@@ -23,10 +24,9 @@ from typing import Any
 from emit.host.calls import Calls
 from emit.host.host import Host
 from emit.host.place import Place, peer_of
-from emit.host.settings import check
 from emit.host.shared.data import to_node
 from emit.host.shared.link import BEAT
-from emit.host.shared.served import Connection
+from emit.host.shared.served import Connection, refuse
 from emit.host.transport import remaining
 
 __all__ = ["Server"]
@@ -39,6 +39,12 @@ LINGER = 60.0
 #: Seconds that clients' messages get to end when the host is stopped.
 GRACE = 5.0
 
+#: Clients at most, each of which takes a thread.
+MOST_CLIENTS = 4096
+
+#: Seconds between two lines about clients that were refused.
+_QUIET = 10.0
+
 #: Seconds between two looks at what needs looking at.
 _TICK = 1.0
 
@@ -49,12 +55,24 @@ class Server:
         place: Where to listen; it has been taken.
         host: Whose pools the messages go to. It is closed at the end.
         parent: The process that has started this one: end when it has ended. None: do not look.
+        max_clients: Connections at most; a client has one for each node and each thread that calls
+            it. Others are told so, and try again. None: half of the open files that this process
+            may have, so that programs can be started, and `MOST_CLIENTS` at most.
     """
 
-    def __init__(self, place: Place, host: Host, *, parent: int | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        host: Host,
+        *,
+        parent: int | None = None,
+        max_clients: int | None = None,
+    ) -> None:
         self._place = place
         self._host = host
         self._parent = parent
+        self._max_clients = max_clients or _most_clients()
+        self._refused, self._told = 0, -_QUIET
         self._lock = threading.Lock()  # guards the two below
         self._nodes: dict[Any, Node] = {}
         self._connections: dict[Connection, threading.Thread] = {}
@@ -104,6 +122,9 @@ class Server:
             logger.warning("a client of user %d is refused; this is %d", owner, os.geteuid())
             connected.close()
             return
+        if len(self._connections) >= self._max_clients:
+            self._refuse(connected)
+            return
         connection = Connection(connected, self)
         thread = threading.Thread(target=connection.run, name="emit-client", daemon=True)
         with self._lock:
@@ -114,6 +135,15 @@ class Server:
             logger.warning("a client could not be served: %s", error)
             self.forget(connection)
             connected.close()
+
+    def _refuse(self, connected: socket.socket) -> None:
+        """Tell a client that there is no room for it, and hang up."""
+        text = f"it has {self._max_clients} clients, its max_clients"
+        refuse(connected, text)
+        self._refused += 1
+        if time.monotonic() - self._told >= _QUIET:
+            logger.warning("%d clients were refused: %s", self._refused, text)
+            self._refused, self._told = 0, time.monotonic()
 
     def _beat(self) -> None:
         with self._lock:
@@ -138,11 +168,10 @@ class Server:
         Raises:
             EmitError: It can't be one.
         """
-        described = to_node(config)
+        described = to_node(name, config)
         program, key = described.program, (name, described.key)
         with self._lock:
             if key not in self._nodes:
-                check(name, described.settings)
                 calls = self._host.calls(
                     name,
                     lambda: program,
@@ -205,6 +234,11 @@ class Node:
         with self._lock:
             self.users -= 1
             self._since = time.monotonic()
+
+
+def _most_clients() -> int:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CLIENTS if files < 0 else max(1, min(MOST_CLIENTS, files // 2))
 
 
 def _join(connections: Mapping[Connection, threading.Thread], seconds: float) -> None:
