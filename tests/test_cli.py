@@ -92,21 +92,147 @@ def test_node_modules_that_fail_to_import(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="it is Linux's")
-def test_a_full_disk() -> None:
-    """Output that can't be written is an error, and one line says so."""
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([EMIT, "completion", "bash"], stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode == 1
-    assert done.stderr == b"emit completion: [Errno 28] No space left on device\n"
+#: Commands that print something, and need nothing to run.
+PRINTING = [
+    "--version",
+    "--help",
+    "call --help",
+    "completion bash",
+    "graph app.router",
+    "graph app.router --format json",
+    "check app.router",
+    "run app.router text=rain",
+    "call app.router:words text=rain",
+    "call up.py word=rain",
+    "inspect up.py",
+    "top --once --interval 0",
+    "new other --lang python",
+]
 
 
-def test_a_closed_output() -> None:
-    """Without a stdout a command does its work all the same."""
-    done = subprocess.run(
-        f"{shlex.quote(EMIT)} completion bash >&-", shell=True, stderr=subprocess.PIPE
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a router, and with a file that is a node."""
+    (tmp_path / "app.py").write_text(
+        "from emit import Router\nrouter = Router()\n"
+        "@router.node(('word',), entry_point=True, name='words')\n"
+        "def words(msg):\n    yield from msg.text.split()\n"
     )
-    assert (done.returncode, done.stderr) == (0, b"")
+    (tmp_path / "up.py").write_text("def up(word):\n    return word.upper()\n")
+    (tmp_path / "run").mkdir(mode=0o700)  # the sockets of hosts: of none but these
+    return tmp_path
+
+
+def in_a_shell(line: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        line.replace("emit ", f"{shlex.quote(EMIT)} ", 1),
+        shell=True,
+        cwd=cwd,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(cwd / "run"), **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+FULL = pytest.param(
+    ">/dev/full",
+    "No space left on device",
+    marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="it is Linux's"),
+)
+
+
+@pytest.mark.parametrize(("output", "why"), [FULL, (">&-", "it is closed")])
+@pytest.mark.parametrize("command", PRINTING)
+def test_an_output_that_takes_nothing(project: Path, command: str, output: str, why: str) -> None:
+    """What a command would print is not lost in silence: one line says why, and the code is 1."""
+    done = in_a_shell(f"emit {command} {output}", project)
+    assert done.returncode == 1
+    name = "" if command[0] == "-" else f" {command.split()[0]}"
+    assert f"emit{name}: standard output can't be written to: {why}\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "emit.run" not in done.stderr
+
+
+@pytest.mark.parametrize("output", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("command", PRINTING)
+def test_an_error_output_that_takes_nothing(project: Path, command: str, output: str) -> None:
+    """Nobody can be told of that; what is printed is printed, and no complaint is between it."""
+    done = in_a_shell(f"emit {command} {output}", project)
+    beside = in_a_shell(f"emit {command} 2>/dev/null", project)
+    assert done.returncode == 0 or "new" in command
+    if command not in ("inspect up.py", "new other --lang python"):  # it takes its own time
+        assert (done.returncode, done.stdout) == (beside.returncode, beside.stdout)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["call app.router:count n:=9999", "run app.router n:=9999"])
+def test_a_reader_that_leaves(project: Path, command: str, unbuffered: str) -> None:
+    """As in "| head": no complaint, and the code of SIGPIPE, also of a handler that prints."""
+    (project / "app.py").write_text(
+        "from emit import Router\nrouter = Router()\n"
+        "@router.node(('n',), entry_point=True, name='count')\n"
+        "def count(msg):\n    for n in range(msg.n):\n        print('*' * 99)\n        yield n\n"
+    )
+    line = f"(emit {command}; echo code $? >&2) | head -n 1"
+    done = in_a_shell(line, project, PYTHONUNBUFFERED=unbuffered)
+    assert done.stderr == "code 141\n"
+
+
+@pytest.mark.parametrize("command", ["call up.py -", "run app.router -"])
+def test_an_input_that_is_closed(project: Path, command: str) -> None:
+    """It is said that there is nothing to read."""
+    done = in_a_shell(f"emit {command} <&-", project)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "standard input is closed" in done.stderr
+    (project / "words.txt").write_text("rain")  # nor is the next file that is opened taken for it
+    assert in_a_shell("emit call up.py word=@words.txt <&-", project).stdout == '"RAIN"\n'
+
+
+def test_a_handlers_own_broken_pipe(project: Path) -> None:
+    """It is a failure of the handler, and not an output that nobody reads."""
+    (project / "app.py").write_text(
+        "from emit import Router\nrouter = Router()\n"
+        "@router.node(('n',), entry_point=True, name='a')\n"
+        "def a(msg):\n    raise BrokenPipeError(32, 'the shop has hung up')\n"
+    )
+    for command in ("run app.router", "call app.router:a"):
+        done = in_a_shell(f"emit {command} n=1", project)
+        assert (done.returncode, "the shop has hung up" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("chek app.router", 64, 'there is no command "chek" (nearest: check)'),
+        (
+            "run app:router text=a",
+            2,
+            '"app:router" is not of the form module.router: write app.router',
+        ),
+        ("run app.router:words a=b", 2, "say the router alone, app.router"),
+        ("run ap.router text=a", 2, "there is no module ap here"),
+        ("run ap.router text=a", 2, "(nearest: app"),
+        ("call app.router", 2, "is a router: say a node of it, app.router:words (it has: words)"),
+        ("call app.ruter", 2, "the module app has no ruter (its routers: router)"),
+        ("call ap.router", 2, '"ap.router" is no command, and there is no module ap here'),
+        ("call app:words text=a", 2, "a node of a router is written as app.router:words"),
+        ("call app.router:wrds text=a", 2, '"app.router" has no node "wrds" (nearest: words)'),
+        ("call upp.py word=a", 2, "upp.py (nearest: up.py, app.py); give a path"),
+        ("call nodes/ word=a", 2, '"nodes/" is a folder: name a file in it, such as nodes/up.py'),
+        ("call page.php a=b", 2, '"page.php": no language has files such as .php (known: .cjs'),
+        ("call page.php a=b", 2, "emit_runtimes/<language> with a runtime.toml adds one"),
+    ],
+)
+def test_what_was_meant(project: Path, command: str, code: int, says: str) -> None:
+    """A name that is none gets those that are near, and how it is written."""
+    (project / "nodes").mkdir()
+    (project / "nodes" / "up.py").write_text("def up(word):\n    return word.upper()\n")
+    (project / "page.php").write_text("<?php")
+    done = in_a_shell(f"emit {command}", project)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
 
 
 def test_the_page_has_every_command() -> None:

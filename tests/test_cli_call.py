@@ -84,7 +84,8 @@ def test_call_a_command(project: Path, mode: str) -> None:
         ("nothere x", [], 2, "command not found"),
         ("'", [], 2, "No closing quotation"),
         ("", [], 2, "the target is empty"),
-        ("app.router:words", ["--timeout", "3"], 64, "a node of a router has settings of its own"),
+        ("app.router:words", ["--mode", "lines"], 64, "a node of a router has settings of its own"),
+        ("app.router:words", ["--timeout", "0"], 64, "--timeout 0: it must be above 0"),
         ("cat", ["--timeout", "0"], 2, "timeout = 0.0 must be from 0.001"),
         ("app.router:words", ["text"], 64, '"text" is not of the form'),
         ("sleep 60", ["--timeout", "0.2"], 1, "gave no answer within timeout = 0.2 s"),
@@ -114,6 +115,47 @@ def test_an_error_does_not_drive_the_terminal(project: Path) -> None:
     done = run("call", command, 'fail:="\\u001b[2J"', "--mode", "persistent", cwd=project)
     assert (done.returncode, "\x1b" in done.stderr) == (1, False)
     assert "ValueError: \\x1b[2J" in done.stderr
+
+
+ATTEMPTS = """
+import os, time
+def hang(msg):
+    time.sleep(600)
+def dies(msg):
+    os._exit(3)
+def later(msg):
+    from emit_sdk import Retry
+    raise Retry("the shop is closed", after=600)
+"""
+
+
+@pytest.mark.parametrize("target", ["work.py:hang", "app.router:hang"])
+def test_a_call_that_takes_too_long(project: Path, target: str) -> None:
+    """--timeout is for the whole call, whatever the node is written in."""
+    (project / "work.py").write_text(ATTEMPTS)
+    code = "\n@router.node((), name='hang')\ndef hang(msg):\n    import time\n    time.sleep(600)\n"
+    (project / "app.py").write_text(APP + code)
+    done = run("call", target, "--timeout", "1", cwd=project)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no result within --timeout = 1 s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_call_whose_attempts_take_too_long(project: Path) -> None:
+    """All of them together, and the waits between them; it says how many, and why they failed."""
+    (project / "work.py").write_text(ATTEMPTS)
+    done = run("call", "work.py:later", "--timeout", "5", cwd=project)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no result within --timeout = 5 s, in 2 attempts\n" in done.stderr
+    assert "Retry: the shop is closed" in done.stderr
+
+
+def test_attempts_are_told(project: Path) -> None:
+    """The last of several says how many there were, and what became of the others."""
+    (project / "work.py").write_text(ATTEMPTS)
+    done = run("call", "work.py:dies", cwd=project)
+    assert done.returncode == 1
+    assert "after 3 attempts; those before ended in ProcessDied, ProcessDied\n" in done.stderr
 
 
 # -- run -----------------------------------------------------------------------------------

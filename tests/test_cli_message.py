@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from emit.cli import feed
 from emit.cli.errors import UsageError
 from emit.cli.feed import Feed
 from emit.cli.message import read_message, show
@@ -84,6 +87,23 @@ def test_show() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ([float("nan"), float("inf")], '[{"$float": "NaN"}, {"$float": "Infinity"}]'),
+        ({"a": -float("inf"), "b": 1.0}, '{"a": {"$float": "-Infinity"}, "b": 1.0}'),
+        ({1: "a", (2, 3): b"x"}, '{"$map": [[1, "a"], [[2, 3], {"$bytes": "eA=="}]]}'),
+        ({"a": {1}}, '{"a": {"$set": "{1}"}}'),
+        ("\ud800", '"\\ud800"'),
+        ((True, None, 2**70), f"[true, null, {2**70}]"),
+    ],
+)
+def test_show_what_json_has_no_form_for(value: object, shown: str) -> None:
+    """It is JSON all the same, and no other value."""
+    assert show(value) == shown
+    json.loads(shown, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
     ("name", "text", "fed"),
     [
         ("a.json", '{"a":\n1}', [{"a": 1}]),
@@ -97,28 +117,79 @@ def test_feed(tmp_path: Path, name: str, text: str, fed: list[Any]) -> None:
     """By the file's name: one object, one on each line, or a row each; all of it is counted."""
     path = tmp_path / name
     path.write_text(text)
-    feed = Feed(str(path), None)
-    assert [one.message for one in feed] == fed
-    assert feed.size == len(text.encode())
-    assert feed.taken == (feed.size if not name.endswith("json") or "nd" in name else 0)
+    feeding = Feed(str(path), None)
+    assert [one.message for one in feeding] == fed
+    assert feeding.size == len(text.encode())
+    assert feeding.taken == (feeding.size if not name.endswith("json") or "nd" in name else 0)
 
 
 def test_wrong_lines(tmp_path: Path) -> None:
     """A line that is no message is told by its number, and those after it come."""
     path = tmp_path / "a.ndjson"
     path.write_text('{"a":1}\n[2]\nx\n{"a":3}\n')
-    feed = list(Feed(str(path), None))
-    assert [one.place for one in feed] == ["line 1", "line 2", "line 3", "line 4"]
-    assert [bool(one.error) for one in feed] == [False, True, True, False]
+    lines = list(Feed(str(path), None))
+    assert [one.place for one in lines] == ["line 1", "line 2", "line 3", "line 4"]
+    assert [bool(one.error) for one in lines] == [False, True, True, False]
     path.write_text("a,b\n1\n1,2,3\n4,5\n")
     rows = list(Feed(str(path), "csv"))
     assert [bool(row.error) for row in rows] == [True, True, False]
-    assert str(rows[0].error) == "it has not the 2 values that the first line names"
+    assert str(rows[0].error) == "it has 1 values, and the first line names 2"
 
 
-def test_a_broken_csv(tmp_path: Path) -> None:
-    """What is no CSV at all ends the feed with an error that names the line."""
+LARGE = "x" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (f"b,{LARGE}", ""),
+        ("b,\0", "" if sys.version_info >= (3, 11) else "is no CSV: line contains NUL"),
+        ('b,"two\nlines"', ""),
+        ('b,5" wide', ""),
+        ("M\xfcller,x", "is no UTF-8: byte 0xfc in name"),
+        ('"M\xfcller\nand son",x', "is no UTF-8: byte 0xfc in name"),
+        ("b", "has 1 values, and the first line names 2"),
+        ("b,x,y", "has 3 values, and the first line names 2"),
+        ('b,"x"y', "is no CSV: "),
+        ('b,"x', "is no CSV: "),
+        ('"b,x', "is no CSV: "),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else None,
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_a_row_that_is_odd(tmp_path: Path, row: str, why: str, last: bool) -> None:
+    """It is a message, or told by the line it begins in; the rows before and after it come."""
     path = tmp_path / "a.csv"
-    path.write_text('a\n"x"y\n')
-    with pytest.raises(UsageError, match=r"line 2 of .* is no CSV"):
+    end = "" if last else "c,3\n"
+    path.write_bytes(f"name,text\na,1\n{row}\n{end}".encode("latin-1"))
+    before, odd, *after = Feed(str(path), None)
+    assert (before.message, odd.place) == ({"name": "a", "text": "1"}, "line 3")
+    assert [one.message for one in after] == ([] if last else [{"name": "c", "text": "3"}])
+    assert bool(odd.error) == bool(why)
+    assert why in str(odd.error or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a,b,a\n1,2,3\n", 'names the column "a" twice'),
+        ('a,"b"c\n1,2\n', "is no CSV"),
+        ("a,\xfc\n1,2\n", "is no UTF-8: byte 0xfc in the name of column 2"),
+    ],
+)
+def test_names_that_are_wrong(tmp_path: Path, text: str, why: str) -> None:
+    """Nothing in the file can be read without them."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=f"line 1 of {path} {why}"):
         list(Feed(str(path), None))
+
+
+def test_a_quote_that_is_never_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not hold all of an endless input: no message is so large."""
+    monkeypatch.setattr(feed, "_LARGEST_ROW", 1000)
+    path = tmp_path / "a.csv"
+    path.write_text('a\n"b\n' + "x\n" * 2000)
+    odd, *after = Feed(str(path), None)
+    assert "a quote in it is not closed" in str(odd.error)
+    assert [one.message for one in after] == [{"a": "x"}] * 2000

@@ -64,6 +64,7 @@ LATE = {
         "emit.cli.checkup",
     ): "the host, email and more: its help takes half as long",
     ("emit.cli.doctor", "emit.cli.queues"): "the same",
+    ("emit.cli.call", "emit.host.host"): "only a call that took too long needs it, and has it",
     ("emit.cli.doctor", "emit.cli.toolchains"): "the same",
     ("emit.cli.new", "emit.cli.toolchains"): "the host, which only a project needs",
     ("emit.cli.new", "emit.host.language.launch"): "the same, which only a line about a test needs",

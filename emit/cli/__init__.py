@@ -13,8 +13,6 @@ to stderr.
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -23,7 +21,9 @@ from typing import Any, NoReturn
 import emit
 from emit import share
 from emit.cli.errors import INTERRUPTED, UNHEARD, USAGE, CommandError
+from emit.cli.streams import OutputFailed, take_streams
 from emit.errors import GraphError
+from emit.nearest import nearest
 
 #: Every command and what it is for, in the order in which ``emit --help`` lists them.
 COMMANDS = {
@@ -57,13 +57,22 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``emit COMMAND ...``. Returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        return run_command(words[0], words[1:])
+    return guarded("emit", lambda: _answer(words))
+
+
+def _answer(words: Sequence[str]) -> int:
+    """Answer a command line without a command."""
     parser = _parser()
     if not words:
         parser.print_help(sys.stderr)
         return USAGE
-    if words[0] not in COMMANDS:
-        parser.parse_args(words[:1])  # --help, --version, or an unknown command: it exits
-    return run_command(words[0], words[1:])
+    if not words[0].startswith("-"):
+        near = nearest(words[0], COMMANDS)
+        parser.error(f'there is no command "{words[0]}"{near}; emit --help lists them')
+    parser.parse_args(words[:1])  # --help, --version, or an unknown option: it exits
+    return USAGE
 
 
 def run_command(name: str, words: Sequence[str]) -> int:
@@ -73,31 +82,21 @@ def run_command(name: str, words: Sequence[str]) -> int:
 
 def guarded(title: str, command: Callable[[], int]) -> int:
     """Run a command and say on stderr, under its *title*, what is wrong. Returns its exit code."""
-    if sys.stdout is None:  # it was closed, as by ">&-"
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    take_streams()
     try:
-        code = command()
-        sys.stdout.flush()
+        try:
+            return command()
+        finally:  # also of what only prints its help
+            sys.stdout.flush()
     except (CommandError, GraphError) as error:
         print(f"{title}: {error}", file=sys.stderr)
         return getattr(error, "code", 2)
+    except OutputFailed as failed:
+        if failed.code != UNHEARD:  # who reads it has seen enough, as in "| head"
+            print(f"{title}: {failed}", file=sys.stderr)
+        return failed.code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
-        return _no_output(title, error)
-    return code
-
-
-def _no_output(title: str, error: OSError) -> int:
-    """Nobody takes our output: who read it has seen enough, as in "| head", or the disk is full."""
-    # What is still held would be written at the end, and Python would complain once more.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if error.errno == errno.EPIPE:
-        return UNHEARD
-    print(f"{title}: {error}", file=sys.stderr)
-    return 1
 
 
 def _run(name: str, words: Sequence[str]) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from emit.cli import message
+from emit.cli.errors import UsageError
 from emit.cli.failure import report_failure, show_logs
 from emit.cli.message import read_message, show
 from emit.cli.nodes import TARGET, load_node, make_node, split_node
@@ -26,10 +30,21 @@ EXAMPLES = """
 """
 
 
+#: Seconds by which the whole call may be longer than one attempt: that has more to tell of its end.
+_GRACE = 0.5
+
+#: Seconds of the longest --timeout.
+_LONGEST = 1e7
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help=TARGET)
     parser.add_argument("message", nargs="*", help=message.HELP)
-    parser.add_argument("--timeout", type=float, help="seconds for the call (default: 30)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        help="seconds for the whole call, all attempts together (default: 30 for each)",
+    )
     parser.add_argument(
         "--codec", choices=("json", "msgpack"), help="what the program is spoken to in"
     )
@@ -42,31 +57,77 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     fields = read_message(arguments.message)
-    results = _caller(arguments)
+    name, results = _caller(arguments)
     show_logs()
     began = time.monotonic()
     count = 0
     try:
-        for result in results(fields):
-            count += 1
-            print(show(result), flush=True)
+        with _deadline(arguments.timeout):
+            for result in results(fields):
+                count += 1
+                print(show(result), flush=True)
     except Exception as error:
         return report_failure(error)
+    except _Late:
+        return _report_late(arguments.timeout, name)
     took = f"{plural(count, 'result')} in {(time.monotonic() - began) * 1000:.0f} ms"
     print(paint(took, "dim", sys.stderr), file=sys.stderr)
     return 0
 
 
-def _caller(arguments: argparse.Namespace) -> Callable[[dict[str, Any]], Iterator[Any]]:
+def _caller(arguments: argparse.Namespace) -> tuple[str, Callable[[dict[str, Any]], Iterator[Any]]]:
+    """Return the node's name, and what calls it; a file that has to be built is built by then."""
     options = {
         name: value
         for name in ("timeout", "codec", "mode")
         if (value := getattr(arguments, name)) is not None
     }
     if split_node(arguments.target) is None:
-        return make_node(arguments.target, **options)
+        node = make_node(arguments.target, **options)
+        return node.name, node
+    seconds = options.pop("timeout", None)  # of the whole call; its own one is for each attempt
+    if seconds is not None and not 0 < seconds <= _LONGEST:
+        raise UsageError(f"--timeout {seconds:g}: it must be above 0, and at most {_LONGEST:g}")
     router, name = load_node(arguments.target, options)
-    return lambda fields: _results(router, name, fields)
+    return name, lambda fields: _results(router, name, fields)
+
+
+class _Late(BaseException):
+    """The call has taken too long; it ends it wherever it is, as Ctrl-C would."""
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """End a ``with`` block after so many seconds. An attempt of the same length ends first."""
+    if seconds is None:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST) + _GRACE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _report_late(seconds: float, name: str) -> int:
+    """Say that the time is over, how many attempts there were, and why the last one failed."""
+    from emit.host import host
+
+    current = host.current()
+    node = current.snapshot()["nodes"].get(name, {})
+    tries = sum(node.get("retries", {}).values())
+    text = f"no result within --timeout = {seconds:g} s"
+    text += f", in {plural(tries + 1, 'attempt')}" if tries else ""
+    print(paint(text, "red", sys.stderr), file=sys.stderr)
+    if tries and isinstance(current, host.Host):
+        print(f"    {current.describe(name)['errors'][-1]['text']}", file=sys.stderr)
+    return 1
 
 
 def _results(router: Router, name: str, fields: dict[str, Any]) -> Iterator[Any]:

@@ -30,15 +30,23 @@ def describe_failure(error: BaseException) -> list[str]:
     frame first, in whatever language, and the node. What Emit itself says has no stack.
     """
     notes = getattr(error, "__notes__", ())  # the router's: in which node
+    tries = _attempts(error)
     if isinstance(error, RemoteError):
-        return [f"{error.type}: {error.message}", *_below(error.stack, notes)]
+        return [f"{error.type}: {error.message}", *_below(error.stack, notes, tries)]
     if isinstance(error, EmitError):
-        return [str(error)]
+        return [str(error), *_below(tries)]
     frames = traceback.extract_tb(error.__traceback__)
     mine = [frame for frame in reversed(frames) if not frame.filename.startswith(_NOT_THE_AUTHORS)]
     text = f"{type(error).__name__}: {error}"
     stack = (f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in mine)
     return [text, *_below(stack, notes)]
+
+
+def _attempts(error: BaseException) -> list[str]:
+    """Of the last of several attempts: how many there were, and why the others failed."""
+    causes = getattr(getattr(error, "letter", None), "causes", ())
+    before = ", ".join(cause.type for cause in causes[:-1])
+    return [f"after {len(causes)} attempts; those before ended in {before}"] if before else []
 
 
 def _below(*parts: Iterable[str]) -> Iterator[str]:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import os
 import stat
-import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 from emit.cli.errors import UsageError
 from emit.cli.message import parse_message
+from emit.cli.streams import read_all, standard_input
 
 FORMATS = ("json", "ndjson", "csv")
 
 _SUFFIXES = {".json": "json", ".csv": "csv"}
 
+#: Bytes of a row of CSV: no message may be larger, and a quote that is never closed would hold all.
+_LARGEST_ROW = 16 * 1024 * 1024
+
 
 class Fed(NamedTuple):
-    """One message, and where it stood; where it is none, the error instead."""
+    """One message, and where it stood; if there is none, the error instead."""
 
     place: str
     message: dict[str, Any]
@@ -42,7 +46,7 @@ class Feed:
     """
 
     def __init__(self, path: str, format: str | None) -> None:
-        self._file: IO[bytes] = sys.stdin.buffer if path == "-" else _open(path)
+        self._file: IO[bytes] = standard_input() if path == "-" else _open(path)
         self._name = "standard input" if path == "-" else path
         self._format = format or _SUFFIXES.get(os.path.splitext(path)[1], "ndjson")
         status = os.fstat(self._file.fileno())
@@ -53,7 +57,7 @@ class Feed:
     def __iter__(self) -> Iterator[Fed]:
         with self._file:
             if self._format == "json":
-                yield _fed(self._name, self._file.read())
+                yield _fed(self._name, read_all(self._file, self._name))
             elif self._format == "csv":
                 yield from self._rows()
             else:
@@ -63,24 +67,118 @@ class Feed:
 
     def _lines(self) -> Iterator[bytes]:
         # readline and not iteration, which reads ahead: a slow pipe's line is wanted at once.
-        while line := self._file.readline():
+        while line := self._read_line():
             self.taken += len(line)
             self._line += 1
             yield line
 
-    def _rows(self) -> Iterator[Fed]:
+    def _read_line(self) -> bytes:
         try:
-            rows = csv.DictReader((line.decode("utf-8-sig") for line in self._lines()), strict=True)
-            for row in rows:
-                place = f"line {rows.line_num}"
-                if None in row or None in row.values():
-                    names = len(rows.fieldnames or ())
-                    error = UsageError(f"it has not the {names} values that the first line names")
-                    yield Fed(place, {}, error)
-                else:
-                    yield Fed(place, dict(row))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UsageError(f"line {self._line} of {self._name} is no CSV: {error}") from error
+            return self._file.readline()
+        except OSError as error:
+            raise UsageError(f"{self._name} can't be read: {error.strerror}") from error
+
+    def _rows(self) -> Iterator[Fed]:
+        lines = _Rows(self._lines())
+        names = next(lines, None)
+        if names is None:
+            return
+        if why := lines.wrong() or _wrong_names(names):
+            raise UsageError(f"line 1 of {self._name} {why}")
+        for row in lines:
+            place = f"line {lines.first}"
+            if why := lines.wrong() or _wrong_row(row, names):
+                yield Fed(place, {}, UsageError(f"it {why}"))
+            elif row:  # an empty line is none
+                yield Fed(place, dict(zip(names, row, strict=True)))
+
+
+class _Rows:
+    """
+    The rows of CSV: each a list of its values.
+
+    What is no UTF-8 is kept as surrogates, which tell it: the bytes between quotes and commas are
+    read all the same, so a bad value spoils no other row. After a row that is broken in the middle
+    of several lines, the next one begins with its second line: what was broken may be its first
+    quote.
+
+    Attributes:
+        first: The number of the line that the last row began in.
+        error: Why the last row is no CSV, and has no values.
+    """
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self.first = 0
+        self.error: csv.Error | None = None
+        self._source = lines
+        self._again: deque[str] = deque()
+        self._row: list[str] = []
+        self._size = self._line = 0
+        csv.field_size_limit(_LARGEST_ROW)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reader = csv.reader(iter(self._next_line, None), strict=True)
+
+    def __iter__(self) -> _Rows:
+        return self
+
+    def __next__(self) -> list[str]:
+        self._row, self._size, self.error = [], 0, None
+        self.first = self._line + 1
+        try:
+            return next(self._reader)
+        except csv.Error as error:
+            self._again.extendleft(reversed(self._row[1:]))
+            self._line -= len(self._row) - 1
+            self.error = error
+            self._begin()  # the old one is at its end, if it has seen that of the file
+            return []
+
+    def wrong(self) -> str:
+        """Return what is wrong with the last row; "" if it is CSV."""
+        return f"is no CSV: {self.error}" if self.error else ""
+
+    def _next_line(self) -> str | None:
+        if self._size > _LARGEST_ROW:
+            raise csv.Error("a quote in it is not closed")
+        if self._again:
+            line = self._again.popleft()
+        else:
+            data = next(self._source, b"")
+            encoding = "utf-8" if self._line else "utf-8-sig"
+            line = data.decode(encoding, "surrogateescape")
+        if not line:
+            return None
+        self._line += 1
+        self._row.append(line)
+        self._size += len(line)
+        return line
+
+
+def _wrong_names(names: Sequence[str]) -> str:
+    """Return why the first line can't name the values of the others; "" if it can."""
+    twice = [name for at, name in enumerate(names) if name in names[:at]]
+    if twice:
+        return f'names the column "{twice[0]}" twice; a message has one value of each name'
+    return _no_text(names, [f"the name of column {at}" for at in range(1, len(names) + 1)])
+
+
+def _wrong_row(row: Sequence[str], names: Sequence[str]) -> str:
+    """Return why a row is no message; "" if it is one."""
+    if row and len(row) != len(names):
+        return f"has {len(row)} values, and the first line names {len(names)}"
+    return _no_text(row, names)
+
+
+def _no_text(values: Sequence[str], names: Sequence[str]) -> str:
+    for name, value in zip(names, values, strict=False):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            byte = ord(value[error.start]) - 0xDC00
+            return f"is no UTF-8: byte {byte:#x} in {name}; convert the file, as by iconv"
+    return ""
 
 
 def _fed(place: str, data: bytes) -> Fed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from emit.cli.errors import UsageError
+from emit.cli.streams import read_all, standard_input
 
 HELP = (
     "the message: key=text, key:=json, key=@file and key:=@file in any number; or '{...}', @file, -"
@@ -35,7 +37,7 @@ def read_message(words: Sequence[str]) -> dict[str, Any]:
     if len(words) == 1 and words[0].lstrip().startswith("{"):
         return parse_message(words[0], "the message")
     if list(words) == ["-"]:
-        return parse_message(sys.stdin.read(), "standard input")
+        return parse_message(read_all(standard_input(), "standard input"), "standard input")
     if len(words) == 1 and words[0].startswith("@"):
         return parse_message(_read(words[0][1:]), words[0][1:])
     message: dict[str, Any] = {}
@@ -81,25 +83,52 @@ def _read(path: str) -> str:
 
 def show(value: Any) -> str:
     """
-    A value as JSON in one line.
+    Return a value as JSON in one line.
 
-    JSON has no bytes and no times: bytes are shown in base64 and times as ISO 8601, each in an
-    object that says so, so that no text is taken for them.
+    JSON has no bytes, no times, no NaN and no keys but text: each is shown as an object that says
+    what it is, so that nothing is taken for a value that it is not. Bytes are in base64, times as
+    in ISO 8601.
 
     Example:
-        >>> show({"word": "Zoë", "raw": b"ab"})
-        '{"word": "Zoë", "raw": {"$bytes": "YWI="}}'
+        >>> show({"word": "Zoë", "raw": b"ab", "mean": float("nan")})
+        '{"word": "Zoë", "raw": {"$bytes": "YWI="}, "mean": {"$float": "NaN"}}'
     """
-    return _encode(value)
+    plain = _plain(value)
+    text = _encode(plain)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a lone surrogate; or the terminal's alphabet is a small one
+        return json.dumps(plain)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind is str or kind is int or value is None or kind is bool:
+        return value
+    if isinstance(value, dict):
+        if all(isinstance(key, str) for key in value):
+            return {key: _plain(item) for key, item in value.items()}
+        return {"$map": [[_plain(key), _plain(item)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": _FLOATS[str(value)]}
+    if isinstance(value, (str, int)):
+        return value
+    return _tagged(value)
 
 
 def _tagged(value: Any) -> Any:
-    if isinstance(value, bytes):
+    if isinstance(value, (bytes, bytearray, memoryview)):
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, datetime):
         return {"$time": value.isoformat()}
     return {f"${type(value).__name__}": repr(value)}
 
 
+#: How JavaScript and most readers of JSON spell them.
+_FLOATS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
 #: Made once: json.dumps makes an encoder of its own for each value.
-_encode = json.JSONEncoder(ensure_ascii=False, default=_tagged).encode
+_encode = json.JSONEncoder(ensure_ascii=False).encode

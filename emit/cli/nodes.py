@@ -10,19 +10,23 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from emit.cli.errors import TargetError, UsageError
 from emit.cli.target import load_router
-from emit.host.language.runtime import runtimes
+from emit.host.language.runtime import no_language, runtimes
 from emit.multilang import ShellNode
 from emit.nearest import nearest
 from emit.router import Router
 
 #: Help for an argument that names a node.
 TARGET = "a node of a router (app.router:words), a file (nodes/words.rb), or a command in quotes"
+
+#: What may have been meant as a router, or as a node of one.
+_DOTTED, _MODULE_NODE = re.compile(r"[A-Za-z_]\w*(\.\w+)+"), re.compile(r"[A-Za-z_]\w*:\w+")
 
 _NODE = re.compile(r"(?P<router>[A-Za-z_]\w*(?:\.\w+)+):(?P<node>.+)")
 
@@ -86,7 +90,8 @@ def make_node(target: str, **settings: Any) -> ShellNode:
     Make a node of a file or a command.
 
     Raises:
-        TargetError: It is empty, or not quoted as a shell would have it.
+        TargetError: It is empty, or not quoted as a shell would have it; or it is a file, a folder
+            or a router that can't be a node.
         GraphError: There is no such file, or a setting can't work.
     """
     try:
@@ -95,16 +100,59 @@ def make_node(target: str, **settings: Any) -> ShellNode:
         raise TargetError(f"{target!r}: {error}") from error
     if not words:
         raise TargetError("the target is empty")
+    program: dict[str, Any] = {"command": words}
+    if is_file(target):
+        program = {"file": target}
+    elif len(words) == 1:
+        _check_command(words[0])
     node = ShellNode()
-    program = {"file": target} if is_file(target) else {"command": words}
-    node.configure(os.path.basename(words[0]), {**program, **settings}, stream=False)
+    node.configure(os.path.basename(words[0].rstrip("/")), {**program, **settings}, stream=False)
     return node
+
+
+def _check_command(word: str) -> None:
+    """
+    Raises:
+        TargetError: It is no command, but a folder, a file in an unknown language, or a router.
+    """
+    path = Path(word)
+    languages = runtimes().values()
+    if path.is_dir():
+        files = sorted(x for x in path.iterdir() if any(a.takes(x) for a in languages))
+        say = f"name a file in it, such as {files[0]}" if files else "no file in it can be a node"
+        raise TargetError(f'"{word}" is a folder: {say}')
+    if path.is_file() and path.suffix and not os.access(path, os.X_OK):
+        raise TargetError(f'"{word}": {no_language(path.suffix, languages)}')
+    if shutil.which(word) is None and not path.exists():
+        _check_router(word)
+
+
+def _check_router(word: str) -> None:
+    if _MODULE_NODE.fullmatch(word):
+        raise TargetError(f'"{word}": a node of a router is written as app.router:words')
+    if not _DOTTED.fullmatch(word):
+        return
+    try:
+        names = load_router(word).names
+    except TargetError as error:
+        told = str(error).partition(": ")[2]
+        if not told.startswith("there is no module"):
+            raise
+        if "nearest" in told:
+            raise TargetError(f'"{word}" is no command, and {told}') from error
+        return  # so it was meant as a command
+    if not names:
+        raise TargetError(f'"{word}" is a router without nodes')
+    has = ", ".join(sorted(names))
+    raise TargetError(
+        f'"{word}" is a router: say a node of it, {word}:{min(names)} (it has: {has})'
+    )
 
 
 def is_file(target: str) -> bool:
     """
-    Whether a target is a file, or a folder, in one of the languages that Emit can launch. One
-    that looks like a file and is not there is none of the commands either.
+    Return True for a file, or a folder, in one of the languages that Emit can launch. One that
+    looks like a file and is not there is none of the commands either.
     """
     languages = runtimes().values()
     path = Path(target if os.path.exists(target) else target.rpartition(":")[0] or target)

@@ -142,8 +142,6 @@ def _route(router: Router, fed: Fed) -> int:
         if fed.error is not None:
             raise fed.error
         router(**fed.message)
-    except BrokenPipeError:
-        raise  # nobody reads our results any more
     except Exception as error:
         return report_failure(error, f"{fed.place}: ")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 from emit.cli.errors import TargetError
 from emit.cli.failure import describe_failure
 from emit.errors import GraphError
+from emit.nearest import nearest
 from emit.router import Router
 from emit.text import clean
 
@@ -31,9 +33,17 @@ def load_router(path: str) -> Router:
             of its node_modules, failed while it was imported: the text has the author's frames.
         GraphError: A node of it is declared wrongly.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise TargetError(f'"{path}": the current directory has been removed') from error
+    if here not in sys.path:
+        sys.path.insert(0, here)
     module_name, _, attribute = path.rpartition(".")
+    if ":" in path:
+        head, _, tail = path.partition(":")
+        meant = f"say the router alone, {head}" if "." in head else f"write {head}.{tail}"
+        raise TargetError(f'"{path}" is not of the form module.router: {meant}')
     if not module_name or path.startswith("."):
         raise TargetError(f'"{path}" is not of the form module.router, such as app.router')
     _set_up_django()
@@ -99,8 +109,15 @@ def _module(name: str, path: str) -> Any:
                 raise
             raise TargetError(
                 f'"{path}": there is no module {error.name} here or on the Python path '
-                f"(looked from {os.getcwd()})"
+                f"(looked from {os.getcwd()}){_near(error.name)}"
             ) from error
+
+
+def _near(name: str) -> str:
+    """The modules that may have been meant, of those in the same package, or in this folder."""
+    package, _, last = name.rpartition(".")
+    where = getattr(sys.modules.get(package), "__path__", [os.getcwd()])
+    return nearest(last, (found.name for found in pkgutil.iter_modules(where)))
 
 
 def _import(name: str) -> Any:
@@ -118,7 +135,7 @@ def _attribute(module: Any, attribute: str, path: str) -> Any:
         return getattr(module, attribute)
     except AttributeError as error:
         routers = [name for name, value in vars(module).items() if isinstance(value, Router)]
-        hint = f" (its routers: {', '.join(routers)})" if routers else ""
+        hint = f" (its routers: {', '.join(routers)})" if routers else " (nor any router)"
         raise TargetError(
             f'"{path}": the module {module.__name__} has no {attribute}{hint}'
         ) from error

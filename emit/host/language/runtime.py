@@ -20,6 +20,7 @@ from typing import Any
 
 from emit import share
 from emit.errors import GraphError
+from emit.nearest import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -163,7 +164,8 @@ def locate(node: str, file: str | os.PathLike[str], cwd: str | None = None) -> S
     base = f"cwd = {cwd!r}" if cwd else "the current directory, or set cwd"
     try:
         if not name or not path.exists():
-            raise GraphError(f"{about}: there is no {path}; give a path relative to {base}")
+            near = nearest(path.name, (item.name for item in _items(path.parent)))
+            raise GraphError(f"{about}: there is no {path}{near}; give a path relative to {base}")
         return Source(path, function, _language(about, path))
     except OSError as error:  # a folder that this user may not look into
         raise GraphError(f"{about}: {error.filename} can't be read: {error.strerror}") from error
@@ -192,7 +194,7 @@ def _path(about: str, name: str, cwd: str | None) -> Path:
 
 
 def _items(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir())
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def runtimes() -> dict[str, Runtime]:
