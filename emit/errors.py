@@ -230,6 +230,14 @@ class HostError(EmitError):
         if may_have_run is not None:
             self.may_have_run = may_have_run
 
+    def about(self, node: str) -> HostError:
+        """The same error, of *node*, if it named the program that several nodes share."""
+        if node and node != self.node:
+            text, *more = self.args
+            self.args = (str(text).replace(f'"{self.node}"', f'"{node}"', 1), *more)
+            self.node = node
+        return self
+
 
 class StartError(HostError):
     """
@@ -297,6 +305,7 @@ class ProcessDied(HostError):
         stderr_tail: The last of what it wrote to stderr, 8 KiB at most.
         uptime: Seconds from its start to its end.
         calls: Messages it had finished before.
+        said: What it said of its end, if it did, as ``fatal runtime error: stack overflow``.
     """
 
     def __init__(
@@ -310,15 +319,18 @@ class ProcessDied(HostError):
         calls: int = 0,
         may_have_run: bool | None = None,
         hint: str = "",
+        said: str = "",
     ) -> None:
+        self.said = said
         self.exit_code = status if status is not None and status >= 0 else None
-        self.signal = signal_name(-status) if status is not None and status < 0 else None
+        self.signal = signal_of(status)
         self.stderr_tail = stderr_tail
         self.uptime = uptime
         self.calls = calls
         how = reason or describe_status(status)
         text = f'"{node}" {how} after {uptime:.3g} s and {calls} calls'
         text += f" ({hint})" if hint else ""
+        text += f"; its stderr ended with: {said}" if said else ""
         super().__init__(text, node=node, may_have_run=may_have_run)
         self.__notes__ = _last_words(stderr_tail)
 
@@ -503,6 +515,11 @@ def describe_status(status: int | None) -> str:
         return f"ended with exit code {status}"
     cause = ": out of memory?" if status == -_signal.SIGKILL else ""
     return f"was killed by {signal_name(-status)}{cause}"
+
+
+def signal_of(status: int | None) -> str | None:
+    """The name of the signal that ended a process, from a ``Popen.returncode``; None: none did."""
+    return signal_name(-status) if status is not None and status < 0 else None
 
 
 def signal_name(number: int) -> str:

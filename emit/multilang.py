@@ -6,7 +6,6 @@ To the graph a :class:`ShellNode` is a handler like any other: a message in, res
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from emit import declaration
 from emit.errors import EmitError, GraphError
+from emit.host.lines import logger_of
 from emit.host.settings import Settings, check
 from emit.host.system.command import language_of, resolve
 from emit.host.system.environment import DEFAULT, environment
@@ -126,7 +126,7 @@ class ShellNode(Handler):
         self.name = f"{type(self).__module__}.{type(self).__name__}"
         self.__name__ = type(self).__name__  # as functools.wraps asks for
         self.stream = False
-        self.logger = logging.getLogger(f"emit.node.{self.name}")
+        self.logger = logger_of(self.name)
         self._settings: Settings | None = None
         self._probed: str | None = None  # what a program in mode "auto" has turned out to be
         self._source: Source | None = None  # what its file is, once that has been looked at
@@ -240,7 +240,7 @@ class ShellNode(Handler):
             raise GraphError(f'"{name}": this object is "{self.name}" already; make another')
         self.name = name
         self.stream = stream
-        self.logger = logging.getLogger(f"emit.node.{name}")
+        self.logger = logger_of(name)
         for option in set(options).intersection(self.options):
             setattr(self, option, options.pop(option))
         self._check_program(options)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emit.host.lines import LINE, TAIL, Lines, read_level
+from emit.host.lines import LINE, TAIL, Lines, logger_of, read_level
 from emit.text import clean
 
 
@@ -94,3 +94,66 @@ def test_nothing_is_lost_in_whatever_chunks(chunks: list[bytes]) -> None:
     whole = b"".join(chunks)
     assert fed.size == len(whole)
     assert fed.tail == clean(whole[-TAIL:].decode("utf-8", "replace"))
+
+
+@pytest.mark.parametrize(
+    ("node", "logger"),
+    [
+        ("words", "emit.node.words"),
+        ("app.words", "emit.node.app.words"),
+        ("./prog", "emit.node.prog"),
+        ("../../bin/prog", "emit.node.bin/prog"),
+        ("nodes/../words.rb", "emit.node.nodes/words.rb"),
+        ("a..b", "emit.node.a.b"),
+        (".hidden.", "emit.node.hidden"),
+        ("..", "emit.node"),
+        ("", "emit.node"),
+        ("one\ntwo\x1b[2J", "emit.node.one\\ntwo\\x1b[2J"),
+    ],
+)
+def test_every_logger_is_below_emit_node(node: str, logger: str) -> None:
+    """Whatever a node is called: what is set for emit.node holds for it."""
+    found = logger_of(node)
+    assert found.name == logger
+    above = logging.getLogger("emit.node")
+    while found is not above:
+        assert found.parent is not None
+        assert found.parent.name.startswith("emit.node")
+        found = found.parent
+
+
+OVERFLOW = "ok\nthread 'main' has overflowed its stack\nfatal runtime error: stack\n"
+PANIC = "thread 'main' panicked at src/main.rs:2:5:\nboom\nnote: run with RUST_BACKTRACE=1\n"
+TRACE = "fatal error: stack overflow\n\nruntime stack:\n" + "main.f(...)\n" * 2000
+
+
+@pytest.mark.parametrize(
+    ("said", "signal", "words"),
+    [
+        (OVERFLOW, "SIGABRT", "thread 'main' has overflowed its stack; fatal runtime error: stack"),
+        (PANIC, None, "thread 'main' panicked at src/main.rs:2:5:; boom"),
+        (TRACE, None, "fatal error: stack overflow; runtime stack:"),
+        (
+            "panic: boom\n\ngoroutine 1:\n\t/go/runtime/panic.go:785\n",
+            None,
+            "panic: boom; goroutine 1:",
+        ),
+        ("n.c:3: main: Assertion `n' failed.", "SIGABRT", "n.c:3: main: Assertion `n' failed."),
+        ("loading\nbad state\n7", "SIGSEGV", "bad state; 7"),
+        ("loading\nbad state\n7", "SIGKILL", ""),
+        ("loading\nbad state\n7", None, ""),
+        ("", "SIGSEGV", ""),
+    ],
+)
+def test_the_last_words(lines: Lines, said: str, signal: str | None, words: str) -> None:
+    """What a program says of its end is told from its log; of a crash the end is taken for it."""
+    lines.feed(said.encode())
+    lines.finish()
+    assert lines.last_words(signal) == words
+
+
+def test_the_last_words_are_short(lines: Lines) -> None:
+    """The whole tail is in the note of the error."""
+    lines.feed(b"fatal error: " + b"x" * 5000)
+    lines.finish()
+    assert len(lines.last_words(None)) < 350

@@ -35,6 +35,8 @@ class Answers:
         logger: The node's.
 
     Attributes:
+        node: The node's name.
+        logger: The node's.
         jobs: The open ones by the numbers of their calls, the oldest first.
         count: Calls that were answered.
         kept: Bytes of the results that have come of open calls.
@@ -53,10 +55,10 @@ class Answers:
         self.failed: frames.Failure | None = None
         self.fault: ProtocolError | None = None
         self.condemned: str | None = None
-        self._node = node
+        self.node = node
         self._max_results = max_results
         self._max_bytes = max_bytes
-        self._logger = logger
+        self.logger = logger
 
     def take(self, events: Iterable[Any], done: list[Job], sizes: dict[int, int]) -> None:
         """
@@ -93,7 +95,7 @@ class Answers:
         job.size = 0
         if job.overflow != AHEAD:
             limit = self._max_bytes if job.overflow == "max_result_bytes" else self._max_results
-            job.outcome = too_much(job.node or self._node, job.overflow, limit)
+            job.outcome = too_much(job.node or self.node, job.overflow, limit)
 
     def drop(self, job: Job) -> None:
         """
@@ -159,9 +161,9 @@ class Answers:
         extra = {"emit_call": event.id, "emit_fields": event.fields}
         lines = [line for line in event.text.split("\n") if line.strip()]
         for line in lines[:LINES]:
-            self._logger.log(level, "%s", line.rstrip("\r"), extra=extra)
+            self.logger.log(level, "%s", line.rstrip("\r"), extra=extra)
         if len(lines) > LINES:
-            self._logger.log(level, "... (%d more lines)", len(lines) - LINES, extra=extra)
+            self.logger.log(level, "... (%d more lines)", len(lines) - LINES, extra=extra)
 
     def _stray(self, data: bytes) -> None:
         """
@@ -172,11 +174,11 @@ class Answers:
         is_own = not (self.jobs or self.count)
         text = clean(data.decode("utf-8", "replace"))
         if self.strays == 1 and is_own:
-            self._logger.warning(_EARLY, text)
+            self.logger.warning(_EARLY, text)
             return
         if self.strays == 1:
-            self._logger.warning(_LATER, len(data))
-        self._logger.debug("stdout: %s", text)
+            self.logger.warning(_LATER, len(data))
+        self.logger.debug("stdout: %s", text)
 
     def _too_large(self, event: frames.TooLarge) -> list[Job]:
         if event.id is None or event.id not in self.jobs:
@@ -185,7 +187,7 @@ class Answers:
         job = self._closed(event.id)
         job.size = 0
         job.outcome = FrameTooLarge(
-            node=self._node, size=event.size, limit=event.limit, outgoing=False
+            node=self.node, size=event.size, limit=event.limit, outgoing=False
         )
         return [job]
 

@@ -165,7 +165,7 @@ class Batch:
         if not self._ready:
             return
         if not self._lanes:
-            self._add(self._pool.acquire(time.monotonic() + self._settings.timeout))
+            self._add(self._calls.acquire(time.monotonic() + self._settings.timeout))
         elif len(self._ready) > self._settings.window or self._ready[0].alone:
             lease = self._pool.try_acquire()
             if lease is not None:

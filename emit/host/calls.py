@@ -17,7 +17,7 @@ from emit.errors import HostError, RemoteError
 from emit.host.accounting import CallAccount
 from emit.host.batch import Batch
 from emit.host.fate import AHEAD, FAILURES, Job, too_much
-from emit.host.pool import Pool
+from emit.host.pool import Lease, Pool
 from emit.host.transport import pause
 from emit.letter import DeadLetter
 
@@ -65,7 +65,19 @@ class Calls:
 
     def prepare(self) -> None:
         """Make what is started, before the time of a message begins: see :meth:`Pool.prepare`."""
-        self.pool.prepare()
+        try:
+            self.pool.prepare()
+        except HostError as error:
+            error.about(self.node)
+            raise
+
+    def acquire(self, deadline: float) -> Lease:
+        """As :meth:`Pool.acquire`; what it raises names this node, if several share the pool."""
+        try:
+            return self.pool.acquire(deadline)
+        except HostError as error:
+            error.about(self.node)
+            raise
 
     def call(self, fields: Mapping[str, Any]) -> list[Any]:
         """
@@ -105,8 +117,12 @@ class Calls:
     def parts(self, job: Job) -> Generator[list[Any], None, None]:
         """What a streamed message emits, as it comes; what is left is the job's outcome."""
         job.streamed = True
-        while job.outcome is None:
-            yield from self._stream(job)
+        try:
+            while job.outcome is None:
+                yield from self._stream(job)
+        except HostError as error:
+            error.about(self.node)
+            raise
 
     def _stream(self, job: Job) -> Generator[list[Any], None, None]:
         """One attempt, which is the last one if anything has come of it."""
@@ -208,7 +224,7 @@ class Calls:
     def _attempt(self, job: Job) -> None:
         began = time.monotonic()
         deadline = began + self.settings.timeout
-        lease = self.pool.acquire(deadline)
+        lease = self.acquire(deadline)
         waited = time.monotonic() - began
         try:
             assert lease.process is not None

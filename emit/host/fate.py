@@ -16,7 +16,7 @@ What becomes of a message whose process failed: pure rules. No I/O here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from emit.context import Context
@@ -59,18 +59,18 @@ class Job:
         outcome: Its end: its results, or the exception that stands for them. None: open.
     """
 
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(repr=False)  # a repr ends in logs
     index: int = 0
     node: str = ""
     program_node: str | None = None
     context: Context | None = None
     causes: tuple[Cause, ...] = ()
     alone: bool = False
-    results: list[Any] | None = None
+    results: list[Any] | None = field(default=None, repr=False)
     size: int = 0
     streamed: bool = False
     overflow: str = ""
-    outcome: list[Any] | Exception | None = None
+    outcome: list[Any] | Exception | None = field(default=None, repr=False)
 
     @property
     def attempt(self) -> int:

@@ -26,6 +26,7 @@ from emit.host.process import Process
 from emit.host.settings import Settings
 from emit.host.shared.remote import RemoteHost
 from emit.host.stopping import stop_all
+from emit.host.system.command import name_of
 from emit.host.system.program import Program
 from emit.host.transport import remaining
 from emit.letter import DeadLetter
@@ -97,7 +98,7 @@ class Host:
         key = (program.argv, program.cwd, frozenset(program.env.items()), settings)
         with self._lock:
             if key not in self._shared:
-                program = replace(program, node=" ".join(program.argv))
+                program = replace(program, node=program.name or name_of(program.argv))
                 self._shared[key] = Pool(program.node, lambda: program, settings, self)
             return self._shared[key]
 

@@ -11,7 +11,7 @@ import functools
 import logging
 import re
 
-from emit.text import clean
+from emit.text import WORD, clean, one_line
 
 #: Bytes of a line that are logged; what is longer is cut and says so.
 LINE = 8 * 1024
@@ -42,13 +42,35 @@ LEVELS = {
 }
 
 
+#: What a program's last words may be: of Rust, Go, C, C++, Node and the sanitizers.
+_FATAL = re.compile(
+    r"has overflowed its stack|stack overflow|panicked at|\bpanic: |fatal (?:runtime )?error\b|"
+    r"\bassert|terminate called|^\*\*\* |double free|corrupted|out of memory|Sanitizer:",
+    re.IGNORECASE,
+)
+
+#: Signals by which a program ends itself, or is ended for what it has done.
+_CRASHES = frozenset({"SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS"})
+
+#: Characters of the last words in an error's text; its note has the whole tail.
+_WORDS = 300
+
+
 @functools.cache
 def logger_of(node: str) -> logging.Logger:
     """
     A node's logger, looked up once and not at each start: ``logging`` takes a lock of the whole
     program for that, and an exception thrown in just then, as by a time limit, leaves it taken.
+
+    It is below ``emit.node``, whatever the node is called: of a name with nothing between two dots
+    the parent would be ``emit``.
+
+    Example:
+        >>> logger_of("app.words").name, logger_of("../bin/prog").name, logger_of("a..b").name
+        ('emit.node.app.words', 'emit.node.bin/prog', 'emit.node.a.b')
     """
-    return logging.getLogger(f"emit.node.{node}")
+    name = re.sub(r"\.{1,2}/", "", one_line(node, WORD))
+    return logging.getLogger(".".join(["emit.node", *filter(None, name.split("."))]))
 
 
 class Lines:
@@ -57,6 +79,7 @@ class Lines:
         node: The node's name; the lines go to the logger ``emit.node.<name>``.
 
     Attributes:
+        logger: Where the next line goes.
         size: Bytes fed so far.
     """
 
@@ -66,11 +89,25 @@ class Lines:
         self._tail = b""
         self._partial = b""
         self._cut = False
+        self._fatal: list[str] = []  # the last line that says so, and the one after it
 
     @property
     def tail(self) -> str:
         """The last 8 KiB, as text that is safe to print."""
         return clean(self._tail.decode("utf-8", "replace"))
+
+    def last_words(self, signal: str | None) -> str:
+        """
+        What a program said of its end, in one line; empty: nothing that is told from the rest.
+
+        Args:
+            signal: The name of the one that ended it. If it is one of a crash, the last two lines
+                are taken for it anyway.
+        """
+        lines = self._fatal
+        if not lines and signal in _CRASHES:
+            lines = [line for line in self.tail.split("\n") if line.strip()][-2:]
+        return one_line("; ".join(line.strip() for line in lines), _WORDS)
 
     def feed(self, data: bytes) -> None:
         """Take a chunk, and log the lines that it completes."""
@@ -104,6 +141,10 @@ class Lines:
             text += f" ... (cut at {LINE} bytes)"
         level, text = read_level(text)
         if text.strip():
+            if _FATAL.search(text):
+                self._fatal = [*self._fatal, text][-2:] if len(self._fatal) == 1 else [text]
+            elif len(self._fatal) == 1:
+                self._fatal.append(text)
             self.logger.log(level, "%s", clean(text))
 
 

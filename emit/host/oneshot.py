@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 
-from emit.errors import CallTimeout, ProcessDied
+from emit.errors import CallTimeout, ProcessDied, signal_of
 from emit.host.language.missing import describe_missing
 from emit.host.lines import Lines
 from emit.host.system import spawn
@@ -57,6 +57,7 @@ def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, No
                 status=child.status,
                 stderr_tail=pipes.lines.tail,
                 uptime=time.monotonic() - began,
+                said=pipes.lines.last_words(signal_of(child.status)),
                 hint=describe_missing(pipes.lines.tail, program.argv, program.cwd),
             )
     except BaseException:

@@ -136,6 +136,8 @@ class Pool:
         if process is None or process.answers.jobs or process.condemned:
             self._drop(lease)
             return
+        if process.node != process.program.node:  # several nodes share it
+            process.serve(process.program.node)
         self.retire_if_worn(process)
         if not self._offer(lease):
             self._drop(lease)

@@ -25,12 +25,13 @@ from emit.errors import (
     ProtocolError,
     StartError,
     StartTimeout,
+    signal_of,
 )
 from emit.host.accounting import usage_of
 from emit.host.answers import Answers
 from emit.host.fate import Job
 from emit.host.language.missing import describe_missing
-from emit.host.lines import Lines
+from emit.host.lines import Lines, logger_of
 from emit.host.settings import Settings
 from emit.host.supervisor import Lifespan
 from emit.host.system import spawn
@@ -58,6 +59,7 @@ class Process:
 
     Attributes:
         program: What was started.
+        node: The node that it serves just now: the program's, unless several share it.
         child: The program as the system has it.
         session: The conversation; `session.ready` tells what the process announced.
         born: When it was started, by the monotonic clock.
@@ -72,6 +74,7 @@ class Process:
 
     def __init__(self, program: Program, settings: Settings, child: spawn.Child) -> None:
         self.program = program
+        self.node = program.node
         self.child = child
         self.session: Session | LineSession = _converse(program, settings)
         self.born = self.used = child.started
@@ -107,10 +110,6 @@ class Process:
             raise
         process.start_seconds = time.monotonic() - process.born
         return process
-
-    @property
-    def node(self) -> str:
-        return self.program.node
 
     @property
     def concurrency(self) -> int:
@@ -156,10 +155,18 @@ class Process:
             EncodeError, FrameTooLarge: It can't be sent. Nothing of it was, and the process
                 stays usable.
         """
+        if job.node and job.node != self.node:
+            self.serve(job.node)
         number, data = self.session.call(job.fields, node=job.program_node, meta=meta)
         self.answers.jobs[number] = job
         self._unsent.append(data)
         self.unsent += len(data)
+
+    def serve(self, node: str) -> None:
+        """From now on its errors, and its lines in the log, are those of *node*."""
+        self.pipes.drain_errors()  # what it has said belongs to the one before
+        self.node = self.session.node = self.answers.node = node
+        self.pipes.lines.logger = self.answers.logger = logger_of(node)
 
     def flush(self) -> None:
         """Send what was submitted, as much as the pipe takes; `wait` sends the rest."""
@@ -272,6 +279,7 @@ class Process:
             stderr_tail=tail,
             uptime=time.monotonic() - self.born,
             calls=self.calls,
+            said="" if reason else self.pipes.lines.last_words(signal_of(status)),
             hint="" if self.calls else describe_missing(tail, argv, self.program.cwd),
         )
         return self._lost(error)

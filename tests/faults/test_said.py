@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from emit import Message, ShellNode
-from emit.errors import EmitError, ProcessDied, RemoteError, StartError
+from emit import Message, Router, ShellNode
+from emit.errors import EmitError, EncodeError, ProcessDied, RemoteError, StartError
 from emit.letter import Cause
 from emit.text import LINES, MOST
 from tests.conftest import require
-from tests.faults.nodes import pool, raw
+from tests.faults.nodes import PATH, pool, raw
 from tests.shared_hosts import client, listening
 
 #: Clears the screen, sets a title, in C1 too; a line end for some; and text that runs backwards.
@@ -228,3 +228,136 @@ def test_emit_call_shows_them(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert SHOWN in done.stderr
     assert not set("\x1b\x07\x9b\x85\u2028\u202e") & set(done.stderr)
+
+
+# -- who says it -------------------------------------------------------------------------------
+
+#: Two nodes of one program, and what it says outside of any call.
+TOGETHER = """
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+say("loading")
+
+@node
+def upper(msg):
+    say(f"upper {msg.n}")
+    logging.warning("upper logs")
+    if msg.n == 13:
+        say("fatal error: 13")
+        os.abort()
+    return msg.n
+
+@node
+def lower(msg):
+    say(f"lower {msg.n}")
+    return msg.n
+
+serve()
+"""
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Any:
+    """Two nodes that share a program of the current folder."""
+    path = tmp_path / "prog"
+    path.write_text(
+        f"#!{sys.executable}\nimport logging, os, sys\nfrom emit_sdk import *\n{TOGETHER}"
+    )
+    path.chmod(0o755)
+    router = Router()
+
+    class Shared(ShellNode):
+        command = "./prog"
+        mode = "persistent"
+        size = 1
+        max_attempts = 1
+
+    Shared.cwd, Shared.env = str(tmp_path), {"PYTHONPATH": PATH}
+    with router:
+        yield [
+            router.node(("n",), name=f"app.{name}", program_node=name)(Shared())
+            for name in ("upper", "lower")
+        ]
+
+
+def test_nodes_that_share_a_program(together: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Each line is that of the node that was called; those of no call are the program's."""
+    caplog.set_level(logging.DEBUG, "emit.node")
+    upper, lower = together
+    for n in range(20):
+        upper(n=n if n < 13 else 1)
+        lower(n=n)
+    said = {(record.name, record.getMessage().split()[0]) for record in caplog.records}
+    assert said == {
+        ("emit.node.prog", "loading"),
+        ("emit.node.app.upper", "upper"),
+        ("emit.node.app.lower", "lower"),
+    }
+
+
+def test_errors_of_nodes_that_share_a_program(
+    together: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They name the node that was called, and so does the log."""
+    caplog.set_level(logging.INFO, "emit.node")
+    upper, lower = together
+    lower(n=1)
+    with pytest.raises(ProcessDied) as caught:
+        upper(n=13)
+    assert (caught.value.node, caught.value.signal) == ("app.upper", "SIGABRT")
+    assert str(caught.value).startswith('"app.upper" was killed by SIGABRT')
+    [warning] = [r for r in caplog.records if "is discarded" in r.getMessage()]
+    assert (warning.name, warning.levelname) == ("emit.node.app.upper", "WARNING")
+    assert "fatal error: 13" in warning.getMessage()
+    with pytest.raises(EncodeError, match=r'^"app\.lower": n: '):
+        lower(n=object())
+    assert lower(n=2) == ({"n": 2},)
+
+
+def test_a_shared_program_that_cannot_be_started(tmp_path: Path) -> None:
+    """The error names the node."""
+    router = Router()
+
+    class Missing(ShellNode):
+        command = ("./nothing",)
+        mode = "persistent"
+        program_node = "a"
+
+    Missing.cwd = str(tmp_path)
+    with router, pytest.raises(StartError, match=r'^"app\.missing" cannot be'):
+        router.node(("n",), name="app.missing")(Missing)(n=1)
+
+
+@pytest.mark.usefixtures("builds")
+def test_what_a_program_says_of_its_end(tmp_path: Path) -> None:
+    """A stack overflow of Go is told in the error, though the traces after it are long."""
+    require("go")
+    (tmp_path / "deep.go").write_text(
+        "package nodes\n\ntype message struct{ N int }\n\n"
+        "func down(n int) int { return down(n+1) + 1 }\n\n"
+        "func Deep(in message) (int, error) { return down(in.N), nil }\n"
+    )
+    node = type("Deep", (ShellNode,), {"file": str(tmp_path / "deep.go"), "max_attempts": 1})()
+    try:
+        error = failure_of(lambda: list(node({"n": 1})))
+    finally:
+        node.close()
+    assert isinstance(error, ProcessDied)
+    assert "fatal error: stack overflow" in error.said
+    assert error.said in str(error)
+
+
+@pytest.mark.parametrize("mode", ["oneshot", "lines"])
+def test_what_a_crash_says(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    """In the error, in the cause of its dead letter, and in the log of one that was pooled."""
+    caplog.set_level(logging.WARNING, "emit.node")
+    code = "import os; input(); os.write(2, b'bad state\\n7\\n'); os.abort()"
+    node = ShellNode()
+    node.command, node.mode, node.max_attempts = [sys.executable, "-c", code], mode, 1
+    error = failure_of(lambda: list(node({"n": 1})))
+    assert isinstance(error, ProcessDied)
+    assert str(error).endswith("; its stderr ended with: bad state; 7")
+    if mode == "lines":
+        assert error.letter.causes[0].text == str(error)
+        assert "bad state; 7" in caplog.text

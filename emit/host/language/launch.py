@@ -74,7 +74,11 @@ def prepare(program: Program, source: Source, own: Mapping[str, str]) -> Program
     prefix = runtime.prefix if "manifest" in values else ()
     launch = (word for word in runtime.launch if word != "{function}" or source.function)
     argv = fill((*prefix, *launch), values)
-    return _present(replace(program, argv=argv, language=runtime.name), runtime, bool(prefix))
+    return _present(
+        replace(program, argv=argv, language=runtime.name, name=source.path.name),
+        runtime,
+        bool(prefix),
+    )
 
 
 def toolchain_of(runtime: Runtime, values: Mapping[str, str]) -> Toolchain:

@@ -12,7 +12,8 @@ from pathlib import Path
 from emit.errors import StartError
 from emit.host.system.program import Program
 
-__all__ = ["TRANSIENT", "diagnose", "is_transient", "language_of", "resolve", "start_error"]
+__all__ = ["TRANSIENT", "diagnose", "is_transient", "language_of"]
+__all__ += ["name_of", "resolve", "start_error"]
 
 #: Errors of the moment: the same start may work later. ETXTBSY: the file is being written.
 TRANSIENT = frozenset(
@@ -54,6 +55,18 @@ def language_of(argv: Sequence[str]) -> str:
     program = os.path.basename(argv[0]) if argv else ""
     plain = re.sub(r"(?<=[a-z])[\d.]+$", "", program)
     return _PROGRAMS.get(plain, plain)
+
+
+def name_of(argv: Sequence[str]) -> str:
+    """
+    What a command is called in logs: the first file in it, or its program, without folders.
+
+    Example:
+        >>> name_of(["python3.11", "/srv/app/text.py", "-v"]), name_of(["./prog"])
+        ('text.py', 'prog')
+    """
+    files = (word for word in argv if os.path.splitext(word)[1] in _SUFFIXES)
+    return os.path.basename(next(files, argv[0] if argv else ""))
 
 
 def resolve(program: Program) -> Program:

@@ -82,6 +82,7 @@ class Program:
             lives for one message.
         guard: Kill it, and what it started, when the host dies.
         language: That of the file which it serves; empty for any other command.
+        name: What it is called where it is no single node's: its file. Empty: see `name_of`.
         toolchain: Of that language; None for any other command.
     """
 
@@ -92,4 +93,5 @@ class Program:
     limits: Limits | None = None
     guard: bool = True
     language: str = ""
+    name: str = ""
     toolchain: Toolchain | None = None
