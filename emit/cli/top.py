@@ -35,7 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.once or arguments.json or not sys.stdout.isatty():
+    watched = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+    if arguments.once or arguments.json or not watched:
         return _once(arguments)
     try:
         from emit.cli import live

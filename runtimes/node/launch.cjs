@@ -16,14 +16,14 @@ if (!file) {
 }
 
 /**
- * Find packages as `yarn node FILE` does, where yarn keeps them in no node_modules. What lies where
- * anybody may write, as in /tmp, is nobody's project.
+ * Find packages as `yarn node FILE` does, where yarn keeps them in no node_modules. What lies in a
+ * folder of everybody's, as /tmp is, is nobody's project.
  */
 function plugAndPlay(folder) {
-  if (fs.statSync(folder).mode & 0o002) return;
+  if ((fs.statSync(folder).mode & 0o1002) === 0o1002) return;
   const [hook, loader] = ['.pnp.cjs', '.pnp.loader.mjs'].map((one) => path.join(folder, one));
   if (fs.existsSync(hook)) {
-    require(hook).setup();
+    require(hook).setup?.();
     if (fs.existsSync(loader)) register(pathToFileURL(loader));
   } else if (path.dirname(folder) !== folder) {
     plugAndPlay(path.dirname(folder));
