@@ -193,8 +193,9 @@ def test_a_language_that_is_there_but_broken(
         executable(tmp_path / "path" / name, "echo no version is set >&2; exit 1")
     done = demo(text, PATH=path)
     assert done.returncode == 0, done.stderr
-    assert "ruby does not tell its version: no version is set" in done.stdout
-    assert "go does not tell its version: no version is set" in done.stdout
+    assert "left out: ruby: before it was ready, it ended with exit code 1" in done.stdout
+    assert ": no version is set, " in done.stdout
+    assert ", go: command not found" in done.stdout
 
 
 def test_the_demo_on_standard_input(only: Callable[..., str]) -> None:

@@ -121,8 +121,8 @@ def find_languages():
             with router.routing_disabled():
                 count[language](language=language, document="")
         except StartError as error:
-            why = [error.reason, *error.stderr_tail.splitlines()[-1:]]
-            left_out.append(": ".join(why))
+            why = ": ".join([error.reason, *error.stderr_tail.splitlines()[-1:]])
+            left_out.append(why if language in why else f"{language}: {why}")
         else:
             found.append(language)
     return found, left_out
