@@ -46,6 +46,22 @@ def test_a_command_not_found_says_where_it_was_looked_for(limits: Limits | None)
 
 
 @WAYS
+def test_a_current_directory_that_is_gone(limits: Limits | None, tmp_path: Path) -> None:
+    """A path from there leads nowhere, and the error says so; what is elsewhere starts."""
+    before = os.getcwd()
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    try:
+        (tmp_path / "gone").rmdir()
+        error = refusal(program("./prog", limits=limits))
+        assert error.reason == "the current directory of this process has been removed"
+        assert "set cwd" in error.hint
+        start(program("true", path="/usr/bin:/bin", limits=limits)).close()
+    finally:
+        os.chdir(before)
+
+
+@WAYS
 def test_a_path_not_found(limits: Limits | None) -> None:
     """An absolute path that does not exist is named."""
     error = refusal(program("/no/such/program", limits=limits))

@@ -538,7 +538,11 @@ def test_without_a_home(
 ) -> None:
     """No folder of the current one stands for it, and builds go elsewhere."""
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path if home is None else home)
+    if home is None:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user without a name
+    else:
+        monkeypatch.setenv("HOME", home)
     assert toy() == "rain"
     assert (elsewhere / "toy").is_dir()
     assert not (toys.folder / "~").exists()

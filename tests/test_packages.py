@@ -252,6 +252,33 @@ def test_a_gem_of_the_gemfile(tmp_path: Path) -> None:
     assert any("Could not find gem" in note for note in caught.value.__notes__)
 
 
+# Go
+
+
+@pytest.mark.requires("go")
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.usefixtures("builds")
+def test_a_vendored_module(replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `go mod vendor` has put beside the file is what counts, without a network."""
+    monkeypatch.setenv("GOFLAGS", "-modcacherw")
+    monkeypatch.setenv("GOMODCACHE", str(tmp_path / "empty"))
+    replace = "replace example.com/up => ../gone\n" if replaced else ""
+    where = " => ../gone" if replaced else ""
+    text = 'package up\n\nimport "strings"\n\nfunc Up[T ~string](word T) string '
+    write(
+        tmp_path,
+        {
+            "go.mod": f"module app\n\ngo 1.22\n\nrequire example.com/up v1.2.3\n{replace}",
+            "vendor/modules.txt": f"# example.com/up v1.2.3{where}\n## explicit; go 1.22\n"
+            f"example.com/up\n{'# example.com/up => ../gone' if replaced else ''}\n",
+            "vendor/example.com/up/up.go": text + "{ return strings.ToUpper(string(word)) }\n",
+            "nodes/shout.go": 'package nodes\n\nimport "example.com/up"\n\n'
+            "type In struct{ Word string }\n\nfunc shout(in In) string { return up.Up(in.Word) }\n",
+        },
+    )
+    assert call(tmp_path / "nodes" / "shout.go", cwd=str(tmp_path)) == "RAIN"
+
+
 # What installs it
 
 MISSING = {

@@ -197,9 +197,11 @@ def place(program: Program, name: str) -> Path:
 
 
 def _cache() -> Path | None:
-    named, home = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~")
+    named = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(named):
         return Path(named, "emit")
+    # One that is empty would mean the root, and one that is relative the current directory.
+    home = os.environ["HOME"] if "HOME" in os.environ else os.path.expanduser("~")
     return Path(home, ".cache", "emit") if os.path.isabs(home) else None
 
 

@@ -22,7 +22,7 @@ from emit.host import oneshot
 from emit.host.language import build
 from emit.host.language.missing import describe_install
 from emit.host.language.runtime import Runtime, Source, fill
-from emit.host.system.command import resolve, start_error
+from emit.host.system.command import directory_of, resolve, start_error
 from emit.host.system.lifeline import interpreter
 from emit.host.system.program import Program, Toolchain
 
@@ -202,11 +202,10 @@ def explain(program: Program) -> str:
             _run(checking, f"not all is installed that {toolchain.manifest} asks for", hint)
         except StartError as error:
             found.append(_in_a_line(error))
-    if program.cwd is None and not _has_current_directory():
-        found.append(
-            "the current directory of this process has been removed; set cwd, or start it again "
-            "in a directory that is there"
-        )
+    try:
+        directory_of(program)
+    except StartError as error:
+        found.append(_in_a_line(error))
     return "; ".join(found)
 
 
@@ -214,14 +213,6 @@ def _in_a_line(error: StartError) -> str:
     said = error.stderr_tail.strip().splitlines()
     words = f" ({said[-1]})" if said else ""
     return f"{error.reason}{words}: {error.hint}" if error.hint else f"{error.reason}{words}"
-
-
-def _has_current_directory() -> bool:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _ask_version(asking: Program, toolchain: Toolchain) -> str:

@@ -38,6 +38,7 @@ from emit.host.fate import Job
 from emit.host.settings import Settings
 from emit.host.shared.data import Described, from_node
 from emit.host.shared.link import Link, LinkFull, LinkLost, LinkRefused
+from emit.host.system.command import directory_of
 from emit.host.system.program import Program
 from emit.host.transport import remaining
 from emit.letter import DeadLetter
@@ -91,7 +92,7 @@ class RemoteHost:
         def describe() -> Described:
             made = program()
             # The host is in a directory of its own.
-            made = replace(made, cwd=os.path.abspath(made.cwd or os.getcwd()))
+            made = replace(made, cwd=directory_of(made))
             return Described(made, settings, program_node, shared)
 
         calls = RemoteCalls(self.path, node, describe, settings, dead_letter)

@@ -102,8 +102,23 @@ def is_transient(error: StartError) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in TRANSIENT
 
 
+def directory_of(program: Program) -> str:
+    """
+    Return the absolute directory that a program starts in.
+
+    Raises:
+        StartError: It is the current one, which has been removed.
+    """
+    try:
+        return os.path.abspath(program.cwd or os.getcwd())
+    except FileNotFoundError as error:
+        reason = "the current directory of this process has been removed"
+        hint = "set cwd, or start it again in a directory that is there"
+        raise start_error(program, reason, hint) from error
+
+
 def _beside(program: Program, name: str) -> str:
-    return os.path.abspath(os.path.join(program.cwd or os.getcwd(), name))
+    return os.path.abspath(os.path.join(directory_of(program), name))
 
 
 def _in_path(program: Program, name: str) -> str:

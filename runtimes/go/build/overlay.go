@@ -123,6 +123,7 @@ func (o *overlay) addModule(sdkFolder string) (options []string, err error) {
 		return nil, nil // a program that does without
 	}
 	text := fmt.Sprintf("module node\n\ngo %s\n", goVersion())
+	var vendored []module
 	if root != "" {
 		own, err := os.ReadFile(filepath.Join(root, "go.mod"))
 		if err != nil {
@@ -136,13 +137,64 @@ func (o *overlay) addModule(sdkFolder string) (options []string, err error) {
 				return nil, err
 			}
 		}
+		vendored = vendoredModules(root)
 	} else {
 		o.Replace[filepath.Join(o.source.folder, "go.mod")] = filepath.Join(o.made, "go.mod")
 	}
 	text += fmt.Sprintf("\nrequire %s v0.0.0\n\nreplace %s => %q\n", sdk, sdk, sdkFolder)
 	path := filepath.Join(o.made, "go.mod")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
 	// -mod=mod: a go line older than the SDK's may be raised, in this copy.
-	return []string{"-mod=mod", "-modfile=" + path}, os.WriteFile(path, []byte(text), 0o600)
+	return []string{"-mod=mod", "-modfile=" + path}, o.useVendored(path, vendored)
+}
+
+// A module is one that the author keeps in vendor/.
+type module struct {
+	path, version, goVersion string
+	folder                   string
+}
+
+// vendoredModules reads vendor/modules.txt, if there is one. It can't be laid over, so go would
+// refuse it with one module more in go.mod.
+func vendoredModules(root string) (found []module) {
+	text, err := os.ReadFile(filepath.Join(root, "vendor", "modules.txt"))
+	if err != nil {
+		return nil
+	}
+	for _, line := range strings.Split(string(text), "\n") {
+		words := strings.Fields(line)
+		switch {
+		case len(words) >= 3 && words[0] == "#" && words[2] != "=>":
+			folder := filepath.Join(root, "vendor", filepath.FromSlash(words[1]))
+			found = append(found, module{words[1], words[2], goVersion(), folder})
+		case len(words) >= 2 && words[0] == "##" && len(found) > 0 && words[len(words)-2] == "go":
+			found[len(found)-1].goVersion = words[len(words)-1]
+		}
+	}
+	return found
+}
+
+// useVendored has each module in vendor/ stand for its version, as -mod=vendor would.
+func (o *overlay) useVendored(modfile string, modules []module) error {
+	arguments := []string{"mod", "edit"}
+	for i, m := range modules {
+		if _, err := os.Stat(m.folder); err != nil {
+			continue // no package of it is needed
+		}
+		text := fmt.Sprintf("module %s\n\ngo %s\n", m.path, m.goVersion)
+		made := filepath.Join(o.made, fmt.Sprintf("vendored%d.mod", i))
+		if err := os.WriteFile(made, []byte(text), 0o600); err != nil {
+			return err
+		}
+		o.Replace[filepath.Join(m.folder, "go.mod")] = made
+		arguments = append(arguments, fmt.Sprintf("-replace=%s@%s=%s", m.path, m.version, m.folder))
+	}
+	if len(arguments) == 2 {
+		return nil
+	}
+	return run(o.made, append(arguments, modfile))
 }
 
 var requiresSDK = regexp.MustCompile(`(?m)^\s*(require\s+)?` + regexp.QuoteMeta(sdk) + `\s+v`)
