@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shlex
 import subprocess
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 
@@ -178,6 +180,23 @@ def test_a_reader_that_leaves(project: Path, command: str, unbuffered: str) -> N
     line = f"(emit {command}; echo code $? >&2) | head -n 1"
     done = in_a_shell(line, project, PYTHONUNBUFFERED=unbuffered)
     assert done.stderr == "code 141\n"
+
+
+def test_an_output_that_takes_a_little_at_a_time(project: Path) -> None:
+    """A pipe that somebody has made not to wait, as Node does: nothing is lost."""
+    argv = [EMIT, "run", "app.router", "-"]
+    lines = [f'{{"text": "{number:0900}"}}' for number in range(1000)]
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with subprocess.Popen(argv, cwd=project, stdin=subprocess.PIPE, stdout=writing) as process:
+        os.close(writing)
+        assert process.stdin is not None
+        feeding = threading.Thread(target=process.communicate, args=("\n".join(lines).encode(),))
+        feeding.start()
+        with open(reading) as file:
+            words = [json.loads(line)["word"] for line in file]
+        feeding.join()
+    assert words == [f"{number:0900}" for number in range(1000)]
 
 
 @pytest.mark.parametrize("command", ["call up.py -", "run app.router -"])

@@ -35,6 +35,13 @@ def test_it_is_made(tmp_path: Path, umask: object) -> None:
     assert {mode_of(path) for path in (folder, folder.parent, folder.parent.parent)} == {0o700}
 
 
+def test_a_path_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leads to where it would for anybody, with dots as well."""
+    monkeypatch.chdir(private(tmp_path / "a"))
+    assert private(Path("b", "..", "c")) == Path("b", "..", "c")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b", "c"]
+
+
 def test_it_is_not_made(tmp_path: Path) -> None:
     """Who only looks for something makes nothing."""
     with pytest.raises(FileNotFoundError):

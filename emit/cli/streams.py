@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from typing import IO, Any, TextIO
 
@@ -28,8 +29,16 @@ class OutputFailed(BaseException):
 
 class _Output(io.FileIO):
     def write(self, data: Any) -> int:
+        """Write all of it: a pipe takes a part, or nothing yet where somebody made it so."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
         try:
-            return super().write(data)
+            while rest:
+                written = super().write(rest)
+                if not written:
+                    select.select([], [self.fileno()], [])
+                rest = rest[written or 0 :]
+            return size
         except OSError as error:
             # What is still held would be written at the end, and Python would complain once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())

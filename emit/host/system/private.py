@@ -28,7 +28,7 @@ def private(folder: Path, *, make: bool = True, own: bool = False) -> Path:
     Return the folder, if it is private and no other user may look into it.
 
     Args:
-        folder: An absolute path.
+        folder: Its path.
         make: Make it, and what is missing above it, with mode 0700 whatever the umask.
         own: Emit alone uses the folder: one that others could only read is closed to them, and it
             may be a link.
@@ -37,7 +37,8 @@ def private(folder: Path, *, make: bool = True, own: bool = False) -> Path:
         OSError: It is not private, or it can't be made. The text says which folder is wrong, and
             what is.
     """
-    *_, (path, found) = _way(folder, make)
+    whole = folder if folder.is_absolute() else Path.cwd() / folder
+    *_, (path, found) = _way(whole, make)
     user = os.geteuid()
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(f"{path} is not a folder")
