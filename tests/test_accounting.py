@@ -73,6 +73,17 @@ def test_outcomes_are_counted() -> None:
     assert figures["wait_seconds"]["max"] == 0.25
 
 
+def test_what_has_not_been_answered_has_no_time() -> None:
+    """A message whose attempts have all failed is counted, and is not the quickest of all."""
+    account = CallAccount()
+    account.answered([[1]], 0.5)
+    for _ in range(9):
+        account.answered([CallTimeout(node="n", timeout=1.0)], None)
+    figures = account.snapshot()
+    assert (figures["calls"], figures["failures"]) == (10, {"CallTimeout": 9})
+    assert figures["call_seconds"]["p50"] == 0.5
+
+
 def test_many_threads_count_together() -> None:
     """No call is lost."""
     account = CallAccount()

@@ -18,6 +18,7 @@ SECRETS = {
     "CELERY_BROKER_URL": "redis://:canary@h",
     "EMIT_REDIS": "redis://:canary@h",
     "NPM_TOKEN": "canary",
+    "MISE_GITHUB_TOKEN": "canary",
 }
 
 
@@ -44,6 +45,7 @@ def test_a_secret_of_the_host_reaches_no_child(host: pytest.MonkeyPatch) -> None
 def test_paths_and_locale_pass(host: pytest.MonkeyPatch) -> None:
     """What a program needs to find its parts passes unchanged."""
     given = {"GEM_HOME": "/g", "LC_TIME": "de_DE.UTF-8", "TZ": "UTC", "NODE_PATH": "/n"}
+    given |= {"ASDF_NODEJS_VERSION": "22.1.0", "MISE_RUBY_VERSION": "3.4", "GOTOOLCHAIN": "local"}
     for name, value in given.items():
         host.setenv(name, value)
     assert given.items() <= environment({}).items()

@@ -35,8 +35,8 @@ def format_row(row: Row) -> tuple[str, ...]:
         f"{row.busy}/{row.processes}",
         f"{row.queued}",
         f"{row.calls_per_second:,.0f}",
-        _milliseconds(row.p50) if row.calls else "-",
-        _milliseconds(row.p99) if row.calls else "-",
+        _milliseconds(row.p50),
+        _milliseconds(row.p99),
         f"{row.failures:,}",
         f"{row.restarts:,}" + (" open" if row.open else ""),
         f"{row.rss_bytes / 1e6:.0f} MB",
@@ -52,4 +52,6 @@ def troubles(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _milliseconds(seconds: float) -> str:
+    if not seconds:  # no message has been answered
+        return "-"
     return f"{seconds * 1000:.1f} ms" if seconds < 10 else f"{seconds:.0f} s"

@@ -95,10 +95,17 @@ class CallAccount:
         self._waits = Times()
         self._times = Times()
         # (how many, seconds, waited): added to without the lock, taken from under it.
-        self._notes: deque[tuple[int, float, float]] = deque()
+        self._notes: deque[tuple[int, float | None, float]] = deque()
 
-    def answered(self, outcomes: Sequence[Any], seconds: float, waited: float = 0.0) -> None:
-        """Messages have got their outcome; *seconds* is what each took, *waited* of it idly."""
+    def answered(self, outcomes: Sequence[Any], seconds: float | None, waited: float = 0.0) -> None:
+        """
+        Count messages that have got their outcome.
+
+        Args:
+            outcomes: What became of each.
+            seconds: What each took; None: there was no answer, so there is no time of it.
+            waited: Seconds of those that it waited for a process.
+        """
         self._notes.append((len(outcomes), seconds, waited))
         for outcome in outcomes:
             if isinstance(outcome, Exception):
@@ -116,8 +123,9 @@ class CallAccount:
             while self._notes:
                 times, seconds, waited = self._notes.popleft()
                 self._calls += times
-                self._times.add(seconds, times)
-                self._waits.add(waited, times)
+                if seconds is not None:
+                    self._times.add(seconds, times)
+                    self._waits.add(waited, times)
 
     def charged(self, error: Exception) -> None:
         """An attempt at a message has failed."""

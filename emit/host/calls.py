@@ -217,9 +217,9 @@ class Calls:
         if job.overflow and job.overflow != AHEAD:  # any other process would emit the same again
             limit = getattr(self.settings, job.overflow)
             job.outcome = too_much(job.node, job.overflow, limit)
-            self.account.answered((job.outcome,), 0.0)
+            self.account.answered((job.outcome,), None)
         elif not job.charge(error, limit or self.settings.max_attempts, time.time()):
-            self.account.answered((error,), 0.0)
+            self.account.answered((error,), None)
 
     def _attempt(self, job: Job) -> None:
         began = time.monotonic()
