@@ -337,19 +337,36 @@ class ProcessDied(HostError):
 
 class CallTimeout(HostError):
     """
-    No answer before the deadline. The process and all its children have been killed.
+    No results before the deadline. The process and all its children have been killed; or the
+    handler gave up at the deadline by itself (an ``AbortSignal`` in Node, the context in Go), and
+    the process lives on.
 
     Attributes:
         timeout: Seconds, the ``timeout`` of the node.
         stderr_tail: The last of what it wrote to stderr.
+        remote: The `RemoteError` with which the handler gave up; None if the process was killed.
     """
 
-    def __init__(self, *, node: str, timeout: float, stderr_tail: str = "", hint: str = "") -> None:
-        text = f'"{node}" gave no answer within timeout = {timeout:g} s and was killed'
+    def __init__(
+        self,
+        *,
+        node: str,
+        timeout: float,
+        stderr_tail: str = "",
+        hint: str = "",
+        remote: RemoteError | None = None,
+    ) -> None:
+        if remote is None:
+            text = f'"{node}" gave no answer within timeout = {timeout:g} s and was killed'
+        else:
+            said = str(remote).removeprefix(f'"{node}": ')
+            text = f'"{node}" gave up at its deadline, timeout = {timeout:g} s: {said}'
         super().__init__(text + (f" ({hint})" if hint else ""), node=node)
         self.__notes__ = _last_words(stderr_tail)
+        self.__cause__ = remote
         self.timeout = timeout
         self.stderr_tail = stderr_tail
+        self.remote = remote
 
 
 class ProtocolError(HostError):

@@ -9,7 +9,7 @@ to a queue, needs neither.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -50,38 +50,49 @@ class Foreign:
 
     def _run_once(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
         node = self._node
-        probing = self._may_probe()
+        probe = Probe() if self._may_probe() else None
         codec = node.codec or "json"
         data = plain.encode_message(fields, node=node.name, codec=codec, max_frame=node.max_frame)
-        program = node._program_of_one({"EMIT_PROBE": "1"} if probing else {})
+        program = node._program_of_one({"EMIT_PROBE": "1"} if probe else {})
+        finished = probe.has_finished if probe else lambda: True
         count = size = 0
+        run = oneshot.run(program, data, timeout=node.timeout, has_finished=finished)
         # Closed here: after a failure, who keeps the exception would keep the process, too.
-        with closing(oneshot.run(program, data, timeout=node.timeout)) as chunks:
-            for result, length in self._read(chunks, codec):
-                if probing:
-                    probing = False
-                    if _is_ready(result):
-                        node._probed = "persistent"
-                        continue
-                count += 1
-                size += length
-                self._check(count, size)
-                yield result
+        try:
+            with closing(run) as chunks:
+                results = self._read(chunks, codec, probed=probe is not None)
+                for result, length in probe.results_in(results) if probe else results:
+                    count += 1
+                    size += length
+                    self._check(count, size)
+                    yield result
+        finally:
+            if probe and probe.has_sdk and node.mode == "auto":
+                node._probed = "persistent"
         if node._probed is None and node.mode == "auto":
             node._probed = "oneshot"
 
     def _may_probe(self) -> bool:
-        """A program that is spoken to in its own format can't be one that has an SDK."""
+        """
+        True if the program may say whether it has an SDK. One that is spoken to in its own format
+        can't have one. A file has one, and so has no other program that would hear the question.
+        """
         node = self._node
-        own = node._reads_its_own or node.codec == "msgpack"
-        return node.mode == "auto" and node._probed is None and not own
+        if node._reads_its_own:
+            return False
+        if node.mode == "auto":
+            return node._probed is None and node.codec != "msgpack"
+        return node.file is not None
 
-    def _read(self, chunks: Iterable[bytes], codec: str) -> Generator[tuple[Any, int], None, None]:
+    def _read(
+        self, chunks: Iterable[bytes], codec: str, *, probed: bool
+    ) -> Generator[tuple[Any, int], None, None]:
         """The results, each with the bytes that it took."""
         if self._node._reads_its_own:
             yield from self._read_own(chunks)
             return
-        reader = plain.results(node=self._node.name, codec=codec, max_frame=self._node.max_frame)
+        name, limit = self._node.name, self._node.max_frame
+        reader = plain.results(node=name, codec=codec, max_frame=limit, probed=probed)
         for chunk in chunks:
             yield from zip(reader.feed(chunk), reader.sizes, strict=True)
         yield from zip(reader.end(), reader.sizes, strict=True)
@@ -149,5 +160,45 @@ class Foreign:
             calls[0].close(calls[1])
 
 
-def _is_ready(result: Any) -> bool:
-    return isinstance(result, dict) and result.get("op") == "ready"
+class Probe:
+    """
+    What a one-shot program says of itself when it is asked (``EMIT_PROBE=1``): first that it has
+    an SDK, and last that it has finished. Without the last, a handler has ended the process.
+
+    Attributes:
+        has_sdk: Whether it has said that it has one.
+    """
+
+    def __init__(self) -> None:
+        self.has_sdk = False
+        self._says_end = False
+        self._last: tuple[Any, int] = _NOTHING
+
+    def results_in(
+        self, values: Iterator[tuple[Any, int]]
+    ) -> Generator[tuple[Any, int], None, None]:
+        """The results among the values of its output, each with the bytes that it took."""
+        first = next(values, _NOTHING)
+        if _is_ready(first[0]):
+            self.has_sdk = True
+            self._says_end = "end" in (first[0].get("caps") or ())
+            first = next(values, _NOTHING)
+        if not self._says_end:
+            yield from chain([first] if first is not _NOTHING else [], values)
+            return
+        # Only what comes last is the end; before that, it would be a result.
+        self._last = first
+        for value in values:
+            yield self._last
+            self._last = value
+
+    def has_finished(self) -> bool:
+        return not self._says_end or self._last[0] == {"op": "end", "id": None}
+
+
+#: In place of a value, if there is none.
+_NOTHING: tuple[Any, int] = (None, 0)
+
+
+def _is_ready(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("op") == "ready" and "v" in value

@@ -283,7 +283,9 @@ class ShellNode(Handler):
     def _program_of_one(self, extra: Mapping[str, str] = {}) -> Program:  # read only
         """What is started for one message, with *extra* in its environment."""
         chosen = self._program_node()
-        return self._program({**extra, **({"EMIT_NODE": chosen} if chosen else {})})
+        program = self._program({**extra, **({"EMIT_NODE": chosen} if chosen else {})})
+        # Else what hello would say: the node's own name, unless its author has set another.
+        return replace(program, env={"EMIT_NODE": self.name, **program.env})
 
     def _running(self) -> Foreign:
         """What gives it messages; made with the first one."""

@@ -20,6 +20,11 @@ class Language:
         reply: A function NAME that returns the text REPLY.
         fields: A function ``fields`` that takes ``first``, and ``second`` or "none", by name.
         extended: A function ``extended`` that emits its message with the field ``more``, "yes".
+        quits: A function ``quits`` that ends its process with 0, for the field ``how``: "exit" as
+            the language does it, "at once" without a word. Else it returns that.
+        late: A file that registers two nodes with the SDK. ``late`` waits, for its first ``late``
+            attempts, until its deadline, and fails as the language does then; and returns the
+            attempt. ``nap`` sleeps for ``seconds``, or until its deadline, and returns "rested".
         prints: A file that prints at its loading, and a function ``prints`` that prints "now",
             itself and by a child process, and returns "printed".
         arguments: A function ``arguments`` that returns what was on the command line when the file
@@ -38,6 +43,8 @@ class Language:
     reply: str
     fields: str
     extended: str
+    quits: str
+    late: str
     prints: str
     arguments: str
     fails: str
@@ -72,6 +79,32 @@ PYTHON = Language(
     reply='def NAME(msg):\n    return "REPLY"\n',
     fields='def fields(first, second="none"):\n    return first + second\n',
     extended='def extended(msg):\n    return {**msg, "more": "yes"}\n',
+    quits="""
+import os, sys
+def quits(how):
+    if how == "exit":
+        sys.exit(0)
+    if how == "at once":
+        os._exit(0)
+    return how
+""",
+    late="""
+import time
+from emit_sdk import context, node, serve
+@node
+def late(msg):
+    if context().attempt <= msg.late:
+        time.sleep(context().remaining())
+        raise TimeoutError("late")
+    return context().attempt
+@node
+def nap(msg):
+    time.sleep(min(msg.seconds, context().remaining()))
+    if context().remaining() <= 0:
+        raise TimeoutError("late")
+    return "rested"
+serve()
+""",
     prints="""
 import os
 print("load")
@@ -104,6 +137,25 @@ RUBY = Language(
     reply='def NAME(msg) = "REPLY"\n',
     fields='def fields(first:, second: "none")\n  first + second\nend\n',
     extended='def extended(msg) = msg.merge(more: "yes")\n',
+    quits="""
+def quits(how:)
+  exit if how == "exit"
+  exit!(true) if how == "at once"
+  how
+end
+""",
+    late="""
+require "emit"
+require "timeout"
+Emit.node(:late) do |msg|
+  Timeout.timeout(Emit.context.remaining) { sleep } if Emit.context.attempt <= msg[:late]
+  Emit.context.attempt
+end
+Emit.node(:nap) do |msg|
+  Timeout.timeout(Emit.context.remaining) { sleep msg[:seconds] }
+  "rested"
+end
+""",
     prints="""
 puts "load"
 def prints(msg)
@@ -132,6 +184,22 @@ NODE = Language(
     reply="export function NAME() { return 'REPLY'; }\n",
     fields="export function fields({ first, second = 'none' }) {\n  return first + second;\n}\n",
     extended="export function extended(msg) {\n  return { ...msg, more: 'yes' };\n}\n",
+    quits="""
+export function quits({ how }) {
+  if (how === 'exit') process.exit(0);
+  if (how === 'at once') process.reallyExit(0);
+  return how;
+}
+""",
+    late="""
+import { setTimeout as sleep } from 'node:timers/promises';
+import { node } from 'emit-graph-sdk';
+node('late', async ({ late }, { attempt, signal }) => {
+  if (attempt <= late) await sleep(1e6, null, { signal });
+  return attempt;
+});
+node('nap', async ({ seconds }, { signal }) => sleep(seconds * 1000, 'rested', { signal }));
+""",
     prints="""
 import { execSync } from 'node:child_process';
 console.log('load');
@@ -195,6 +263,50 @@ func fields(in message) string {
 func extended(in map[string]any) map[string]any {
 	in["more"] = "yes"
 	return in
+}
+""",
+    quits="""package nodes
+
+import "os"
+
+func quits(in struct{ How string }) string {
+	if in.How == "exit" || in.How == "at once" {
+		os.Exit(0)
+	}
+	return in.How
+}
+""",
+    late="""package nodes
+
+import (
+	"context"
+	"time"
+
+	"github.com/emit-graph/emit/sdks/go"
+)
+
+type message struct {
+	Late    int     `json:"late,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+}
+
+func init() {
+	emit.Node("late", emit.MapContext(func(ctx context.Context, in message) (int, error) {
+		attempt := emit.FromContext(ctx).Attempt
+		if attempt <= in.Late {
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}
+		return attempt, nil
+	}))
+	emit.Node("nap", emit.MapContext(func(ctx context.Context, in message) (string, error) {
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(time.Duration(in.Seconds * float64(time.Second))):
+			return "rested", nil
+		}
+	}))
 }
 """,
     prints="""package nodes

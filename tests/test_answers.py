@@ -16,7 +16,7 @@ from emit.host.wire.session import Broken, Unmatched
 
 @pytest.fixture
 def answers() -> Answers:
-    return Answers("n", 3, 1000, logging.getLogger("emit.node.n"))
+    return Answers("n", 3, 1000, 1.0, logging.getLogger("emit.node.n"))
 
 
 def opened(answers: Answers, number: int = 1, **options: Any) -> Job:

@@ -322,6 +322,23 @@ def test_depth_of_a_result(codec: str) -> None:
 
 
 @both
+def test_an_oversized_frame_that_answers_nothing(codec: str) -> None:
+    """It tells its op, if that comes first; what is no op of ours is none."""
+    for fields, op in (
+        ({"op": "ready", "v": 1, "sdk": "x" * 300}, "ready"),
+        ({"op": "log", "level": "info", "text": "x" * 300}, "log"),
+        ({"op": "news", "id": 1, "text": "x" * 300}, None),
+        ({"id": 1, "op": "end", "msgs": ["x" * 300]}, None),
+        ({"op": ["end"], "id": 1, "text": "x" * 300}, None),
+        ({"op": "end", "x": {"y": 1}, "text": "x" * 300}, "end"),
+    ):
+        data = orjson.dumps(fields) + b"\n" if codec == "json" else framed(fields)
+        (event,) = all_ways(data, max_frame=200)
+        assert isinstance(event, TooLarge)
+        assert (event.op, event.id, event.last) == (op, None, True)
+
+
+@both
 @pytest.mark.parametrize("op", ["end", "out", "err"])
 def test_oversized_frames(codec: str, op: str) -> None:
     """A frame at the limit passes; one byte more is skipped, and tells its call."""
@@ -335,7 +352,7 @@ def test_oversized_frames(codec: str, op: str) -> None:
         events = all_ways(wire + encode(Pong(1), codec), max_frame=200)
         if over:
             size = None if codec == "json" else len(data)
-            assert events == [TooLarge(size, 200, 12, op != "out"), Pong(1)]
+            assert events == [TooLarge(size, 200, 12, op != "out", op), Pong(1)]
         else:
             assert [type(event).__name__.lower() for event in events] == [op, "pong"]
 

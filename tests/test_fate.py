@@ -58,6 +58,14 @@ def test_who_fails_alone_is_charged(error: HostError, concurrency: int) -> None:
     assert split([job], concurrency, error) == (job, [])
 
 
+def test_a_process_that_had_announced_its_end() -> None:
+    """The only one left may be innocent: it is charged if it fails alone."""
+    (job,) = jobs(1)
+    assert split([job], 1, DIED, announced=True) == (None, [job])
+    assert job.alone
+    assert split([job], 1, DIED, announced=True) == (job, [])
+
+
 def test_three_charges_make_a_dead_letter() -> None:
     """It has all the causes, the first one first, and the message unchanged."""
     job = Job({"n": 1}, node="count")

@@ -144,3 +144,22 @@ def test_results_over_the_limit(codec: str, data: bytes, size: int) -> None:
     assert (caught.value.limit, caught.value.may_have_run) == (100, True)
     if codec == "json" and data.endswith(b"\n"):
         assert collect(data, size, max_frame=101) == ["x" * 99]
+
+
+@pytest.mark.parametrize("newline", [b"", b"\n"])
+@pytest.mark.parametrize("values", [[], [10], [123, 34], [{"op": "end", "id": None}], ["x" * 300]])
+def test_a_ready_frame_before_msgpack(newline: bytes, values: list[Any]) -> None:
+    """It is JSON all the same, and comes first; without one the results are as ever."""
+    ready = newline + b'{"op":"ready","v":1}\n'
+    for size in (1, 2, 7, 1000):
+        options = {"codec": "msgpack", "probed": True}
+        data = written(values, "msgpack")
+        assert collect(ready + data, size, **options) == [{"op": "ready", "v": 1}, *values]
+        assert collect(data, size, **options) == values
+
+
+def test_a_ready_frame_that_never_ends() -> None:
+    """It is refused as soon as it is over the limit."""
+    reader = results(node="count", codec="msgpack", max_frame=100, probed=True)
+    with pytest.raises(FrameTooLarge):
+        reader.feed(b'{"' + b"x" * 100)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from emit import Router, ShellNode
 from emit.host.settings import Settings
 from emit.host.wire.codec import encode
 from emit.host.wire.frames import (
@@ -161,7 +162,8 @@ def test_the_numbers() -> None:
 def test_the_contents() -> None:
     """The list of contents has every section."""
     titles = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
-    assert re.findall(r"\[(.*?)\]\(#", PAGE) == titles
+    contents = PAGE.partition("Contents:")[2].partition("\n\n")[0]
+    assert re.findall(r"\[(.*?)\]\(#", contents) == titles
 
 
 # The SDK.
@@ -226,6 +228,36 @@ def test_the_sdk_refuses_another_version(node: list[str]) -> None:
     assert isinstance(failure, Failure)
 
 
+def test_the_sdk_counts_levels(node: list[str]) -> None:
+    """A result of 128 levels passes, one more is an error of its call; so it is by hand."""
+    deep, deeper = ({"n": 0, "odd": {"a": nested(levels)}} for levels in (128, 129))
+    events = conversation(node, [{"n": 0}, {"n": 1}])  # the host sends no message so deep
+    assert [type(event) for event in events] == [End, End, Pong]
+    for message, status in ((deep, 0), (deeper, 1)):
+        done = run(node, json.dumps(message).encode())
+        assert (done.returncode, b"deeper than 128" in done.stderr) == (status, bool(status))
+
+
+def nested(levels: int) -> list[Any]:
+    return [nested(levels - 1)] if levels > 1 else []
+
+
+def test_the_sdk_in_mode_lines(node: list[str]) -> None:
+    """A plain run has a line for each result, and no others."""
+    router = Router()
+    one = router.node(("n",), name="another", command=node, mode="lines")(ShellNode)
+    with router:
+        assert (one(n=1), one(n=1)) == (({"n": 0},), ({"n": 0},))
+
+
+def test_the_sdk_has_one_node_under_any_name(node: list[str]) -> None:
+    """In mode auto: the first message, by hand, and the later ones, in frames."""
+    router = Router()
+    one = router.node(("n",), name="another", command=node)(ShellNode)
+    with router:
+        assert [one(n=2) for _ in range(3)] == [({"n": 0}, {"n": 1})] * 3
+
+
 @pytest.mark.parametrize("given", [b'{"n":2}\n{"n":1}\n', b'\n{"n":2}\n\n{"n":1}'])
 def test_the_sdk_by_hand(node: list[str], given: bytes) -> None:
     """Plain messages in, plain results out."""
@@ -237,14 +269,15 @@ def test_the_sdk_by_hand(node: list[str], given: bytes) -> None:
 def test_the_sdk_with_a_message_of_the_environment(node: list[str]) -> None:
     """EMIT_MSG leaves the input alone; the handler's print is free to go where results go."""
     done = run(node, b"", EMIT_MSG='{"n":2}', PYTHONUNBUFFERED="1")  # else it comes at the end
-    assert done.stdout.split(b"\n")[-3:] == [b"", b"1", b""]
+    assert done.stdout.split(b"\n")[-3:] == [b"0", b"1", b""]
 
 
 def test_the_sdk_when_probed(node: list[str]) -> None:
-    """EMIT_PROBE has it say that it is ready before its results."""
+    """EMIT_PROBE has it say that it is ready before its results, and that it has finished."""
     done = run(node, b'{"n":1}\n', EMIT_PROBE="1")
-    ready, zero = results(node="count").feed(done.stdout)
-    assert (decoded(json.dumps(ready)), zero) == (Ready(1, sdk="tiny/1", nodes=["count"]), 0)
+    ready, zero, end = results(node="count").feed(done.stdout)
+    assert decoded(json.dumps(ready)) == Ready(1, sdk="tiny/1", nodes=["count"], caps=["end"])
+    assert (zero, end) == (0, {"op": "end", "id": None})
 
 
 def test_the_sdk_fails_by_hand(node: list[str]) -> None:

@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 from emit import Router, ShellNode
-from emit.errors import GraphError, RemoteError, StartError
+from emit.errors import (
+    CallTimeout,
+    GraphError,
+    HostError,
+    NodeError,
+    ProcessDied,
+    RemoteError,
+    StartError,
+)
+from emit.host.host import current
 from emit.host.language.launch import places
 from emit.host.language.runtime import fill, locate, runtimes
 from scripts import tools
@@ -37,6 +46,7 @@ def language(request: pytest.FixtureRequest) -> Language:
 
 @pytest.fixture
 def router() -> Iterator[Router]:
+    current().keeper.wake()  # its thread stays as long as the host does
     with no_leaks(), Router() as router:
         yield router
 
@@ -149,6 +159,60 @@ def test_a_message_with_a_field_more(
     assert node(n=7) == ({"n": 7, "more": "yes"},)
     router(count=3)
     assert got == [(n, "yes") for n in (7, 0, 1, 2)]
+
+
+@pytest.mark.parametrize("mode", ["auto", "oneshot"])
+def test_a_handler_that_ends_its_process(language: Language, declare: Declare, mode: str) -> None:
+    """Its message has failed, with exit code 0, too; the others of its batch are not charged."""
+    node = declare("quits", language.quits, mode=mode, max_attempts=1)
+    for how in ("exit", "at once"):
+        with pytest.raises((RemoteError, ProcessDied)) as caught:
+            node(how=how)
+        says = str(caught.value), *getattr(caught.value, "__notes__", ())
+        ended = "ended the process" if how == "exit" else "ended with exit code 0 before it"
+        assert ended in "".join(says) or language.name == "go"  # which has but one way
+        messages = [{"how": "a"}, {"how": how}, {"how": "b"}, {"how": how}, {"how": "c"}]
+        outcomes = list(node.node.handler.call_many(messages))
+        assert outcomes[::2] == [["a"], ["b"], ["c"]]
+        assert all(isinstance(outcome, NodeError | HostError) for outcome in outcomes[1::2])
+        assert results(node, how="d") == ["d"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "oneshot"])
+def test_a_name_that_none_of_several_nodes_has(
+    language: Language, declare: Declare, mode: str
+) -> None:
+    """No other node is run, whether the name is the node's own or its program_node."""
+    for options in ({"name": "uppr"}, {"program_node": "uppr"}):
+        node = declare("text", language.sdk, mode=mode, **options)
+        with pytest.raises((RemoteError, ProcessDied)) as caught:
+            node(text="rain")
+        says = "".join((str(caught.value), *getattr(caught.value, "__notes__", ())))
+        assert 'there is no node "uppr" in this program; it has: upper, size' in says
+    assert results(declare("text", language.sdk, mode=mode, name="upper"), text="a") == ["A"]
+
+
+@pytest.mark.parametrize("way", ["name", "program_node"])
+@pytest.mark.parametrize("mode", ["auto", "oneshot"])
+def test_one_node_under_any_name(language: Language, declare: Declare, mode: str, way: str) -> None:
+    """A program with one node serves it, whatever the router calls it."""
+    node = declare("only", language.replying("only"), mode=mode, **{way: "another"})
+    assert [results(node, text="a") for _ in range(2)] == [["only"]] * 2
+
+
+def test_a_failure_of_the_deadline_is_tried_again(language: Language, declare: Declare) -> None:
+    """In every language's own words; it is no failure of the author's."""
+    node = declare("late", language.late, "late", timeout=2, max_attempts=2)
+    assert results(node, late=1) == [2]
+    with pytest.raises(CallTimeout):
+        results(node, late=2)
+
+
+def test_a_batch_takes_longer_than_each_of_it_may(language: Language, declare: Declare) -> None:
+    """The time of a message begins with its turn, and not with its sending."""
+    node = declare("late", language.late, "nap", timeout=4, max_attempts=1)
+    outcomes = list(node.node.handler.call_many([{"seconds": 0.5}] * 12))
+    assert outcomes == [["rested"]] * 12
 
 
 def test_prints_are_no_results(

@@ -370,7 +370,7 @@ def test_partial_results_over_the_limit(codec: str) -> None:
         frames = [Out(id, big), Out(id, [1]), Out(id, big), end._replace(id=id), End(id)]
         events = session.receive(b"".join(encode(frame, codec) for frame in frames))
         assert [type(event) for event in events] == [TooLarge, Unmatched]
-        assert events[0] == TooLarge(events[0].size, 200, id, last=False)
+        assert events[0] == TooLarge(events[0].size, 200, id, False, "out")
 
 
 def test_an_oversized_frame_of_nobody() -> None:
@@ -387,7 +387,7 @@ def test_an_oversized_frame_of_no_call(id: bytes) -> None:
     """With no call that it may belong to, an oversized frame is only reported."""
     session = started(max_frame=200)
     events = session.receive(b'{"op":"end","id":%b,"msgs":["%b"]}\n' % (id, b"x" * 200))
-    assert events == [TooLarge(None, 200)]
+    assert events == [TooLarge(None, 200, op="end")]
 
 
 # Breaking.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import emit
 from emit.cli.screen import paint
-from emit.errors import EmitError, RemoteError, StartError, StartTimeout
+from emit.errors import CallTimeout, EmitError, RemoteError, StartError, StartTimeout
 from emit.text import clean
 
 #: Whose frames are not the author's: Emit's, and Python's own ways to a module.
@@ -31,6 +31,8 @@ def describe_failure(error: BaseException) -> list[str]:
     """
     notes = getattr(error, "__notes__", ())  # the router's: in which node
     tries = _attempts(error)
+    if isinstance(error, CallTimeout) and error.remote is not None:
+        return [str(error), *_below(error.remote.stack, notes, tries)]
     if isinstance(error, RemoteError):
         return [f"{error.type}: {error.message}", *_below(error.stack, notes, tries)]
     if isinstance(error, EmitError):

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from emit.errors import FrameTooLarge, ProtocolError, RemoteError
+from emit.errors import CallTimeout, FrameTooLarge, ProtocolError, RemoteError
 from emit.host.fate import AHEAD, Job, too_much
 from emit.host.lines import LEVELS
 from emit.host.wire import frames
@@ -32,6 +32,7 @@ class Answers:
         node: The node's name, for errors.
         max_results: Of one message, unless it streams.
         max_bytes: Of the results of one message, unless it streams.
+        timeout: Seconds for one message, for errors.
         logger: The node's.
 
     Attributes:
@@ -43,21 +44,31 @@ class Answers:
         strays: Lines on stdout that were no frames.
         failed: What it said when it could not go on.
         fault: How it broke the protocol. What it had answered before stands.
+        oversized: The last frame over max_frame that belonged to no call.
         condemned: Why it must go, at the latest when its open calls are done, for the log: no
             payload. None: it may stay.
     """
 
-    def __init__(self, node: str, max_results: int, max_bytes: int, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        node: str,
+        max_results: int,
+        max_bytes: int,
+        timeout: float,
+        logger: logging.Logger,
+    ) -> None:
         self.jobs: dict[int, Job] = {}
         self.count = 0
         self.kept = 0
         self.strays = 0
         self.failed: frames.Failure | None = None
         self.fault: ProtocolError | None = None
+        self.oversized: frames.TooLarge | None = None
         self.condemned: str | None = None
         self.node = node
         self._max_results = max_results
         self._max_bytes = max_bytes
+        self._timeout = timeout
         self.logger = logger
 
     def take(self, events: Iterable[Any], done: list[Job], sizes: dict[int, int]) -> None:
@@ -127,7 +138,7 @@ class Answers:
                 job = self._closed(event.id)
                 self.count += 1
                 job.size = 0
-                job.outcome = _remote_error(job.node, event)
+                job.outcome = self._failure(job.node, event)
                 done.append(job)
             case frames.Log():
                 self._log(event)
@@ -182,6 +193,7 @@ class Answers:
 
     def _too_large(self, event: frames.TooLarge) -> list[Job]:
         if event.id is None or event.id not in self.jobs:
+            self.oversized = event
             self.condemned = "it wrote a frame over max_frame"
             return []
         job = self._closed(event.id)
@@ -191,13 +203,15 @@ class Answers:
         )
         return [job]
 
-
-def _remote_error(node: str, event: frames.Err) -> RemoteError:
-    return RemoteError(
-        node=node,
-        type=event.type,
-        message=event.message,
-        stack=tuple(event.stack),
-        retry=event.retry,
-        after=event.after,
-    )
+    def _failure(self, node: str, event: frames.Err) -> RemoteError | CallTimeout:
+        error = RemoteError(
+            node=node,
+            type=event.type,
+            message=event.message,
+            stack=tuple(event.stack),
+            retry=event.retry,
+            after=event.after,
+        )
+        if event.timeout and event.retry is None:  # else the author has said what is to be done
+            return CallTimeout(node=node, timeout=self._timeout, remote=error)
+        return error

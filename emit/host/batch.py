@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from emit.errors import EncodeError, FrameTooLarge, RemoteError
+from emit.errors import CallTimeout, EncodeError, FrameTooLarge, RemoteError
 from emit.host.fate import AHEAD, FAILURES, Job, split
 from emit.host.lines import logger_of
 from emit.host.process import MEMORY_TICK
@@ -283,11 +283,14 @@ class Batch:
             return self._failed(lane, error)
         now = time.monotonic()
         if done:
-            if settled := self._kept(done):
+            settled = [one for one in self._kept(done) if not isinstance(one, CallTimeout)]
+            if settled:
                 self._calls.account.answered(settled, (now - lane.progress) / len(done))
             lane.progress, lane.deadline = now, now + self._settings.timeout
             for job in done:
-                if isinstance(job.outcome, RemoteError) and self._calls.tries_again(job):
+                if isinstance(job.outcome, CallTimeout):
+                    self._gave_up(job, job.outcome)
+                elif isinstance(job.outcome, RemoteError) and self._calls.tries_again(job):
                     self._again(job, job.outcome)
             self._pool.retire_if_worn(process)
             if process.condemned and not lane.load:
@@ -332,6 +335,11 @@ class Batch:
             if job.size and job is not self._first:
                 process.answers.drop(job)
 
+    def _gave_up(self, job: Job, error: CallTimeout) -> None:
+        self._calls.gave_up(job, error)
+        if job.outcome is None:
+            self._ready.append(job)
+
     def _again(self, job: Job, error: RemoteError) -> None:
         job.outcome = None
         self._calls.judge(job, error)
@@ -341,7 +349,8 @@ class Batch:
     def _failed(self, lane: Lane, error: HostError) -> None:
         """Sort out whose fault it was, and give the others back."""
         concurrency = lane.process.concurrency
-        suspect, others = split(lane.process.open_jobs, concurrency, error)
+        announced = lane.process.answers.failed is not None
+        suspect, others = split(lane.process.open_jobs, concurrency, error, announced=announced)
         self._leave(lane)
         for job in others:
             job.release()

@@ -13,7 +13,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from emit import context
-from emit.errors import HostError, RemoteError
+from emit.errors import CallTimeout, HostError, RemoteError
 from emit.host.accounting import CallAccount
 from emit.host.batch import Batch
 from emit.host.fate import AHEAD, FAILURES, Job, too_much
@@ -23,6 +23,13 @@ from emit.letter import DeadLetter
 
 if TYPE_CHECKING:
     from emit.host.process import Process
+
+#: The share of its time that a handler is not told of, and the most of it, in seconds. One that
+#: gives up at its deadline is then heard before its process is killed.
+_MARGIN, _MARGIN_MOST = 0.05, 0.25
+
+#: Seconds that a message may wait for a process without being told that it has less time.
+_AT_ONCE = 0.01
 
 
 class Calls:
@@ -55,7 +62,7 @@ class Calls:
         self.account = CallAccount()
         self._program_node = program_node
         self._dead_letter = dead_letter
-        self._meta = {"deadline_ms": int(self.settings.timeout * 1000)}
+        self._meta = {"deadline_ms": _milliseconds(self.settings.timeout)}
 
     def asked_by(self, caller: int) -> Calls:
         """The same node, its processes and its account, for messages that come by a socket."""
@@ -137,15 +144,18 @@ class Calls:
             self.judge(job, error, limit)
             return
         outcome = job.outcome
-        if isinstance(outcome, RemoteError) and self.tries_again(job):
+        if isinstance(outcome, CallTimeout):
+            self.gave_up(job, outcome, limit)
+        elif isinstance(outcome, RemoteError) and self.tries_again(job):
             self._again(job, outcome, limit)
         else:
             self.account.answered((outcome,), time.monotonic() - began)
 
     def _parts(self, job: Job) -> Generator[list[Any], None, None]:
-        deadline = time.monotonic() + self.settings.timeout
+        began = time.monotonic()
+        deadline = began + self.settings.timeout
         with self.pool.lease(deadline) as process, process.attending(self.caller):
-            process.submit(job, self.meta(job))
+            process.submit(job, self.meta(job, time.monotonic() - began))
             process.flush()
             while job.outcome is None:
                 process.wait(deadline)
@@ -196,12 +206,21 @@ class Calls:
         finally:
             del outcome  # as above
 
-    def meta(self, job: Job) -> Mapping[str, Any]:
-        """What the process is told about a call."""
-        told = job.context
+    def meta(self, job: Job, waited: float = 0.0) -> Mapping[str, Any]:
+        """
+        Return what the process is told about a call.
+
+        Args:
+            job: The call.
+            waited: Seconds of its time that have passed before it gets to the process.
+        """
+        told, base = job.context, self._meta
+        if waited > _AT_ONCE:
+            base = {"deadline_ms": _milliseconds(self.settings.timeout - waited)}
         if told is None:
-            return {**self._meta, "attempt": job.attempt} if job.causes else self._meta
-        meta = {**self._meta, "origin": told.origin, "attempt": told.attempt + len(job.causes)}
+            return {**base, "attempt": job.attempt} if job.causes else base
+        attempt = told.attempt + len(job.causes)
+        meta: dict[str, Any] = {**base, "origin": told.origin, "attempt": attempt}
         if told.traceparent is not None:
             meta["traceparent"] = told.traceparent
         return meta
@@ -228,25 +247,35 @@ class Calls:
         waited = time.monotonic() - began
         try:
             assert lease.process is not None
+            meta = self.meta(job, waited)
             if self.caller is None:
-                lease.process.call(job, self.meta(job), deadline)
+                lease.process.call(job, meta, deadline)
             else:
-                self._call_for(self.caller, lease.process, job, deadline)
+                self._call_for(self.caller, lease.process, job, meta, deadline)
         except FAILURES as error:
             self.judge(job, error)
             return
         finally:
             self.pool.release(lease)
         outcome = job.outcome
-        if isinstance(outcome, RemoteError) and self.tries_again(job):
+        if isinstance(outcome, CallTimeout):
+            self.gave_up(job, outcome)
+        elif isinstance(outcome, RemoteError) and self.tries_again(job):
             self._again(job, outcome)
         else:
             self.account.answered((outcome,), time.monotonic() - began, waited)
 
-    def _call_for(self, caller: int, process: Process, job: Job, deadline: float) -> None:
+    def _call_for(
+        self, caller: int, process: Process, job: Job, meta: Mapping[str, Any], deadline: float
+    ) -> None:
         pause(0, caller)  # it may have hung up while it waited for the process
         with process.attending(caller):
-            process.call(job, self.meta(job), deadline)
+            process.call(job, meta, deadline)
+
+    def gave_up(self, job: Job, error: CallTimeout, limit: int | None = None) -> None:
+        """Charge a job whose handler has ended at its deadline by itself; its process lives on."""
+        job.outcome = None
+        self.judge(job, error, limit)
 
     def tries_again(self, job: Job) -> bool:
         """
@@ -274,3 +303,8 @@ class Calls:
 
     def __repr__(self) -> str:
         return f"<Calls {self.node} [{self.account.calls} done | {self.pool!r}]>"
+
+
+def _milliseconds(left: float) -> int:
+    """What a process is told of the seconds that a call has left."""
+    return max(1, int(1000 * (left - min(left * _MARGIN, _MARGIN_MOST))))

@@ -8,7 +8,8 @@ What becomes of a message whose process failed: pure rules. No I/O here.
 2. A process that died may have taken finished answers with it, since answers wait up to 1 ms
    for company; and one that works on several at a time has several suspects. None is charged;
    each runs again alone, and the one whose process fails then is charged. (Charging the oldest
-   had up to 30 innocents, one process start for each, for every message that kills.)
+   had up to 30 innocents, one process start for each, for every message that kills.) The same is
+   so of the only one in a process that had announced its end: it may have been another's doing.
 3. A death before ``ready`` charges nobody.
 4. After ``max_attempts`` charges the message becomes a dead letter, with all its causes.
 """
@@ -115,9 +116,17 @@ class Job:
         self.overflow = ""
 
 
-def split(open_jobs: list[Job], concurrency: int, error: HostError) -> tuple[Job | None, list[Job]]:
+def split(
+    open_jobs: list[Job], concurrency: int, error: HostError, *, announced: bool = False
+) -> tuple[Job | None, list[Job]]:
     """
-    Sort what was open in a process that failed with *error*, the oldest first.
+    Sort the jobs that were open in a process that failed.
+
+    Args:
+        open_jobs: The oldest first.
+        concurrency: How many it worked on at a time.
+        error: How it failed.
+        announced: It had said before that it can't go on.
 
     Returns:
         Who is charged (None: nobody can be told), and the others, which run again.
@@ -125,7 +134,8 @@ def split(open_jobs: list[Job], concurrency: int, error: HostError) -> tuple[Job
     if not open_jobs:
         return None, []
     is_at_the_oldest = concurrency == 1 and not isinstance(error, ProcessDied)
-    if is_at_the_oldest or len(open_jobs) == 1:
+    is_certain = len(open_jobs) == 1 and (open_jobs[0].alone or not announced)
+    if is_at_the_oldest or is_certain:
         return open_jobs[0], open_jobs[1:]
     for job in open_jobs if concurrency == 1 else open_jobs[:concurrency]:
         job.alone = True

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
-from emit.errors import CallTimeout, ProcessDied, signal_of
+from emit.errors import CallTimeout, ProcessDied, describe_status, signal_of
 from emit.host.language.missing import describe_missing
 from emit.host.lines import Lines
 from emit.host.system import spawn
@@ -14,7 +14,13 @@ from emit.host.system.stalled import describe_stall
 from emit.host.transport import Pipes, Poll, remaining
 
 
-def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, None, None]:
+def run(
+    program: Program,
+    data: bytes,
+    *,
+    timeout: float,
+    has_finished: Callable[[], bool] = lambda: True,
+) -> Generator[bytes, None, None]:
     """
     Run a program on one message.
 
@@ -25,10 +31,13 @@ def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, No
         program: What to run.
         data: Its whole input.
         timeout: Seconds for all of it, without what the caller takes between two chunks.
+        has_finished: Asked when it has ended with exit code 0 and all of its output was taken:
+            whether that was all. A handler may have ended the process.
 
     Raises:
         StartError: It can't be started.
-        ProcessDied: It ended with another exit code than 0, or by a signal.
+        ProcessDied: It ended with another exit code than 0, by a signal, or before it had
+            finished.
         CallTimeout: It had not ended in time. It and all it had started have been killed.
     """
     began = time.monotonic()
@@ -51,10 +60,12 @@ def run(program: Program, data: bytes, *, timeout: float) -> Generator[bytes, No
                     hint=describe_stall(child.pid),
                 )
             poll.step(remaining(deadline))
-        if child.status != 0:
+        if child.status != 0 or not has_finished():
+            reason = f"{describe_status(0)} before it had answered," if child.status == 0 else ""
             raise ProcessDied(
                 node=program.node,
                 status=child.status,
+                reason=reason,
                 stderr_tail=pipes.lines.tail,
                 uptime=time.monotonic() - began,
                 said=pipes.lines.last_words(signal_of(child.status)),

@@ -25,6 +25,7 @@ from emit.errors import (
     ProtocolError,
     StartError,
     StartTimeout,
+    describe_status,
     signal_of,
 )
 from emit.host.accounting import usage_of
@@ -39,6 +40,7 @@ from emit.host.system.command import is_transient
 from emit.host.system.program import Program
 from emit.host.system.stalled import describe_stall, is_ending
 from emit.host.transport import Pipes, Poll, remaining
+from emit.host.wire import frames
 from emit.host.wire.line_session import LineSession
 from emit.host.wire.session import Session
 from emit.text import one_line
@@ -87,7 +89,7 @@ class Process:
         self._memory_due = 0.0
         self.lifespan = Lifespan.draw(settings, random.random())
         self.pipes = Pipes(child, Lines(program.node))
-        limits = (settings.max_results, settings.max_result_bytes)
+        limits = (settings.max_results, settings.max_result_bytes, settings.timeout)
         self.answers = Answers(program.node, *limits, self.pipes.lines.logger)
         self._poll = Poll([self.pipes])
 
@@ -272,6 +274,8 @@ class Process:
 
     def _died(self, status: int | None, reason: str = "") -> HostError:
         tail, argv = self.pipes.lines.tail, self.program.argv
+        if self.answers.jobs and status is not None and status >= 0:
+            reason = f"{describe_status(status)} before it had answered,"
         error = ProcessDied(
             node=self.node,
             status=status,
@@ -362,12 +366,16 @@ class Process:
                     )
                     reason = f"it could not load: {said}"
                     raise self._not_ready(reason, "; ".join(filter(None, hints)))
+                large = self.answers.oversized
+                if large is not None and large.op == "ready":
+                    reason = f"its ready frame is over max_frame = {large.limit} bytes"
+                    raise self._not_ready(reason, "raise max_frame of the node")
                 if remaining(deadline) <= 0:
                     raise StartTimeout(
                         node=self.node,
                         timeout=self._settings.start_timeout,
                         stderr_tail=self.pipes.lines.tail,
-                        hint=describe_stall(self.child.pid),
+                        hint=_skipped(large) or describe_stall(self.child.pid),
                     )
                 if not self.is_over:
                     self._poll.step(remaining(deadline))
@@ -410,6 +418,13 @@ def _converse(program: Program, settings: Settings) -> Session | LineSession:
         return LineSession(program.node, max_frame=settings.max_frame)
     codecs = ("json",) if settings.codec == "json" else ("msgpack", "json")
     return Session(program.node, codecs=codecs, max_frame=settings.max_frame)
+
+
+def _skipped(large: frames.TooLarge | None) -> str:
+    """What may be wrong with a program that is not ready and has written this."""
+    if large is None:
+        return ""
+    return f"a frame over max_frame = {large.limit} bytes was skipped; was it ready?"
 
 
 def _without_node(error: HostError) -> str:

@@ -10,7 +10,7 @@
 #     });
 #     Emit::serve();
 #
-# Left out: msgpack, concurrency, cancel, logging, SIGTERM. Each call is answered by one frame.
+# Left out: msgpack, concurrency, cancel, deadlines, logging, SIGTERM. Each call is answered by one frame.
 
 package Emit;
 
@@ -19,6 +19,17 @@ use warnings;
 no warnings 'recursion';
 
 my ($wire, $out, %nodes, @names);
+our $at_work;
+
+# An exit of a handler fails its message, and nothing else; in what is compiled after this.
+BEGIN {
+    *CORE::GLOBAL::exit = sub (;$) {
+        my $status = shift // 0;
+        die "the handler ended the process: exit($status)\n" if $at_work;
+        CORE::exit($status);
+    };
+}
+
 my ($buffer, $seen) = ('', 0);
 
 # Register a handler. It is given the message, a hash, and a function to emit results with.
@@ -106,14 +117,14 @@ sub converse {
 }
 
 sub ready {
-    return encode({ op => 'ready', v => 1, sdk => 'perl-example/1', nodes => \@names });
+    return encode({ op => 'ready', v => 1, sdk => 'perl-example/1', nodes => \@names, caps => ['end'] });
 }
 
 sub answer {
     my ($call, $hello) = @_;
     my $body = eval {
         my @results;
-        handler($call->{node} // $hello->{node})->($call->{msg}, sub { push @results, @_ });
+        run(handler($call->{node} // $hello->{node}), $call->{msg}, sub { push @results, @_ });
         my $texts = join ',', map { encode($_, 'result') } @results;
         my $body = qq({"op":"end","id":$call->{id},"msgs":[$texts]});
         my $size = length $body;
@@ -132,22 +143,33 @@ sub failure {
     return encode({ op => 'err', id => $id, type => ref $error || 'die', message => $text });
 }
 
+# A program with one node serves it under any name.
 sub handler {
     my ($name) = @_;
+    return $nodes{ $names[0] } if @names == 1;
+    die "set EMIT_NODE to one of: @names\n" unless length($name // '');
     return $nodes{$name} // die "there is no node $name here, only: @names\n";
+}
+
+sub run {
+    my ($handler, $msg, $emit) = @_;
+    local $at_work = 1;
+    $handler->($msg, $emit);
 }
 
 # By hand: a message per line, or one over several lines; a line of JSON for each result.
 
 sub run_plain {
     my ($line, $is_whole) = @_;
-    my $handler = handler($ENV{EMIT_NODE} // $names[0]);
-    put(ready()) if ($ENV{EMIT_PROBE} // '') eq '1';
+    my $probed = ($ENV{EMIT_PROBE} // '') eq '1';
+    put(ready()) if $probed;
+    my $handler = handler($ENV{EMIT_NODE});
     my $take = exists $ENV{EMIT_MSG} ? sub { undef } : \&next_line;
     while (!$is_whole && defined(my $more = $take->())) { $line .= $more }
     for (; defined $line; $line = $take->()) {
-        $handler->(decode($line), sub { write_all(encode($_, 'result') . "\n") for @_ });
+        run($handler, decode($line), sub { write_all(encode($_, 'result') . "\n") for @_ });
     }
+    write_all(qq({"op":"end","id":null}\n)) if $probed;    # so no handler has ended the process
 }
 
 # JSON. true and false are \1 and \0, null is undef. A number is what was last used as one.
@@ -160,7 +182,7 @@ sub encode {
     return 'null' unless defined $value;
     my $kind = ref $value;
     return $$value ? 'true' : 'false' if $kind eq 'SCALAR';
-    die "$path nests deeper than 128 levels\n" if $kind && $level >= 130;
+    die "$path nests deeper than 128 levels\n" if $kind && $level >= 128;
     if ($kind eq 'ARRAY') {
         my $at = 0;
         return '[' . join(',', map { encode($_, "$path\[" . $at++ . ']', $level + 1) } @$value) . ']';

@@ -17,6 +17,7 @@ type Call struct {
 	Traceparent string // the sender's W3C trace context; empty if it has none
 	Config      map[string]any
 
+	allowed  time.Duration // from its turn on; below 0: no deadline
 	deadline time.Time
 	msg      []byte
 	session  *session
@@ -45,6 +46,24 @@ func FromContext(ctx context.Context) *Call {
 
 // Deadline implements [context.Context].
 func (c *Call) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+
+// begin starts its time: calls are sent ahead, and wait for their turn.
+func (c *Call) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.allowed >= 0 {
+		c.deadline = time.Now().Add(c.allowed)
+	}
+}
+
+// timedOut says whether err is the deadline's: a timeout, returned when the deadline has passed.
+// It needs c.mu.
+func (c *Call) timedOut(err error) bool {
+	if c.deadline.IsZero() || time.Until(c.deadline) > early || c.err == context.Canceled {
+		return false
+	}
+	return isTimeout(err)
+}
 
 // Done implements [context.Context]. Its channel and timer exist only once they are asked for:
 // they would cost more than many a handler.

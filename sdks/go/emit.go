@@ -206,6 +206,17 @@ func (p *program) find(name string) *node {
 	return nil
 }
 
+// serving returns the node that goes by a name. A program with one node serves it under any.
+func (p *program) serving(name string) (*node, error) {
+	if len(p.nodes) == 1 {
+		return p.nodes[0], nil
+	}
+	if n := p.find(name); n != nil {
+		return n, nil
+	}
+	return nil, fmt.Errorf("there is no node %q in this program; it has: %s", name, strings.Join(p.names(), ", "))
+}
+
 func (p *program) names() []string {
 	names := []string{}
 	for _, n := range p.nodes {
@@ -216,7 +227,7 @@ func (p *program) names() []string {
 
 func (p *program) ready() ready {
 	about := ready{Op: "ready", V: 1, SDK: "go/" + Version, Concurrency: p.concurrency, Nodes: p.names()}
-	about.Inputs, about.Caps = map[string]map[string]any{}, []string{"cancel"}
+	about.Inputs, about.Caps = map[string]map[string]any{}, []string{"cancel", "end"}
 	for _, n := range p.nodes {
 		if n.inputs != nil {
 			about.Inputs[n.name] = n.inputs

@@ -1,8 +1,10 @@
 package emit
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sort"
 	"strings"
@@ -75,6 +77,7 @@ type failure struct {
 	Retry   *bool    `json:"retry,omitempty"`
 	After   *float64 `json:"after,omitempty"`
 	Cause   *failure `json:"cause,omitempty"`
+	Timeout bool     `json:"timeout,omitempty"`
 }
 
 func describe(err error) *failure {
@@ -83,6 +86,16 @@ func describe(err error) *failure {
 		about.Retry, about.After = &v.retry, v.after
 	}
 	return about
+}
+
+// isTimeout says whether err, or one that it wraps, is a timeout: of a context, a connection, a file.
+func isTimeout(err error) bool {
+	defer func() { _ = recover() }() // an author's own Is, As or Unwrap may panic
+	var timeout interface{ Timeout() bool }
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return true
+	}
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // verdictOf finds none where an author's own As or Unwrap method panics, as that of a nil pointer does.

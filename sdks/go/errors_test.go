@@ -62,7 +62,7 @@ func TestErrors(t *testing.T) {
 		"ignored": {"type": "EncodeError", "message": "result is a chan int, which no codec carries"},
 		"large":   {"type": "FrameTooLarge", "message": "large emitted a result of 1048578 bytes; a frame holds at most 1048576: emit less at once, or raise max_frame of the node"},
 		"fits":    {"type": "DecodeError", "message": `fits: message lacks "n"; it has: `},
-		"nobody":  {"type": "error", "message": `no node "nobody" here, only: ` + strings.Join(k.session.names(), ", ")},
+		"nobody":  {"type": "error", "message": `there is no node "nobody" in this program; it has: ` + strings.Join(k.session.names(), ", ")},
 	} {
 		got := k.call(node, Message{})
 		delete(got, "op")

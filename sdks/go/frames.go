@@ -14,6 +14,7 @@ const (
 	ahead   = 1024                    // Calls that wait before the reading does: more than a host's window, mostly.
 	largest = 1<<24 - 1               // Bytes of a frame: the most that max_frame can be.
 	linger  = time.Millisecond        // How long a finished result may wait for company.
+	early   = 5 * time.Millisecond    // By which a timer may go off before its time.
 	grace   = 4500 * time.Millisecond // From seeing the end to the exit: 5 s at most in all.
 )
 
@@ -129,6 +130,12 @@ type logFrame struct {
 func (f logFrame) shortened(text int) any {
 	f.Fields, f.Text = nil, start(f.Text, text)
 	return f
+}
+
+// An end of a plain run, not of a call: its id is null.
+type endFrame struct {
+	Op string `json:"op"`
+	ID *int64 `json:"id"`
 }
 
 type pongFrame struct {

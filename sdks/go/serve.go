@@ -78,7 +78,10 @@ func (s *session) host(in *input) (status int) {
 	interrupts, terms := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(interrupts, os.Interrupt) // Ctrl-C reaches the whole terminal; the host decides
 	signal.Notify(terms, syscall.SIGTERM)
-	s.greet()
+	if err := s.greet(); err != nil {
+		s.send(errFrame{"err", nil, *describe(err)})
+		return exitProtocol
+	}
 	logToHost(s)
 	broken := make(chan error, 1)
 	go func() { broken <- s.read(in) }()
@@ -121,7 +124,8 @@ func plain(p *program, first []byte, in *input, out *os.File) (status int) {
 		fmt.Fprintln(os.Stderr, p.failure)
 		return 1
 	}
-	if os.Getenv("EMIT_PROBE") == "1" {
+	probed := os.Getenv("EMIT_PROBE") == "1"
+	if probed {
 		body, _ := encode(jsonCodec{}, nil, p.ready())
 		printOut(out, jsonCodec{}.frame(nil, body))
 	}
@@ -140,18 +144,22 @@ func plain(p *program, first []byte, in *input, out *os.File) (status int) {
 			status = 1
 		}
 	}
+	if probed && status == 0 { // by which a host knows that no handler ended the process
+		line, _ := encode(c, nil, endFrame{Op: "end"})
+		printOut(out, append(line, '\n'))
+	}
 	return status
 }
 
 // once gives the node one message.
 func (p *program) once(c codec, msg []byte, out *os.File) error {
-	name, chosen := os.LookupEnv("EMIT_NODE")
-	if !chosen {
-		name = p.nodes[0].name
+	name := os.Getenv("EMIT_NODE")
+	if len(p.nodes) > 1 && name == "" {
+		return fmt.Errorf("set EMIT_NODE to one of the program's nodes: %s", strings.Join(p.names(), ", "))
 	}
-	n := p.find(name)
-	if n == nil || (len(p.nodes) > 1 && !chosen) {
-		return fmt.Errorf("set EMIT_NODE to one of: %s", strings.Join(p.names(), ", "))
+	n, err := p.serving(name)
+	if err != nil {
+		return err
 	}
 	return p.hand(n, c, msg, out)
 }

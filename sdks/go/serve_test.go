@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		return string(rest), errors.Join(err, child.Run())
 	}))
 	Node("fail", Map(func(Message) (int, error) { return 0, fmt.Errorf("outer: %w", os.ErrNotExist) }))
+	Node("leave", Pure(func(Message) int { os.Exit(0); return 0 }))
 	Node("panic", MapContext(func(context.Context, Message) (int, error) { panic("oh") }))
 	Run()
 	if os.Getenv("EMIT_TEST_STUCK") != "" {
@@ -90,8 +91,30 @@ func TestProbe(t *testing.T) {
 	printed, _, _ := byHand(t, `{"n":1}`, "EMIT_NODE=count", "EMIT_PROBE=1")
 	lines := strings.Split(strings.TrimSpace(printed), "\n")
 	var about Message
-	if err := decode(jsonCodec{}, []byte(lines[0]), &about); err != nil || about["op"] != "ready" || lines[len(lines)-1] != "0" {
+	if err := decode(jsonCodec{}, []byte(lines[0]), &about); err != nil || about["op"] != "ready" {
 		t.Error(printed, err)
+	}
+	if rest := strings.Join(lines[1:], ","); rest != `0,{"op":"end","id":null}` {
+		t.Error(printed)
+	}
+}
+
+func TestProcessThatIsEndedWithoutAWord(t *testing.T) {
+	printed, _, status := byHand(t, "{}", "EMIT_NODE=leave", "EMIT_PROBE=1")
+	if status != 0 || strings.Count(printed, `"op"`) != 1 || !strings.Contains(printed, `"end"]`) {
+		t.Error(printed, status)
+	}
+}
+
+func TestNamesByHand(t *testing.T) {
+	for environment, says := range map[string]string{
+		"EMIT_NODE=":      "set EMIT_NODE to one of the program's nodes: count, echo,",
+		"EMIT_NODE=other": `there is no node "other" in this program; it has: count, echo,`,
+	} {
+		_, said, status := byHand(t, "{}", environment)
+		if status != 1 || !strings.Contains(said, says) {
+			t.Error(said, status)
+		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,8 +57,8 @@ func newSession(p *program, h *hello, sink *os.File) *session {
 	return s
 }
 
-// greet answers hello, and settles on a codec.
-func (s *session) greet() {
+// greet answers hello, and settles on a codec. It fails if the answer does not fit into a frame.
+func (s *session) greet() error {
 	var chosen codec = jsonCodec{} // which every host speaks
 	packed := slices.Index(s.hello.Codecs, "msgpack")
 	if plain := slices.Index(s.hello.Codecs, "json"); packed >= 0 && (plain < 0 || packed < plain) {
@@ -67,11 +66,18 @@ func (s *session) greet() {
 	}
 	about := s.ready()
 	about.Codec = chosen.name()
-	if body, _ := encode(s.codec, nil, about); len(body) > s.maxFrame {
-		about.Inputs = nil // the one field that grows with the program and may be left out
+	body, _ := encode(s.codec, nil, about)
+	if len(body) > s.maxFrame {
+		about.Inputs = nil // for people, and what grows with the program
+		body, _ = encode(s.codec, nil, about)
+	}
+	if len(body) > s.maxFrame {
+		return fmt.Errorf("the ready frame of this program takes %d bytes, and a frame holds at most %d: "+
+			"raise max_frame of the node", len(body), s.maxFrame)
 	}
 	s.send(about)
 	s.codec = chosen
+	return nil
 }
 
 // read works until the input ends or makes no sense.
@@ -123,15 +129,13 @@ func (s *session) newCall(f frame) *Call {
 	c := &Call{
 		ID: f.id, Node: f.node, Origin: f.origin, Traceparent: f.traceparent, Attempt: int(f.attempt),
 		Config: s.hello.Config, msg: f.msg, session: s,
+		allowed: time.Duration(f.deadline) * time.Millisecond,
 	}
 	if c.Node == "" {
-		c.Node = s.nodes[0].name
-		if s.find(s.hello.Node) != nil {
-			c.Node = s.hello.Node
-		}
+		c.Node = s.hello.Node
 	}
-	if f.deadline >= 0 {
-		c.deadline = time.Now().Add(time.Duration(f.deadline) * time.Millisecond)
+	if n, _ := s.serving(c.Node); n != nil {
+		c.Node = n.name
 	}
 	return c
 }
@@ -204,11 +208,11 @@ func (s *session) run(c *Call) (err error) {
 			err = &panicked{p, stack(2)}
 		}
 	}()
-	node := s.find(c.Node)
-	if node == nil {
-		return fmt.Errorf("no node %q here, only: %s", c.Node, strings.Join(s.names(), ", "))
+	node, err := s.serving(c.Node)
+	if err != nil {
+		return err
 	}
-	if c.Err() == context.Canceled {
+	if c.begin(); c.Err() == context.Canceled {
 		return cancelled{}
 	}
 	return node.handle(s.codec, c.msg, c, c.emit)
@@ -223,6 +227,7 @@ func (cancelled) Error() string { return "cancelled by the host before it began"
 func (s *session) after(w *worker, c *Call, err error) *Call {
 	c.mu.Lock()
 	c.closed = true
+	late := c.timedOut(err)
 	c.end(context.Canceled)
 	if err == nil {
 		err = c.failed
@@ -232,7 +237,7 @@ func (s *session) after(w *worker, c *Call, err error) *Call {
 	delete(s.open, c.ID)
 	next := s.pop()
 	s.mu.Unlock()
-	s.answer(c, err, next == nil)
+	s.answer(c, err, late, next == nil)
 	if next == nil {
 		next = s.rest(w)
 	}
@@ -252,9 +257,10 @@ func (s *session) rest(w *worker) *Call {
 	return next
 }
 
-func (s *session) answer(c *Call, err error, last bool) {
+func (s *session) answer(c *Call, err error, late, last bool) {
 	if err != nil {
 		about := *describe(err)
+		about.Timeout = late && about.Retry == nil
 		if n := s.find(c.Node); n != nil && len(about.Stack) == 0 {
 			about.Stack = []string{n.place} // all that is known: an error of Go has no stack
 		}

@@ -332,3 +332,103 @@ func TestEndFinishesWhatWasAccepted(t *testing.T) {
 	}
 	<-k.session.over
 }
+
+func TestDeadlineCountsFromTheTurn(t *testing.T) {
+	going := make(chan bool)
+	slow := newNode("slow", Pure(func(Message) bool { return <-going }))
+	left := newNode("left", MapContext(func(ctx context.Context, _ Message) (float64, error) {
+		deadline, _ := ctx.Deadline()
+		return time.Until(deadline).Seconds(), ctx.Err()
+	}))
+	k := converse(t, programOf(1, slow, left))
+	meta := Message{"deadline_ms": 60000}
+	k.send(Message{"op": "call", "id": 1, "node": "slow", "msg": Message{}, "meta": meta},
+		Message{"op": "call", "id": 2, "node": "left", "msg": Message{}, "meta": meta})
+	time.Sleep(time.Second) // which the second call has to wait at least
+	going <- true
+	k.answer()
+	if seconds := k.answer()["msgs"].([]any)[0].(float64); seconds < 59.1 || seconds > 60 {
+		t.Error(seconds)
+	}
+}
+
+func TestFailureOfTheDeadlineIsATimeout(t *testing.T) {
+	late := newNode("late", MapContext(func(ctx context.Context, in Message) (int, error) {
+		if in["value"] == "early" {
+			return 0, context.DeadlineExceeded
+		}
+		<-ctx.Done()
+		switch in["value"] {
+		case "wrapped":
+			return 0, fmt.Errorf("no answer: %w", ctx.Err())
+		case "a file":
+			return 0, os.ErrDeadlineExceeded
+		case "rejected":
+			return 0, Reject(ctx.Err())
+		case "a panic":
+			panic(ctx.Err())
+		}
+		return 0, errors.New("mine")
+	}))
+	k := converse(t, programOf(1, late))
+	for how, timeout := range map[string]any{
+		"wrapped": true, "a file": true, "a panic": true, "rejected": nil, "other": nil, "early": nil,
+	} {
+		milliseconds := 20
+		if how == "early" {
+			milliseconds = 60000
+		}
+		k.send(Message{"op": "call", "id": 1, "msg": Message{"value": how}, "meta": Message{"deadline_ms": milliseconds}})
+		if f := k.answer(); f["op"] != "err" || f["timeout"] != timeout {
+			t.Error(how, f)
+		}
+	}
+}
+
+func TestOneNodeHasAnyName(t *testing.T) {
+	k := converse(t, programOf(1, newNode("one", MapContext(func(ctx context.Context, _ Message) (string, error) {
+		return FromContext(ctx).Node, nil
+	}))))
+	k.send(Message{"op": "call", "id": 1, "msg": Message{}})
+	for _, f := range []Message{k.answer(), k.call("another", Message{})} {
+		if !reflect.DeepEqual(f["msgs"], []any{"one"}) {
+			t.Error(f)
+		}
+	}
+}
+
+func TestSeveralNodesRefuseANameThatNoneHas(t *testing.T) {
+	one := Pure(func(Message) int { return 1 })
+	k := converse(t, programOf(1, newNode("one", one), newNode("two", one)))
+	k.send(Message{"op": "call", "id": 1, "msg": Message{}})
+	for _, name := range []string{"x", "three"} {
+		if name == "three" {
+			k.send(Message{"op": "call", "id": 2, "node": name, "msg": Message{}})
+		}
+		want := fmt.Sprintf("there is no node %q in this program; it has: one, two", name)
+		if f := k.answer(); f["message"] != want {
+			t.Error(f)
+		}
+	}
+}
+
+func TestReadyLeavesOutWhatHasNoRoom(t *testing.T) {
+	out, ours, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	type wide struct{ First, Second, Third, Fourth, Fifth, Sixth, Seventh, Eighth, Ninth int }
+	p := programOf(1, newNode(strings.Repeat("name", 30), Pure(func(wide) int { return 1 })))
+	s := newSession(p, &hello{MaxFrame: 270}, ours)
+	if err := s.greet(); err != nil {
+		t.Fatal(err)
+	}
+	ours.Close()
+	k := &talk{t: t, codec: jsonCodec{}, read: input{file: out}}
+	if f := k.frame(); f["op"] != "ready" || f["inputs"] != nil {
+		t.Error(f)
+	}
+	if err := newSession(p, &hello{MaxFrame: 200}, ours).greet(); err == nil || !strings.Contains(err.Error(), "max_frame") {
+		t.Error(err)
+	}
+}

@@ -24,11 +24,17 @@ export interface Context {
   readonly traceparent: string | null;
   /** The node's configuration at the host. */
   readonly config: Readonly<Record<string, any>>;
-  /** Aborts when the host cancels the call, and when its deadline has passed. */
+  /**
+   * Aborts when the host cancels the call, and when its deadline has passed. A handler that fails
+   * by that is tried again.
+   */
   readonly signal: AbortSignal;
   /** Whether the host has cancelled the call; for a handler that never awaits. */
   readonly cancelled: boolean;
-  /** Seconds until the deadline, below 0 when it has passed; null without one. */
+  /**
+   * Seconds until the deadline, below 0 when it has passed; null without one. The time of a call
+   * begins when its handler is called.
+   */
   readonly remaining: () => number | null;
   readonly log: Log;
 }

@@ -43,6 +43,7 @@ ENOUGH = 32 * 1024  #: Bytes of results that are worth a write of their own.
 LINGER = 0.001  #: Seconds that a finished result may wait for company.
 DEPTH, MEMBERS = 128, 1_000_000  #: Levels, and members of lists and maps, that a host takes.
 GRACE = 4.0  #: Seconds from seeing the end to the exit: 5 in all, as watch() looks once a second.
+EARLY = 0.005  #: Seconds by which a timer may go off before its time.
 
 _PARENT = os.getppid()
 
@@ -76,10 +77,15 @@ class Cancelled(Exception):
     """The host cancelled the call before it began."""
 
 
+class _NobodyReads(BaseException):
+    # The reader of a plain run is gone, as `| head -1` is.
+    pass
+
+
 def _describe(error: BaseException, depth: int = 4) -> dict[str, Any]:
     about: dict[str, Any] = {"type": type(error).__name__, "message": _text(error)}
     about["stack"] = _stack(error)
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    cause = _cause(error)
     if cause is not None and depth:
         about["cause"] = _describe(cause, depth - 1)
     if isinstance(error, (Retry, Reject)):
@@ -87,6 +93,18 @@ def _describe(error: BaseException, depth: int = 4) -> dict[str, Any]:
     if isinstance(error, Retry) and error.after is not None:
         about["after"] = error.after
     return about
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _is_timeout(error: BaseException | None, depth: int = 4) -> bool:
+    # By name: each library has its own, and not all are TimeoutErrors.
+    if error is None or not depth:
+        return False
+    named = any("Timeout" in kind.__name__ for kind in type(error).__mro__)
+    return named or _is_timeout(_cause(error), depth - 1)
 
 
 def _stack(error: BaseException) -> list[str]:
@@ -105,7 +123,8 @@ def _stack(error: BaseException) -> list[str]:
 
 def _text(value: object, most: int = 8192) -> str:
     try:
-        text = str(value)
+        left = isinstance(value, SystemExit)
+        text = f"the handler ended the process: {value!r}" if left else str(value)
     except Exception as error:  # an author's own __str__ may fail as well
         text = f"(no text: __str__ raised {type(error).__name__})"
     text = text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
@@ -146,6 +165,7 @@ class Call:
     origin: str | None = None
     attempt = 1
     traceparent: str | None = None
+    _milliseconds: int | None = None  # that it has, from its turn on
     _deadline: float | None = None
     _cancelled = False
     _task: Any = None
@@ -162,15 +182,27 @@ class Call:
     def _read_meta(self, meta: dict[str, Any]) -> None:
         self.origin, self.traceparent = meta.get("origin"), meta.get("traceparent")
         self.attempt = meta.get("attempt", 1)
-        if meta.get("deadline_ms") is not None:
-            self._deadline = time.monotonic() + meta["deadline_ms"] / 1000
+        self._milliseconds = meta.get("deadline_ms")
+
+    def _begin(self) -> None:
+        # Not when it came: calls are sent ahead, and wait for their turn.
+        if self._milliseconds is not None:
+            self._deadline = time.monotonic() + self._milliseconds / 1000
+
+    def _has_struck(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline - EARLY
 
     @property
     def config(self) -> dict[str, Any]:
         return self._session.config if self._session else {}
 
     def remaining(self) -> float | None:
-        """Return the seconds until the deadline, below 0 when it has passed; None without one."""
+        """
+        Return the seconds until the deadline, below 0 when it has passed; None without one.
+
+        The time of a call begins when its handler is called. A handler that fails with a timeout
+        (`TimeoutError`, `subprocess.TimeoutExpired`, ...) when it has passed is tried again.
+        """
         return None if self._deadline is None else self._deadline - time.monotonic()
 
     @property
@@ -206,6 +238,11 @@ def node(handler: Any = None, *, name: str = "") -> Any:
         return lambda handler: node(handler, name=name)
     _registered[handler] = name or handler.__name__
     return handler
+
+
+def _absent(name: object, nodes: Any) -> LookupError:
+    known = ", ".join(nodes)
+    return LookupError(f'there is no node "{name}" in this program; it has: {known}')
 
 
 def _name(handler: Callable[..., Any]) -> str:
@@ -565,8 +602,9 @@ class _Session:
         self.due.acquire()
 
     def run(self, hello: dict[str, Any]) -> None:
-        named = hello.get("node")
-        self.preferred = named if named in self.nodes else next(iter(self.nodes))
+        # A program with one node serves it under any name.
+        self.only = next(iter(self.nodes)) if len(self.nodes) == 1 else None
+        self.preferred = hello.get("node")
         self.max_frame = hello.get("max_frame", LARGEST)
         self.config = hello.get("config") or {}
         self.room = self.max_frame - 64  # for results, beside the frame's other fields
@@ -575,7 +613,7 @@ class _Session:
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self.end_input())
         codec = _choose(hello.get("codecs", ()))
-        self.send({**_ready(self.nodes, self.concurrency), "codec": codec.name})
+        self.announce({**_ready(self.nodes, self.concurrency), "codec": codec.name})
         self.codec = codec
         self.log_handler = _log_through(self.send)  # after ready: logging takes 6 ms to import
         os.register_at_fork(after_in_child=self.forget)
@@ -583,6 +621,17 @@ class _Session:
             threading.Thread(target=job, daemon=True).start()
         self.start_runners()
         self.loop()
+
+    def announce(self, ready: dict[str, Any]) -> None:
+        # The inputs are for people, and what grows with the program.
+        for fields in (ready, {**ready, "inputs": {}}):
+            size = len(self.codec.frame(fields)) - 2
+            if size <= self.max_frame:
+                return self.send(fields)
+        raise FrameTooLarge(
+            f"the ready frame of this program takes {size} bytes, and a frame holds at most "
+            f"{self.max_frame}: raise max_frame of the node"
+        )
 
     def loop(self) -> None:
         while True:
@@ -613,8 +662,7 @@ class _Session:
 
     def accept(self, frame: dict[str, Any]) -> None:
         call = Call(frame, self)
-        if call.node is None:
-            call.node = self.preferred
+        call.node = self.only or call.node or self.preferred
         self.open[call.id] = call
         self.waiting.append(call)
 
@@ -677,6 +725,7 @@ class _Session:
 
     def run_call(self, call: Call) -> None:
         _current.set(call)
+        call._begin()
         try:
             result = self.invoke(call)
             if _is_stream(result):
@@ -691,6 +740,7 @@ class _Session:
 
     async def run_call_async(self, call: Call) -> None:
         _current.set(call)
+        call._begin()
         # Not from outside: a task that is cancelled before it began would run none of this.
         call._task = self.asyncio.current_task()
         try:
@@ -705,7 +755,7 @@ class _Session:
             raise Cancelled("cancelled by the host before it began")
         node = self.nodes.get(call.node)
         if node is None:
-            raise LookupError(f'no node "{call.node}" here, only: {", ".join(self.nodes)}')
+            raise _absent(call.node, self.nodes)
         return node.invoke(call._msg)
 
     # Frames out
@@ -749,7 +799,10 @@ class _Session:
             if error is None:
                 self.put(self.codec.results(b"end", call.id, call._parts))
             else:
-                self.put(self.fit({"op": "err", "id": call.id, **_describe(error)}))
+                about = _describe(error)
+                if "retry" not in about and call._has_struck() and _is_timeout(error):
+                    about["timeout"] = True
+                self.put(self.fit({"op": "err", "id": call.id, **about}))
             if not self.inline:
                 self.running -= 1
                 self.start_calls()
@@ -910,7 +963,8 @@ def serve(*handlers: Callable[..., Any], concurrency: int = 1) -> None:
 
     Under a host this speaks frames. By hand, ``echo '{"count": 3}' | python count.py``, it prints
     one line of JSON per result; ``EMIT_MSG='{"count": 3}' python count.py`` leaves the terminal
-    to a debugger. EMIT_NODE chooses among several nodes then.
+    to a debugger. EMIT_NODE chooses among several nodes then. A handler that ends the process there
+    has failed: the exit code is 1.
 
     Does nothing when the calling file was imported. Call it last, from the main thread.
 
@@ -953,11 +1007,13 @@ def _load(path: str, name: str) -> tuple[Any, int]:
     if not (_offered or _registered):
         return [_pick(vars(module), stem, name)], 1
     served = _offered or (_registered, 1)
-    names = [_name(handler) for handler in served[0]]
-    if name and name not in names:
+    if not name:
+        return served
+    names = {_name(handler): handler for handler in served[0]}
+    if name not in names:
         file = os.path.basename(path)
         raise LookupError(f"{file}: there is no node {name} in it (found: {', '.join(names)})")
-    return served
+    return [names[name]], served[1]
 
 
 _LIBRARIES = ("msgpack", "orjson", "emit_sdk")
@@ -1125,7 +1181,7 @@ def _ready(nodes: dict[str, _Node], concurrency: int) -> dict[str, Any]:
         "concurrency": concurrency,
         "nodes": list(nodes),
         "inputs": {name: node.inputs for name, node in nodes.items() if node.inputs},
-        "caps": ["cancel"],
+        "caps": ["cancel", "end"],
     }
 
 
@@ -1134,17 +1190,31 @@ def _plain(nodes: dict[str, _Node], concurrency: int, first: bytes) -> None:
     source, sink = take_wire()
     packed = first[:1] >= b"\x80"  # the first byte of a msgpack map, and of no JSON
     codec = _choose(["msgpack"] if packed else [])
-    if os.environ.get("EMIT_PROBE") == "1":
+    probed = os.environ.get("EMIT_PROBE") == "1"
+    if probed:
         _write(sink, _Json().frame(_ready(nodes, concurrency)))
     failed = False
-    for raw in [first + source.read()] if packed else _messages(first, source):
-        try:
-            _drive(_chosen(nodes), codec.loads(raw), lambda v: _print(sink, codec.value(v)))
-        except Exception as error:
-            failed = True
-            _complain(error)
+    try:
+        for raw in [first + source.read()] if packed else _messages(first, source):
+            failed = not _run_plain(nodes, codec, raw, sink) or failed
+        if probed and not failed:  # by which a host knows that no handler ended the process
+            _print(sink, codec.value({"op": "end", "id": None}))
+    except _NobodyReads:
+        sys.exit(0)
     if failed:
         sys.exit(1)
+
+
+def _run_plain(nodes: dict[str, _Node], codec: Any, raw: bytes, sink: int) -> bool:
+    try:
+        _drive(_chosen(nodes), codec.loads(raw), lambda v: _print(sink, codec.value(v)))
+    except Exception as error:
+        _complain(error)
+        return False
+    except SystemExit as error:
+        print(_text(error), file=sys.stderr)
+        sys.exit(1)
+    return True
 
 
 def _messages(first: bytes, source: BinaryIO) -> Iterator[bytes]:
@@ -1158,9 +1228,13 @@ def _messages(first: bytes, source: BinaryIO) -> Iterator[bytes]:
 
 
 def _chosen(nodes: dict[str, _Node]) -> _Node:
-    name = os.environ.get("EMIT_NODE") or next(iter(nodes))
-    if name not in nodes or (len(nodes) > 1 and "EMIT_NODE" not in os.environ):
-        raise LookupError(f"set EMIT_NODE to one of: {', '.join(nodes)}")
+    name = os.environ.get("EMIT_NODE")
+    if len(nodes) == 1:
+        return next(iter(nodes.values()))
+    if not name:
+        raise LookupError(f"set EMIT_NODE to one of the program's nodes: {', '.join(nodes)}")
+    if name not in nodes:
+        raise _absent(name, nodes)
     return nodes[name]
 
 
@@ -1168,7 +1242,7 @@ def _print(sink: int, data: bytes) -> None:
     try:
         _write(sink, data + b"\n")
     except BrokenPipeError:
-        sys.exit(0)  # as of `| head -1`: the reader has what it wanted
+        raise _NobodyReads from None  # as of `| head -1`: the reader has what it wanted
 
 
 def _complain(error: BaseException) -> None:

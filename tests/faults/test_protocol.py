@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import select
 import textwrap
 from pathlib import Path
@@ -17,6 +18,7 @@ from emit.errors import (
     FrameTooLarge,
     ProcessDied,
     ProtocolError,
+    RemoteError,
     ResultError,
     StartError,
     StartTimeout,
@@ -437,6 +439,51 @@ def test_a_bad_start(code: str, reason: str) -> None:
     assert reason in str(caught.value)
     assert caught.value.started
     assert (figures["start_failures"], figures["retries"]) == (1, {})
+
+
+def test_a_ready_frame_over_max_frame() -> None:
+    """It is told at once, with the limit and what to change; not after start_timeout."""
+    program = raw("read(); frame(op='ready', v=1, sdk='x' * 2000); hang()")
+    with pool(program, max_frame=1024, start_timeout=600) as node:
+        says = "its ready frame is over max_frame = 1024 bytes (raise max_frame of the node)"
+        with pytest.raises(StartError, match=re.escape(says)):
+            node.call({})
+
+
+def test_a_frame_over_max_frame_that_may_have_been_ready() -> None:
+    """If its op does not come first, it may be a print as well: a hint at the end of the time."""
+    program = raw("read(); write(json.dumps({'v': 1, 'sdk': 'x' * 2000, 'op': 'ready'})); hang()")
+    with pool(program, max_frame=1024, start_timeout=4.0) as node:
+        with pytest.raises(StartTimeout, match="a frame over max_frame = 1024 bytes was skipped"):
+            node.call({})
+
+
+def test_an_end_before_the_answer() -> None:
+    """A program that ends by itself, with 0 even, is said to have done so too early."""
+    with pool(raw("for id, msg in calls(): sys.exit(0)"), max_attempts=1) as node:
+        with pytest.raises(ProcessDied, match="ended with exit code 0 before it had answered,"):
+            node.call({})
+
+
+def test_a_message_behind_one_that_ended_the_process() -> None:
+    """A program that has announced its end by an err is not used again, and nobody is charged."""
+    program = raw("""
+        for id, msg in calls():
+            if msg["n"] == 1:
+                failed = {"type": "Exit", "message": "exit(0)"}
+                write(line(op="err", id=id, **failed) + line(op="err", id=None, **failed))
+                sys.exit(0)
+            end(id, msg["attempt"])
+    """)
+    with pool(program, max_attempts=1) as node:
+        with pytest.raises(RemoteError, match="exit"):
+            node.call({"n": 1})
+        assert node.call({"n": 2}) == [1]
+        for count in (2, 5):
+            outcomes = list(node.call_many({"n": n} for n in range(1, count + 1)))
+            assert isinstance(outcomes[0], RemoteError)
+            assert outcomes[1:] == [[1]] * (count - 1)
+        assert node.snapshot()["retries"] == {}
 
 
 def test_a_bad_start_quotes_stderr() -> None:

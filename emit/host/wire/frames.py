@@ -106,6 +106,7 @@ class Err(NamedTuple):
     retry: bool | None = None
     after: float | None = None
     cause: Mapping[str, Any] | None = None
+    timeout: bool | None = None
 
 
 class Failure(NamedTuple):
@@ -157,13 +158,14 @@ class Stray(NamedTuple):
 
 
 class TooLarge(NamedTuple):
-    """A frame over the limit, skipped. Size is None where it was not known in advance, id where
-    the start of the frame did not tell it; last is False for an out, which others follow."""
+    """A frame over the limit, skipped. Size is None if it was not known in advance, id and op if
+    the start of the frame did not tell them; last is False for an out, which others follow."""
 
     size: int | None
     limit: int
     id: int | None = None
     last: bool = True
+    op: str | None = None
 
 
 class Violation(NamedTuple):
@@ -218,7 +220,7 @@ FIELDS: dict[type[Frame], dict[str, Field]] = {
     },
     Out: {"id": Field("int", True), "msgs": Field("list", True)},
     End: {"id": Field("int", True), "msgs": Field("list")},
-    Err: {"id": Field("int", True), **_FAILED},
+    Err: {"id": Field("int", True), **_FAILED, "timeout": Field("bool")},
     Failure: _FAILED,
     Log: {
         "level": Field("str", True),

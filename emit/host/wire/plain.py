@@ -57,17 +57,27 @@ def encode_message(
     return data + end
 
 
-def results(*, node: str, codec: str = "json", max_frame: int = MAX_FRAME) -> Results:
+def results(
+    *, node: str, codec: str = "json", max_frame: int = MAX_FRAME, probed: bool = False
+) -> Results:
     """
-    A reader of the results of one program.
+    Make a reader of the results of one program.
+
+    Args:
+        node: Its node, for errors.
+        codec: What it writes.
+        max_frame: Bytes of the largest result.
+        probed: It may begin with a ready frame, which is JSON whatever the codec is, and comes
+            first among the results.
 
     Example:
         >>> reader = results(node="count")
         >>> reader.feed(b'0\\n\\n{"n":'), reader.feed(b'1}'), reader.end()
         ([0], [], [{'n': 1}])
     """
-    kind = JsonResults if codec == "json" else MsgpackResults
-    return kind(node, max_frame)
+    return (
+        JsonResults(node, max_frame) if codec == "json" else MsgpackResults(node, max_frame, probed)
+    )
 
 
 class JsonResults:
@@ -127,7 +137,8 @@ class JsonResults:
 class MsgpackResults:
     """One msgpack object after another, each followed by a newline byte. Raises as JsonResults."""
 
-    def __init__(self, node: str, max_frame: int) -> None:
+    def __init__(self, node: str, max_frame: int, probed: bool = False) -> None:
+        self._head = bytearray() if probed else None  # what may be the ready frame, in JSON
         self._node = node
         self._max = max_frame
         self.sizes: list[int] = []
@@ -146,6 +157,8 @@ class MsgpackResults:
         """Take the next bytes and return the results they complete."""
         values: list[Any] = []
         self.sizes = []
+        if self._head is not None:
+            data = self._take_head(data, values)
         self._fed += len(data)
         self._unpacker.feed(data)
         try:
@@ -161,9 +174,40 @@ class MsgpackResults:
     def end(self) -> list[Any]:
         """The end of output: the last newline may be missing, nothing else."""
         self.sizes = []
+        if self._head:  # too little to tell
+            head, self._head = bytes(self._head), None
+            values = self.feed(head)
+            sizes = self.sizes
+            values += self.end()
+            self.sizes = sizes
+            return values
         if self._start != self._fed:
             raise self._broken("ends in the middle of an object", b"")
         return []
+
+    def _take_head(self, data: bytes, values: list[Any]) -> bytes:
+        """Take a ready frame off the start. Returns what is msgpack for certain."""
+        assert self._head is not None
+        self._head += data
+        line = bytes(self._head.lstrip(b"\n"))
+        if line[:2] in (b"", b"{"):
+            return b""
+        if line[:2] == b'{"':  # an integer of msgpack would be followed by a newline
+            end = line.find(b"\n")
+            if end < 0:
+                self._check_line(line)
+                return b""
+            values += JsonResults(self._node, self._max).feed(line[: end + 1])
+            self.sizes.append(end)
+            line = line[end + 1 :]
+        else:
+            line = bytes(self._head)
+        self._head = None
+        return line
+
+    def _check_line(self, line: bytes) -> None:
+        if len(line) > self._max:
+            raise FrameTooLarge(node=self._node, size=None, limit=self._max, outgoing=False)
 
     def _take(self, value: Any, values: list[Any]) -> None:
         here = self._unpacker.tell()

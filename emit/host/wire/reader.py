@@ -15,6 +15,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -57,7 +58,9 @@ _BRACE = ord("{")
 _length_at = struct.Struct(">I").unpack_from
 _MAPS = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
 _LIKE_A_FRAME = re.compile(rb'\s*\{.*?"op"\s*:\s*"(?:%b)"' % "|".join(OPS).encode(), re.DOTALL)
-_WHOSE = re.compile(rb'\s*\{\s*"op"\s*:\s*"(out|end|err)"\s*,\s*"id"\s*:\s*(-?\d+)\s*[,}]')
+_HEAD_OF = re.compile(rb'\s*\{\s*"op"\s*:\s*"(\w+)"(?:\s*,\s*"id"\s*:\s*(-?\d+)\s*[,}])?')
+#: The frames that answer a call, whose id says which.
+_ANSWERS = ("out", "end", "err")
 
 
 class Reader:
@@ -183,7 +186,7 @@ class Reader:
             return _frame(held[4:])
         self._skip = size + 4 - len(held)
         self._step = self._rest_of_frame
-        return TooLarge(size, self._max, *_whose_map(held[4:]))
+        return _too_large(size, self._max, *_head_of_map(held[4:]))
 
     def _rest_of_frame(self, data: bytes, start: int, events: list[Read]) -> int:
         passed = min(self._skip, len(data) - start)
@@ -227,10 +230,10 @@ class Reader:
     def _overlong(self, line: bytes) -> Read:
         if line.lstrip()[:1] != b"{":
             return _stray(line[: self._max])
-        told = _WHOSE.match(line[:_HEAD])
+        told = _HEAD_OF.match(line[:_HEAD])
         if told is None:
             return TooLarge(None, self._max)
-        return TooLarge(None, self._max, int(told[2]), told[1] != b"out")
+        return _too_large(None, self._max, told[1].decode(), told[2] and int(told[2]))
 
     def _violation(self, reason: str, sample: bytes, events: list[Read]) -> int:
         """The last event. Returns where no step goes on."""
@@ -270,14 +273,23 @@ def _needed(held: bytearray, limit: int) -> int:
     return 4 + (size if size <= limit else _HEAD)
 
 
-def _whose_map(head: bytes) -> tuple[int | None, bool]:
-    """The id in the first bytes of a map, and whether its frame is the last of the call."""
+def _head_of_map(head: bytes) -> tuple[object, object]:
+    """The op and the id in the first bytes of a map, as far as they stand there."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(head)
+    found: list[Any] = []
     try:
         unpacker.read_map_header()
-        first, op, second, id = (unpacker.unpack() for _ in range(4))
+        while len(found) < 4:
+            found.append(unpacker.unpack())
     except (ValueError, msgpack.UnpackException):
-        return None, True
-    told = (first, second) == ("op", "id") and op in ("out", "end", "err") and type(id) is int
-    return (id, op != "out") if told else (None, True)
+        pass
+    first, op, second, id = (*found, None, None, None, None)[:4]
+    return (op, id if second == "id" else None) if first == "op" else (None, None)
+
+
+def _too_large(size: int | None, limit: int, op: object, id: object) -> TooLarge:
+    known = op if type(op) is str and op in OPS else None
+    if known in _ANSWERS and type(id) is int:
+        return TooLarge(size, limit, id, known != "out", known)
+    return TooLarge(size, limit, op=known)

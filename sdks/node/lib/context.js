@@ -1,7 +1,7 @@
 // The current call: what a handler is given as its second argument, and what context() returns.
 
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { Cancelled } from './errors.js';
+import { Cancelled, isTimeout } from './errors.js';
 import { log } from './log.js';
 
 /** Which call the running code belongs to, through every `await`, timer and callback of it. */
@@ -13,6 +13,8 @@ export function context() {
 }
 
 const NONE = [];
+/** Milliseconds by which a timer may go off before its time. */
+const EARLY = 5;
 
 /** One message given to a handler. */
 export class Call {
@@ -20,6 +22,7 @@ export class Call {
   #controller;
   #timer;
   #cancelled = false;
+  #milliseconds; // that it has, from its turn on
   #deadline = Infinity;
 
   // The session's: how far it is; its results that are in no frame yet, and their bytes.
@@ -37,7 +40,12 @@ export class Call {
     this.attempt = meta?.attempt ?? 1;
     this.traceparent = meta?.traceparent ?? null;
     this.#session = session;
-    if (meta?.deadline_ms != null) this.#deadline = performance.now() + meta.deadline_ms;
+    this.#milliseconds = meta?.deadline_ms;
+  }
+
+  /** Its turn has come, and so its time begins: calls are sent ahead, and wait. */
+  begin() {
+    if (this.#milliseconds != null) this.#deadline = performance.now() + this.#milliseconds;
   }
 
   get log() {
@@ -78,6 +86,12 @@ export class Call {
 
   get hasSignal() {
     return this.#controller !== undefined;
+  }
+
+  /** Whether *error* is the deadline's: that of a signal or a timeout, when the deadline has passed. */
+  hasTimedOut(error) {
+    if (this.#cancelled || performance.now() < this.#deadline - EARLY) return false;
+    return isTimeout(error, this.#controller?.signal.reason);
   }
 
   cancel() {

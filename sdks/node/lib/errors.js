@@ -65,6 +65,34 @@ function describeWell(error, depth) {
   return about;
 }
 
+const TIMEOUT = /abort|timeout|timedout|cancel/i; // AbortError, ETIMEDOUT, ERR_CANCELED, ...
+
+/** Whether *error*, or one that caused it, is *reason* or a timeout. By name: each library has its own. */
+export function isTimeout(error, reason, depth = 4) {
+  if (error == null || !depth) return false;
+  try {
+    const names = [error.name, error.code, error.constructor?.name];
+    if (error === reason || names.some((name) => typeof name === 'string' && TIMEOUT.test(name))) return true;
+    return isTimeout(error.cause ?? error.errors?.[0], reason, depth - 1);
+  } catch {
+    return false; // an error whose own parts cannot be read
+  }
+}
+
+/** An error for a program that has several nodes, and none of this *name*. */
+export function absent(name, nodes) {
+  return new ReferenceError(`there is no node "${name}" in this program; it has: ${[...nodes.keys()].join(', ')}`);
+}
+
+/** A handler has ended the process. */
+export class Exit extends Error {
+  name = 'Exit';
+
+  constructor(status) {
+    super(`the handler ended the process: process.exit(${status})`);
+  }
+}
+
 function typeOf(error) {
   // `class ShopError extends Error {}` still has the name "Error".
   return error.name === 'Error' ? (error.constructor?.name ?? 'Error') : error.name;

@@ -10,7 +10,7 @@ export async function load(file, name, registered, missing) {
   const shown = path.basename(file);
   const module = /\.[cm]?ts$/.test(file) ? await importTypeScript(file, missing) : await importFile(file, missing);
   if (registered.length) {
-    if (name) putFirst(registered, name, shown);
+    if (name) keepOnly(registered, name, shown);
     return undefined;
   }
   return pick(functionsOf(module), name, shown);
@@ -58,12 +58,12 @@ async function locate(error, file) {
   if (/^\/.*:\d+$/.test(place)) error.stack = `${place}\n${error.stack}`;
 }
 
-/** The node that was asked for is the one that calls without a node are for. */
-function putFirst(registered, name, shown) {
+/** The node that was asked for is all that is served. */
+function keepOnly(registered, name, shown) {
   const at = registered.findIndex((handler) => handler.name === name);
   const found = registered.map((handler) => handler.name).join(', ');
   if (at < 0) throw new ReferenceError(`${shown}: there is no node "${name}" (found: ${found})`);
-  registered.unshift(...registered.splice(at, 1));
+  registered.splice(0, Infinity, registered[at]);
 }
 
 /**

@@ -1,6 +1,7 @@
 // No host: messages in, one line per result out.
 
 import { Call, current } from './context.js';
+import { absent, Exit } from './errors.js';
 import { writeAll } from './frames.js';
 import { decode, parse, stringify } from './json.js';
 import { readLines } from './lines.js';
@@ -12,9 +13,10 @@ const NEWLINE = Buffer.from('\n');
 /**
  * Run every message of the input: its first line, and the chunks of the *rest*. Resolves to the exit status.
  *
- * What begins with a byte from 0x80 up is a msgpack map; no JSON does.
+ * What begins with a byte from 0x80 up is a msgpack map; no JSON does. A host that has *probed*
+ * gets an end behind the results, by which it knows that no handler ended the process.
  */
-export async function runPlain(nodes, sink, first, rest) {
+export async function runPlain(nodes, sink, first, rest, probed) {
   const isPacked = first[0] >= 0x80;
   const encode = isPacked ? pack : (value) => Buffer.from(stringify(value));
   const emit = (value) => print(sink, encode(value));
@@ -22,6 +24,7 @@ export async function runPlain(nodes, sink, first, rest) {
   for await (const read of isPacked ? packed(first, rest) : documents(first, rest)) {
     if (!(await runOne(nodes, read, emit))) status = 1;
   }
+  if (probed && status === 0) emit({ op: 'end', id: null });
   return status;
 }
 
@@ -29,9 +32,11 @@ async function runOne(nodes, read, emit) {
   let name = 'the node';
   const unsettled = () => {
     console.error(`${name} never ends: nothing is left to wait for`);
-    process.exit(1);
+    leave(1);
   };
   process.on('beforeExit', unsettled);
+  process.on('exit', left);
+  process.on('uncaughtExceptionMonitor', thrown);
   try {
     const node = chosen(nodes);
     name = node.name;
@@ -43,13 +48,33 @@ async function runOne(nodes, read, emit) {
     return false;
   } finally {
     process.off('beforeExit', unsettled);
+    process.off('exit', left);
+    process.off('uncaughtExceptionMonitor', thrown);
   }
 }
 
+/** A handler that ends the process has failed, whatever exit code it gave. */
+function left(status) {
+  process.exitCode = 1;
+  writeAll(2, Buffer.from(`${new Exit(status).message}\n`));
+}
+
+/** What Node itself ends the process for, it says itself. */
+function thrown() {
+  process.off('exit', left);
+}
+
+function leave(status) {
+  process.off('exit', left);
+  process.exit(status);
+}
+
 function chosen(nodes) {
-  const name = process.env.EMIT_NODE || (nodes.size === 1 ? nodes.keys().next().value : '');
+  if (nodes.size === 1) return nodes.values().next().value;
+  const name = process.env.EMIT_NODE;
   if (nodes.has(name)) return nodes.get(name);
-  throw new ReferenceError(`set EMIT_NODE to one of: ${[...nodes.keys()].join(', ')}`);
+  if (name) throw absent(name, nodes);
+  throw new ReferenceError(`set EMIT_NODE to one of the program's nodes: ${[...nodes.keys()].join(', ')}`);
 }
 
 async function* packed(first, rest) {
@@ -87,7 +112,7 @@ function print(sink, data) {
   try {
     writeAll(sink, Buffer.concat([data, NEWLINE]));
   } catch (error) {
-    if (error.code === 'EPIPE') process.exit(0); // as of `| head -1`: the reader has what it wanted
+    if (error.code === 'EPIPE') leave(0); // as of `| head -1`: the reader has what it wanted
     throw error;
   }
 }

@@ -106,16 +106,18 @@ export class Sender {
   /** What a call has emitted and no frame has is left out: it has failed. */
   fail(call, error) {
     this.#partial.delete(call);
-    this.#putError(call.id, error);
+    const about = describe(error);
+    if (about.retry === undefined && call.hasTimedOut(error)) about.timeout = true;
+    this.#putError(call.id, about);
   }
 
   /** The process itself cannot go on. */
   failAll(error) {
-    this.#putError(null, error);
+    this.#putError(null, describe(error));
   }
 
-  #putError(id, error) {
-    this.#put(this.#fit({ op: 'err', id, ...describe(error) }));
+  #putError(id, about) {
+    this.#put(this.#fit({ op: 'err', id, ...about }));
   }
 
   #putPartial(call) {

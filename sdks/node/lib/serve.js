@@ -141,7 +141,7 @@ function ready(nodes) {
     concurrency,
     nodes: [...nodes.keys()],
     inputs: Object.fromEntries(inputs),
-    caps: ['cancel'],
+    caps: ['cancel', 'end'],
   };
 }
 
@@ -156,7 +156,12 @@ function converse(nodes, wire, hello, rest) {
     }
   };
   if (Error.stackTraceLimit === 10) Error.stackTraceLimit = 40; // for the author's lines in it
-  session.start(hello, ready(nodes));
+  try {
+    session.start(hello, ready(nodes));
+  } catch (error) {
+    session.giveUp(error);
+    process.exit(PROTOCOL_ERROR);
+  }
   if (rest.length > 1) receive(rest.subarray(1)); // behind the end of the line
   const { stream } = wire.input;
   stream.on('data', receive);
@@ -166,11 +171,10 @@ function converse(nodes, wire, hello, rest) {
 }
 
 async function serveByHand(nodes, { input, sink }, first, rest) {
-  if (process.env.EMIT_PROBE === '1') {
-    writeAll(sink, Buffer.from(new Json().frame(ready(nodes))));
-  }
+  const probed = process.env.EMIT_PROBE === '1';
+  if (probed) writeAll(sink, Buffer.from(new Json().frame(ready(nodes))));
   const { runPlain } = await import('./plain.js');
-  await shutDown(await runPlain(nodes, sink, first, input ? chunks(input.stream, rest) : []));
+  await shutDown(await runPlain(nodes, sink, first, input ? chunks(input.stream, rest) : [], probed));
 }
 
 async function shutDown(status) {

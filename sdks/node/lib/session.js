@@ -2,7 +2,7 @@
 
 import { choose, Splitter } from './codec.js';
 import { Call, current } from './context.js';
-import { Cancelled } from './errors.js';
+import { absent, Cancelled, Exit, FrameTooLarge } from './errors.js';
 import { readNow } from './frames.js';
 import { logThrough } from './log.js';
 import { isAsyncStream, isStream } from './nodes.js';
@@ -37,7 +37,9 @@ export class Session {
   start(hello, ready) {
     const maxFrame = hello.max_frame ?? LARGEST;
     const codec = choose(hello.codecs);
-    this.preferred = this.nodes.has(hello.node) ? hello.node : this.nodes.keys().next().value;
+    // A program with one node serves it under any name.
+    this.only = this.nodes.size === 1 ? this.nodes.keys().next().value : undefined;
+    this.preferred = hello.node;
     this.config = hello.config ?? {};
     this.sender = new Sender(this.sink, maxFrame);
     this.listen(); // before the host is told: it may send a signal at once
@@ -99,7 +101,7 @@ export class Session {
 
   accept(frame) {
     const call = new Call(frame, this);
-    call.node ??= this.preferred;
+    call.node = this.only ?? call.node ?? this.preferred;
     this.waiting.push(call);
   }
 
@@ -138,6 +140,7 @@ export class Session {
   run(call, node) {
     this.running += 1;
     current.enterWith(call); // startCalls leaves it: run() would do so for each call
+    call.begin();
     try {
       const result = this.invoke(call, node);
       if (typeof result !== 'object' || result === null) this.finishWith(call, result);
@@ -152,7 +155,7 @@ export class Session {
   invoke(call, node) {
     if (call.wasCancelled) throw new Cancelled('cancelled by the host before it began');
     if (node) return node.invoke(call.msg, call);
-    throw new ReferenceError(`no node "${call.node}" here, only: ${[...this.nodes.keys()].join(', ')}`);
+    throw absent(call.node, this.nodes);
   }
 
   drain(call, node, stream) {
@@ -249,11 +252,16 @@ export class Session {
     this.cleanUp();
   }
 
-  /** A handler that ends the process has answered its call by that; others are tried elsewhere. */
+  /**
+   * A handler that ends the process has failed its call by that. The others are not to blame: the
+   * host is told that there will be no more, so that it tries them elsewhere.
+   */
   exit(status) {
     const call = current.getStore();
-    if (call?.id != null) {
-      this.finish(call, new Exit(`${call.node} ended the process: process.exit(${status})`));
+    if (call?.id != null && !call.closed) {
+      const error = new Exit(status);
+      this.finish(call, error);
+      this.sender.failAll(error);
     }
     this.sender.flush();
   }
@@ -266,13 +274,15 @@ export class Session {
   }
 }
 
-class Exit extends Error {
-  name = 'Exit';
-}
-
-/** Who sets a small max_frame can do without the inputs: they are for people. */
+/** A ready frame that fits: the inputs are for people, and what grows with the program. */
 function fitting({ inputs, ...ready }, maxFrame) {
-  return JSON.stringify({ ...ready, inputs }).length > maxFrame ? ready : { ...ready, inputs };
+  const size = (fields) => Buffer.byteLength(JSON.stringify(fields));
+  if (size({ ...ready, inputs }) <= maxFrame) return { ...ready, inputs };
+  if (size(ready) <= maxFrame) return ready;
+  throw new FrameTooLarge(
+    `the ready frame of this program takes ${size(ready)} bytes, and a frame holds at most ` +
+      `${maxFrame}: raise max_frame of the node`,
+  );
 }
 
 /** An error for `throw undefined`. */

@@ -94,9 +94,36 @@ test('by hand: EMIT_NODE chooses, EMIT_PROBE asks', async () => {
   assert.equal((await run(['two.mjs'], { cwd, input: '{}', env: { EMIT_NODE: 'b' } })).out, '"b"\n');
   const unclear = await run(['two.mjs'], { cwd, input: '{}' });
   assert.equal(unclear.status, 1);
-  assert.match(unclear.err, /set EMIT_NODE to one of: a, b/);
+  assert.match(unclear.err, /set EMIT_NODE to one of the program's nodes: a, b/);
+  const wrong = await run(['two.mjs'], { cwd, input: '{}', env: { EMIT_NODE: 'c' } });
+  assert.deepEqual([wrong.out, wrong.status], ['', 1]);
+  assert.match(wrong.err, /there is no node "c" in this program; it has: a, b/);
   const probed = frames(await run(['two.mjs'], { cwd, input: '{}', env: { EMIT_NODE: 'a', EMIT_PROBE: '1' } }));
   assert.deepEqual([probed[0].op, probed[0].nodes, probed[1]], ['ready', ['a', 'b'], 'a']);
+  assert.deepEqual(probed.slice(2), [{ op: 'end', id: null }]);
+});
+
+test('by hand: one node needs no name, and goes by any', async () => {
+  const cwd = project({ 'one.mjs': "import { node } from 'emit-graph-sdk';\nnode('one', () => 1);" });
+  for (const EMIT_NODE of ['', 'another']) {
+    assert.equal((await run(['one.mjs'], { cwd, input: '{}', env: { EMIT_NODE } })).out, '1\n');
+  }
+});
+
+test('by hand: a handler that ends the process has failed', async () => {
+  const ways = {
+    'process.exit()': 'undefined',
+    'process.exit(0)': '0',
+    'process.exit(3)': '3',
+    'setTimeout(() => process.exit(0)); return new Promise(() => {})': '0',
+    'process.exitCode = 0; exit()': 'undefined',
+  };
+  for (const [how, status] of Object.entries(ways)) {
+    const text = `import { exit } from 'node:process';\nimport { node } from 'emit-graph-sdk';\nnode('n', () => { ${how}; });`;
+    const ran = await run(['n.mjs'], { cwd: project({ 'n.mjs': text }), input: '{}\n{}\n', env: { EMIT_PROBE: '1' } });
+    assert.deepEqual([frames(ran).length, ran.status], [1, 1], how);
+    assert.match(ran.err, /^the handler ended the process: process\.exit\((undefined|0|3)\)\n$/, `${how} ${status}`);
+  }
 });
 
 test('a file that is imported, and one that is required, serves nothing', async () => {
@@ -162,8 +189,10 @@ node('late', () => { setTimeout(() => { throw new RangeError('late'); }); return
 node('reject', () => { Promise.reject(new RangeError('lost')); return new Promise((done) => setTimeout(done, 1e4)); });
 node('thrown', () => { throw undefined; });`;
   const cwd = project({ 'odd.mjs': odd });
-  const left = await run(['odd.mjs'], { cwd, input: calls({ node: 'leave', msg: {} }) });
+  const left = await run(['odd.mjs'], { cwd, input: calls({ node: 'leave', msg: {} }, { node: 'thrown', msg: {} }) });
   assert.deepEqual([frames(left)[1].id, frames(left)[1].type, left.status], [1, 'Exit', 3]);
+  // What was sent ahead is not to blame.
+  assert.deepEqual([frames(left)[2].id, frames(left)[2].type, frames(left).length], [null, 'Exit', 3]);
   for (const name of ['late', 'reject']) {
     const ran = await run(['odd.mjs'], { cwd, input: calls({ node: name, msg: {} }) });
     assert.deepEqual([frames(ran)[1].id, frames(ran)[1].type, ran.status], [null, 'RangeError', 1], name);
@@ -171,6 +200,29 @@ node('thrown', () => { throw undefined; });`;
   }
   const thrown = frames(await run(['odd.mjs'], { cwd, input: calls({ node: 'thrown', msg: {} }) }));
   assert.deepEqual([thrown[1].op, thrown[1].message], ['err', 'thrown threw undefined']);
+});
+
+test('one node has any name; several refuse a name that none has', async () => {
+  const cwd = project({
+    'one.mjs': "import { node } from 'emit-graph-sdk';\nnode('one', (_, call) => call.node);",
+    'two.mjs': "import { node } from 'emit-graph-sdk';\nnode('one', () => 1);\nnode('two', () => 2);",
+  });
+  const input = calls({ msg: {} }, { node: 'three', msg: {} });
+  assert.deepEqual(frames(await run(['one.mjs'], { cwd, input })).slice(1).map(({ msgs }) => msgs), [['one'], ['one']]);
+  const refused = frames(await run(['two.mjs'], { cwd, input })).slice(1).map(({ message }) => message);
+  assert.deepEqual(refused, ['count', 'three'].map((name) => `there is no node "${name}" in this program; it has: one, two`));
+});
+
+test('a ready frame leaves out what has no room', async () => {
+  const names = Array.from({ length: 30 }, (_, n) => `parameter${n}`).join(', ');
+  const text = (name) => `import { node } from 'emit-graph-sdk';\nnode('${name}', ({ ${names} }) => 1);`;
+  const cwd = project({ 'one.mjs': text('one'), 'long.mjs': text('a_name'.repeat(20)) });
+  const hello = (most) => HELLO.replace('100000', most);
+  const [ready] = frames(await run(['one.mjs'], { cwd, input: hello(500) }));
+  assert.deepEqual([ready.nodes, ready.inputs], [['one'], undefined]);
+  const ran = await run(['long.mjs'], { cwd, input: hello(100) });
+  const [err] = frames(ran);
+  assert.deepEqual([err.op, err.id, err.type, ran.status === 0], ['err', null, 'FrameTooLarge', false]);
 });
 
 test('onStop is awaited before the end', async () => {
@@ -202,8 +254,8 @@ test('the launcher makes a node of any file, though nothing is installed', async
   assert.deepEqual(await serves('named.mjs', 'a'), [['a'], [1]]);
   assert.deepEqual(await serves('common.cjs'), [['handler'], [4]]);
   assert.deepEqual(await serves('only.js'), [['only'], [1]]);
-  assert.deepEqual(await serves('uses.mjs'), [['a', 'b'], ['a']]);
-  assert.deepEqual(await serves('uses.mjs', 'b'), [['b', 'a'], ['b']]);
+  assert.deepEqual(await serves('uses.mjs'), [['a', 'b'], undefined]); // the host calls it "count"
+  assert.deepEqual(await serves('uses.mjs', 'b'), [['b'], ['b']]);
   assert.deepEqual(await serves('requires.cjs'), [['r'], ['r']]);
   const which = 'two.mjs: which function is the node? Name it two, or say two.mjs:name (found: a, b)';
   assert.equal((await serves('two.mjs'))[0], which);

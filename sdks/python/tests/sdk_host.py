@@ -106,6 +106,22 @@ def slow(msg):
     yield "last"
 
 @node
+def left(msg):
+    return context().remaining()
+
+@node
+def late(msg):
+    if msg.how != "early":
+        time.sleep(max(0, context().remaining()))
+    if msg.how == "subprocess":
+        subprocess.run(["sleep", "60"], timeout=0.001)
+    if msg.how == "cause":
+        raise ValueError("no answer") from TimeoutError("late")
+    if msg.how == "reject":
+        raise Reject("never") from TimeoutError("late")
+    raise ValueError("mine") if msg.how == "other" else TimeoutError("late")
+
+@node
 def wait(msg):
     yield "began"
     while not context().cancelled:

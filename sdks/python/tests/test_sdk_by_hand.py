@@ -48,18 +48,48 @@ def test_an_error_by_hand_is_text_and_status_1(tmp_path):
 
 
 def test_a_probe_gets_ready_before_the_results(tmp_path):
-    """EMIT_PROBE=1 puts the very ready frame in front, and changes nothing else."""
+    """EMIT_PROBE=1 puts the very ready frame in front, and an end behind the results."""
     ran = by_hand(tmp_path, '{"count": 2}', EMIT_PROBE="1", EMIT_NODE="count")
     ready, *results = ran.stdout.split("\n")[1:-1]
     assert json.loads(ready)["op"] == "ready"
-    assert results == ["0", "1"]
+    assert results == ["0", "1", '{"op":"end","id":null}']
+
+
+@pytest.mark.parametrize("probe", ["0", "1"])
+@pytest.mark.parametrize("how", ["sys.exit()", "sys.exit(0)", "exit()", "sys.exit('no')"])
+def test_a_handler_that_ends_the_process_has_failed(tmp_path, how, probe):
+    """The exit code is 1, there is no end, and a text says why."""
+    text = f"import sys\nfrom emit_sdk import serve\ndef quits(msg):\n    {how}\nserve(quits)\n"
+    ran = by_hand(tmp_path, "{}\n{}\n", text, EMIT_PROBE=probe)
+    assert (ran.returncode, "end" in ran.stdout.splitlines()[-1:]) == (1, False)
+    assert ran.stderr.startswith("the handler ended the process: SystemExit(")
+    assert ran.stderr.count("\n") == 1  # what comes after it is not begun
+
+
+def test_a_process_that_is_ended_without_a_word(tmp_path):
+    """Nothing can be said any more, but that there is no end tells a host."""
+    text = "import os\nfrom emit_sdk import serve\nserve(lambda msg: os._exit(0))\n"
+    ran = by_hand(tmp_path, "{}", text, EMIT_PROBE="1")
+    [ready] = ran.stdout.split()
+    assert "end" in json.loads(ready)["caps"]
+    assert ran.returncode == 0
 
 
 def test_several_nodes_by_hand_need_a_name(tmp_path):
-    """Without EMIT_NODE nothing is guessed."""
+    """Without EMIT_NODE nothing is guessed; nor is it for a name that none has."""
     ran = by_hand(tmp_path, "{}")
     assert ran.returncode == 1
-    assert "set EMIT_NODE to one of: count, echo" in ran.stderr
+    assert "set EMIT_NODE to one of the program's nodes: count, echo" in ran.stderr
+    ran = by_hand(tmp_path, "{}", EMIT_NODE="ecko")
+    assert ran.returncode == 1
+    assert 'there is no node "ecko" in this program; it has: count, echo' in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["", "another"])
+def test_one_node_by_hand_needs_no_name(tmp_path, name):
+    """And goes by any."""
+    text = "from emit_sdk import serve\nserve(lambda msg: 1)\n"
+    assert by_hand(tmp_path, "{}", text, EMIT_NODE=name).stdout == "1\n"
 
 
 def test_async_by_hand(tmp_path):

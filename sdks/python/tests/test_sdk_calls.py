@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from sdk_host import CODECS, by_hand, hosted
@@ -23,7 +24,7 @@ def test_ready_says_what_this_program_is(tmp_path, codec):
             "fields": {"required": [], "optional": []},
             "all_of_it": {"required": [], "optional": []},
         }
-        assert host.ready["caps"] == ["cancel"]
+        assert host.ready["caps"] == ["cancel", "end"]
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -108,7 +109,7 @@ def test_an_error_names_the_authors_line_and_its_cause(tmp_path, codec):
     [
         ("later", {"type": "Retry", "message": "busy", "retry": True, "after": 1.5}),
         ("never", {"type": "Reject", "message": "bad message", "retry": False}),
-        ("leave", {"type": "SystemExit", "message": "3"}),
+        ("leave", {"message": "the handler ended the process: SystemExit(3)"}),
         ("interrupt", {"type": "KeyboardInterrupt"}),
         ("price", {"type": "TypeError", "message": 'price needs "sku"; the message has: '}),
         ("count", {"type": "AttributeError", "message": 'no field "count"; the message has: '}),
@@ -153,6 +154,61 @@ def test_context_tells_about_the_call(tmp_path):
     meta = {"origin": "shop", "attempt": 2, "deadline_ms": 5000, "traceparent": "00-1-2-01"}
     with hosted(tmp_path) as host:
         assert host.call("about", meta=meta)["msgs"] == [["about", "shop", 2, True, "00-1-2-01"]]
+
+
+def test_a_deadline_counts_from_the_turn(tmp_path):
+    """A call that has waited for those before it has all of its time."""
+    meta = {"deadline_ms": 60_000}
+    with hosted(tmp_path) as host:
+        slow = host.pack(op="call", id=1, node="slow", msg={"go": str(tmp_path / "go")}, meta=meta)
+        host.write(slow + host.pack(op="call", id=2, node="left", msg={}, meta=meta))
+        assert host.read() == {"op": "out", "id": 1, "msgs": ["first"]}
+        time.sleep(1)  # which the second call has to wait at least
+        (tmp_path / "go").touch()
+        assert host.answer()["id"] == 1
+        [left] = host.answer()["msgs"]
+        assert 59.1 < left <= 60
+
+
+@pytest.mark.parametrize("how", ["timeout", "subprocess", "cause"])
+def test_a_failure_of_the_deadline_is_a_timeout(tmp_path, how):
+    """A timeout of any library, or what it has caused, once the deadline has passed."""
+    with hosted(tmp_path) as host:
+        assert host.call("late", 1, {"deadline_ms": 30}, how=how)["timeout"] is True
+        assert "timeout" not in host.call("late", 2, {"deadline_ms": 30}, how="other")
+        assert "timeout" not in host.call("late", 3, {"deadline_ms": 30}, how="reject")
+        assert "timeout" not in host.call("late", 4, {"deadline_ms": 60_000}, how="early")
+        assert "timeout" not in host.call("late", 5, how="early")
+
+
+def test_one_node_has_any_name(tmp_path):
+    """A program with one node serves it, however it is called."""
+    text = "from emit_sdk import context, serve\nserve(lambda msg: context().node)\n"
+    with hosted(tmp_path, text) as host:
+        host.send(op="call", id=1, msg={})
+        assert host.answer()["msgs"] == ["<lambda>"]
+        assert host.call("another", 2)["msgs"] == ["<lambda>"]
+
+
+def test_a_call_for_no_node_lists_those_there_are(tmp_path):
+    """Whether the name comes with the call or with hello: no other node is run."""
+    with hosted(tmp_path) as host:
+        host.send(op="call", id=1, msg={})
+        for err in (host.answer(), host.call("x", 2)):
+            assert err["message"].startswith('there is no node "x" in this program; it has: count,')
+
+
+def test_ready_leaves_out_what_has_no_room(tmp_path):
+    """First the inputs; where that is not enough, the program says so and ends."""
+    parameters = ", ".join(f"parameter_{n}" for n in range(30))
+    text = f"from emit_sdk import serve\ndef one({parameters}): pass\nserve(one)\n"
+    hello = '{"op": "hello", "v": [1], "codecs": ["json"], "node": "one", "max_frame": %d}\n'
+    ready = json.loads(by_hand(tmp_path, hello % 500, text).stdout)
+    assert (ready["nodes"], ready["inputs"]) == (["one"], {})
+    ran = by_hand(tmp_path, hello % 100, text.replace("one", "a_name" * 20))
+    err = json.loads(ran.stdout)
+    assert (err["op"], err["id"], err["type"]) == ("err", None, "FrameTooLarge")
+    assert ran.returncode != 0
 
 
 def test_cancel_reaches_a_busy_handler(tmp_path):

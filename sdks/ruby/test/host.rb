@@ -12,22 +12,22 @@ HELLO = { op: "hello", v: [1], codecs: ["json"], node: "x", max_frame: (1 << 24)
 class Host
   attr_reader :ready, :pid, :complaints
 
-  def self.serving(program, *options)
+  def self.serving(program, *options, hello: HELLO)
     Dir.mktmpdir do |folder|
       file = File.join(folder, "program.rb")
       File.write(file, program)
-      host = new([RbConfig.ruby, "-w", *options, "-I#{LIB}", "-remit", file])
+      host = new([RbConfig.ruby, "-w", *options, "-I#{LIB}", "-remit", file], hello)
       yield host
     ensure
       host&.close
     end
   end
 
-  def initialize(command)
+  def initialize(command, hello = HELLO)
     @input, @output, @errors, @process = Open3.popen3(*command)
     @pid = @process.pid
     @errors_read = Thread.new { @errors.read }
-    write(HELLO)
+    write(hello)
     @ready = read
   end
 

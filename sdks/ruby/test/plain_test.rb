@@ -30,10 +30,30 @@ class PlainTest < Minitest::Test
     assert_equal "[1,\"typed\"]\n", by_hand("typed", program: program, EMIT_MSG: '{"a":1}', EMIT_NODE: "-e").first
   end
 
-  def test_a_probe_gets_ready_first
-    ready, result = by_hand('{"n":1}', EMIT_NODE: "count", EMIT_PROBE: "1").first.split("\n").reject(&:empty?)
+  def test_a_probe_gets_ready_first_and_an_end_last
+    ready, *rest = by_hand('{"n":1}', EMIT_NODE: "count", EMIT_PROBE: "1").first.split("\n").reject(&:empty?)
     assert_equal "ready", JSON.parse(ready)["op"]
-    assert_equal "0", result
+    assert_equal ["0", '{"op":"end","id":null}'], rest
+  end
+
+  def test_a_handler_that_ends_the_process_has_failed
+    ["exit", "exit true", "exit(0)", "Thread.new { exit }.join; sleep", "abort"].each do |how|
+      out, complaint, status = by_hand("{}\n{}\n", program: "require 'emit'\nEmit.node { |_| #{how} }")
+      assert_equal ["", 1], [out, status.exitstatus], how
+      assert_match(/\Athe handler ended the process: exit\(\d\)\n\z/, complaint, how) # only once
+    end
+  end
+
+  def test_a_process_that_is_ended_without_a_word_writes_no_end
+    out, _, status = by_hand("{}", program: "require 'emit'\nEmit.node { |_| exit!(true) }", EMIT_PROBE: "1")
+    assert status.success?
+    assert_includes JSON.parse(out)["caps"], "end"
+  end
+
+  def test_one_node_needs_no_name_and_goes_by_any
+    ["", "another"].each do |name|
+      assert_equal "1\n", by_hand("{}", program: "require 'emit'\nEmit.node(:one) { |_| 1 }", EMIT_NODE: name).first
+    end
   end
 
   def test_a_failure_has_the_authors_lines_and_later_messages_run
@@ -44,7 +64,12 @@ class PlainTest < Minitest::Test
   end
 
   def test_several_nodes_need_a_name
-    assert_match(/set EMIT_NODE to one of: echo, count/, by_hand("{}", EMIT_NODE: "none")[1])
+    { "" => /set EMIT_NODE to one of the program's nodes: echo, count/,
+      "none" => /there is no node "none" in this program; it has: echo, count/ }.each do |name, says|
+      out, complaint, status = by_hand("{}", EMIT_NODE: name)
+      assert_equal ["", 1], [out, status.exitstatus]
+      assert_match says, complaint
+    end
   end
 
   def test_what_json_would_change_is_refused

@@ -77,8 +77,78 @@ class SessionTest < Minitest::Test
       Emit.node(:stop) { |_| Thread.exit }
       Emit.serve(concurrency: 2)
     RUBY
-      assert_equal "SystemExit", host.call("leave")[:type]
+      assert_equal "the handler ended the process: exit(3)", host.call("leave")[:message]
       3.times { |id| assert_equal "ThreadError", host.call("stop", id: id + 2)[:type] }
+    end
+  end
+
+  LATE = <<~RUBY
+    require "timeout"
+    Emit.node(:wait) { |msg| sleep 0.01 until File.exist?(msg[:go]) }
+    Emit.node(:left) { |_| Emit.context.remaining }
+    Emit.node(:late) { |_| Timeout.timeout(Emit.context.remaining) { sleep } }
+    Emit.node(:cause) do |_|
+      Timeout.timeout(Emit.context.remaining) { sleep }
+    rescue Timeout::Error
+      raise "no answer"
+    end
+    Emit.node(:other) { |_| sleep(Emit.context.remaining) && raise("mine") }
+    Emit.node(:early) { |_| Timeout.timeout(0.01) { sleep } }
+  RUBY
+
+  def with_deadline(node, id, milliseconds, **msg)
+    { op: "call", id: id, node: node, msg: msg, meta: { deadline_ms: milliseconds } }
+  end
+
+  # A call that has waited for those before it has all of its time.
+  def test_a_deadline_counts_from_the_turn
+    Dir.mktmpdir do |folder|
+      Host.serving(LATE) do |host|
+        host.write(with_deadline("wait", 1, 60_000, go: "#{folder}/go"), with_deadline("left", 2, 60_000))
+        sleep 1 # which the second call has to wait at least
+        File.write("#{folder}/go", "")
+        assert_equal 1, host.answer[:id]
+        assert_includes 59.1..60, host.answer[:msgs].first
+      end
+    end
+  end
+
+  def test_a_failure_of_the_deadline_is_a_timeout
+    Host.serving(LATE) do |host|
+      { "late" => true, "cause" => true, "other" => nil }.each_with_index do |(node, timeout), id|
+        host.write(with_deadline(node, id, 30))
+        assert_equal [id, timeout], host.answer.values_at(:id, :timeout), node
+      end
+      host.write(with_deadline("early", 9, 60_000))
+      refute_includes host.answer, :timeout
+    end
+  end
+
+  def test_one_node_has_any_name
+    Host.serving("Emit.node(:one) { |_| Emit.context.node }\n") do |host|
+      host.write({ op: "call", id: 1, msg: {} })
+      assert_equal [["one"], ["one"]], [host.answer[:msgs], host.call("another", id: 2)[:msgs]]
+    end
+  end
+
+  # Whether the name comes with the call or with hello: no other node is run.
+  def test_a_call_for_no_node_lists_those_there_are
+    Host.serving("Emit.node(:one) { |_| 1 }\nEmit.node(:two) { |_| 2 }\n") do |host|
+      host.write({ op: "call", id: 1, msg: {} }, { op: "call", id: 2, node: "three", msg: {} })
+      assert_equal 'there is no node "x" in this program; it has: one, two', host.answer[:message]
+      assert_equal 'there is no node "three" in this program; it has: one, two', host.answer[:message]
+    end
+  end
+
+  # First the inputs; where that is not enough, the program says so and ends.
+  def test_ready_leaves_out_what_has_no_room
+    program = "Emit.node(:one) { |#{(1..30).map { |n| "parameter_#{n}:" }.join(', ')}| 1 }\n"
+    Host.serving(program, hello: HELLO.merge(max_frame: 500)) do |host|
+      assert_equal [["one"], {}], host.ready.values_at(:nodes, :inputs)
+    end
+    Host.serving(program.sub("one", "a_name" * 20), hello: HELLO.merge(max_frame: 100)) do |host|
+      assert_equal ["err", nil, "Emit::FrameTooLarge"], host.ready.values_at(:op, :id, :type)
+      refute host.finish.first.success?
     end
   end
 

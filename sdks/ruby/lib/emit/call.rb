@@ -3,6 +3,8 @@
 module Emit
   # One message given to a handler: what `Emit.context` returns, and what a second parameter gets.
   class Call
+    EARLY = 0.005 # Seconds by which a timer may go off before its time.
+
     # What the session keeps with a call; no author needs these.
     attr_reader :cancelled, :data, :count, :since
 
@@ -20,11 +22,20 @@ module Emit
       @node = node
       @id = id
       @msg = msg
-      return unless meta
-
       @meta = meta
-      left = meta[:deadline_ms]
+    end
+
+    # Its turn has come, and so its time begins: calls are sent ahead, and wait.
+    def start
+      left = @meta && @meta[:deadline_ms]
       @deadline = Emit.now + left / 1000.0 if left
+    end
+
+    # Whether *error* is the deadline's: one of a timeout, raised when the deadline has passed.
+    def timeout?(error)
+      return false unless @deadline && Emit.now > @deadline - EARLY
+
+      Failure.timeout?(error)
     end
 
     # @return [String, nil] name of the node that emitted the message
@@ -39,6 +50,9 @@ module Emit
     # @return [Hash] the node's configuration at the host
     def config = @home ? @home.config : {}
 
+    # The time of a call begins when its handler is called. A handler that fails with a timeout
+    # (`Timeout::Error`, `IO::TimeoutError`, ...) when it has passed is tried again.
+    #
     # @return [Float, nil] seconds until the deadline, below 0 when it has passed; nil without one
     def remaining = @deadline && @deadline - Emit.now
 

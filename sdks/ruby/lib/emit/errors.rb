@@ -49,6 +49,14 @@ module Emit
       about
     end
 
+    # Whether an error, or one that caused it, is a timeout. By name: each library has its own.
+    def timeout?(error, depth = 4)
+      return false if error.nil? || depth.zero?
+
+      named = error.class.ancestors.any? { |kind| kind.to_s.match?(/Timeout|ETIMEDOUT/) }
+      named || timeout?(error.cause, depth - 1)
+    end
+
     # Innermost first, but the author's lines before those of libraries, and none of ours.
     def stack(error)
       lines = (error.backtrace || []).reject { |line| line.start_with?(*ours) }
@@ -62,6 +70,8 @@ module Emit
     end
 
     def text_of(error)
+      return "the handler ended the process: exit(#{error.status})" if error.is_a?(SystemExit)
+
       text(error.message)
     rescue Exception => failure # an author's own `message` may fail as well
       "(no text: message raised #{failure.class})"

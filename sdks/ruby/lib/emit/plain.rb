@@ -11,11 +11,13 @@ module Emit
 
     # @param first [String, nil] the first line, or the message of the environment
     def run(first)
-      @sink.write(Json.new.frame(Serve.ready(@nodes, @concurrency))) if ENV["EMIT_PROBE"] == "1"
+      probed = ENV["EMIT_PROBE"] == "1"
+      @sink.write(Json.new.frame(Serve.ready(@nodes, @concurrency))) if probed
       packed = first && first.getbyte(0).to_i >= 0x80 # the first byte of a msgpack map, and of no JSON
       @codec = Codec.choose(packed ? ["msgpack"] : [])
       failures = messages(first, packed).count { |raw| !answered?(raw) }
       exit(1) if failures.positive?
+      emit(nil, { op: "end", id: nil }) if probed # by which a host knows that no handler ended the process
     rescue Errno::EPIPE
       exit(0) # as of `| head -1`: the reader has what it wanted
     end
@@ -53,16 +55,23 @@ module Emit
       result = chosen.run(@codec.load(raw), call)
       call << result unless result.nil?
       true
-    rescue Errno::EPIPE, SystemExit
+    rescue Errno::EPIPE
       raise
+    rescue SystemExit => error
+      warn Failure.text_of(error)
+      exit(1)
     rescue StandardError, ScriptError => error
       complain(error)
       false
     end
 
     def chosen
-      name = ENV["EMIT_NODE"] || (@nodes.keys.first if @nodes.size == 1)
-      @nodes[name] || raise(KeyError, "set EMIT_NODE to one of: #{@nodes.keys.join(', ')}")
+      return @nodes.values.first if @nodes.size == 1
+
+      name = ENV.fetch("EMIT_NODE", "")
+      raise KeyError, "set EMIT_NODE to one of the program's nodes: #{@nodes.keys.join(', ')}" if name.empty?
+
+      @nodes[name] || raise(Serve.absent(name, @nodes))
     end
 
     def complain(error)

@@ -25,8 +25,13 @@ module Emit
         inputs = nodes.transform_values(&:inputs).reject { |_, names| names.empty? }
         {
           op: "ready", v: 1, sdk: "ruby/#{VERSION}", concurrency: concurrency,
-          nodes: nodes.keys, inputs: inputs, caps: ["cancel"]
+          nodes: nodes.keys, inputs: inputs, caps: %w[cancel end]
         }
+      end
+
+      # @return [KeyError] for a name that none of several nodes has
+      def absent(name, nodes)
+        KeyError.new("there is no node \"#{name}\" in this program; it has: #{nodes.keys.join(', ')}")
       end
 
       private

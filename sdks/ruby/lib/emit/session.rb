@@ -48,14 +48,15 @@ module Emit
     # @raise [StandardError] what came is no frame
     def run(hello)
       @slot = Emit.slot
-      @preferred = @nodes.key?(hello[:node]) ? hello[:node] : @nodes.keys.first
+      @preferred = hello[:node]
+      @only = @nodes.keys.first if @nodes.size == 1 # a program with one node serves it under any name
       @max_frame = hello[:max_frame] || Codec::MAX_FRAME
       @most = @max_frame - ROOM
       @enough = [ENOUGH, @most].min
       @config = hello[:config] || {}
       trap_signals
       codec = Codec.choose(hello[:codecs] || [], @max_frame)
-      tell(Serve.ready(@nodes, @concurrency).merge(codec: codec.name))
+      tell(fitting(Serve.ready(@nodes, @concurrency).merge(codec: codec.name)))
       @codec = codec
       start_threads
       converse
@@ -187,7 +188,8 @@ module Emit
 
     def accept(frame)
       id = frame[:id]
-      @waiting << (@open[id] = Call.new(self, frame[:node] || @preferred, id, frame[:msg], frame[:meta]))
+      node = @only || frame[:node] || @preferred
+      @waiting << (@open[id] = Call.new(self, node, id, frame[:msg], frame[:meta]))
     end
 
     def receive(frame)
@@ -212,6 +214,7 @@ module Emit
     # @param slot [Array] of this thread: where `Emit.context` looks
     def run_call(call, slot)
       slot[0] = call
+      call.start
       node = @nodes[call.node]
       check_call(call) if call.cancelled || !node
       result = node.run(call.msg, call)
@@ -227,7 +230,7 @@ module Emit
     def check_call(call)
       raise Cancelled, "cancelled by the host before it began" if call.cancelled
 
-      raise KeyError, "no node \"#{call.node}\" here, only: #{@nodes.keys.join(', ')}"
+      raise Serve.absent(call.node, @nodes)
     end
 
     # Frames out
@@ -266,8 +269,25 @@ module Emit
 
     def refuse(call, error)
       @lock.synchronize do
-        close(call, fit({ op: "err", id: call.id }.merge(Failure.describe(error)))) if @open.key?(call.id)
+        next unless @open.key?(call.id)
+
+        about = Failure.describe(error)
+        about[:timeout] = true if !about.key?(:retry) && call.timeout?(error)
+        close(call, fit({ op: "err", id: call.id }.merge(about)))
       end
+    end
+
+    # The inputs are for people, and what grows with the program.
+    #
+    # @raise [FrameTooLarge] it takes too much without them, too
+    def fitting(ready)
+      size = nil
+      [ready, ready.merge(inputs: {})].each do |fields|
+        size = @codec.frame(fields).bytesize - 2
+        return fields if size <= @max_frame
+      end
+      raise FrameTooLarge, "the ready frame of this program takes #{size} bytes, and a frame holds at most " \
+                           "#{@max_frame}: raise max_frame of the node"
     end
 
     # An err or a log over max_frame would be lost whole, so its longest parts go.
