@@ -60,7 +60,13 @@ SDKS = (
         ("node",),
         known="sdks/node/test/conformance_failures.txt",
     ),
-    Sdk("go", "sdks/go/conformance/main.go", (), ("go",)),
+    Sdk(
+        "go",
+        "sdks/go/conformance/main.go",
+        (),
+        ("go",),
+        known="sdks/go/conformance/failures.txt",
+    ),
 )
 
 

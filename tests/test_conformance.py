@@ -112,6 +112,34 @@ def test_the_list() -> None:
     assert ping.endswith("A ping to an idle process is answered with its number.")
 
 
+def test_the_nodes() -> None:
+    """What a program needs to be tested: what each node does, and the program."""
+    said = emit("--nodes").stdout
+    assert said.startswith("## The nodes\n")
+    assert "| `echo` {value} | → `value`, unchanged." in said
+    assert "CONFORMANCE_CONCURRENCY" in said
+    assert "## Features" not in said
+
+
+def test_an_echo_that_emits_its_message(tmp_path: Path) -> None:
+    """One complaint says what echo has to do; what needs it is left out."""
+    program = tmp_path / "tiny.py"
+    program.write_text(tiny.PROGRAM.replace('yield msg["value"]', "yield msg", 1))
+    done = emit("--only", "core", "values", "--codec", "json", "--", sys.executable, str(program))
+    assert done.returncode == 1
+    assert done.stdout.count("✘ json:") == 1
+    assert "`echo` has to emit the field `value` of its message" in done.stdout
+    assert 'its echo emits [{"value": "a word"}] for the message {"value": "a word"}' in done.stdout
+
+
+def test_a_ready_frame_over_max_frame(tmp_path: Path) -> None:
+    """The complaint names the frame."""
+    program = tmp_path / "tiny.py"
+    program.write_text(tiny.PROGRAM.replace('"sdk": "tiny/1"', '"sdk": "tiny/1" * 400', 1))
+    done = emit("--only", "limits", "core/max_frame", "--", sys.executable, str(program))
+    assert "got the frame 'ready' over the 1024 bytes of max_frame" in done.stdout
+
+
 @pytest.mark.parametrize("format", ["tap", "junit", "json"])
 def test_machines_get_only_the_report(hundred: list[str], format: str) -> None:
     """On standard output; how long it took is on standard error."""

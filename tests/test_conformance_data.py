@@ -235,6 +235,8 @@ def test_where_it_differs() -> None:
     """The path leads to it."""
     said = difference({"a": [{"b": 1}]}, {"a": [{"b": 2}]})
     assert said == ".a[0].b: expected 1, got 2"
+    assert difference(0.1, "0.1") == 'it: expected 0.1, got "0.1"'
+    assert difference({"$any": True}, None) == "it: expected something, got null"
 
 
 def test_shorten() -> None:
@@ -271,7 +273,8 @@ def test_what_a_listener_hears() -> None:
         ([b"print\n"], "only frames on standard output, got the text print"),
         ([b'{"op":"end","id":"1"}\n'], "what is no frame: the id of 'end' is str"),
         ([b'{"op":"end","id":1,"msgs":[NaN]}\n'], "what is no frame"),
-        ([End(1, ["x" * 1000])], "over the 1000 bytes of max_frame"),
+        ([End(1, ["x" * 1000])], "got the frame 'end' over the 1000 bytes of max_frame"),
+        ([b"{" + b" " * 1000 + b"}\n"], "got a frame over the 1000 bytes of max_frame"),
         ([Ready(1)], "expected one ready, got a second"),
         ([Call(1, {})], "a frame that only a host sends"),
     ],
@@ -295,7 +298,10 @@ def test_framing(codec: str) -> None:
     assert heard(End(1, [1]), codec=codec).misframed() == ""
 
 
-@pytest.mark.parametrize("data", [b'{"op":"end","id":1}\n', b'\n\n{"op":"end","id":1}\n'])
+@pytest.mark.parametrize(
+    "data",
+    [b'{"op":"end","id":1}\n', b'\n\n{"op":"end","id":1}\n', b'\n{"op":"end","id":1}\r\n'],
+)
 def test_another_framing(data: bytes) -> None:
     """What a host reads all the same, and the page has otherwise."""
     assert "newline, object, newline" in heard(data).misframed()

@@ -42,14 +42,23 @@ class Wrong(NamedTuple):
     fails: tuple[str, ...]
 
 
-LAST = 'send(out, answer(nodes, frame, hello))\n        elif frame["op"] == "ping"'
-PONG = 'send(out, encode({"op": "pong", "n": frame["n"]}))'
+LAST = 'send(out, answer(nodes, frame, hello), b"\\n")\n        elif frame["op"] == "ping"'
+PONG = 'send(out, encode({"op": "pong", "n": frame["n"]}), b"\\n")'
+ANSWER = 'send(out, answer(nodes, frame, hello), b"\\n")'
 ENDS = ("core/bye", "core/the end of input", "plain/by hand", "plain/EMIT_MSG")
-FAILED = 'body = encode({"op": "err", "id": call["id"], **failure})'
-ALL_RESULTS = 'list(nodes[call.get("node") or hello["node"]](call["msg"]))'
+FAILED = "return encode(failure)"
+RESULTS = 'find(nodes, call.get("node") or hello["node"])(call["msg"])'
 FAILURES = (
     *("core/failure and survival", "core/a partial failure", "core/an unknown node"),
     *("core/answered once", "core/max_frame"),
+)
+SEVERAL = (
+    *("names/several nodes, another name in hello", "names/several nodes, another name in a call"),
+    *("names/several nodes by hand, no name", "names/several nodes by hand, another name"),
+)
+ONLY = (
+    *("names/one node, another name in hello", "names/one node, another name in a call"),
+    *("names/one node by hand, another name", "names/one node by hand, no name"),
 )
 EVERYTHING = tuple(title for title in CONTROLS if not title.startswith("plain"))
 
@@ -62,37 +71,37 @@ TINY = [
         "pass",
         ("stdin/standard input is empty",),
     ),
-    Wrong("swallows errors", FAILED, FAILED.replace('"err"', '"end"'), FAILURES),
+    Wrong("swallows errors", FAILED, 'return encode({**failure, "op": "end"})', FAILURES),
     Wrong(
         "answers a failure twice",
         FAILED,
-        f"{FAILED}; body += b'\\n\\n' + body",
+        "body = encode(failure); return body + b'\\n\\n' + body",
         ("core/failure and survival", "core/answered once"),
     ),
     Wrong(
         "answers twice",
-        "send(out, answer(nodes, frame, hello))",
-        "send(out, answer(nodes, frame, hello)); send(out, answer(nodes, frame, hello))",
+        ANSWER,
+        f"{ANSWER}; {ANSWER}",
         ("core/answered once", "core/bye", "values/small integers"),
     ),
     Wrong(
         "answers another call",
-        'call["id"], "msgs"',
-        'call["id"] + 1, "msgs"',
+        '% (call["id"], ',
+        '% (call["id"] + 1, ',
         (*EVERYTHING, "core/which node"),
     ),
     Wrong(
         "answers nothing",
-        "send(out, answer(nodes, frame, hello))",
+        ANSWER,
         "answer(nodes, frame, hello)",
         EVERYTHING,
     ),
-    Wrong("loses the order", ALL_RESULTS, f"{ALL_RESULTS}[::-1]", ("core/many results",)),
+    Wrong("loses the order", RESULTS, f"list({RESULTS})[::-1]", ("core/many results",)),
     Wrong(
         "takes a partial failure for success",
-        f"results = {ALL_RESULTS}",
+        f"results = {RESULTS}",
         "results = []\n"
-        '        handler = nodes[call.get("node") or hello["node"]]\n'
+        '        handler = find(nodes, call.get("node") or hello["node"])\n'
         "        try:\n"
         '            results.extend(handler(call["msg"]))\n'
         "        except ValueError:\n"
@@ -101,15 +110,15 @@ TINY = [
     ),
     Wrong(
         "emits nothing for null",
-        ALL_RESULTS,
-        f"[r for r in {ALL_RESULTS} if r is not None]",
+        RESULTS,
+        f"[r for r in {RESULTS} if r is not None]",
         ("core/null is a result", "values/null and truth"),
     ),
     Wrong(
         "serves an unknown node",
-        ALL_RESULTS,
-        'list(nodes.get(call.get("node") or hello["node"], none)(call["msg"]))',
-        ("core/an unknown node",),
+        "if len(nodes) > 1 and name not in nodes:",
+        "if False:",
+        ("core/an unknown node", *SEVERAL),
     ),
     Wrong(
         "dies of an unknown frame",
@@ -127,7 +136,7 @@ TINY = [
     Wrong("pongs something else", PONG, PONG.replace('frame["n"]', "1"), ("core/ping",)),
     Wrong(
         "leaves out the newline before a frame",
-        'out.write(b"\\n" + body',
+        "out.write(before + body",
         "out.write(body",
         ("core/framing",),
     ),
@@ -239,15 +248,104 @@ TINY = [
         ("plain/EMIT_PROBE",),
     ),
     Wrong(
-        "ignores EMIT_NODE",
-        'os.environ.get("EMIT_NODE") or ',
+        "says of no run that it has finished",
+        'send(out, encode({"op": "end", "id": None}))',
+        "pass",
+        ("plain/EMIT_PROBE", "names/one node by hand, no name"),
+    ),
+    Wrong(
+        "says of a failed run that it has finished",
+        "    except SystemExit as error:\n",
+        "    except ValueError:\n"
+        '        send(out, encode({"op": "end", "id": None}))\n'
+        "        raise\n"
+        "    except SystemExit as error:\n",
+        ("plain/EMIT_PROBE, a failure",),
+    ),
+    Wrong(
+        "writes blank lines between results",
+        "send(out, encode(result))",
+        'send(out, encode(result), b"\\n")',
+        ("plain/by hand", "plain/line by line"),
+    ),
+    Wrong(
+        "writes CR LF behind frames",
+        'out.write(before + body + b"\\n")',
+        'out.write(before + body + b"\\r\\n")',
+        ("core/framing",),
+    ),
+    Wrong(
+        "emits the message and not its value",
+        'yield msg["value"]\n\n\ndef none',
+        "yield msg\n\n\ndef none",
+        ("core/echo", "core/one result", "values/small integers"),
+    ),
+    Wrong(
+        "refuses what the router adds to a message",
+        f"results = {RESULTS}",
+        f'assert "_origin" not in call["msg"]\n        results = {RESULTS}',
+        ("core/a message of another node",),
+    ),
+    Wrong(
+        "makes texts of numbers",
+        'yield msg["value"]\n\n\ndef none',
+        'v = msg["value"]; yield str(v) if type(v) is int else v\n\n\ndef none',
+        ("core/handshake", "values/small integers"),
+    ),
+    Wrong(
+        "has its children inherit the wire",
+        "    return wire, out\n",
+        "    for file in (wire, out): os.set_inheritable(file.fileno(), True)\n"
+        "    return wire, out\n",
+        ("stdin/a child process has no wire",),
+    ),
+    Wrong(
+        "serves one node under its own name only",
+        "if len(nodes) > 1 and name not in nodes:",
+        "if name not in nodes:",
+        ONLY,
+    ),
+    Wrong(
+        "does not say which nodes there are",
+        "; this program has: {', '.join(nodes)}",
         "",
+        SEVERAL,
+    ),
+    Wrong(
+        "runs the first of several nodes by hand",
+        'os.environ.get("EMIT_NODE")',
+        'os.environ.get("EMIT_NODE") or next(iter(nodes))',
+        ("names/several nodes by hand, no name",),
+    ),
+    Wrong(
+        "lets a handler end a plain run with 0",
+        "    except SystemExit as error:\n",
+        "    except ZeroDivisionError as error:\n",
+        ("exit/in a plain run", "exit/in a probed run"),
+    ),
+    Wrong(
+        "lets a handler end it under a host",
+        "except (Exception, SystemExit) as error:",
+        "except Exception as error:",
+        ("exit/under a host",),
+    ),
+    Wrong(
+        "says that it has finished before it has",
+        "    handler = find(nodes, os.environ",
+        '    if probed: send(out, encode({"op": "end", "id": None}))\n'
+        "    handler = find(nodes, os.environ",
+        ("exit/without a word", "exit/in a probed run", "plain/EMIT_PROBE"),
+    ),
+    Wrong(
+        "ignores EMIT_NODE",
+        'os.environ.get("EMIT_NODE")',
+        'os.environ.get("EMIT_NODE") and "echo"',
         ("plain/by hand", "plain/EMIT_MSG"),
     ),
     Wrong(
         "waits for the end of a plain input",
-        "    for line in lines:\n        for result",
-        "    for line in list(lines):\n        for result",
+        "for line in lines:\n            for result",
+        "for line in list(lines):\n            for result",
         ("plain/line by line",),
     ),
 ]

@@ -47,7 +47,7 @@ def partial(msg):
 
 def prints(msg):
     print(msg["text"], end="", flush=True)
-    subprocess.run(["printf", "%s", msg["text"]], check=True)
+    subprocess.run(["printf", "%s", msg["text"]], check=True, close_fds=False)
     yield "printed"
 
 
@@ -59,11 +59,31 @@ def bad(msg):
     yield {"items": [0, {"price": float("nan")}]}
 
 
-handlers = [echo, none, count, text, slow, fail, partial, stdin, bad]
+def leave(msg):
+    os._exit(0)
+
+
+handlers = [echo, none, count, text, slow, fail, partial, stdin, bad, leave]
 nodes = {"print": prints, **{handler.__name__: handler for handler in handlers}}
+nodes["exit"] = lambda msg: sys.exit(0)
+chosen = os.environ.get("CONFORMANCE_NODES", "").split(",")
+nodes = {name: nodes[name] for name in nodes if chosen == [""] or name in chosen}
 """
 
 PROGRAM = f"{SDK}{NODES}\nserve(nodes)\n"
 
 #: What it serves.
-NAMES = ["echo", "none", "count", "text", "slow", "fail", "partial", "stdin", "bad", "print"]
+NAMES = [
+    "echo",
+    "none",
+    "count",
+    "text",
+    "slow",
+    "fail",
+    "partial",
+    "stdin",
+    "bad",
+    "leave",
+    "print",
+    "exit",
+]

@@ -14,7 +14,7 @@ from emit.conformance import runner
 from emit.conformance.listener import Fault
 from emit.conformance.report import FORMATS
 from emit.conformance.runner import Subject
-from emit.conformance.scenario import CODECS, Scenario
+from emit.conformance.scenario import CODECS, Scenario, folder
 from emit.conformance.verdict import Outcome, expected_failures, judge
 from emit.errors import StartError
 
@@ -26,9 +26,9 @@ EXAMPLES = """
   emit conformance --require core plain log --format junit -- php app.php > report.xml
   emit conformance --only core plain/EMIT_MSG -- perl app.pl
   emit conformance --list
+  emit conformance --nodes
 
-What app.rb has to have, a few lines for each node, is in tests/conformance/README.md
-of https://github.com/emit-graph/emit; docs/write-an-sdk.md goes through it.
+The program under test needs a few nodes, of a few lines each: --nodes says what each one does.
 """
 
 _REQUIRE = "features that decide the exit code: all, or some (default core) of "
@@ -47,10 +47,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, default=10.0, metavar="S", help=_TIMEOUT)
     add("--jobs", type=int, default=0, metavar="N", help="at a time (as there are processors)")
     add("--list", action="store_true", help="list the scenarios, and play none")
+    add("--nodes", action="store_true", help="say what nodes a program needs to be tested")
     add("command", nargs="*", metavar="COMMAND", help="the program, after --")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.nodes:
+        print(_nodes())
+        return 0
     scenarios = _chosen(runner.all_scenarios(), arguments.only)
     if arguments.list:
         return _list(scenarios)
@@ -96,6 +100,13 @@ def _codecs(asked: str | None, subject: Subject) -> tuple[str, ...]:
         return (asked,)
     both = asked == "both" or subject.ready.codec == "msgpack"
     return CODECS if both else CODECS[:1]
+
+
+def _nodes() -> str:
+    """What the data's own README says of the program under test and its nodes."""
+    text = (folder() / "README.md").read_text("utf-8")
+    _, heading, rest = text.partition("## The nodes\n")
+    return f"{heading}{rest.partition('## Features')[0]}".rstrip()
 
 
 def _list(scenarios: list[Scenario]) -> int:

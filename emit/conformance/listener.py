@@ -103,8 +103,9 @@ class Listener:
             case frames.Stray(data=data):
                 text = shorten(data.decode("utf-8", "replace"))
                 raise Fault(f"expected only frames on standard output, got the text {text}")
-            case frames.TooLarge(limit=limit):
-                raise Fault(f"got a frame over the {limit} bytes of max_frame")
+            case frames.TooLarge(limit=limit, op=op):
+                what = f"the frame {op!r}" if op else "a frame"
+                raise Fault(f"got {what} over the {limit} bytes of max_frame")
             case frames.Violation(reason=reason, sample=sample):
                 text = shorten(sample.decode("utf-8", "replace"))
                 raise Fault(f"got what is no frame: {reason}: {text}")
@@ -131,7 +132,8 @@ def _misframed_maps(data: bytes) -> str:
 def _misframed_lines(data: bytes) -> str:
     lines = data.split(b"\n")
     for number, line in enumerate(lines):
-        if (number % 2 == 0 and line) or (number % 2 and not line and number < len(lines) - 1):
+        odd = line.endswith(b"\r") or (not line and number < len(lines) - 1)
+        if (number % 2 == 0 and line) or (number % 2 and odd):
             return f"expected newline, object, newline; got {shorten(repr(data[:80]))}"
     return ""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from emit.conformance import vectors
 from emit.conformance.listener import Fault, Overdue
 from emit.conformance.scenario import CODECS, Scenario, folder, lacks, load
-from emit.conformance.steps import Skip, play, shake_hands
+from emit.conformance.steps import Skip, play, shake_hands, try_echo
 from emit.conformance.talk import Talk
 from emit.conformance.verdict import Outcome
 from emit.errors import StartError
@@ -24,7 +24,8 @@ __all__ = ["FEATURES", "Plan", "Subject", "all_scenarios", "meet", "run"]
 #: The order of a report: what everybody needs comes first.
 FEATURES = (
     *("core", "plain", "values", "kinds", "refusals", "stream", "stack", "cause", "native"),
-    *("retry", "limits", "log", "context", "stdin", "cancel", "concurrency", "stop", "busy"),
+    *("retry", "limits", "names", "exit", "deadline", "log", "context", "stdin", "cancel"),
+    *("concurrency", "stop", "busy"),
 )
 
 #: How many of the scenarios that only wait are played at a time.
@@ -43,11 +44,13 @@ class Subject:
         command: How it is started.
         ready: What it answered to hello.
         seconds: What that took.
+        flaw: What is wrong with its node ``echo``, without which most scenarios say nothing.
     """
 
     command: tuple[str, ...]
     ready: frames.Ready
     seconds: float
+    flaw: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def meet(command: tuple[str, ...], patience: float) -> Subject:
             ready = shake_hands(talk)
         except Fault as fault:
             raise Fault(f"{fault}\n{talk.errors}".strip()) from None
-        return Subject(command, ready, time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        return Subject(command, ready, seconds, try_echo(talk) if "echo" in ready.nodes else "")
 
 
 def run(
@@ -146,7 +150,10 @@ def play_one(
     """Play one scenario, in its first codec."""
     [codec, *_] = scenario.codecs
     about = Outcome(codec, scenario.feature, scenario.name, scenario.doc, "passed")
-    if reason := lacks(scenario, subject.ready.nodes, subject.ready.caps):
+    reason = lacks(scenario, subject.ready.nodes, subject.ready.caps)
+    if not reason and subject.flaw and "echo" in scenario.needs and scenario.name != "echo":
+        reason = f"it needs echo, and {subject.flaw}"
+    if reason:
         return replace(about, result="skipped", reason=reason)
     begun = time.monotonic()
     talk = functools.partial(Talk, subject.command, codec, patience=patience, most=most)
@@ -165,7 +172,8 @@ def _attempt(scenario: Scenario, start: Callable[..., Talk], about: Outcome) -> 
         except Skip as skip:
             return replace(about, result="skipped", reason=str(skip))
         except Fault as fault:
-            failed = replace(about, result="failed", reason=str(fault), sent=talk.sent)
+            reason = "; ".join(filter(None, [str(fault), scenario.hint]))
+            failed = replace(about, result="failed", reason=reason, sent=talk.sent)
             overdue = isinstance(fault, Overdue)
             return replace(failed, stderr=talk.errors, overdue=overdue)
     return about

@@ -19,7 +19,7 @@ CODECS = ("json", "msgpack")
 VERBS = {
     *("send", "write", "hello", "close", "signal", "orphan", "vectors"),
     *("ready", "failure", "end", "err", "answer", "out", "pong", "log", "order", "framed"),
-    *("exit", "quiet", "lines", "packed", "stderr", "over"),
+    *("exit", "quiet", "lines", "packed", "finish", "stderr", "over", "only", "apart"),
 }
 
 
@@ -34,6 +34,7 @@ class Scenario:
         doc: What a right program does.
         steps: What happens; see tests/conformance/README.md.
         rules: Words of PROTOCOL.md that it tests.
+        hint: What to look at if it fails.
         needs: Nodes that the program must have. `read` adds those that the steps call.
         env: Variables of the environment.
         hello: Whether the handshake is made before the steps; False: they say hello themselves.
@@ -52,6 +53,7 @@ class Scenario:
     doc: str
     steps: tuple[dict[str, Any], ...]
     rules: tuple[str, ...] = ()
+    hint: str = ""
     needs: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     hello: bool = True

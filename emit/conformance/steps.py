@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import sys
+import termios
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +19,10 @@ from emit.conformance.scenario import Scenario
 from emit.conformance.talk import Talk
 from emit.conformance.template import build, difference, shorten
 from emit.conformance.vectors import check_vectors
+from emit.host.system.family import descendants
 from emit.host.wire import frames
 
-__all__ = ["Skip", "play", "shake_hands"]
+__all__ = ["Skip", "play", "shake_hands", "try_echo"]
 
 Step = dict[str, Any]
 
@@ -61,6 +68,25 @@ def shake_hands(talk: Talk, **fields: Any) -> frames.Ready:
     ready = talk.heard.ready
     assert ready is not None
     return ready
+
+
+def try_echo(talk: Talk) -> str:
+    """
+    Call ``echo`` once. Returns what is wrong with the results; empty if nothing is, or if it does
+    not answer, of which the scenarios tell.
+    """
+    heard, message = talk.heard, {"value": "a word"}
+    codec = heard.ready.codec if heard.ready else "json"
+    call = {"op": "call", "id": 1, "node": "echo", "msg": message}
+    heard.open.add(1)
+    try:
+        talk.write(talk.framed(talk.body(call, codec), codec))
+        talk.wait(lambda: 1 in heard.answers, "an answer")
+    except Fault:
+        return ""
+    if isinstance(heard.answers[1], frames.Err) or heard.results[1] == ["a word"]:
+        return ""
+    return f"its echo emits {shorten(heard.results[1])} for the message {shorten(message)}"
 
 
 # To the process
@@ -226,6 +252,13 @@ def _expect_quiet(talk: Talk, step: Step) -> None:
         raise Fault(f"expected answers to all calls, got none to {sorted(talk.heard.open)}")
 
 
+def _expect_only(talk: Talk, step: Step) -> None:
+    """It serves these nodes and no others, as the environment has asked for."""
+    nodes = talk.heard.ready.nodes if talk.heard.ready else talk.introduced.get("nodes", ())
+    if list(nodes) != step["only"]:
+        raise Skip("it does not heed CONFORMANCE_NODES")
+
+
 def _expect_over(talk: Talk, step: Step) -> None:
     talk.wait(lambda: talk.over, "its end, seen by the end of its output", step["over"])
 
@@ -244,21 +277,42 @@ def _expect_lines(talk: Talk, step: Step) -> None:
     want = step["lines"]
     talk.wait(lambda: len(_lines(talk)) >= len(want), f"the lines {shorten(want)}")
     got = _lines(talk)[: len(want)]
-    _check(difference(want, [_value(line) for line in got]), "the lines of output")
+    values = [_value(line) for line in got]
+    _check(difference(want, values), "the lines of output")
+    _introduce(talk, values)
     _drop_lines(talk, len(want))
 
 
+def _introduce(talk: Talk, values: list[Any]) -> None:
+    if values and isinstance(values[0], dict) and values[0].get("op") == "ready":
+        talk.introduced = values[0]
+
+
+def _expect_finish(talk: Talk, step: Step) -> None:
+    """A probed run says at its end that it has finished, if its ready has said that it does."""
+    if "end" in (talk.introduced.get("caps") or ()):
+        _expect_lines(talk, {"lines": [_END]})
+
+
 def _lines(talk: Talk) -> list[bytes]:
-    whole = talk.plain or b""
-    *lines, rest = bytes(whole).split(b"\n")
-    # The newline after the last may be missing.
-    return [line for line in [*lines, *([rest] if talk.over else [])] if line.strip()]
+    """The whole lines that have come and were not expected yet."""
+    *lines, rest = bytes(talk.plain or b"").split(b"\n")
+    lines += [rest] if talk.over and rest else []  # the newline after the last may be missing
+    if lines[:1] == [b""] and not talk.introduced:
+        if len(lines) == 1 and not talk.over:
+            return []  # a frame has one in front, and may follow
+        if b'"ready"' in b"".join(lines[1:2]):
+            lines = lines[1:]
+    for line in lines:
+        if not line.strip():
+            raise Fault("expected one line for each result, got a blank line")
+    return lines
 
 
 def _drop_lines(talk: Talk, count: int) -> None:
-    rest = bytes(talk.plain or b"")
+    rest = bytes(talk.plain or b"").lstrip(b"\n")
     for _ in range(count):
-        _, _, rest = rest.lstrip().partition(b"\n")
+        _, _, rest = rest.partition(b"\n")
     talk.plain = bytearray(rest)
 
 
@@ -273,11 +327,13 @@ def _value(line: bytes) -> Any:
 def _expect_packed(talk: Talk, step: Step) -> None:
     """All of the output: msgpack objects, each followed by a newline; that of the last may lack."""
     talk.wait_exit()
-    data = bytes(talk.plain or b"")
+    data, want = bytes(talk.plain or b""), build(step["packed"])
     if "after" in step:
         line, _, data = data.lstrip(b"\n").partition(b"\n")
-        _check(difference(step["after"], _value(line)), "the first line")
-    _check(difference(step["packed"], _unpacked(data)), "the packed results")
+        value = _value(line)
+        _check(difference(step["after"], value), "the first line")
+        want = [*want, _END] if "end" in (value.get("caps") or ()) else want
+    _check(difference(want, _unpacked(data)), "the packed results")
 
 
 def _unpacked(data: bytes) -> list[Any]:
@@ -292,6 +348,59 @@ def _unpacked(data: bytes) -> list[Any]:
         raise Fault(f"expected a newline after each object, got {shorten(repr(data[:100]))}")
     return found[::2]
 
+
+# From the system
+
+
+def _expect_apart(talk: Talk, step: Step) -> None:
+    """
+    A child process of the node ``print`` has neither end of the wire. It can be looked at, as it
+    waits in its print: nobody reads standard error, whose pipe has no room for a second text.
+    """
+    if sys.platform != "linux":
+        raise Skip("what a child process has is only told on Linux")
+    talk.drain()
+    child, before = talk.child, _family(talk.child.pid)
+    room = fcntl.fcntl(child.stderr, _F_GETPIPE_SZ)
+    text = "x" * (room * 5 // 8)
+    call = {"op": "call", "id": step["apart"], "node": "print", "msg": {"text": text}}
+    _send(talk, {"send": call})
+    wire = {os.fstat(fd).st_ino for fd in (child.stdin, child.stdout)}
+    for pid in _printers(talk, before, len(text)):
+        held = [name for name in os.listdir(f"/proc/{pid}/fd") if _inode(pid, name) in wire]
+        if held:
+            names = ", ".join(sorted(held, key=int))
+            raise Fault(f"a child process has inherited the wire, as its descriptor {names}")
+
+
+#: Of <fcntl.h>; Python 3.10 has it by its name.
+_F_GETPIPE_SZ = 1032
+
+
+def _printers(talk: Talk, before: set[int], printed: int) -> set[int]:
+    """Wait for a child that prints: one that has only been forked has all that its parent has."""
+    end = time.monotonic() + min(talk.patience, talk.most)
+    while time.monotonic() < end:
+        waits = fcntl.ioctl(talk.child.stderr, termios.FIONREAD, b"    ")
+        new = _family(talk.child.pid) - before
+        if int.from_bytes(waits, sys.byteorder) > printed and new:
+            return new
+        time.sleep(0.01)
+    raise Skip("its child process could not be watched")
+
+
+def _family(pid: int) -> set[int]:
+    return {number for number, _ in descendants(pid)}
+
+
+def _inode(pid: int, name: str) -> int:
+    with contextlib.suppress(OSError):
+        return os.stat(f"/proc/{pid}/fd/{name}").st_ino
+    return -1
+
+
+#: By which a probed run says that it has finished.
+_END = {"op": "end", "id": None}
 
 STEPS: dict[str, Callable[[Talk, Step], None]] = {
     "hello": _send_hello,
@@ -316,5 +425,8 @@ STEPS: dict[str, Callable[[Talk, Step], None]] = {
     "over": _expect_over,
     "lines": _expect_lines,
     "packed": _expect_packed,
+    "finish": _expect_finish,
     "stderr": _expect_stderr,
+    "only": _expect_only,
+    "apart": _expect_apart,
 }

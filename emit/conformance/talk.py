@@ -49,6 +49,7 @@ class Talk:
     Attributes:
         heard: What has come as frames.
         plain: What has come, if it was not to be frames.
+        introduced: The ready frame of a plain run, once it has come.
         sent: What was last sent, for a complaint.
 
     Raises:
@@ -70,6 +71,7 @@ class Talk:
         self.codec, self.patience, self.most = codec, patience, most
         self.heard = Listener(codec, max_frame)
         self.plain: bytearray | None = None
+        self.introduced: Mapping[str, Any] = {}
         self.sent = "nothing"
         self._encoder = Encoder()
         self._child = spawn.start(Program("program", argv, environment(env or {})))
@@ -130,6 +132,16 @@ class Talk:
     def signal(self, name: str) -> None:
         """Send a signal to its process group, as a terminal or a supervisor would."""
         tree.signal_group(self._child.pid, signal.Signals[f"SIG{name}"])
+
+    @property
+    def child(self) -> spawn.Child:
+        """The process as the system has it."""
+        return self._child
+
+    def drain(self) -> None:
+        """Take what has come, and do not wait for more."""
+        self._poll.step(0)
+        self._take()
 
     def orphan(self) -> None:
         """Kill the shell that started it, and only that."""

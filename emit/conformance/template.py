@@ -139,7 +139,12 @@ def _same(want: Any, got: Any) -> bool:
 
 
 def _unlike(want: Any, got: Any, where: str) -> str:
-    return f"{where or 'it'}: expected {shorten(want)}, got {shorten(got)}"
+    return f"{where or 'it'}: expected {_shown(want)}, got {_shown(got)}"
+
+
+def _shown(value: Any) -> str:
+    """As `shorten`, but a text is quoted: "1" is not 1."""
+    return shorten(_one_line(value) if isinstance(value, str) else value)
 
 
 def _map(want: dict[str, Any], got: Any, where: str, compare: _Compare) -> str:
@@ -171,16 +176,20 @@ def _items(want: list[Any], got: Any, where: str, compare: _Compare) -> str:
     return next(filter(None, found), "")
 
 
+def _something(want: Any, got: Any, where: str) -> str:
+    return "" if got is not None else f"{where or 'it'}: expected something, got null"
+
+
 def _contains(want: str, got: Any, where: str) -> str:
     if isinstance(got, str) and want in got:
         return ""
-    return f"{where or 'it'}: expected a text with {shorten(want)} in it, got {shorten(got)}"
+    return f"{where or 'it'}: expected a text with {shorten(want)} in it, got {_shown(got)}"
 
 
 def _between(want: list[float], got: Any, where: str) -> str:
     if type(got) in (int, float) and want[0] <= got <= want[1]:
         return ""
-    return f"{where or 'it'}: expected a number from {want[0]} to {want[1]}, got {shorten(got)}"
+    return f"{where or 'it'}: expected a number from {want[0]} to {want[1]}, got {_shown(got)}"
 
 
 def _either(want: list[Any], got: Any, where: str) -> str:
@@ -189,7 +198,7 @@ def _either(want: list[Any], got: Any, where: str) -> str:
 
 
 _MATCHERS: dict[str, Callable[[Any, Any, str], str]] = {
-    "$any": lambda want, got, where: "" if got is not None else _unlike("something", got, where),
+    "$any": _something,
     "$contains": _contains,
     "$between": _between,
     "$starts": lambda want, got, where: _items(want, got, where, difference),

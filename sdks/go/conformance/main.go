@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,33 +38,43 @@ type (
 )
 
 func main() {
-	emit.Node("echo", emit.Pure(func(in value) any { return in.Value }))
-	emit.Node("none", emit.Each(func(none, func(any) error) error { return nil }))
-	emit.Node("count", emit.Each(count))
-	emit.Node("text", emit.Pure(func(in number) string { return strings.Repeat("x", in.N) }))
-	emit.Node("slow", emit.Pure(slow))
-	emit.Node("fail", emit.Each(fail))
-	emit.Node("partial", emit.Each(partial))
-	emit.Node("print", emit.Map(print))
-	emit.Node("kind", emit.Pure(func(in value) string { return kind(in.Value) }))
-	emit.Node("bad", emit.Pure(bad))
-	emit.Node("deep", emit.Pure(deep))
-	emit.Node("wide", emit.Pure(func(in number) []int { return make([]int, in.N) }))
-	emit.Node("native", emit.Pure(func(none) int { return []int{}[len(os.Args)] }))
-	emit.Node("retry", emit.Each(retry))
-	emit.Node("reject", emit.Each(func(in failing, _ func(any) error) error { return emit.Reject(errors.New(in.Text)) }))
-	emit.Node("stdin", emit.Map(stdin))
-	emit.Node("log", log)
-	emit.Node("context", emit.MapContext(about))
-	emit.Node("trickle", emit.Each(trickle))
-	emit.Node("wait", wait)
-	emit.Node("spin", emit.Pure(spin))
-	emit.Node("meet", emit.Pure(meet))
+	register("echo", emit.Pure(func(in value) any { return in.Value }))
+	register("none", emit.Each(func(none, func(any) error) error { return nil }))
+	register("count", emit.Each(count))
+	register("text", emit.Pure(func(in number) string { return strings.Repeat("x", in.N) }))
+	register("slow", emit.Pure(slow))
+	register("fail", emit.Each(fail))
+	register("partial", emit.Each(partial))
+	register("print", emit.Map(print))
+	register("kind", emit.Pure(func(in value) string { return kind(in.Value) }))
+	register("bad", emit.Pure(bad))
+	register("deep", emit.Pure(deep))
+	register("wide", emit.Pure(func(in number) []int { return make([]int, in.N) }))
+	register("native", emit.Pure(func(none) int { return []int{}[len(os.Args)] }))
+	register("retry", emit.Each(retry))
+	register("reject", emit.Each(func(in failing, _ func(any) error) error { return emit.Reject(errors.New(in.Text)) }))
+	register("stdin", emit.Map(stdin))
+	register("log", log)
+	register("context", emit.MapContext(about))
+	register("trickle", emit.Each(trickle))
+	register("wait", wait)
+	register("spin", emit.Pure(spin))
+	register("meet", emit.Pure(meet))
+	register("late", emit.MapContext(late))
+	register("leave", emit.Pure(func(none) int { os.Exit(0); return 0 }))
 	if n, err := strconv.Atoi(os.Getenv("CONFORMANCE_CONCURRENCY")); err == nil {
 		emit.Concurrency(n)
 	}
 	emit.Run()
 	fmt.Fprintln(os.Stderr, "cleaned up")
+}
+
+// register a node, unless the environment names others.
+func register[In, Out any](name string, handler emit.Handler[In, Out]) {
+	chosen := os.Getenv("CONFORMANCE_NODES")
+	if chosen == "" || slices.Contains(strings.Split(chosen, ","), name) {
+		emit.Node(name, handler)
+	}
 }
 
 func count(in number, out func(int) error) error {
@@ -263,4 +274,13 @@ func meetings(more int) int {
 	meeting.now += more
 	meeting.most = max(meeting.most, meeting.now)
 	return meeting.most
+}
+
+func late(ctx context.Context, in waiting) (string, error) {
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case <-time.After(seconds(in.Seconds)):
+		return "waited", nil
+	}
 }

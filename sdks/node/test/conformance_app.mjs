@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { log, node, Reject, Retry, serve } from 'emit-graph-sdk';
+import { log, node as register, Reject, Retry, serve } from 'emit-graph-sdk';
 
 const BAD = {
   nan: NaN,
@@ -15,6 +15,13 @@ const BAD = {
   surrogate: '\ud800',
   object: () => {},
 };
+
+const chosen = process.env.CONFORMANCE_NODES?.split(',');
+
+function node(...given) {
+  const name = typeof given[0] === 'string' ? given[0] : given[0].name;
+  if (!chosen || chosen.includes(name)) register(...given);
+}
 
 node('echo', ({ value }) => value);
 node('none', () => {});
@@ -96,6 +103,10 @@ node('spin', ({ seconds }) => {
   while (performance.now() < end);
   return 'spun';
 });
+
+node('late', async ({ seconds }, { signal }) => sleep(seconds * 1000, 'waited', { signal }));
+node('exit', () => process.exit());
+node('leave', () => process.reallyExit(0));
 
 let met = 0;
 let most = 0;

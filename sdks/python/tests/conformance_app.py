@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import emit_sdk
 from emit_sdk import Reject, Retry, context, node, serve
 
 KINDS = {
@@ -187,6 +188,31 @@ def meet(msg):
         return Meeting.most
 
 
+@node
+def late(msg):
+    left = context().remaining()
+    if left is not None and left < msg.seconds:
+        time.sleep(max(0, left))
+        raise TimeoutError("late")
+    time.sleep(msg.seconds)
+    return "waited"
+
+
+@node(name="exit")
+def leave_politely(msg):
+    sys.exit(0)
+
+
+@node
+def leave(msg):
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    chosen = os.environ.get("CONFORMANCE_NODES", "").split(",")
+    handlers = {name: handler for handler, name in emit_sdk._registered.items()}
     atexit.register(lambda: print("cleaned up", file=sys.stderr, flush=True))
-    serve(concurrency=int(os.environ.get("CONFORMANCE_CONCURRENCY", "1")))
+    serve(
+        *(handlers[name] for name in chosen if name),
+        concurrency=int(os.environ.get("CONFORMANCE_CONCURRENCY", "1")),
+    )

@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 # The nodes of tests/conformance/README.md: what `emit conformance` tests the Ruby SDK with.
+require "timeout"
 require_relative "../lib/emit"
 
 KINDS = {
@@ -130,6 +131,19 @@ end
 MEETING = Meeting.new
 
 Emit.node(:meet) { |msg| MEETING.join(msg[:n], msg[:seconds]) }
+
+Emit.node(:late) do |msg|
+  Timeout.timeout(Emit.context.remaining) { sleep msg[:seconds] }
+  "waited"
+end
+
+Emit.node(:exit) { |_| exit }
+
+Emit.node(:leave) { |_| exit!(true) }
+
+if (chosen = ENV.fetch("CONFORMANCE_NODES", nil))
+  Emit.nodes.select! { |name, _| chosen.split(",").include?(name) }
+end
 
 at_exit { warn "cleaned up" }
 Emit.serve(concurrency: Integer(ENV.fetch("CONFORMANCE_CONCURRENCY", "1")))
