@@ -289,3 +289,62 @@ def test_fields_across_languages(tmp_path: Path) -> None:
         "✘ fields        in_node -> in_go: needs total; in_node gives only word, score",
         "4 nodes, 5 edges: 3 findings",
     ]
+
+
+NODES = """
+from emit_sdk import node, serve
+
+@node
+def delete(sku): return sku
+
+@node
+def price(sku, count=1): return count
+
+serve()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ('name="price"', ""),
+        ('name="cost", program_node="price"', ""),
+        (
+            'name="cost", program_node="prise"',
+            '"cost": its program has no node "prise", only: delete, price (nearest: price)',
+        ),
+        (
+            'name="cost"',
+            '"cost": its program has no node "cost", only: delete, price; '
+            "program_node says which it is",
+        ),
+    ],
+)
+def test_a_node_that_the_program_has_not(project: Path, options: str, found: str) -> None:
+    """The names of a program's nodes are compared before a message runs."""
+    (project / "shop.py").write_text(NODES)
+    add(
+        project,
+        "class Shop(ShellNode):\n"
+        "    command = (sys.executable, 'shop.py')\n"
+        f"    env = {{'PYTHONPATH': {str(SDK)!r}}}\n"
+        "    mode = 'persistent'\n"
+        f"router.node(('x',), entry_point=True, {options})(Shop)\n",
+    )
+    done = run("check", "app.router", cwd=project)
+    if found:
+        assert (done.returncode, f"✘ program       {found}\n" in done.stdout) == (1, True)
+    else:
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("program_node", ["", ', program_node="another"'])
+def test_a_program_with_one_node(project: Path, program_node: str) -> None:
+    """The node's own name does not matter; a program_node that it has not is a misspelt one."""
+    app = APP.replace('name="score"', f'name="other"{program_node}')
+    (project / "app.py").write_text(app)
+    done = run("check", "app.router", cwd=project)
+    assert (done.returncode, '"other": its program has no node' in done.stdout) == (
+        bool(program_node),
+        bool(program_node),
+    )

@@ -15,7 +15,7 @@ from emit.checks.findings import (
     find_unreached,
 )
 from emit.cli.errors import UsageError
-from emit.cli.handlers import Needs, find_misspelt, find_programs, needs_of
+from emit.cli.handlers import Needs, NoSuchNode, find_misspelt, find_programs, needs_of
 from emit.cli.screen import paint, plural
 from emit.cli.target import load_router
 from emit.drawing.outline import Outline, outline
@@ -38,7 +38,7 @@ KINDS = {
     "unreached": "no call of the router leads to the node",
     "cycle": "nodes that hear each other in a circle",
     "fields": "an edge does not carry what its reader needs",
-    "program": "a command, a file or a language is missing",
+    "program": "a command, a file, a language or the program's node is missing",
     "queue": "settings of the queue that lose or repeat messages, or run them for ever",
 }
 
@@ -100,7 +100,7 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
         if name not in broken:
             try:
                 report.needs[name] = needs_of(node, router)
-            except HostError as error:
+            except (HostError, NoSuchNode) as error:
                 programs.append(Finding("program", name, str(error)))
     needs = {name: known.fields for name, known in report.needs.items() if known.fields}
     ask = getattr(router, "problems", None)  # only a router of a queue has some

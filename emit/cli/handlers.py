@@ -6,7 +6,7 @@ import ast
 import inspect
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from emit.checks.findings import Finding
@@ -16,11 +16,16 @@ from emit.host.stopping import stop_all
 from emit.host.system.program import Program
 from emit.message import Message
 from emit.multilang import ShellNode
+from emit.nearest import nearest
 from emit.node import Node
 from emit.router import Router
 
 #: How source files end: a word of a command that ends so is a file that has to be there.
 _SOURCES = (".rb", ".py", ".js", ".mjs", ".cjs", ".ts", ".go", ".sh", ".pl", ".php")
+
+
+class NoSuchNode(Exception):
+    """A program has no node of the name that it would be called by. The text lists those it has."""
 
 
 class Needs(NamedTuple):
@@ -36,6 +41,7 @@ def needs_of(node: Node, router: Router) -> Needs:
 
     Raises:
         HostError: The program can't be started.
+        NoSuchNode: The program has not the node that is meant.
     """
     handler = node.handler
     if not (node.foreign and isinstance(handler, ShellNode)):
@@ -57,10 +63,27 @@ def _asked(handler: ShellNode) -> Needs:
         nodes = (ready.nodes if ready else None) or list(inputs)
     finally:
         stop_all([process])
-    chosen = handler._program_node() or (nodes[0] if len(nodes) == 1 else "")
+    chosen = _meant(handler, nodes)
     if chosen not in inputs:
         return Needs(None, "its handler takes the whole message")
     return Needs(tuple(inputs[chosen]["required"]))
+
+
+def _meant(handler: ShellNode, nodes: Sequence[str]) -> str:
+    """
+    Which of a program's nodes a node is: by its own name, if it has none for the program.
+
+    Raises:
+        NoSuchNode: It is none of them.
+    """
+    asked = handler._program_node()
+    name = asked or handler.name
+    if name in nodes or (asked is None and len(nodes) == 1) or not nodes:
+        return nodes[0] if len(nodes) == 1 else name
+    known = f"{', '.join(nodes)}{nearest(name, nodes)}"
+    if asked is None:
+        known += "; program_node says which it is"
+    raise NoSuchNode(f'"{handler.name}": its program has no node "{name}", only: {known}')
 
 
 def _python_needs(handler: object, message_class: type[Message]) -> Needs:
