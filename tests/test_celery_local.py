@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from emit.errors import DispatchError, GraphError, ResultError
 from emit.testing import capture
+from tests.faults.nodes import PATH, raw
 from tests.queues.worker import eventually
 
 celery = pytest.importorskip("celery")
@@ -245,6 +247,40 @@ def test_fields_that_pass_through(app: Any, router: CeleryRouter, batch: int) ->
         router(text="the rain in")
         eventually(lambda: len(got) == 3)
     assert sorted(got) == [("in", 2, "n"), ("rain", 4, "n"), ("the", 3, "e")]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_handler_that_gives_up_at_its_deadline(
+    app: Any, router: CeleryRouter, batch: int
+) -> None:
+    """Its message has timed out: the host tries it again, and no other of a batch is touched."""
+    got: list[Any] = []
+
+    @router.node(("n", "late"), entry_point=True, name="local.start")
+    def start(msg: Any) -> Any:
+        yield from enumerate(msg.late)
+
+    @router.node(("n", "attempt"), "local.start", name="local.late", batch=batch)
+    class Late(ShellNode):
+        command = raw("""
+            for id, msg in calls():
+                if msg["attempt"] > msg["late"]:
+                    end(id, [msg["n"], msg["attempt"]])
+                else:
+                    frame(op="err", id=id, type="AbortError", message="late", timeout=True)
+        """)
+        env = MappingProxyType({"PYTHONPATH": PATH})
+        mode = "persistent"
+        timeout = 60
+
+    @router.node((), "local.late", name="local.end")
+    def end(msg: Any) -> Any:
+        got.append((msg.n, msg.attempt))
+
+    with router, working(app):
+        router(late=[0, 2, 0, 1])
+        eventually(lambda: len(got) == 4)
+    assert sorted(got) == [(0, 1), (1, 3), (2, 1), (3, 2)]
 
 
 def test_a_call_in_the_process(router: CeleryRouter) -> None:

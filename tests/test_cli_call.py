@@ -100,6 +100,41 @@ def test_calls_that_fail(project: Path, target: str, words: list[str], code: int
     assert "Traceback" not in done.stderr
 
 
+SHOP = (
+    ECHO.partition("def echo")[0].replace("import serve", "import node, serve")
+    + """
+@node
+def delete(msg):
+    return "deleted"
+
+@node
+def price(msg):
+    return 4
+
+serve()
+"""
+)
+
+
+@pytest.mark.parametrize("mode", ["auto", "oneshot", "persistent"])
+def test_one_of_several_nodes_of_a_program(project: Path, mode: str) -> None:
+    """--node says which; without it none is run, and the error lists them."""
+    (project / "shop.py").write_text(SHOP)
+    for target in (f"{sys.executable} shop.py", "shop.py"):
+        done = run("call", "--mode", mode, "--node", "price", target, "sku=tea", cwd=project)
+        assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+        done = run("call", "--mode", mode, target, "sku=tea", cwd=project)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "it has: delete, price" in done.stderr
+
+
+def test_a_node_of_a_router_has_its_own_name(project: Path) -> None:
+    """--node is for files and commands."""
+    done = run("call", "--node", "words", "app.router:words", "text=a", cwd=project)
+    assert done.returncode == 64
+    assert "--node: a node of a router has settings of its own" in done.stderr
+
+
 def test_an_error_of_another_language(project: Path) -> None:
     """Its type, its text and its own stack are shown."""
     command = f"{sys.executable} echo.py"

@@ -14,7 +14,7 @@ from typing import Any
 from emit.cli import message
 from emit.cli.failure import report_failure, show_logs
 from emit.cli.message import read_message
-from emit.cli.nodes import TARGET, load_program
+from emit.cli.nodes import NODE, TARGET, load_program
 from emit.cli.screen import paint
 from emit.errors import EmitError
 from emit.host.calls import Calls
@@ -66,12 +66,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="persistent",
         help="how a file or a command is run (%(default)s)",
     )
+    parser.add_argument("--node", dest="program_node", metavar="NAME", help=NODE)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     fields = read_message(arguments.message)
-    node = load_program(arguments.target, mode=arguments.mode)
+    chosen = {"program_node": arguments.program_node} if arguments.program_node else {}
+    node = load_program(arguments.target, mode=arguments.mode, **chosen)
     node.dead_letter = None  # a message that fails has to be seen
     show_logs()
     try:

@@ -15,7 +15,7 @@ from emit.cli import message
 from emit.cli.errors import UsageError
 from emit.cli.failure import report_failure, show_logs
 from emit.cli.message import read_message, show
-from emit.cli.nodes import TARGET, load_node, make_node, split_node
+from emit.cli.nodes import NODE, TARGET, load_node, make_node, split_node
 from emit.cli.screen import paint, plural
 from emit.message import NoResult
 from emit.router import Router
@@ -25,6 +25,7 @@ HELP = "Give one message to one node, and print each of its results as a line of
 EXAMPLES = """
   emit call nodes/words.rb text='the rain'
   emit call 'ruby words.rb' '{"text": "the rain", "count": 2}'
+  emit call --node price 'ruby shop.rb' sku=tea
   emit call app.router:words text=@page.txt count:=2
   emit call 'jq -c .items[]' - < page.json
 """
@@ -53,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "oneshot", "persistent", "lines"),
         help="how the program is run, as a setting of a node (default: auto)",
     )
+    parser.add_argument("--node", dest="program_node", metavar="NAME", help=NODE)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,7 +81,7 @@ def _caller(arguments: argparse.Namespace) -> tuple[str, Callable[[dict[str, Any
     """Return the node's name, and what calls it; a file that has to be built is built by then."""
     options = {
         name: value
-        for name in ("timeout", "codec", "mode")
+        for name in ("timeout", "codec", "mode", "program_node")
         if (value := getattr(arguments, name)) is not None
     }
     if split_node(arguments.target) is None:

@@ -22,8 +22,14 @@ from emit.multilang import ShellNode
 from emit.nearest import nearest
 from emit.router import Router
 
+#: Help for --node.
+NODE = "which of the program's nodes is meant, if a file or command has several"
+
 #: Help for an argument that names a node.
 TARGET = "a node of a router (app.router:words), a file (nodes/words.rb), or a command in quotes"
+
+#: What a setting of a node is called on a command line, if not by its own name.
+_OPTIONS = {"program_node": "node"}
 
 #: What may have been meant as a router, or as a node of one.
 _DOTTED, _MODULE_NODE = re.compile(r"[A-Za-z_]\w*(\.\w+)+"), re.compile(r"[A-Za-z_]\w*:\w+")
@@ -55,7 +61,7 @@ def load_node(target: str, options: Mapping[str, Any] = {}) -> tuple[Router, str
     if parts is None:
         raise TargetError(f'"{target}" is no node of a router, such as app.router:words')
     if options:
-        given = ", ".join(f"--{name}" for name in options)
+        given = ", ".join(f"--{_OPTIONS.get(name, name)}" for name in options)
         raise UsageError(f"{given}: a node of a router has settings of its own")
     router = load_router(parts[0])
     if parts[1] not in router.functions:
