@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
-setup: ## Make .venv and install what is missing: dependencies, Ruby, Node, Go, Redis, Graphviz
+setup: ## Make .venv and install what is missing: dependencies, Ruby, Node, Go, Redis, RabbitMQ, Graphviz
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 	  { echo "Emit needs Python 3.10 or newer; choose one with PYTHON=. $(PYTHON) says: $$($(PYTHON) -V 2>&1)" >&2; exit 1; }
 	@$(PYTHON) -m scripts.setup

@@ -61,6 +61,18 @@ TOOLS = (
     ),
     Tool("perl", ("perl", "-MJSON::PP", "-e", "print $^V"), "perl", "brew install perl", (5, 14)),
     Tool("redis-server", ("redis-server", "--version"), "redis-server", "brew install redis"),
+    Tool(
+        "rabbitmq-server",
+        # Its own answer would start an Erlang, for seconds. The folder of the version says it, too.
+        (
+            "sh",
+            "-c",
+            'x=$(readlink -f "$(command -v rabbitmq-server)") && echo "$x" "${x%/*}/../lib/"*',
+        ),
+        "rabbitmq-server",
+        "brew install rabbitmq",
+        (3, 8),
+    ),
     Tool("graphviz", ("dot", "-V"), "graphviz", "brew install graphviz"),
 )
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -132,6 +133,15 @@ def usual_redis(tmp_path: Path) -> Iterator[str]:
                 pytest.skip("a Redis of somebody else's is on port 6379, and may hold data")
         with serving_redis(tmp_path, port=6379) as url:
             yield url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """This test run's own RabbitMQ; ask it for a ``url()``, where there is nothing yet."""
+    from tests.queues.rabbit import serving_rabbitmq  # which needs this module
+
+    with serving_rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as rabbit:
+        yield rabbit
 
 
 @contextlib.contextmanager

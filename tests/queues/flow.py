@@ -20,7 +20,16 @@ from emit.context import current
 from emit.errors import RemoteError
 
 URL = os.environ["EMIT_TEST_REDIS"]
-app = Celery("flow", broker=URL, backend=URL)
+app = Celery("flow", broker=os.environ.get("EMIT_TEST_BROKER", URL), backend=URL)
+if os.environ.get("EMIT_TEST_QUEUE") == "quorum":
+    app.conf.update(
+        task_default_queue="quorum",
+        task_default_queue_type="quorum",
+        task_default_exchange="quorum.tasks",
+        task_default_exchange_type="topic",
+    )
+if "EMIT_TEST_CONSUMER_TIMEOUT" in os.environ:
+    app.conf.emit_consumer_timeout = float(os.environ["EMIT_TEST_CONSUMER_TIMEOUT"])
 configure(app, time_limit=float(os.environ.get("EMIT_TEST_LIMIT", "60")))
 
 # Not shared: Celery gives shared tasks to every app, and tests import this several times.
@@ -41,7 +50,7 @@ def note(msg: Any, **more: Any) -> None:
     """Write down that a message has come, once for each time it does."""
     told = current.get()
     fields = {key: value for key, value in vars(msg).items() if key != "_origin"}
-    record = {"origin": msg._origin, "fields": fields, **more}
+    record = {"origin": msg._origin, "fields": fields, "at": time.time(), **more}
     if told is not None:
         record |= {"id": told.id, "node": told.node, "attempt": told.attempt}
     redis.rpush("seen", json.dumps(record))
