@@ -12,14 +12,30 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from celery import Celery, Task
+from celery.utils.quorum_queues import detect_quorum_queues
+from kombu.transport import TRANSPORT_ALIASES
 
-__all__ = ["check_worker", "configure", "problems", "redis_of", "redis_url", "visibility"]
+__all__ = [
+    "check_worker",
+    "configure",
+    "has_quorum_queues",
+    "longest_wait",
+    "problems",
+    "redis_of",
+    "redis_url",
+    "speaks_amqp",
+    "visibility",
+]
 
 _log = logging.getLogger("emit.celery")
 
 #: Seconds between two looks of kombu for messages of dead workers, times one (its throttle);
 #: with its own throttle of 10 they wait 100 s longer than they have to.
 _RESTORE = {"unacked_restore_interval": 10, "unacked_restore_throttle": 1}
+
+#: Seconds that RabbitMQ gives a worker to finish a message, unless its own ``consumer_timeout``
+#: says another number. Then it closes the channel, which ends the whole worker.
+_CONSUMER_TIMEOUT = 1800.0
 
 
 def configure(app: Celery, *, time_limit: float = 300.0) -> None:
@@ -36,6 +52,7 @@ def configure(app: Celery, *, time_limit: float = 300.0) -> None:
     ``visibility_timeout`` (Redis)          2.4 times *time_limit*: so long after a worker is
                                             gone another gets what it had
     ``unacked_restore_throttle`` (Redis)    1: and 10 s later at most, not 100 (kombu 5.7)
+    ``confirm_publish`` (RabbitMQ)          a message is sent when RabbitMQ says that it has it
     ======================================= ==================================================
 
     Call it after the app's own settings: what they say about other things stays.
@@ -57,6 +74,7 @@ def configure(app: Celery, *, time_limit: float = 300.0) -> None:
         broker_transport_options={
             **_RESTORE,
             "visibility_timeout": round(time_limit * 2.4),
+            "confirm_publish": True,
             **app.conf.broker_transport_options,
         },
     )
@@ -114,6 +132,35 @@ def visibility(app: Celery) -> float | None:
     return float(app.conf.broker_transport_options.get("visibility_timeout", 3600))
 
 
+def speaks_amqp(app: Celery) -> bool:
+    """True if the broker is RabbitMQ, or another that speaks AMQP 0-9-1."""
+    with app.connection_for_write() as connection:
+        name = str(connection.transport_cls)
+    return TRANSPORT_ALIASES.get(name, name).startswith("kombu.transport.pyamqp")
+
+
+def has_quorum_queues(app: Celery) -> bool:
+    """True if Celery delays messages by queues of RabbitMQ's own (its native delayed delivery)."""
+    return speaks_amqp(app) and bool(detect_quorum_queues(app, "amqp")[0])
+
+
+def longest_wait(app: Celery) -> float:
+    """
+    Return how many seconds a message may wait in a worker: half of what its broker allows.
+
+    A worker holds a message that waits as one that it works on. Redis gives such a message to
+    another worker after the visibility timeout, and both run it; RabbitMQ ends the worker.
+    """
+    allowed = visibility(app)
+    if allowed is None and speaks_amqp(app):
+        allowed = _consumer_timeout(app)
+    return float("inf") if allowed is None else allowed / 2
+
+
+def _consumer_timeout(app: Celery) -> float:
+    return float(app.conf.get("emit_consumer_timeout") or _CONSUMER_TIMEOUT)
+
+
 def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:
     """
     What the settings of *app* do to messages, one line each. Empty: nothing bad.
@@ -134,6 +181,8 @@ def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:
             f"unacked_restore_interval times unacked_restore_throttle is {_throttle(app):g} s: the "
             f"messages of a dead worker wait for so much longer than visibility_timeout"
         )
+    if speaks_amqp(app):
+        found += _of_rabbitmq(app)
     found += _limits(app, timeouts)
     if len(found) > 1:
         found.append("emit.celery.configure(app) sets what loses nothing, where the app is made")
@@ -149,6 +198,32 @@ def _throttle(app: Celery) -> float:
     options = app.conf.broker_transport_options
     interval = options.get("unacked_restore_interval", 10)
     return float(interval * options.get("unacked_restore_throttle", 10))
+
+
+def _of_rabbitmq(app: Celery) -> list[str]:
+    found = []
+    if not app.conf.broker_transport_options.get("confirm_publish"):
+        found.append(
+            "broker_transport_options has no confirm_publish: a message is lost if the connection "
+            "breaks as it is sent, or if RabbitMQ refuses it"
+        )
+    hard, allowed = app.conf.task_time_limit, _consumer_timeout(app)
+    if hard is not None and hard >= allowed / 2:
+        found.append(
+            f"task_time_limit = {hard:g} s is not below half of RabbitMQ's consumer_timeout, "
+            f"{allowed:g} s: RabbitMQ ends a worker that holds a message for longer; raise "
+            f"consumer_timeout there and set emit_consumer_timeout, in seconds, to the same"
+        )
+    found += [
+        f'the quorum queue "{queue.name}" has a direct exchange: messages that wait (for another '
+        f"attempt, or for a program that can't be started) stay in the workers, which take no "
+        f"others meanwhile; give it a topic exchange: "
+        f'task_default_exchange_type = "topic", with a new task_default_exchange'
+        for queue in app.amqp.queues.values()
+        if (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
+        and queue.exchange.type == "direct"
+    ]
+    return found
 
 
 def _limits(app: Celery, timeouts: Mapping[str, float]) -> list[str]:

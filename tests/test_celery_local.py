@@ -20,7 +20,13 @@ celery = pytest.importorskip("celery")
 from celery.contrib.testing.worker import start_worker  # noqa: E402
 
 from emit import CeleryRouter, NoResult, Router, ShellNode  # noqa: E402
-from emit.celery import check_worker, configure, problems, redis_url  # noqa: E402
+from emit.celery import (  # noqa: E402
+    check_worker,
+    configure,
+    longest_wait,
+    problems,
+    redis_url,
+)
 from emit.router import CeleryRouter as FromRouter  # noqa: E402
 from emit.router.celery import CeleryRouter as FromModule  # noqa: E402
 
@@ -132,6 +138,7 @@ def test_an_unknown_option(router: CeleryRouter) -> None:
 
 def test_options_of_rq(router: CeleryRouter, caplog: pytest.LogCaptureFixture) -> None:
     """Nodes that were written for RQRouter work: the options are left out, and that is told."""
+    caplog.set_level(logging.WARNING)  # a worker in the process of another test has set its own
     for name in ("local.x", "local.y"):
         options = {"queue": "words", "timeout": 5, "result_ttl": 60, "connection": None}
         node = router.node(("n",), name=name, **options)(lambda msg: msg.n)
@@ -526,6 +533,53 @@ def test_kombus_own_throttle() -> None:
     configure(app)
     app.conf.broker_transport_options = {"visibility_timeout": 720}
     assert "unacked_restore_throttle is 100 s" in problems(app)[0]
+
+
+@pytest.fixture
+def rabbit() -> Iterator[Any]:
+    """An app with nothing wrong, whose broker would be RabbitMQ."""
+    app = celery.Celery("c", broker="amqp://", set_as_current=False)
+    app.conf.emit_redis = "redis://"
+    configure(app)
+    assert problems(app) == []
+    yield app
+    app.close()
+
+
+def test_confirmations_that_are_not_asked_for(rabbit: Any) -> None:
+    """By RabbitMQ; other brokers know no such thing."""
+    rabbit.conf.broker_transport_options = {}
+    assert "has no confirm_publish" in problems(rabbit)[0]
+    rabbit.conf.broker_url = "memory://"
+    assert problems(rabbit) == []
+
+
+@pytest.mark.parametrize("url", [None, "amqp://a;amqp://b", "pyamqp://", "amqps://a"])
+def test_every_name_of_rabbitmq(rabbit: Any, url: str | None) -> None:
+    """Also none at all, which is Celery's default."""
+    rabbit.conf.update(broker_url=url, broker_transport_options={})
+    assert "has no confirm_publish" in problems(rabbit)[0]
+
+
+def test_a_limit_over_the_consumer_timeout(rabbit: Any) -> None:
+    """RabbitMQ would end the worker; what is set there can be told."""
+    rabbit.conf.update(task_time_limit=900, task_soft_time_limit=800)
+    assert "not below half of RabbitMQ's consumer_timeout, 1800 s" in problems(rabbit)[0]
+    rabbit.conf.emit_consumer_timeout = 3600
+    assert problems(rabbit) == []
+    assert longest_wait(rabbit) == 1800
+
+
+@pytest.mark.parametrize("exchange", ["direct", "topic"])
+def test_quorum_queues(exchange: str) -> None:
+    """With a direct exchange, Celery's default, a worker would be full of what waits."""
+    app = celery.Celery("c", broker="amqp://", set_as_current=False)
+    app.conf.update(emit_redis="redis://", task_default_queue="many")
+    app.conf.update(task_default_queue_type="quorum", task_default_exchange_type=exchange)
+    configure(app)
+    found = problems(app)
+    assert len(found) == (exchange == "direct")
+    assert all('the quorum queue "many" has a direct exchange' in text for text in found)
 
 
 def test_a_limit_over_the_visibility_timeout_is_refused() -> None:

@@ -79,6 +79,8 @@ def test_page(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Non
     env, text = {}, page.read_text("utf-8")
     if "EMIT_REDIS" in text:
         env["EMIT_REDIS"] = request.getfixturevalue("redis")
+    if "EMIT_RABBITMQ" in text:
+        env["EMIT_RABBITMQ"] = request.getfixturevalue("rabbitmq").url()
     folder = request.getfixturevalue("short_folder") if "$PWD/run/host.sock" in text else tmp_path
     for block in blocks(page):
         if block.file:

@@ -8,6 +8,7 @@ message is tried again: the causes of the attempts before.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -25,7 +26,15 @@ from celery.utils.imports import cwd_in_path
 from kombu.exceptions import EncodeError as KombuEncodeError
 from kombu.utils.url import maybe_sanitize_url
 
-from emit.celery import check_worker, problems, redis_of, redis_url, visibility
+from emit.celery import (
+    check_worker,
+    has_quorum_queues,
+    longest_wait,
+    problems,
+    redis_of,
+    redis_url,
+    speaks_amqp,
+)
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, EncodeError, GraphError, LedgerError
 from emit.letter import Cause, DeadLetter
@@ -55,6 +64,9 @@ REPEAT = "emit-repeat"
 #: Seconds before a message goes back that could be neither finished nor put back. They double with
 #: each, up to the second number: the broker refuses, and is not asked as fast as it can refuse.
 _PAUSES = (1.0, 30.0)
+
+#: Seconds for RabbitMQ to confirm that it has a message. Then it is sent again.
+_CONFIRM = 30.0
 
 #: Seconds between two looks of a pool's process for its master.
 _LOOK = 0.25
@@ -159,9 +171,14 @@ class CeleryRouter(QueueRouter):
             options.setdefault("headers", {})[HEADER] = _to_header(causes)
         if waits:
             options.setdefault("headers", {})[WAITS] = waits
-        with _publishing(origin, destination, task):
+        with _publishing(origin, destination, task), _confirmed(task.app) as confirmed:
             return task.apply_async(
-                (), parcel.envelope(origin), task_id=parcel.id, add_to_parent=False, **options
+                (),
+                parcel.envelope(origin),
+                task_id=parcel.id,
+                add_to_parent=False,
+                **options,
+                **confirmed,
             )
 
     def put_back(
@@ -185,7 +202,8 @@ class CeleryRouter(QueueRouter):
         signature = task.signature_from_request(
             request, retries=request.retries + charged, headers=headers, **options
         )
-        signature.apply_async()
+        with _confirmed(task.app) as confirmed:
+            signature.apply_async(**confirmed)
         why = f": {one_line(str(error))}" if error else ""
         raise Retry(f"in {delay:.3g} s{why}", exc=error, when=delay)
 
@@ -369,13 +387,36 @@ def _when(app: Any, delay: float) -> dict[str, Any]:
     """
     Options for a task that is to run in *delay* seconds.
 
-    Redis gives what waits longer than its visibility timeout to another worker as well, and both
-    run it. So a longer wait is made of several.
+    A wait that is longer than the broker allows is made of several. Celery's native delayed
+    delivery, by quorum queues of RabbitMQ, knows whole seconds only, and refuses less than one.
     """
-    longest = (visibility(app) or float("inf")) / 2
+    longest = longest_wait(app)
+    if delay and has_quorum_queues(app):
+        delay = math.ceil(delay)
     if delay <= longest:
         return {"countdown": delay} if delay else {}
     return {"countdown": longest, "headers": {UNTIL: time.time() + delay}}
+
+
+@contextmanager
+def _confirmed(app: Any) -> Iterator[dict[str, Any]]:
+    """
+    Give options for sending a task, by which it is an exception if the broker does not take it.
+
+    RabbitMQ takes a message for which there is no queue, and drops it, unless it is mandatory.
+    """
+    if app.conf.task_always_eager:
+        yield {}
+        return
+    with app.producer_or_acquire() as producer:
+        try:
+            yield {"producer": producer, "mandatory": True, "confirm_timeout": _CONFIRM}
+        except BaseException:
+            # The confirmation may still come, and would be taken for that of the next message.
+            # And kombu would say farewell, which a broker that hangs never answers.
+            if speaks_amqp(app):
+                producer.connection.collect()
+            raise
 
 
 @contextmanager
