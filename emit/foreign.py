@@ -9,8 +9,10 @@ to a queue, needs neither.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+import os
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +52,12 @@ class Foreign:
 
     def _run_once(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
         node = self._node
-        probe = Probe() if self._may_probe() else None
         codec = node.codec or "json"
         data = plain.encode_message(fields, node=node.name, codec=codec, max_frame=node.max_frame)
-        program = node._program_of_one({"EMIT_PROBE": "1"} if probe else {})
+        program = node._program_of_one()
+        probe = Probe() if self._may_probe(program.argv) else None
+        if probe is not None:
+            program = replace(program, env={**program.env, "EMIT_PROBE": "1"})
         finished = probe.has_finished if probe else lambda: True
         count = size = 0
         run = oneshot.run(program, data, timeout=node.timeout, has_finished=finished)
@@ -72,17 +76,19 @@ class Foreign:
         if node._probed is None and node.mode == "auto":
             node._probed = "oneshot"
 
-    def _may_probe(self) -> bool:
+    def _may_probe(self, argv: Sequence[str]) -> bool:
         """
-        True if the program may say whether it has an SDK. One that is spoken to in its own format
-        can't have one. A file has one, and so has no other program that would hear the question.
+        True if the program may say whether it has an SDK, and whether it has finished. One that is
+        spoken to in its own format can't have one. All programs that a shell starts would hear the
+        question, and answer it to each other.
         """
         node = self._node
         if node._reads_its_own:
             return False
         if node.mode == "auto":
             return node._probed is None and node.codec != "msgpack"
-        return node.file is not None
+        is_shell = _SHELLS.intersection(map(os.path.basename, argv[:1]))
+        return node.file is not None or not is_shell
 
     def _read(
         self, chunks: Iterable[bytes], codec: str, *, probed: bool
@@ -196,9 +202,12 @@ class Probe:
         return not self._says_end or self._last[0] == {"op": "end", "id": None}
 
 
+#: Programs that start others, by pipes between them.
+_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish", "busybox"})
+
 #: In place of a value, if there is none.
 _NOTHING: tuple[Any, int] = (None, 0)
 
 
 def _is_ready(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("op") == "ready" and "v" in value
+    return isinstance(value, dict) and value.get("op") == "ready" and type(value.get("v")) is int

@@ -280,10 +280,10 @@ class ShellNode(Handler):
         """Whether what the program writes is read by a ``deserialize`` of a subclass."""
         return type(self).deserialize is not ShellNode.deserialize
 
-    def _program_of_one(self, extra: Mapping[str, str] = {}) -> Program:  # read only
-        """What is started for one message, with *extra* in its environment."""
+    def _program_of_one(self) -> Program:
+        """What is started for one message."""
         chosen = self._program_node()
-        program = self._program({**extra, **({"EMIT_NODE": chosen} if chosen else {})})
+        program = self._program({"EMIT_NODE": chosen} if chosen else {})
         # Else what hello would say: the node's own name, unless its author has set another.
         return replace(program, env={"EMIT_NODE": self.name, **program.env})
 

@@ -178,6 +178,24 @@ def test_a_handler_that_ends_its_process(language: Language, declare: Declare, m
         assert results(node, how="d") == ["d"]
 
 
+@pytest.mark.parametrize("how", ["exit", "at once"])
+def test_a_command_for_one_message_that_ends_its_process(
+    language: Language, router: Router, tmp_path: Path, how: str
+) -> None:
+    """The same for a command in mode oneshot, which is not known to have an SDK."""
+    file = language.write(tmp_path / "quits", language.quits)
+    command = list(ShellNode._launched(_declared(router, file)).argv)
+    node = router.node(("n",), name="command", command=command, mode="oneshot")(ShellNode)
+    assert results(node, how="a") == ["a"]
+    with pytest.raises(ProcessDied):
+        node(how=how)
+
+
+def _declared(router: Router, file: str) -> ShellNode:
+    node: ShellNode = router.node(("n",), name="file", file=file)(ShellNode).node.handler
+    return node
+
+
 @pytest.mark.parametrize("mode", ["auto", "oneshot"])
 def test_a_name_that_none_of_several_nodes_has(
     language: Language, declare: Declare, mode: str

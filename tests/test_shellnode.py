@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -721,6 +722,40 @@ def test_only_an_unasked_program_is_probed(shell: Declare) -> None:
     node = shell('echo "${EMIT_PROBE:-0}"', mode="auto", name="auto")
     assert [node(x=0)[0]["n"] for _ in range(3)] == [1, 0, 0]
     assert shell('echo "${EMIT_PROBE:-0}"')(x=0) == ({"n": 0},)
+
+
+END = '{"op":"end","id":null}'
+
+
+@pytest.mark.parametrize("mode", ["auto", "oneshot"])
+@pytest.mark.parametrize(
+    ("caps", "end", "results"),
+    [
+        ([], "", (1, 2)),  # an SDK that says no end is taken at its exit code
+        (["cancel"], '{"op":"end","id":null}', (1, 2, {"op": "end", "id": None})),
+        (["end"], '{"op":"end","id":null}', (1, 2)),
+        (
+            ["end"],
+            '{"op":"end","id":null}\n{"op": "end", "id": null}',
+            (1, 2, {"op": "end", "id": None}),
+        ),
+        (["end"], "", None),
+        (["end"], "3", None),
+    ],
+)
+def test_an_sdk_says_that_it_has_finished(
+    router: Router, mode: str, caps: list[str], end: str, results: tuple[Any, ...] | None
+) -> None:
+    """A run that is not finished has failed, with exit code 0, too; the end is no result."""
+    ready = json.dumps({"op": "ready", "v": 1, "caps": caps})
+    code = f"print({ready!r} if 'EMIT_PROBE' in os.environ else '', 1, 2, {end!r}, sep='\\n')"
+    command = [sys.executable, "-c", f"import os; {code}"]
+    node = router.node(("n",), name="n", command=command, mode=mode)(ShellNode)
+    if results is None:
+        with pytest.raises(ProcessDied, match="ended with exit code 0 before it had answered"):
+            node(x=0)
+    else:
+        assert tuple(result["n"] for result in node(x=0)) == results
 
 
 def test_a_failure_at_the_first_message_decides_nothing(shell: Declare, tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ func plain(p *program, first []byte, in *input, out *os.File) (status int) {
 		return 1
 	}
 	probed := os.Getenv("EMIT_PROBE") == "1"
+	os.Unsetenv("EMIT_PROBE") // it is for no program that a handler starts
 	if probed {
 		body, _ := encode(jsonCodec{}, nil, p.ready())
 		printOut(out, jsonCodec{}.frame(nil, body))

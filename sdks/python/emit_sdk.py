@@ -1190,7 +1190,7 @@ def _plain(nodes: dict[str, _Node], concurrency: int, first: bytes) -> None:
     source, sink = take_wire()
     packed = first[:1] >= b"\x80"  # the first byte of a msgpack map, and of no JSON
     codec = _choose(["msgpack"] if packed else [])
-    probed = os.environ.get("EMIT_PROBE") == "1"
+    probed = os.environ.pop("EMIT_PROBE", "") == "1"  # it is for no program that a handler starts
     if probed:
         _write(sink, _Json().frame(_ready(nodes, concurrency)))
     failed = False

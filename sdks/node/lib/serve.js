@@ -172,6 +172,7 @@ function converse(nodes, wire, hello, rest) {
 
 async function serveByHand(nodes, { input, sink }, first, rest) {
   const probed = process.env.EMIT_PROBE === '1';
+  delete process.env.EMIT_PROBE; // it is for no program that a handler starts
   if (probed) writeAll(sink, Buffer.from(new Json().frame(ready(nodes))));
   const { runPlain } = await import('./plain.js');
   await shutDown(await runPlain(nodes, sink, first, input ? chunks(input.stream, rest) : [], probed));

@@ -11,7 +11,7 @@ module Emit
 
     # @param first [String, nil] the first line, or the message of the environment
     def run(first)
-      probed = ENV["EMIT_PROBE"] == "1"
+      probed = ENV.delete("EMIT_PROBE") == "1" # it is for no program that a handler starts
       @sink.write(Json.new.frame(Serve.ready(@nodes, @concurrency))) if probed
       packed = first && first.getbyte(0).to_i >= 0x80 # the first byte of a msgpack map, and of no JSON
       @codec = Codec.choose(packed ? ["msgpack"] : [])
