@@ -192,6 +192,21 @@ def test_typescript_with_tsx(
         assert call(tmp_path / file) == "rain!", file
 
 
+@pytest.mark.requires("node")
+def test_typescript_without_tsx(tmp_path: Path) -> None:
+    """What Node can't read is told with how the project would install tsx."""
+    write(
+        tmp_path,
+        {
+            "package.json": package("app", type="commonjs"),
+            "pnpm-lock.yaml": "",
+            "nodes/up.ts": "export const up = ({ word }: { word: string }) => word;\n",
+        },
+    )
+    with pytest.raises(StartError, match="or pnpm add -D tsx"):
+        call(tmp_path / "nodes" / "up.ts")
+
+
 # Ruby
 
 LOCKED = (
@@ -297,6 +312,7 @@ MISSING = {
         ("node", {"package.json": '{"ms": "1"}', "../pnpm-lock.yaml": ""}, "run: pnpm install"),
         ("node", {"package.json": '{"ms": "1"}', "yarn.lock": ""}, "run: yarn install"),
         ("node", {"package.json": '{"ms": "1"}', "bun.lock": ""}, "run: bun install"),
+        ("node", {"package.json": '"ms"', ".pnp.cjs": "", "yarn.lock": ""}, "pnpEnableEsmLoader"),
         ("ruby", {"Gemfile": "gem 'rack'\n"}, "run: bundle install"),
         ("ruby", {"Gemfile": ""}, "bundle add rack"),
         ("python", {"pyproject.toml": "", "uv.lock": ""}, "uv add attrs"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -85,6 +87,39 @@ def test_a_group_that_may_write(tmp_path: Path) -> None:
     (tmp_path / "a").chmod(0o770)
     with pytest.raises(PermissionError, match=r"can be written to by its group, 65534"):
         private(tmp_path / "a" / "b")
+
+
+@as_root
+def test_a_group_that_only_this_user_is_in(short_folder: Path) -> None:
+    """It may write, as many systems make such a group for each user; another user's may not."""
+    alone = {group.gr_name: group for group in grp.getgrall() if not group.gr_mem and group.gr_gid}
+    users = [u for u in pwd.getpwall() if u.pw_uid and u.pw_name in alone]
+    mine, other = [u for u in users if alone[u.pw_name].gr_gid == u.pw_gid][:2]
+    short_folder.chmod(0o755)
+    for name, group in (("mine", mine.pw_gid), ("theirs", other.pw_gid)):
+        (short_folder / name).mkdir()
+        os.chown(short_folder / name, mine.pw_uid, group)
+        (short_folder / name).chmod(0o775)
+
+    def look() -> int:
+        os.setgroups([])
+        os.setgid(mine.pw_gid)
+        os.setuid(mine.pw_uid)
+        private(short_folder / "mine" / "cache")
+        private(short_folder / "mine", own=True)
+        with pytest.raises(PermissionError, match=f"its group, {other.pw_gid}"):
+            private(short_folder / "theirs" / "cache")
+        return 0
+
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = look()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert mode_of(short_folder / "mine") == 0o700
 
 
 @as_root

@@ -84,6 +84,11 @@ _LANGUAGES = (
         managers={
             "package-lock.json": ("npm install", "npm install {}"),
             "pnpm-lock.yaml": ("pnpm install", "pnpm add {}"),
+            # Without node_modules: `import` finds a package only with the loader that this makes.
+            ".pnp.cjs": (
+                "yarn install, with pnpEnableEsmLoader: true in .yarnrc.yml",
+                "yarn add {}",
+            ),
             "yarn.lock": ("yarn install", "yarn add {}"),
             "bun.lock": ("bun install", "bun add {}"),
             "bun.lockb": ("bun install", "bun add {}"),

@@ -38,7 +38,7 @@ async function importTypeScript(file, missing) {
       return await importFile(file, missing);
     } catch (error) {
       if (!isOfTheLanguage(error)) throw error;
-      if (!hasTsx(file)) throw advised(error);
+      if (!hasTsx(file)) throw advised(error, file);
     }
   }
   await useTsx(file);

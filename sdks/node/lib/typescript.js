@@ -1,6 +1,6 @@
 // TypeScript by tsx, for what Node does not read by itself.
 
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import Module, { createRequire } from 'node:module';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -34,7 +34,7 @@ export async function useTsx(file) {
   if (!tsx) {
     throw new Error(
       `${path.basename(file)}: Node ${process.versions.node} cannot run TypeScript: use Node 22.18 or newer, ` +
-        'or npm install --save-dev tsx',
+        `or ${install(file)} tsx`,
     );
   }
   await import(pathToFileURL(tsx).href);
@@ -52,12 +52,22 @@ function shareThisPackage(exported) {
   };
 }
 
+const INSTALLERS = { 'pnpm-lock.yaml': 'pnpm add -D', 'yarn.lock': 'yarn add -D', 'bun.lock': 'bun add -d' };
+
+/** How the project of *file* installs a package: its lock file tells. */
+function install(file) {
+  const folder = path.dirname(path.resolve(file));
+  const lock = Object.keys(INSTALLERS).find((name) => existsSync(path.join(folder, name)));
+  if (lock) return INSTALLERS[lock];
+  return path.dirname(folder) === folder ? 'npm install --save-dev' : install(folder);
+}
+
 /** An error of a file that tsx would read, with what to do. */
-export function advised(error) {
+export function advised(error, file) {
   if (/\b(import|export|enum|TypeScript)\b/.test(error.message)) {
     error.message +=
       ' (Node reads no enums, and no import and export in a project of "type": "commonjs"; ' +
-      'say "type": "module", or npm install --save-dev tsx)';
+      `say "type": "module", or ${install(file)} tsx)`;
   }
   return error;
 }
