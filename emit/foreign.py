@@ -86,7 +86,7 @@ class Foreign:
         if node._reads_its_own:
             return False
         if node.mode == "auto":
-            return node._probed is None and node.codec != "msgpack"
+            return node._probed is None
         is_shell = _SHELLS.intersection(map(os.path.basename, argv[:1]))
         return node.file is not None or not is_shell
 

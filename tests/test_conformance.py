@@ -121,15 +121,25 @@ def test_the_nodes() -> None:
     assert "## Features" not in said
 
 
-def test_an_echo_that_emits_its_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("echo", "does"),
+    [
+        (
+            "yield msg",
+            """its echo emits [{"value": "a word"}] for the message {"value": "a word"}""",
+        ),
+        ("yield msg['text']", """its echo fails for the message {"value": "a word"}: 'text'"""),
+    ],
+)
+def test_an_echo_that_is_wrong(tmp_path: Path, echo: str, does: str) -> None:
     """One complaint says what echo has to do; what needs it is left out."""
     program = tmp_path / "tiny.py"
-    program.write_text(tiny.PROGRAM.replace('yield msg["value"]', "yield msg", 1))
+    program.write_text(tiny.PROGRAM.replace('yield msg["value"]', echo, 1))
     done = emit("--only", "core", "values", "--codec", "json", "--", sys.executable, str(program))
     assert done.returncode == 1
     assert done.stdout.count("✘ json:") == 1
     assert "`echo` has to emit the field `value` of its message" in done.stdout
-    assert 'its echo emits [{"value": "a word"}] for the message {"value": "a word"}' in done.stdout
+    assert does in done.stdout
 
 
 def test_a_ready_frame_over_max_frame(tmp_path: Path) -> None:

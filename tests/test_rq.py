@@ -172,6 +172,15 @@ def test_batches(sent: Any) -> None:
     assert job.return_value() == 120
 
 
+def test_fields_that_pass_through(sent: Any) -> None:
+    """Each message of a batch keeps its own."""
+    sent.tagged.delay(count=3)
+    records = wait_for(sent, "jobs.arrived", 3)
+    assert sorted((r["fields"] for r in records), key=lambda fields: fields["n"]) == [
+        {"n": n, "tag": f"tag {n}", "double": 2 * n} for n in range(3)
+    ]
+
+
 def test_a_failure_in_a_batch(sent: Any) -> None:
     """One of a batch fails: it is a dead letter, and all others have gone on."""
     sent.redis.set("bad", "fail")

@@ -26,6 +26,7 @@ from emit.errors import (
     StartError,
 )
 from emit.host.host import Host
+from tests.faults.nodes import PATH
 from tests.hosts import ROOT, count
 from tests.leaks import no_leaks
 
@@ -756,6 +757,18 @@ def test_an_sdk_says_that_it_has_finished(
             node(x=0)
     else:
         assert tuple(result["n"] for result in node(x=0)) == results
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_a_program_with_an_sdk_is_long_lived(router: Router, codec: str) -> None:
+    """In mode auto the first message asks, in either codec; the others go to one process."""
+    code = "import os\nfrom emit_sdk import serve\nserve(lambda msg: os.getpid())"
+    options = {"codec": codec, "size": 1, "env": {"PYTHONPATH": PATH}}
+    command = [sys.executable, "-c", code]
+    node = router.node(("n",), name="n", command=command, mode="auto", **options)(ShellNode)
+    with router:
+        first, second, third = (node(x=0) for _ in range(3))
+    assert first != second == third
 
 
 def test_a_failure_at_the_first_message_decides_nothing(shell: Declare, tmp_path: Path) -> None:

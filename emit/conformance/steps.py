@@ -84,7 +84,10 @@ def try_echo(talk: Talk) -> str:
         talk.wait(lambda: 1 in heard.answers, "an answer")
     except Fault:
         return ""
-    if isinstance(heard.answers[1], frames.Err) or heard.results[1] == ["a word"]:
+    answer = heard.answers[1]
+    if isinstance(answer, frames.Err):
+        return f"its echo fails for the message {shorten(message)}: {shorten(answer.message)}"
+    if heard.results[1] == ["a word"]:
         return ""
     return f"its echo emits {shorten(heard.results[1])} for the message {shorten(message)}"
 

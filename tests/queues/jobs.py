@@ -118,6 +118,22 @@ def slow(msg: Any) -> Any:
     time.sleep(msg.seconds)
 
 
+@router.node(("n", "tag"), batch=50)
+def tagged(msg: Any) -> Any:
+    yield from ((n, f"tag {n}") for n in range(msg.count))
+
+
+@router.node(("double",), "jobs.tagged", batch=50, pass_through=True)
+def carried(msg: Any) -> Any:
+    return msg.n * 2
+
+
+@router.node((), "jobs.carried")
+def arrived(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
 class Program(ShellNode):
     command = (sys.executable, str(Path(__file__).with_name("program.py")))
     mode = "persistent"
