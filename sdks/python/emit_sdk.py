@@ -1033,10 +1033,7 @@ def _let_import_from(folder: str, path: str) -> None:
     # string.py, would be found by all of Python: then the folder comes after Python's own.
     from importlib.machinery import BuiltinImporter, FrozenImporter
 
-    beside = {each[:-3] for each in os.listdir(folder) if each.endswith(".py")}
-    beside |= {
-        each for each in os.listdir(folder) if os.path.exists(f"{folder}/{each}/__init__.py")
-    }
+    beside = set(_modules(folder))
     for library in beside.intersection(_LIBRARIES):
         try:
             __import__(library)
@@ -1052,6 +1049,18 @@ def _let_import_from(folder: str, path: str) -> None:
     ours = [at for at, each in enumerate(sys.path) if each in (own, f"{own}/lib-dynload")]
     sys.path.insert(max(ours, default=-1) + 1, folder)
     _refuse_hiding(path, hiding - {os.path.splitext(os.path.basename(path))[0]}, set())
+
+
+def _modules(folder: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as found:
+            for each in found:
+                if each.name.endswith(".py"):
+                    yield each.name[:-3]
+                elif each.is_dir() and os.path.exists(os.path.join(each.path, "__init__.py")):
+                    yield each.name
+    except PermissionError:  # what is in it can be imported all the same, by its name
+        return
 
 
 def _refuse_hiding(path: str, hiding: set[str], seen: set[str]) -> None:
