@@ -451,10 +451,14 @@ class PoolTimeout(HostError):
 
     may_have_run = False
 
-    def __init__(self, *, node: str, timeout: float, size: int) -> None:
+    def __init__(self, *, node: str, timeout: float, size: int, limit: str = "") -> None:
+        busy = f"all {size} processes were busy"
+        if limit:
+            busy = f"all processes that the host may have ({limit}) were busy"
+        setting = "limit of the host" if limit else "size"
         super().__init__(
-            f'"{node}": all {size} processes were busy for acquire_timeout = {timeout:g} s; '
-            f"a larger size or acquire_timeout may help",
+            f'"{node}": {busy} for acquire_timeout = {timeout:g} s; a larger {setting} or '
+            f"acquire_timeout may help",
             node=node,
         )
         self.timeout = timeout

@@ -19,8 +19,9 @@ import pytest
 
 from emit import Router
 from emit.errors import PoolTimeout, ProcessDied, RemoteError, ResultError
+from emit.host.admission import CONCURRENT_STARTS, Turn
 from emit.host.calls import Calls
-from emit.host.host import CONCURRENT_STARTS, Host, current
+from emit.host.host import Host, current
 from emit.host.settings import Settings
 from emit.host.system.environment import environment
 from emit.host.system.program import Program
@@ -202,6 +203,155 @@ def test_nobody_idles_at_the_limit() -> None:
         with first.pool.lease(time.monotonic() + 30), pytest.raises(PoolTimeout):
             second.call({"n": 1})
         assert second.call({"n": 2}) == [2]
+
+
+def test_the_host_has_no_room(tmp_path: Path) -> None:
+    """The error names the limit of the host, which is to be changed, and not the node's size."""
+    with hosting(max_processes=1) as (_, node):
+        first, second = node("a", ECHO), node("b", ECHO, size=4, acquire_timeout=0.1)
+        with first.pool.lease(time.monotonic() + 30):
+            with pytest.raises(PoolTimeout, match=r"the host may have \(max_processes = 1\)"):
+                second.call({"n": 1})
+
+
+def waits(host: Host) -> bool:
+    return host.admission.is_contended and host.admission.first() is not None
+
+
+@pytest.mark.parametrize("limits", [{"max_processes": 1}, {"max_rss": 2**20}], ids=str)
+@pytest.mark.parametrize("kind", ["call", "call_many", "stream"])
+def test_a_process_that_becomes_idle_makes_room(
+    tmp_path: Path, limits: dict[str, int], kind: str
+) -> None:
+    """A call of another node that waits for room gets it, and has the process stopped."""
+    flag = tmp_path / "go"
+    with hosting(**limits) as (host, node):
+        first, second = node("a", raw(HELD)), node("b", ECHO, timeout=60)
+
+        def release() -> None:
+            until(lambda: waits(host))
+            flag.touch()
+
+        busy = threading.Thread(target=lambda: first.call({"until": str(flag)}))
+        busy.start()
+        until(lambda: first.snapshot()["busy"] == 1 and first.snapshot()["processes"])
+        releasing = threading.Thread(target=release)
+        releasing.start()
+        if kind == "call":
+            assert second.call({"n": 7}) == [7]
+        elif kind == "stream":
+            assert list(second.stream({"n": 7})) == [7]
+        else:
+            assert list(second.call_many([{"n": 7}])) == [[7]]
+        for thread in (busy, releasing):
+            thread.join()
+        assert first.snapshot()["ends"] == {"evicted": 1}
+
+
+@pytest.mark.parametrize("kind", ["call", "call_many"])
+def test_nobody_starves_at_the_limit(kind: str) -> None:
+    """A node that is called without end leaves room for one that is called now and then."""
+    done = threading.Event()
+
+    def messages() -> Iterator[dict[str, int]]:
+        while not done.is_set():
+            yield {"n": 1}
+
+    def be_busy(calls: Calls) -> None:
+        if kind == "call_many":
+            assert set(map(str, calls.call_many(messages()))) == {"[1]"}
+        while not done.is_set():
+            assert calls.call({"n": 1}) == [1]
+
+    with hosting(max_processes=1) as (_, node):
+        busy, rare = node("a", ECHO, timeout=60, window=8), node("b", ECHO, timeout=60)
+        threads = [threading.Thread(target=be_busy, args=(busy,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        until(lambda: busy.snapshot()["calls"])
+        try:
+            assert [rare.call({"n": n}) for n in range(3)] == [[0], [1], [2]]
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert rare.snapshot()["failures"] == busy.snapshot()["failures"] == {}
+
+
+def test_busy_nodes_take_turns() -> None:
+    """Several are called without end, and there is room for one process: all get on."""
+    with hosting(max_processes=1) as (_, node):
+        nodes = [node(name, ECHO, timeout=60) for name in "abc"]
+        counts = dict.fromkeys("abc", 0)
+
+        def work(calls: Calls) -> None:
+            while min(counts.values()) < 5:
+                assert calls.call({"n": 1}) == [1]
+                counts[calls.node] += 1
+
+        threads = [threading.Thread(target=work, args=(calls,)) for calls in nodes * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # A process serves for as long as it took to start, at the least: not a start for each call.
+        assert sum(counts.values()) > sum(calls.snapshot()["starts"] for calls in nodes)
+
+
+def test_a_node_waits_for_a_process_of_its_own_as_well() -> None:
+    """At the limit of the host it gets one that it has already, and none is stopped for it."""
+    pid = raw("for id, msg in calls(): end(id, os.getpid())")
+    with hosting(max_processes=1) as (host, node):
+        calls = node("a", pid, size=4, timeout=60)
+        with calls.pool.lease(time.monotonic() + 30) as process:
+            waiting = threading.Thread(target=lambda: found.append(calls.call({})))
+            found: list[Any] = []
+            waiting.start()
+            until(lambda: waits(host))
+        waiting.join()
+        assert found == [[process.child.pid]]
+        assert calls.snapshot()["ends"] == {}
+
+
+def test_who_is_thrown_out_while_it_waits_for_room() -> None:
+    """It is passed over, whether it is gone or its place is left behind."""
+    with hosting(max_processes=1) as (host, node):
+        first, second = node("a", ECHO), node("b", ECHO, timeout=60)
+        with first.pool.lease(time.monotonic() + 30):
+            lost, left = Turn(second.pool), Turn(second.pool)
+            assert not host.admission.may_start(lost)
+            assert not host.admission.may_start(left)
+            assert host.admission.first() is lost
+            del lost
+            assert host.admission.first() is left
+            left.asked -= 60
+            assert host.admission.first() is None
+        assert second.call({"n": 2}) == [2]
+
+
+def test_processes_that_are_kept_ready_take_no_room() -> None:
+    """Of two nodes that want one each, where there is room for one: neither stops the other's."""
+    with hosting(max_processes=1) as (host, node):
+        first, second = node("a", ECHO, min_idle=1), node("b", ECHO, min_idle=1)
+        until(lambda: first.snapshot()["idle"] + second.snapshot()["idle"] == 1)
+        for _ in range(3):
+            host._keep()
+        assert first.snapshot()["starts"] + second.snapshot()["starts"] == 1
+        assert first.call({"n": 1}) == second.call({"n": 1}) == [1]
+
+
+def test_a_worn_process_where_there_is_no_room_for_two() -> None:
+    """It is stopped first, and the next message starts another."""
+    with hosting(max_processes=1) as (_, node):
+        calls = node(
+            "a", raw("for id, msg in calls(): end(id, os.getpid())"), max_calls=2, jitter=0
+        )
+        pids = set()
+        end = time.monotonic() + 60
+        while len(pids) < 3 and time.monotonic() < end:
+            pids |= set(calls.call({}))
+        assert len(pids) == 3
+        until(lambda: calls.snapshot()["ends"].get("max_calls", 0) >= 2)
 
 
 def test_memory_over_all_nodes() -> None:

@@ -46,13 +46,14 @@ _PENDING = 1024 * 1024
 
 
 class Lane:
-    """One process in use by a batch: its lease, and since when it has been working."""
+    """One process in use by a batch: its lease, and what it had done before."""
 
     def __init__(self, lease: Lease, timeout: float) -> None:
         assert lease.process is not None
         self.lease = lease
         self.process: Process = lease.process
         self.window = min(getattr(self.process.session, "window", 1 << 16), 1 << 16)
+        self.calls = self.process.calls
         self.deadline = time.monotonic() + timeout
         self.progress = time.monotonic()
 
@@ -177,7 +178,9 @@ class Batch:
         self._lanes.append(Lane(lease, self._settings.timeout))
 
     def _feed(self, lane: Lane) -> None:
-        if lane.process.condemned:  # perhaps while the caller took his time: it is replaced
+        # It is replaced, perhaps while the caller took his time; or has been here for long enough.
+        has_served = lane.process.calls - lane.calls >= self._settings.window
+        if lane.process.condemned or (has_served and self._pool.is_wanted):
             return None if lane.load else self._leave(lane)
         if not self._ready or lane.is_alone:
             return

@@ -10,33 +10,23 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-import time
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from emit.errors import PoolTimeout
 from emit.host import status
+from emit.host.admission import Admission
 from emit.host.calls import Calls
 from emit.host.keeper import Keeper
 from emit.host.place import socket_path
-from emit.host.pool import Lease, Pool
+from emit.host.pool import Pool
 from emit.host.process import Process
 from emit.host.settings import Settings
 from emit.host.shared.remote import RemoteHost
 from emit.host.stopping import stop_all
 from emit.host.system.command import name_of
 from emit.host.system.program import Program
-from emit.host.transport import remaining
 from emit.letter import DeadLetter
-
-#: Processes that may be starting at the same time: 16 are back in 1.2 s, and a herd of 500
-#: does not start 500 interpreters at once.
-CONCURRENT_STARTS = 2
-
-#: Seconds between two looks of a start that waits for its turn.
-_TURN = 0.02
 
 
 class Host:
@@ -47,7 +37,8 @@ class Host:
             before each start, so a process that grows later is not stopped by it.
 
     At either limit the process that has idled longest, of whatever node, makes room for a new
-    one; where none idles the start waits.
+    one. If none idles the start waits, and the one that has waited longest gets the next process
+    that becomes idle.
 
     Example:
         >>> host = Host(max_processes=8)
@@ -61,10 +52,10 @@ class Host:
         self.max_rss = max_rss
         self.pid = os.getpid()
         self.keeper = Keeper(self._keep)
-        self._lock = threading.Lock()  # guards the four below
+        self.admission = Admission(max_processes, max_rss, lambda: self.pools)
+        self._lock = threading.Lock()  # guards the three below
         self._nodes: list[Calls] = []
         self._shared: dict[Any, Pool] = {}
-        self._starting: weakref.WeakSet[Lease] = weakref.WeakSet()
         self._ending: list[tuple[Pool, Process]] = []
         self._closed = False
 
@@ -106,56 +97,6 @@ class Host:
     def pools(self) -> list[Pool]:
         with self._lock:
             return list({id(calls.pool): calls.pool for calls in self._nodes}.values())
-
-    # -- admission -------------------------------------------------------------------------
-
-    def admit(self, lease: Lease, node: str, end: float) -> None:
-        """
-        Wait until a process may be started, and count it as starting.
-
-        Raises:
-            PoolTimeout: It may not in time.
-        """
-        while not self._try_admit(lease):
-            if remaining(end) <= 0:
-                raise PoolTimeout(
-                    node=node, timeout=time.monotonic() - lease.since, size=len(self._processes())
-                )
-            time.sleep(min(_TURN, remaining(end)))
-
-    def admitted(self, lease: Lease) -> None:
-        """The start that *lease* stood for is over, well or not."""
-        with self._lock:
-            self._starting.discard(lease)
-
-    def _try_admit(self, lease: Lease) -> bool:
-        if self._is_full() and not self._evict(lease.since):
-            return False
-        with self._lock:
-            if len(self._starting) >= CONCURRENT_STARTS:
-                return False
-            self._starting.add(lease)
-            return True
-
-    def _is_full(self) -> bool:
-        processes = self._processes() if self.max_processes or self.max_rss else []
-        with self._lock:
-            count = len(processes) + len(self._starting)
-        if self.max_processes is not None and count >= self.max_processes:
-            return True
-        return self.max_rss is not None and sum(p.rss() for p in processes) >= self.max_rss
-
-    def _evict(self, before: float) -> bool:
-        """Stop the process that has idled longest. False: none idles."""
-        for pool in sorted(self.pools, key=lambda pool: pool.longest_idle):
-            process = pool.take_longest_idle(before)
-            if process is not None:
-                pool.stop(process, "evicted")
-                return True
-        return False
-
-    def _processes(self) -> list[Process]:
-        return [process for pool in self.pools for process in pool.processes]
 
     # -- looking ---------------------------------------------------------------------------
 

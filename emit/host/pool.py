@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from emit.errors import HostError, PoolClosed, PoolTimeout, Unavailable
 from emit.host.accounting import ProcessAccount
+from emit.host.admission import Turn
 from emit.host.prepared import Prepared
 from emit.host.process import Process, is_permanent
 from emit.host.settings import Settings
@@ -46,14 +47,12 @@ class Lease:
 
     Attributes:
         process: The process; None before its start and after its end.
-        since: When the slot was first taken, by the monotonic clock.
     """
 
-    __slots__ = ("__weakref__", "process", "since")
+    __slots__ = ("__weakref__", "process")
 
     def __init__(self) -> None:
         self.process: Process | None = None
-        self.since = time.monotonic()
 
 
 class Pool:
@@ -84,8 +83,9 @@ class Pool:
         # release its lease, in the middle of what this thread does here.
         self._lock = threading.RLock()
         self._idle: list[Lease] = []  # the one used last is used next: others can time out
+        self._leaving: list[Lease] = []  # idle ones that make room for a start of another node
         self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
-        self._waiters: deque[queue.SimpleQueue[Lease | None]] = deque()
+        self._waiters: deque[Turn] = deque()
         self._starts = Starts(settings)
         self._growing = False
         self._closed = False
@@ -118,6 +118,10 @@ class Pool:
 
     def try_acquire(self) -> Lease | None:
         """A lease of an idle process, if there is one."""
+        if self._leaving and self._host.admission.first() is None:
+            with self._lock:  # nobody waits for their room any more
+                self._idle += self._leaving
+                self._leaving.clear()
         while self._idle:
             with self._lock:
                 if not self._idle:
@@ -156,71 +160,119 @@ class Pool:
         Let the next caller have it. False: the pool is closed, or it was replaced just now.
 
         Who waits longest gets it: where any caller may take it, one that calls again and again
-        is the quickest each time (2 of 32 threads made 3,970 of 4,000 calls).
+        is the quickest each time (2 of 32 threads made 3,970 of 4,000 calls). That holds between
+        nodes as well, if the host has no room for another process: see `emit.host.admission`.
         """
         assert lease.process is not None
+        admission = self._host.admission
+        other = admission.first() if admission.is_contended else None
         with self._lock:
             lease.process.used = time.monotonic()
             if self._closed or lease.process.condemned:
                 return False
-            if self._waiters:
-                self._waiters.popleft().put(lease)
+            if other is not None and self._gives_way(lease.process, other):
+                self._leaving.append(lease)
+            elif self._waiters:
+                self._waiters.popleft().box.put(lease)
             else:
                 self._idle.append(lease)
-            return True
+        if other is not None:
+            other.box.put(None)
+        return True
+
+    def _gives_way(self, process: Process, other: Turn) -> bool:
+        """Whether a process makes room for one of another node."""
+        mine = self._waiters[0].since if self._waiters else float("inf")
+        served = time.monotonic() - process.born - process.start_seconds
+        return other.pool is not self and other.since < mine and served >= process.start_seconds
 
     def _wait_for_lease(self, deadline: float) -> Lease:
-        end = min(deadline, time.monotonic() + self._patience())
-        waiter: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
-        lease: Lease | None = None
+        turn = Turn(self)
+        end = min(deadline, turn.since + self._patience())
         try:
-            while lease is None:
-                lease = self._take(waiter, end)
+            while True:
+                lease = self._begin(turn) or self._await(turn, end)
+                if lease is not None and lease.process is None:
+                    self._start_into(lease, turn)
                 if lease is None:
                     lease = self.try_acquire()
-                elif lease.process is None:
-                    self._start_into(lease, end)
+                if lease is not None and lease.process is not None:
+                    return lease
         finally:
-            self._leave(waiter)
-        return lease
+            self._leave(turn)
 
-    def _take(self, waiter: queue.SimpleQueue[Lease | None], end: float) -> Lease | None:
-        """A slot with its process or the right to start one. None, after a while: try again."""
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for a process, or for its room, since the host has no other."""
+        admission = self._host.admission
+        return admission.is_contended and admission.first() is not None
+
+    def _begin(self, turn: Turn) -> Lease | None:
+        """The right to start a process, if one may be started now."""
+        admission = self._host.admission
         with self._lock:
-            lease = self._reserve()
-            if lease is not None or self._idle:
-                return lease
-            if waiter not in self._waiters:
-                self._waiters.append(waiter)
-            pause = self._starts.delay(time.monotonic()) if self._has_room() else _RECHECK
-        if remaining(end) <= 0:
-            raise PoolTimeout(node=self.node, timeout=self._patience(), size=self.settings.size)
-        with suppress(queue.Empty):
-            return waiter.get(timeout=min(remaining(end), max(pause, 0.001), _RECHECK))
+            may = turn.box.empty() and self._may_start()
+        if may and not admission.may_start(turn):
+            return None
+        with self._lock:
+            if may and self._may_start():
+                if turn in self._waiters:  # what comes back meanwhile is for others
+                    self._waiters.remove(turn)
+                return self._begin_start(time.monotonic())
+        admission.leave(turn)
         return None
 
-    def _leave(self, waiter: queue.SimpleQueue[Lease | None]) -> None:
-        """Stop waiting, and pass on what has come at the last moment."""
-        with self._lock:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-        while not waiter.empty():
-            late = waiter.get_nowait()
-            if late is not None:
-                self.release(late)
-
-    def _reserve(self) -> Lease | None:
+    def _may_start(self) -> bool:
+        """
+        Raises:
+            PoolClosed: It is closed.
+            Unavailable: The breaker is open.
+        """
         if self._closed:
             raise PoolClosed(node=self.node)
         if self._idle or not self._has_room():
-            return None
+            return False
         now = time.monotonic()
         if self._starts.is_open(now):
-            until = self._starts.open_until or now
-            raise Unavailable(
-                node=self.node, retry_in=max(0.0, until - now), last=self._starts.last
-            )
-        return self._begin_start(now) if self._starts.delay(now) == 0 else None
+            raise self._unavailable(max(0.0, (self._starts.open_until or now) - now))
+        return self._starts.delay(now) == 0
+
+    def _unavailable(self, retry_in: float) -> Unavailable:
+        return Unavailable(node=self.node, retry_in=retry_in, last=self._starts.last)
+
+    def _await(self, turn: Turn, end: float) -> Lease | None:
+        """A process that another caller gives back. None, after a while: look again."""
+        with self._lock:
+            if self._idle:
+                return None
+            if turn not in self._waiters:
+                self._waiters.append(turn)
+            delay = self._starts.delay(time.monotonic()) if self._has_room() else 0.0
+        if remaining(end) <= 0:
+            raise self._out_of_time(turn, delay)
+        with suppress(queue.Empty):
+            return turn.box.get(timeout=min(remaining(end), delay or _RECHECK, _RECHECK))
+        return None
+
+    def _out_of_time(self, turn: Turn, delay: float) -> HostError:
+        """Why a caller has waited in vain."""
+        if delay > 0:
+            return self._unavailable(delay)
+        admission = self._host.admission
+        limit = admission.limit if admission.is_waiting(turn) else ""
+        size = self.settings.size
+        return PoolTimeout(node=self.node, timeout=self._patience(), size=size, limit=limit)
+
+    def _leave(self, turn: Turn) -> None:
+        """Stop waiting, and pass on what has come at the last moment."""
+        self._host.admission.leave(turn)
+        with self._lock:
+            if turn in self._waiters:
+                self._waiters.remove(turn)
+        while not turn.box.empty():
+            late = turn.box.get_nowait()
+            if late is not None:
+                self.release(late)
 
     def _begin_start(self, now: float) -> Lease:
         self._starts.began(now)
@@ -237,7 +289,7 @@ class Pool:
 
     def _wake(self) -> None:
         if self._waiters:
-            self._waiters.popleft().put(None)
+            self._waiters.popleft().box.put(None)
 
     def _drop(self, lease: Lease) -> None:
         """Kill a lease's process, and free its slot. One that has done its work is stopped."""
@@ -253,12 +305,13 @@ class Pool:
             with self._lock:
                 self._leases.discard(lease)
                 self._wake()
+            if self._host.admission.is_contended:
+                self._host.admission.wake()
 
     # -- starts and replacements -----------------------------------------------------------
 
-    def _start_into(self, lease: Lease, end: float) -> None:
+    def _start_into(self, lease: Lease, turn: Turn) -> None:
         try:
-            self._host.admit(lease, self.node, end)
             lease.process = self._start()
         except BaseException:
             with self._lock:
@@ -266,7 +319,7 @@ class Pool:
             self._drop(lease)
             raise
         finally:
-            self._host.admitted(lease)
+            self._host.admission.leave(turn)
 
     def _start(self) -> Process:
         try:
@@ -308,38 +361,70 @@ class Pool:
             self._growing = True
         self._host.keeper.do(self.grow)
 
-    def grow(self) -> None:
-        """Start one more process, if there is room, and let it idle. For the keeper's thread."""
+    def grow(self, *, evict: bool = True) -> None:
+        """
+        Start one more process, if there is room, and let it idle. For the keeper's thread.
+
+        Args:
+            evict: An idle process of another node makes room for it.
+        """
         with self._lock:
             self._growing = False
-            now = time.monotonic()
-            may = not self._closed and self._has_room() and self._starts.delay(now) == 0
-            lease = self._begin_start(now) if may else None
+        lease, turn = self._begin_beside(evict=evict)
         if lease is not None:
-            self._start_into(lease, time.monotonic() + self.settings.start_timeout)
+            self._start_into(lease, turn)
             self.release(lease)
 
-    def replace(self, old: Process, reason: str) -> None:
-        """Start another process, and only then stop *old*. For the keeper's thread."""
-        with self._lock:
-            now = time.monotonic()
-            old.retiring = not self._closed and self._starts.delay(now) == 0
-            fresh = self._begin_start(now) if old.retiring else None
-        if fresh is None:  # after a failed start; the next release of *old* asks again
-            return
+    def _begin_beside(self, *, evict: bool) -> tuple[Lease | None, Turn]:
+        """The right to start a process beside those there are, if one may be started now."""
+        turn = Turn(self)
+        lease = None
         try:
-            self._start_into(fresh, now + self.settings.start_timeout)
+            if self._may_grow() and self._host.admission.may_start(turn, evict=evict):
+                with self._lock:
+                    lease = self._begin_start(time.monotonic()) if self._may_grow() else None
+        finally:
+            if lease is None:
+                self._host.admission.leave(turn)
+        return lease, turn
+
+    def _may_grow(self) -> bool:
+        with self._lock:
+            delay = self._starts.delay(time.monotonic())
+            return not self._closed and self._has_room() and delay == 0
+
+    def replace(self, old: Process, reason: str) -> None:
+        """
+        Start another process, and only then stop *old*. For the keeper's thread.
+
+        If the host has no room for both, *old* is stopped first, and the next message starts the
+        other one.
+        """
+        fresh: Lease | None = None
+        turn, admission = Turn(self), self._host.admission
+        try:
+            with self._lock:
+                old.retiring = not self._closed and self._starts.delay(time.monotonic()) == 0
+            if old.retiring and admission.may_start(turn, evict=False):
+                with self._lock:
+                    fresh = self._begin_start(time.monotonic())
+                self._start_into(fresh, turn)
+            elif not (old.retiring and admission.is_full):
+                old.retiring = False  # too early; the next release of *old* asks again
+                return
         except BaseException:
             old.retiring = False
             raise
+        finally:
+            admission.leave(turn)
         with self._lock:
             worn = next((lease for lease in self._idle if lease.process is old), None)
             if worn is not None:
-                self._idle.remove(worn)
-                self._leases.discard(worn)
+                self._give_up(worn)
             # Where it is in use, its caller's release ends it.
             old.replaced = reason
-            self._idle.insert(0, fresh)
+            if fresh is not None:
+                self._idle.insert(0, fresh)
             self._wake()
         if worn is not None:
             self.stop(old, reason)
@@ -365,7 +450,7 @@ class Pool:
         for process, reason in self._find_worn():
             self.replace(process, reason)
         for _ in range(self.settings.min_idle - len(self._idle)):
-            self.grow()
+            self.grow(evict=False)  # else two nodes would have their idle processes in turn
 
     def _take_expired(self) -> list[Process]:
         now = time.monotonic()
@@ -380,29 +465,34 @@ class Pool:
         worn = [(process, process.worn()) for process in idle if not process.retiring]
         return [(process, reason) for process, reason in worn if reason is not None]
 
-    def take_longest_idle(self, before: float) -> Process | None:
-        """Give up the process that has idled longest, if it has since before *before*."""
+    def take_longest_idle(self) -> Process | None:
+        """Give up the process that has idled longest, one first that makes room anyway."""
         with self._lock:
-            lease = min(self._idle, key=_last_use, default=None)
-            return None if lease is None or _last_use(lease) >= before else self._give_up(lease)
+            lease = min(self._leaving or self._idle, key=_last_use, default=None)
+            return None if lease is None else self._give_up(lease)
 
     def _give_up(self, lease: Lease) -> Process:
-        self._idle.remove(lease)
+        (self._leaving if lease in self._leaving else self._idle).remove(lease)
         self._leases.discard(lease)
         assert lease.process is not None
         return lease.process
 
     @property
     def longest_idle(self) -> float:
-        """Since when its longest idle process has idled; infinite where none does."""
+        """
+        Since when its longest idle process has idled: always, if one makes room anyway; infinite if
+        none idles.
+        """
         with self._lock:
+            if self._leaving:
+                return float("-inf")
             return min(map(_last_use, self._idle), default=float("inf"))
 
     @property
     def busy(self) -> int:
         """How many processes are in use, or being started."""
         with self._lock:
-            return len(self._leases) - len(self._idle)
+            return len(self._leases) - len(self._idle) - len(self._leaving)
 
     def snapshot(self) -> dict[str, Any]:
         """Its part of a node in :meth:`emit.host.host.Host.snapshot`."""
@@ -413,8 +503,8 @@ class Pool:
                 figures["start_error"] |= {"retry_in": self._starts.delay(now)}
             figures |= {
                 "size": self.settings.size,
-                "busy": len(self._leases) - len(self._idle),
-                "idle": len(self._idle),
+                "busy": self.busy,
+                "idle": len(self._idle) + len(self._leaving),
                 "queued": len(self._waiters),
                 "breaker": "open" if self._starts.is_open(now) else "closed",
                 **self._program.describe(),
@@ -433,12 +523,12 @@ class Pool:
             self._closed = True
             while self._waiters:
                 self._wake()
-            return [self._give_up(lease) for lease in list(self._idle)]
+            return [self._give_up(lease) for lease in [*self._idle, *self._leaving]]
 
     def __repr__(self) -> str:
         with self._lock:
-            idle, queued = len(self._idle), len(self._waiters)
-            busy = len(self._leases) - idle
+            queued, busy = len(self._waiters), self.busy
+            idle = len(self._leases) - busy
         state = "closed" if self._closed else self._breaker()
         return (
             f"<Pool {self.node} [Calls: {busy} active, {queued} queued | "

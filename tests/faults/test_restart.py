@@ -98,7 +98,7 @@ def test_a_probe_whose_caller_is_thrown_out(monkeypatch: pytest.MonkeyPatch) -> 
         while node.snapshot()["breaker"] == "open":
             threading.Event().wait(0.01)
         with monkeypatch.context() as patch:
-            patch.setattr(node.pool._host, "admit", interrupted)
+            patch.setattr(node.pool._host.admission, "may_start", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 node.call({})
         with pytest.raises(StartError):

@@ -1,0 +1,175 @@
+"""
+Who may start a process: the limits over all nodes of a host, and whose turn it is.
+
+1. At ``max_processes`` or ``max_rss`` the one that has waited longest for a start, of whatever
+   node, gets the next process that becomes idle: it is stopped to make room.
+2. A process that others of its own node wait for gives way to those only that have waited longer,
+   and when it has served for as long as it took to start: a host with more busy nodes than it may
+   have processes would do little but start them otherwise.
+3. Beyond that, `CONCURRENT_STARTS` processes may be starting at a time.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emit.host.pool import Lease, Pool
+    from emit.host.process import Process
+
+__all__ = ["CONCURRENT_STARTS", "Admission", "Turn"]
+
+#: Processes that may be starting at the same time: 16 are back in 1.2 s, and a herd of 500
+#: does not start 500 interpreters at once.
+CONCURRENT_STARTS = 2
+
+#: Seconds after which one that has not asked again has been thrown out, and is passed over.
+_GONE = 2.0
+
+
+class Turn:
+    """
+    A caller's place among those that wait for a process, or for the right to start one.
+
+    Attributes:
+        pool: Where it waits.
+        since: Since when, by the monotonic clock.
+        asked: When it last asked for a start.
+        box: Gets a process, or None: something has changed.
+    """
+
+    __slots__ = ("__weakref__", "asked", "box", "pool", "since")
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.since = self.asked = time.monotonic()
+        self.box: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+
+
+class Admission:
+    """
+    Args:
+        max_processes: Of all nodes together; None: as many as their sizes allow.
+        max_rss: Bytes of memory of all processes together; None: no limit.
+        pools: All pools there are.
+
+    The sets are weak: a caller that is thrown out anywhere leaves them with its `Turn`.
+    """
+
+    def __init__(
+        self,
+        max_processes: int | None,
+        max_rss: int | None,
+        pools: Callable[[], list[Pool]],
+    ) -> None:
+        self.max_processes = max_processes
+        self.max_rss = max_rss
+        #: Whether somebody waits for room. Looked at with each process that is given back.
+        self.is_contended = False
+        self._pools = pools
+        # Guards what follows. Reentrant, as the collector may give a process back at any moment;
+        # and never held while a pool's lock is waited for, since a pool asks with its own held.
+        self._lock = threading.RLock()
+        self._waiting: weakref.WeakSet[Turn] = weakref.WeakSet()
+        self._admitted: weakref.WeakSet[Turn] = weakref.WeakSet()  # there is room for its process
+        self._starting: weakref.WeakSet[Turn] = weakref.WeakSet()
+        self._all = (self._waiting, self._admitted, self._starting)
+
+    @property
+    def limit(self) -> str:
+        """The limits of the host, for an error."""
+        limits = {"max_processes": self.max_processes, "max_rss": self.max_rss}
+        return " and ".join(f"{name} = {value}" for name, value in limits.items() if value)
+
+    def may_start(self, turn: Turn, *, evict: bool = True) -> bool:
+        """
+        Whether *turn* may start a process now: until `leave` that counts as one that is there.
+
+        Args:
+            turn: Whose; it waits from now on, if it may not.
+            evict: Stop an idle process of another node for it, if there is no room.
+        """
+        with self._lock:
+            turn.asked = time.monotonic()
+            self._waiting.add(turn)
+        if turn not in self._admitted and not self._admit(turn, evict):
+            return False
+        with self._lock:
+            if len(self._starting) >= CONCURRENT_STARTS:
+                return False
+            self._starting.add(turn)
+            self._waiting.discard(turn)
+            return True
+
+    def leave(self, turn: Turn) -> None:
+        """*turn* has started its process, or wants to start none any more."""
+        with self._lock:
+            held = [turns for turns in self._all if turn in turns]
+            for turns in held:
+                turns.discard(turn)
+        if held:
+            self.wake()
+
+    def first(self) -> Turn | None:
+        """Who has waited longest for room."""
+        with self._lock:
+            recent = time.monotonic() - _GONE
+            without = [turn for turn in self._waiting if turn not in self._admitted]
+            turns = [turn for turn in without if turn.asked >= recent]
+            self.is_contended = bool(turns) and self.is_contended
+            return min(turns, key=lambda turn: turn.since, default=None)
+
+    def is_waiting(self, turn: Turn) -> bool:
+        """Whether *turn* waits for room."""
+        return self.is_contended and turn in self._waiting and turn not in self._admitted
+
+    def wake(self) -> None:
+        """Have the one whose turn it is look again: a process has become idle, or has ended."""
+        with self._lock:
+            turn = min(self._waiting, key=lambda turn: turn.since, default=None)
+        if turn is not None:
+            turn.box.put(None)
+
+    def _admit(self, turn: Turn, evict: bool) -> bool:
+        if self.max_processes is None and self.max_rss is None:
+            return True
+        # Only the first that waits goes on, so nobody else takes its room meanwhile.
+        if self.first() is not turn:
+            return False
+        victim: tuple[Pool, Process] | None = None
+        if self.is_full:
+            self.is_contended = True
+            victim = self._take_idle() if evict else None
+            if victim is None:
+                return False
+        with self._lock:
+            self._admitted.add(turn)
+        if victim is not None:
+            pool, process = victim
+            pool.stop(process, "evicted")
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another process, the admitted ones included."""
+        if self.max_processes is None and self.max_rss is None:
+            return False
+        with self._lock:
+            count = len(self._admitted)
+        processes = [process for pool in self._pools() for process in pool.processes]
+        if self.max_processes is not None and count + len(processes) >= self.max_processes:
+            return True
+        return self.max_rss is not None and sum(p.rss() for p in processes) >= self.max_rss
+
+    def _take_idle(self) -> tuple[Pool, Process] | None:
+        """The process that has idled longest, taken from its pool."""
+        for pool in sorted(self._pools(), key=lambda pool: pool.longest_idle):
+            process = pool.take_longest_idle()
+            if process is not None:
+                return pool, process
+        return None
