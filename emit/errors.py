@@ -12,6 +12,7 @@
       LedgerError                   Emit's own Redis could not do what it was asked
       LetterNotFound (LookupError)  no dead letter of that id is stored
       Undelivered                   delivered again and again, and its worker died each time
+      Unreadable                    a queue brought what no message can be read from
       HostError                     the host's side: the node's process, its pipe, its pool
         StartError                  the program cannot be started as configured
         StartTimeout                it started and was not ready in time
@@ -19,7 +20,7 @@
         CallTimeout                 no answer before the deadline
         ProtocolError               it wrote what is no answer
         FrameTooLarge               a message or an answer over ``max_frame``
-        EncodeError (ValueError)    a value that the wire cannot carry unchanged
+        EncodeError (ValueError)    a value that the wire or a queue cannot carry unchanged
         PoolTimeout                 no process became free in time
         PoolClosed                  the router or host was closed
         Unavailable                 the breaker is open after failed starts
@@ -58,6 +59,7 @@ __all__ = [
     "StartTimeout",
     "Unavailable",
     "Undelivered",
+    "Unreadable",
 ]
 
 
@@ -208,6 +210,22 @@ class Undelivered(EmitError):
         )
         self.node = node
         self.deliveries = deliveries
+
+
+class Unreadable(EmitError):
+    """
+    A queue brought what no message can be read from: it is damaged, a newer version of Emit has
+    written it, or it was not sent as a message. Its dead letter holds it as it came.
+
+    Attributes:
+        node: The node that was to have it.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, *, node: str, reason: str) -> None:
+        super().__init__(f'"{node}" got what it can\'t read: {reason}')
+        self.node = node
+        self.reason = reason
 
 
 class HostError(EmitError):
@@ -426,7 +444,8 @@ class FrameTooLarge(HostError):
 
 class EncodeError(HostError, ValueError):
     """
-    A value that the wire cannot carry unchanged. It was never sent; the process is kept.
+    A value that the wire, or a queue, cannot carry unchanged. It was never sent; the process is
+    kept.
 
     Attributes:
         path: Where it stands in the message, such as ``"items[3].price"``.

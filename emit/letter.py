@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from traceback import walk_tb
+from types import FrameType, TracebackType
 from typing import Any
 
-from emit.errors import IN_NODE
+from emit.errors import IN_NODE, EmitError
 from emit.text import WORD, one_line, said
 
 __all__ = ["Cause", "DeadLetter"]
@@ -55,8 +56,13 @@ class Cause:
         """
         if not isinstance(told, Mapping):
             raise ValueError(f"a cause is a map, not {type(told).__name__}")
-        known = {name: told[name] for name in _NOTHING if name in told}
-        return cls(**{**_NOTHING, **known})
+        code, signal, at = (told.get(name) for name in ("exit_code", "signal", "at"))
+        return cls(
+            **{name: str(told.get(name, "")) for name in ("type", "text", "stderr_tail")},
+            exit_code=code if isinstance(code, int) else None,
+            signal=signal if isinstance(signal, str) else None,
+            at=float(at) if isinstance(at, (int, float)) else 0.0,
+        )
 
     @classmethod
     def of(cls, error: BaseException, at: float) -> Cause:
@@ -68,14 +74,6 @@ class Cause:
             signal=getattr(error, "signal", None),
             at=at,
         )
-
-
-#: A cause of which nothing is known.
-_NOTHING: dict[str, Any] = {
-    **dict.fromkeys(("type", "text", "stderr_tail"), ""),
-    **dict.fromkeys(("exit_code", "signal")),
-    "at": 0.0,
-}
 
 
 @dataclass(frozen=True)
@@ -124,30 +122,38 @@ def counted(attempts: int) -> str:
 
 def _where(error: BaseException) -> str:
     """The author's innermost line, else a library's, in the form of the SDKs' stacks."""
-    authors = libraries = ""
+    lines = {}
     for frame, line in walk_tb(error.__traceback__):
-        path = frame.f_code.co_filename
-        folders = frozenset(path.split(os.sep))
-        where = f" ({path}:{line} in {frame.f_code.co_name})"
-        if path.startswith(_EMIT):
-            continue
-        if not path.startswith(_PYTHON) and _INSTALLED.isdisjoint(folders):
-            authors = where
-        elif _CARRIERS.isdisjoint(folders):
-            libraries = where
-    return authors or libraries
+        code = frame.f_code
+        lines[_whose(frame)] = f" ({code.co_filename}:{line} in {code.co_name})"
+    return lines.get("author") or lines.get("library") or ""
 
 
 def shortened(error: Exception) -> Exception:
     """
-    Return *error* as a queue's own log is to show it: its traceback begins with the author's first
-    line, and ends with the error itself. The queue says which node it was.
+    Return *error* as a queue's own log is to show it: its traceback has the frames of the author
+    and of libraries, not the thirty of Emit and its carriers around them, and ends with the error
+    itself. The queue says which node it was. An error of Emit's own code keeps all its frames.
     """
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_EMIT):
-        traceback = traceback.tb_next
     notes = [note for note in vars(error).get("__notes__", ()) if not note.startswith(IN_NODE)]
     vars(error).pop("__notes__", None)
     if notes:
         vars(error)["__notes__"] = notes
-    return error.with_traceback(traceback)
+    frames = list(walk_tb(error.__traceback__))
+    if not frames or (_whose(frames[-1][0]) == "emit" and not isinstance(error, EmitError)):
+        return error
+    kept: TracebackType | None = None
+    for frame, line in reversed(frames):
+        if _whose(frame) in ("author", "library"):
+            kept = TracebackType(kept, frame, frame.f_lasti, line)
+    return error.with_traceback(kept)
+
+
+def _whose(frame: FrameType) -> str:
+    path = frame.f_code.co_filename
+    folders = frozenset(path.split(os.sep))
+    if path.startswith(_EMIT):
+        return "emit"
+    if not path.startswith(_PYTHON) and _INSTALLED.isdisjoint(folders):
+        return "author"
+    return "library" if _CARRIERS.isdisjoint(folders) else "carrier"

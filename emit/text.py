@@ -19,6 +19,7 @@ __all__ = [
     "cut",
     "is_name",
     "one_line",
+    "path_to",
     "said",
 ]
 
@@ -53,6 +54,22 @@ def is_name(text: object) -> bool:
         (True, False, False)
     """
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+def path_to(container: str, key: object, number: int) -> str:
+    """
+    The path to a key's value in a map. A key that may be data is told by its number: paths end in
+    logs.
+
+    Example:
+        >>> path_to("items[3]", "price", 1), path_to("people", "ada@example.org", 2)
+        ('items[3].price', 'people[key 2]')
+    """
+    if not isinstance(key, str) or not is_name(key):
+        return f"{container}[key {number}]"
+    if not key.isidentifier():
+        return f"{container}[{key!r}]"
+    return f"{container}.{key}" if container else key
 
 
 def clean(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from emit.errors import DispatchError, GraphError, ResultError
+from emit.errors import DispatchError, EncodeError, GraphError, ResultError
 from emit.testing import capture
 from tests.faults.nodes import PATH, raw
 from tests.queues.worker import eventually
@@ -355,6 +355,69 @@ def test_a_worker_in_the_test(app: Any, router: CeleryRouter) -> None:
     assert sorted(msg.word for msg in got) == ["in", "rain", "the"]
 
 
+@pytest.mark.parametrize("serializer", ["json", "yaml", "msgpack", "pickle"])
+def test_every_serializer_of_celery(app: Any, router: CeleryRouter, serializer: str) -> None:
+    """To all of them a message is one text, so each value arrives as it went."""
+    app.conf.update(task_serializer=serializer, accept_content=[serializer])
+    got: list[Any] = []
+    router.node((), name="local.keep", batch=10)(lambda msg: got.append(msg.v))
+    values = [
+        [(1, b"x")],
+        {1: {"é": None}},
+        2**70,
+        "\ud800\x00\u2028",
+        {"__type__": 1, "__value__": 2},
+    ]
+
+    @router.node(("v",), name="local.give")
+    def give(msg: Any) -> Any:
+        yield from values
+
+    router.register_route("local.give", "local.keep")
+    with working(app):
+        give.delay(n=(1, 2))
+        eventually(lambda: len(got) >= len(values))
+    assert got == values
+
+
+def test_a_task_of_the_users_own_class(app: Any) -> None:
+    """Its apply_async is called with the text, and may add to the options; so may delay."""
+    sent: list[Any] = []
+
+    class Base(celery.Task):  # type: ignore[misc]
+        def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+            sent.append((args, kwargs))
+            return super().apply_async(args, kwargs, **options)
+
+        def delay(self, *args: Any, **kwargs: Any) -> Any:
+            return super().delay(*args, **kwargs, tenant=7)
+
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    router = CeleryRouter(celery_task=app.task(shared=False, base=Base))
+    _, length, got = words(router)
+    router(text="rain")
+    length.delay(word="sun")
+    assert [(msg.word, getattr(msg, "tenant", None)) for msg in got] == [("rain", None), ("sun", 7)]
+    assert [(len(args), kwargs) for args, kwargs in sent] == [(1, {})] * 3
+
+
+def test_a_shared_task_is_adapted_for_each_app(router: CeleryRouter) -> None:
+    """Celery makes a class of it for every app there is, and what is sent is the same."""
+
+    @router.node((), name="local.everywhere", celery_task=celery.shared_task)
+    def everywhere(msg: Any) -> Any:
+        """The words of its author."""
+
+    for number in range(2):
+        app = celery.Celery(f"app{number}", broker="memory://", set_as_current=False)
+        app.conf.update(task_always_eager=True, task_eager_propagates=True)
+        task = app.tasks["local.everywhere"]
+        assert task.__doc__ == "The words of its author."
+        with pytest.raises(EncodeError, match=r"n: builtins\.set"):
+            task.delay(n={1})
+        app.close()
+
+
 @pytest.mark.parametrize("batch", [1, 10])
 def test_a_program_that_can_not_be_started(
     app: Any,
@@ -400,17 +463,21 @@ def test_the_broker_is_not_there(app: Any, router: CeleryRouter) -> None:
     assert caught.value.__cause__ is not None
 
 
-def test_a_result_that_celery_cannot_write(router: CeleryRouter) -> None:
-    """The error names the node that emitted it, and no part of the value."""
-    words(router)
+@pytest.mark.parametrize("batch", [1, 100])
+def test_a_result_that_no_queue_carries(router: CeleryRouter, batch: int) -> None:
+    """The error names the node that emitted it and the path, and no part of the value."""
+    words(router, batch=batch)
 
     @router.node(("word",), name="local.odd")
     def odd(msg: Any) -> Any:
-        return {1, 2}
+        yield "fine"
+        yield [1, {"tags": {"canary"}}]
 
     router.register_route("local.odd", "local.length")
-    with pytest.raises(ValueError, match=r'"local.odd": a result: Celery'):
+    with pytest.raises(EncodeError) as caught:
         odd(x=1)
+    assert str(caught.value).startswith('"local.odd": word[1].tags: builtins.set has no')
+    assert (caught.value.node, caught.value.path) == ("local.odd", "word[1].tags")
 
 
 class Shouting(CeleryRouter):

@@ -1,8 +1,7 @@
-"""The rules for messages in queues: ids, batches, what is done with a failure. Nothing runs."""
+"""The rules for messages in queues: their ids, and what is done with a failure. Nothing runs."""
 
 from __future__ import annotations
 
-import json
 import uuid
 from typing import Any
 
@@ -12,20 +11,10 @@ from hypothesis import strategies as st
 
 from emit import errors
 from emit.errors import GraphError
-from emit.router.delivery import (
-    NAMESPACE,
-    Parcel,
-    Policy,
-    batch_id,
-    cut,
-    judge,
-    message_id,
-    opened,
-)
+from emit.router.delivery import NAMESPACE, Policy, judge, message_id
 from emit.router.outbox import Outbox
 from emit.router.plan import Plan, read_plan
 
-fields = st.dictionaries(st.text(max_size=5), st.text() | st.integers() | st.none(), max_size=4)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
@@ -42,61 +31,6 @@ def test_ids_repeat_and_differ() -> None:
     ids = [message_id(*way) for way in ways]
     assert len(set(ids)) == len(ways)
     assert ids == [message_id(*way) for way in ways]
-
-
-def parcel(*messages: dict[str, Any]) -> Parcel:
-    return Parcel([str(number) for number in range(len(messages))], list(messages))
-
-
-@given(st.lists(fields, min_size=1, max_size=5))
-def test_an_envelope_opens_to_what_it_held(messages: list[dict[str, Any]]) -> None:
-    """One message travels as its fields, several as a list."""
-    sent = parcel(*messages)
-    assert opened(sent.id, sent.envelope("words")) == ("words", sent)
-
-
-def test_the_envelope_of_one_message_is_as_documented() -> None:
-    """``func.delay(_origin=origin, **message)``."""
-    envelope = {"word": "rain", "_origin": "words"}
-    assert Parcel(["7"], [{"word": "rain"}]).envelope("words") == envelope
-    assert opened("7", envelope) == ("words", Parcel(["7"], [{"word": "rain"}]))
-
-
-def test_a_call_from_outside_has_no_origin() -> None:
-    """``emit_words.delay(document=...)``."""
-    assert opened("7", {"document": "x"}) == ("", Parcel(["7"], [{"document": "x"}]))
-
-
-def test_the_id_of_a_batch_is_not_that_of_a_message() -> None:
-    """And it is the same for the same messages."""
-    assert parcel({}, {}).id == batch_id(["0", "1"]) != "0"
-    assert parcel({}).id == "0"
-
-
-@given(st.lists(fields, max_size=30), st.integers(1, 7), st.integers(1, 200))
-def test_cutting_loses_nothing(messages: list[dict[str, Any]], count: int, size: int) -> None:
-    """All messages, in order, never more than count together, and over size only alone."""
-    whole = parcel(*messages)
-    parts = list(cut(whole, count, size))
-    assert [id for part in parts for id in part.ids] == whole.ids
-    assert [message for part in parts for message in part.messages] == whole.messages
-    for part in parts:
-        assert 1 <= len(part.ids) <= count
-        weight = sum(len(json.dumps(m, separators=(",", ":"))) for m in part.messages)
-        assert len(part.ids) == 1 or weight <= size * 6  # json.dumps escapes; ours is UTF-8
-
-
-def test_cutting_by_size() -> None:
-    """Three of 12 bytes do not go into 30."""
-    whole = parcel(*({"w": "abcd"} for _ in range(5)))
-    assert [len(part.ids) for part in cut(whole, 100, 30)] == [2, 2, 1]
-
-
-@pytest.mark.parametrize("value", [1 << 70, {1, 2}, object(), {1: "key"}, b"bytes", float("nan")])
-def test_cutting_what_only_the_queue_can_write(value: Any) -> None:
-    """The weight is a guess then, and nobody fails."""
-    whole = parcel({"v": value}, {"v": value})
-    assert [id for part in cut(whole, 2, 1000) for id in part.ids] == whole.ids
 
 
 NODE = {"node": "n"}
@@ -123,6 +57,7 @@ DEAD = [
     errors.CallTimeout(**NODE, timeout=1),
     errors.ProtocolError(**NODE, reason="nonsense"),
     errors.Undelivered(**NODE, deliveries=5),
+    errors.Unreadable(**NODE, reason="damaged"),
     KeyError("word"),
 ]
 by_type = {"ids": lambda error: type(error).__name__}
@@ -151,6 +86,18 @@ def test_retry(attempt: int, fate: str) -> None:
     """The author's wish, and a time limit, up to max_attempts."""
     assert judge(errors.RemoteError(**REMOTE, retry=True), attempt).fate == fate
     assert judge(TimeoutError(), attempt, again=True).fate == fate
+
+
+def test_retries_that_are_counted_apart() -> None:
+    """With max_retries what the handler asks for and what is cut off have counts of their own."""
+    asks = errors.RemoteError(**REMOTE, retry=True)
+    policy = Policy(max_attempts=2, max_retries=5)
+    fates = [judge(asks, n + 1, policy, asked=n).fate for n in range(6)]
+    assert fates == ["retry"] * 5 + ["dead"]
+    assert judge(asks, 4, policy, asked=2).fate == "retry"  # another attempt was cut off
+    assert judge(TimeoutError(), 5, policy, asked=4, again=True).fate == "retry"
+    assert judge(TimeoutError(), 6, policy, asked=4, again=True).fate == "dead"
+    assert judge(asks, 1, Policy(max_retries=0)).fate == "dead"
 
 
 def test_retry_after() -> None:
@@ -199,12 +146,12 @@ def test_the_outbox_keeps_by_way() -> None:
     """What goes the same way waits together, in order."""
     outbox = Outbox()
     outbox.begin("p")
-    outbox.add("o", "x", [{"n": 1}])
-    outbox.add("o", "y", [{"n": 2}])
-    assert outbox.add("o", "x", [{"n": 3}]).messages == [{"n": 1}, {"n": 3}]
-    assert {(o, d): p.messages for o, d, p in outbox.take_all()} == {
-        ("o", "x"): [{"n": 1}, {"n": 3}],
-        ("o", "y"): [{"n": 2}],
+    outbox.add("o", "x", [b"1"])
+    outbox.add("o", "y", [b"2"])
+    assert outbox.add("o", "x", [b"3"]).texts == [b"1", b"3"]
+    assert {(o, d): packed.texts for o, d, packed in outbox.take_all()} == {
+        ("o", "x"): [b"1", b"3"],
+        ("o", "y"): [b"2"],
     }
     assert list(outbox.take_all()) == []
 
@@ -217,8 +164,15 @@ def test_a_plan_that_cannot_work(key: str, value: Any) -> None:
         read_plan("n", None, {key: value})
 
 
+@pytest.mark.parametrize("value", [-1, 1.5, "10", True])
+def test_retries_that_cannot_be(value: Any) -> None:
+    with pytest.raises(GraphError, match='"n": max_retries must be a whole number of 0 or more'):
+        read_plan("n", None, {"max_retries": value})
+
+
 def test_a_plan_takes_only_its_own() -> None:
     """The rest is left for others to know."""
-    options = {"batch": 10, "queue": "words", "max_attempts": 7}
-    assert read_plan("n", None, options) == Plan(batch=10, policy=Policy(max_attempts=7))
+    options = {"batch": 10, "queue": "words", "max_attempts": 7, "max_retries": 0}
+    policy = Policy(max_attempts=7, max_retries=0)
+    assert read_plan("n", None, options) == Plan(batch=10, policy=policy)
     assert options == {"queue": "words"}

@@ -31,6 +31,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "LetterNotFound": {"id": "7"},
     "Unavailable": {"retry_in": 1.5, "last": ValueError("x")},
     "Undelivered": {"deliveries": 5},
+    "Unreadable": {"reason": "its text is damaged"},
 }
 TEXT_ONLY = ("EmitError", "GraphError", "NodeError", "DispatchError")
 

@@ -85,7 +85,10 @@ LATE = {
 
 #: Who may import an optional dependency.
 OPTIONAL = {
-    "celery": {"emit.router.celery", "emit.router.celery_host", "emit.celery"},
+    "celery": {
+        *("emit.router.celery", "emit.router.celery_host", "emit.router.celery_worker"),
+        "emit.celery",
+    },
     "rq": {"emit.router.rq", "emit.router.lane", "emit.rq", "emit.cli.queues"},
     "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.queues", "emit.celery"},
     "rich": {"emit.cli"},

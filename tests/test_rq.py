@@ -336,9 +336,12 @@ def test_options_of_celery(jobs: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_value_without_a_form(jobs: Any) -> None:
-    """It is refused before anything is sent."""
-    with pytest.raises(EncodeError, match="RQ's serializer can't write it"):
-        jobs.router.dispatch("test", "jobs.single", {"n": sys._getframe()})
+    """It is refused before anything is sent, with its path, also if pickle had a form for it."""
+    for value in (sys._getframe(), {1, 2}):
+        with pytest.raises(EncodeError, match=r'^"test": n\[0\]: builtins\.\w+ has no exact form'):
+            jobs.router.dispatch("test", "jobs.single", {"n": [value]})
+        with pytest.raises(EncodeError, match=r'^"jobs.single": n\[0\]: '):
+            jobs.single.delay(n=[value])
 
 
 def test_redis_is_not_there(jobs: Any, tmp_path: Path) -> None:

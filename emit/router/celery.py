@@ -2,8 +2,8 @@
 :class:`CeleryRouter`: every node is a Celery task, and Celery carries the messages.
 
 Emit routes, Celery carries: names, headers, root and parent ids, priorities, countdowns, events
-and time limits are Celery's own. What Emit adds is in one header, ``emit``, and only where a
-message is tried again: the causes of the attempts before.
+and time limits are Celery's own. A task has one argument, the text of envelope.py, also if its
+author calls ``delay``. What Emit has to know of earlier attempts is in one header, ``emit``.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from functools import partial, wraps
 from typing import Any, NoReturn
 
 from celery import Celery, Task, current_task, signals
 from celery.app.task import Context as Request
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.app.trace import ExceptionInfo
+from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import cwd_in_path
-from kombu.exceptions import EncodeError as KombuEncodeError
 from kombu.utils.url import maybe_sanitize_url
 
 from emit.celery import (
@@ -36,27 +36,25 @@ from emit.celery import (
     speaks_amqp,
 )
 from emit.dead import DeadLetters
-from emit.errors import DispatchError, EncodeError, GraphError, LedgerError
-from emit.letter import Cause, DeadLetter
+from emit.errors import DispatchError, GraphError, LedgerError
+from emit.exact import from_text, to_json
+from emit.letter import DeadLetter, shortened
 from emit.router import celery_host
-from emit.router.delivery import Parcel, opened
+from emit.router.envelope import Packed, Parcel, Past, by_hand, is_emits, shown, unpack
 from emit.router.ledger import Ledger
 from emit.router.naming import get_name
 from emit.router.queued import QueueRouter
-from emit.router.receiver import Delivery, Ended
+from emit.router.receiver import RAW, Delivery, Ended
 from emit.text import one_line
 
 __all__ = ["CeleryRouter"]
 
-#: The header of a Celery message that has what Emit needs to know about earlier attempts.
+#: The header of a Celery message by which Emit's own are known, with the past of the message.
 HEADER = "emit"
 
 #: The header of one that waits longer than the broker allows: until when, in seconds since the
 #: epoch.
 UNTIL = "emit-until"
-
-#: The header of one that was put back without a charge: how often.
-WAITS = "emit-waits"
 
 #: The header of one that was put back before a delivery was counted: the name of that delivery.
 REPEAT = "emit-repeat"
@@ -128,8 +126,42 @@ class CeleryRouter(QueueRouter):
 
         module, name = self._task_name(node)
         run.__module__, run.__name__, run.__qualname__ = module, name, name
-        run.__doc__ = node.__doc__
+        run.__doc__ = _Doc.of(node.__doc__ or "", partial(self._adapt, node.node.name))
         return run
+
+    def _adapt(self, node: str, task: Any) -> None:
+        """
+        Have what is sent by hand travel as what Emit sends: exactly or not at all, and unseen.
+
+        Args:
+            node: The node's name.
+            task: The class of its task, as Celery is making it for some app.
+        """
+        inherited, signed = task.apply_async, task.signature
+
+        @wraps(inherited)
+        def apply_async(
+            self: Any, args: Any = None, kwargs: Any = None, *more: Any, **options: Any
+        ) -> Any:
+            sent = _by_hand(node, tuple(args or ()), kwargs or {}, options)
+            return inherited(self, *sent, *more, **options)
+
+        @wraps(signed)
+        def signature(
+            self: Any, args: Any = None, kwargs: Any = None, options: Any = None, **more: Any
+        ) -> Any:
+            options = dict(options or {})
+            if "type" not in more and not _is_plain(args, kwargs):
+                args, kwargs = _by_hand(node, tuple(args or ()), kwargs or {}, options)
+            return signed(self, args, kwargs, options, **more)
+
+        task.apply_async, task.signature, task.emit = apply_async, signature, (self, node)
+        if task.delay is Task.delay:
+            task.delay = _delay  # any field may be called "self"
+        if task.Strategy == Task.Strategy:
+            task.Strategy = "emit.router.celery_worker:strategy"
+        if task.Request == Task.Request:
+            task.Request = "emit.router.celery_worker:NodeRequest"
 
     def _task_name(self, node: Any) -> tuple[str, str]:
         module, _, name = node.name.rpartition(".")
@@ -149,11 +181,10 @@ class CeleryRouter(QueueRouter):
         self,
         origin: str,
         destination: str,
-        parcel: Parcel,
+        packed: Packed,
         *,
         delay: float = 0.0,
-        causes: Sequence[Cause] = (),
-        waits: int = 0,
+        past: Past = Past(),  # noqa: B008  # it can't be changed
     ) -> Any:
         """
         Send messages as one task; its id is that of the message.
@@ -161,25 +192,39 @@ class CeleryRouter(QueueRouter):
         Raises:
             GraphError: There is no node *destination*.
             DispatchError: Celery could not reach its broker.
-            EncodeError: Celery's serializer has no form for a value.
         """
-        task: Any = self.functions.get(destination)
-        if task is None:
-            raise GraphError(f'"{destination}" is not the name of a node')
-        options = _without_payload(origin, len(parcel.ids)) | _when(task.app, delay)
-        if causes:
-            options.setdefault("headers", {})[HEADER] = _to_header(causes)
-        if waits:
-            options.setdefault("headers", {})[WAITS] = waits
+        task = self._task_of(destination)
+        options = _when(task.app, delay)
+        headers = {HEADER: past.header(), **options.pop("headers", {})}
+        options |= {"headers": headers, "argsrepr": shown(origin, len(packed.ids))}
         with _publishing(origin, destination, task), _confirmed(task.app) as confirmed:
             return task.apply_async(
-                (),
-                parcel.envelope(origin),
-                task_id=parcel.id,
+                (packed.text(origin),),
+                task_id=packed.id,
                 add_to_parent=False,
                 **options,
                 **confirmed,
             )
+
+    def send_raw(self, letter: DeadLetter) -> None:
+        """
+        Send a task again as it came.
+
+        Raises:
+            GraphError: There is no such node.
+            DispatchError: Celery could not reach its broker, or had read nothing of it.
+        """
+        task, raw = self._task_of(letter.node), from_text(letter.message[RAW])
+        if "args" not in raw:
+            raise DispatchError(
+                f'"{letter.node}": {letter.id} can\'t be sent again: Celery could not decode its '
+                f"body; the letter shows it"
+            )
+        header = raw.get("header")
+        headers = {} if header is None else {HEADER: header}
+        options = {"task_id": letter.id, "headers": headers}
+        with _publishing(letter.origin, letter.node, task), _confirmed(task.app) as confirmed:
+            _as_it_is(task, raw["args"], raw["kwargs"], **options, **confirmed)
 
     def put_back(
         self,
@@ -187,36 +232,41 @@ class CeleryRouter(QueueRouter):
         error: Exception | None,
         *,
         delay: float,
-        causes: Sequence[Cause],
-        waits: int,
+        past: Past,
         repeat: str,
     ) -> Any:
         """Send the same task again, with all that Celery knows of it, and end this one."""
         task, request = delivery.native, delivery.native.request
-        options = _without_payload(delivery.origin, len(delivery.parcel.ids))
-        options |= _when(task.app, delay)
-        new = {HEADER: _to_header(causes), WAITS: waits, REPEAT: repeat, UNTIL: None}
-        headers = {**(request.headers or {}), **new, **options.pop("headers", {})}
+        options = _when(task.app, delay)
+        new = {HEADER: past.header(), REPEAT: repeat, UNTIL: None}
+        headers = {**_headers(request), **new, **options.pop("headers", {})}
         # A message that only waits uses up none of the retries that its author allows.
-        charged = len(causes) > len(delivery.causes)
-        signature = task.signature_from_request(
+        charged = past.attempts > delivery.past.attempts
+        again = task.signature_from_request(
             request, retries=request.retries + charged, headers=headers, **options
         )
+        shown_as = {"argsrepr": request.argsrepr}
         with _confirmed(task.app) as confirmed:
-            signature.apply_async(**confirmed)
+            _as_it_is(task, again.args, again.kwargs, **shown_as, **again.options, **confirmed)
         why = f": {one_line(str(error))}" if error else ""
         raise Retry(f"in {delay:.3g} s{why}", exc=error, when=delay)
+
+    def _task_of(self, destination: str) -> Any:
+        task = self.functions.get(destination)
+        if task is None:
+            raise GraphError(f'"{destination}" is not the name of a node')
+        return task
 
     # -- receiving -------------------------------------------------------------------------
 
     def _run_task(self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         bound = bool(args) and isinstance(args[0], Task)
-        task = args[0] if bound else current_task
-        message = self.get_message_from_call(*args[bound:], **kwargs)
+        task, args = (args[0], args[1:]) if bound else (current_task, args)
         if not task or task.request.called_directly:
+            message = self.get_message_from_call(*args, **kwargs)
             return self._receiver.call(node, message, task if bound else None)
         try:
-            delivery = _delivery(task, message, bound)
+            delivery = _delivery(task, args, kwargs, bound)
             self._wait_on(delivery)
             outcome = self._receiver.deliver(node, delivery)
         except self.signals:
@@ -228,7 +278,8 @@ class CeleryRouter(QueueRouter):
         else:
             self._unsettled = 0
             return outcome
-        raise error  # here, so that it keeps the cause that it has
+        # Here, so that it keeps the cause that it has.
+        raise error if task.request.is_eager else shortened(error)
 
     def _keep_in_queue(self, node: Any, task: Any, error: Exception) -> NoReturn:
         """
@@ -246,17 +297,12 @@ class CeleryRouter(QueueRouter):
 
     def _wait_on(self, delivery: Delivery) -> None:
         """Put back what has waited for as long as the broker may have it wait at a time."""
-        until = (delivery.native.request.headers or {}).get(UNTIL)
-        if until is None or (left := until - time.time()) <= 0 or delivery.eager:
+        until = _headers(delivery.native.request).get(UNTIL)
+        if not isinstance(until, (int, float)) or delivery.eager:
             return
-        self.put_back(
-            delivery,
-            None,
-            delay=left,
-            causes=delivery.causes,
-            waits=delivery.waits,
-            repeat=delivery.repeat,
-        )
+        left = until - time.time()
+        if left > 0:
+            self.put_back(delivery, None, delay=left, past=delivery.past, repeat=delivery.repeat)
 
     def wants_retry(self, delivery: Delivery, error: Exception) -> bool:
         """Whether Celery's own ``autoretry_for`` is about to try again."""
@@ -268,8 +314,12 @@ class CeleryRouter(QueueRouter):
 
     @contextmanager
     def as_single(self, delivery: Delivery, number: int) -> Iterator[None]:
-        """So that ``task.retry()`` sends this message again, and not its batch."""
+        """
+        Let a bound handler find in ``task.request`` its message's id, and its fields as keywords;
+        so ``task.retry()`` sends this message again, and not its batch.
+        """
         task, fields = delivery.native, delivery.parcel.messages[number]
+        task.request.children  # noqa: B018  # makes the list, so that both requests have the same
         request = Request(
             {**vars(task.request), "id": delivery.parcel.ids[number]},
             args=(),
@@ -278,6 +328,58 @@ class CeleryRouter(QueueRouter):
         task.request_stack.push(request)
         try:
             yield
+        except MaxRetriesExceededError as error:
+            # Celery's text has the arguments, and a text ends in logs.
+            error.args = (f"task.retry() was called after max_retries = {task.max_retries}",)
+            error.task_args, error.task_kwargs = (), {}
+            raise
+        finally:
+            task.request_stack.pop()
+
+    def tell_failed(self, delivery: Delivery, number: int, error: Exception) -> None:
+        """
+        Tell Celery's backend, hooks, signals and events of a message of a batch what it tells them
+        of a single one itself. Sentry has it from the log.
+        """
+        task, id = delivery.native, delivery.parcel.ids[number]
+        cut = shortened(error)
+        self.logger.error('"%s": %s failed in a batch', task.name, id, exc_info=cut)
+        try:
+            self._tell(delivery, number, error)
+        except self.interrupts:
+            raise
+        except Exception:  # its fate is settled
+            self.logger.warning("Celery could not be told of it", exc_info=True)
+
+    def _tell(self, delivery: Delivery, number: int, error: Exception) -> None:
+        task, id = delivery.native, delivery.parcel.ids[number]
+        packed = Parcel([id], [delivery.parcel.messages[number]]).packed(task.name)
+        text = packed.text(delivery.origin)
+        own = {"id": id, "callbacks": None, "chain": None, "chord": None}
+        own |= {"argsrepr": shown(delivery.origin, 1), "kwargsrepr": "{}"}
+        request = Request({**vars(task.request), **own}, args=(text,), kwargs={})
+        ignored = request.ignore_result or task.ignore_result
+        traceback = ExceptionInfo((type(error), error, error.__traceback__))
+        told = {"exception": error, "args": request.args, "kwargs": {}, "einfo": traceback}
+        task.request_stack.push(request)
+        try:
+            task.backend.mark_as_failure(
+                id,
+                error,
+                traceback.traceback,
+                request=request,
+                store_result=not ignored or bool(task.store_errors_even_if_ignored),
+            )
+            task.on_failure(error, id, request.args, {}, traceback)
+            signals.task_failure.send(
+                sender=task, task_id=id, traceback=error.__traceback__, **told
+            )
+            if task.send_events:
+                shown_as = {"args": request.argsrepr, "kwargs": request.kwargsrepr}
+                task.send_event(
+                    "task-received", name=task.name, root_id=request.root_id, **shown_as
+                )
+                task.send_event("task-failed", exception=repr(error), traceback=traceback.traceback)
         finally:
             task.request_stack.pop()
 
@@ -377,10 +479,79 @@ def _watch(master: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _without_payload(origin: str, count: int) -> dict[str, Any]:
-    """What logs, events and monitors show in place of a task's arguments."""
-    what = "a message" if count == 1 else f"{count} messages"
-    return {"argsrepr": "()", "kwargsrepr": f"<{what} from {origin}>"}
+class _Doc(str):
+    """
+    The docstring of a task, by which its class is found. Celery makes that class when it needs it,
+    one for each app, and has no hook for it; Python tells each attribute of a class that is made.
+    """
+
+    adapt: Callable[[Any], None]
+
+    @classmethod
+    def of(cls, text: str, adapt: Callable[[Any], None]) -> _Doc:
+        doc = cls(text)
+        doc.adapt = adapt
+        return doc
+
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self.adapt(owner)
+
+
+def _delay(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """As Celery's ``delay``."""
+    return self.apply_async(args, kwargs)
+
+
+def _as_it_is(task: Any, args: Any, kwargs: Any, **options: Any) -> Any:
+    """Send arguments that are Emit's already, or that came from a queue."""
+    options = {"argsrepr": shown("a queue", 1), "kwargsrepr": "{}", **options}
+    return task.apply_async.__wrapped__(task, args, kwargs, **options)
+
+
+def _by_hand(
+    node: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: dict[str, Any]
+) -> tuple[Any, Any]:
+    """
+    The arguments for a task that is sent by hand: Emit's text. Its *options* are changed to go
+    with it.
+
+    Raises:
+        TypeError: It got neither keywords nor one dictionary.
+        EncodeError: A value that no queue can carry unchanged, with its path.
+    """
+    headers = options.get("headers") or {}
+    marked = is_emits(headers.get(HEADER)) and bool(args) and isinstance(args[-1], str)
+    if marked and len(args) == 1 and not kwargs:
+        return args, {}
+    if marked:  # a signature that had it, with what a chain or its caller adds
+        origin, parcel = unpack(node, "", args[-1])
+        args, kwargs = args[:-1], {"_origin": origin, **parcel.messages[0], **kwargs}
+    try:
+        origin, text = by_hand(node, args, kwargs)
+    except TypeError:
+        if "parent_id" not in options:
+            raise
+        # A chain's: the task before this one has run, and is not at fault. A worker says so.
+        options.update(argsrepr="<what the task before it returned>", kwargsrepr="{}")
+        return args, kwargs
+    past = headers[HEADER] if is_emits(headers.get(HEADER)) else Past().header()
+    options["headers"] = {**headers, HEADER: past}
+    options.setdefault("argsrepr", shown(origin, 1))
+    options.setdefault("kwargsrepr", "{}")
+    return (Packed([""], [text]).text(origin),), {}
+
+
+def _is_plain(args: Any, kwargs: Any) -> bool:
+    """
+    True if Celery's own JSON changes nothing: a signature may travel inside another task. (A map
+    with the key ``__type__`` may be one of its encoder's own.)
+    """
+    text = to_json([list(args or ()), dict(kwargs or {})])
+    return text is not None and b'"__type__"' not in text
+
+
+def _headers(request: Any) -> Mapping[str, Any]:
+    return request.headers if isinstance(request.headers, Mapping) else {}
 
 
 def _when(app: Any, delay: float) -> dict[str, Any]:
@@ -423,9 +594,6 @@ def _confirmed(app: Any) -> Iterator[dict[str, Any]]:
 def _publishing(origin: str, destination: str, task: Any) -> Iterator[None]:
     try:
         yield
-    except KombuEncodeError as error:
-        reason = f"Celery's serializer can't write it: {error}"
-        raise EncodeError(node=origin, path="a result", reason=reason) from error
     except SoftTimeLimitExceeded:
         raise
     except Exception as error:
@@ -435,29 +603,18 @@ def _publishing(origin: str, destination: str, task: Any) -> Iterator[None]:
         raise DispatchError(text) from error
 
 
-def _delivery(task: Any, message: Any, bound: bool) -> Delivery:
-    request = task.request
-    headers: Mapping[str, Any] = request.headers or {}
-    origin, parcel = opened(request.id, vars(message))
+def _delivery(task: Any, args: Any, kwargs: Any, bound: bool) -> Delivery:
+    request, headers = task.request, _headers(task.request)
     redelivered = (request.delivery_info or {}).get("redelivered")
+    repeat, traceparent = headers.get(REPEAT), headers.get("traceparent")
     return Delivery(
         id=request.id,
-        origin=origin,
-        parcel=parcel,
-        causes=_from_header(headers.get(HEADER)),
-        waits=headers.get(WAITS) or 0,
-        repeat=str(uuid.uuid4()) if redelivered else headers.get(REPEAT) or "",
-        traceparent=headers.get("traceparent"),
+        header=headers.get(HEADER),
+        args=args,
+        kwargs=kwargs,
+        repeat=str(uuid.uuid4()) if redelivered else str(repeat or ""),
+        traceparent=traceparent if isinstance(traceparent, str) else None,
         native=task,
         bound=bound,
         eager=request.is_eager,
     )
-
-
-def _to_header(causes: Sequence[Cause]) -> list[dict[str, Any]]:
-    """Short: a broker may allow a header few bytes."""
-    return [asdict(cause) | {"text": cause.text[:500], "stderr_tail": ""} for cause in causes]
-
-
-def _from_header(header: Any) -> tuple[Cause, ...]:
-    return tuple(map(Cause.read, header or ()))

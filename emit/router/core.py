@@ -462,9 +462,10 @@ class Router:
 
         Args:
             origin: Name of the node that the message comes from.
-            message: A message, or a dictionary of its fields.
+            message: A message, or a dictionary of its fields. An ``_origin`` in it does not count.
         """
-        fields = message if isinstance(message, dict) else dict(vars(message))
+        fields = dict(message if isinstance(message, dict) else vars(message))
+        fields.pop("_origin", None)
         self._runner.do(lambda work: self._route_all(origin, (fields,), work))
 
     def _route_all(self, origin: str, results: Iterable[dict[str, Any]], work: WorkList) -> None:

@@ -5,8 +5,7 @@ and nothing of Celery or RQ.
 1. A message's id is made of its parent's id, its destination and its number among the results
    that its parent had for that destination. A handler that runs again for the same message
    therefore sends messages of the same ids.
-2. A message travels alone, as its fields and ``_origin``; or in a batch, as ``_origin`` and
-   ``_batch``. Each message of a batch has its own id and its own fate.
+2. A message travels alone or in a batch. Each message of a batch has its own id and its own fate.
 3. What became of an attempt decides what is done with the message: see :func:`judge`.
 """
 
@@ -14,12 +13,10 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, Literal, NamedTuple
-
-import orjson
+from typing import Literal, NamedTuple
 
 from emit.errors import (
     DispatchError,
@@ -70,68 +67,6 @@ def batch_id(ids: Sequence[str]) -> str:
     return message_id(ids[0], "", len(ids))
 
 
-class Parcel(NamedTuple):
-    """Messages of one origin for one destination that travel together."""
-
-    ids: list[str]
-    messages: list[Mapping[str, Any]]
-
-    @property
-    def id(self) -> str:
-        return self.ids[0] if len(self.ids) == 1 else batch_id(self.ids)
-
-    def envelope(self, origin: str) -> dict[str, Any]:
-        """What the queue carries: a message as its fields, several as a list."""
-        if len(self.ids) == 1:
-            return {**self.messages[0], "_origin": origin}
-        return {"_origin": origin, "_batch": {"ids": self.ids, "messages": self.messages}}
-
-
-def opened(id: str, envelope: Mapping[str, Any]) -> tuple[str, Parcel]:
-    """
-    The origin and the messages of what the queue has carried as its message *id*.
-
-    Example:
-        >>> opened("7", {"word": "rain", "_origin": "words"})
-        ('words', Parcel(ids=['7'], messages=[{'word': 'rain'}]))
-    """
-    fields = dict(envelope)
-    origin = fields.pop("_origin", "")
-    batch = fields.pop("_batch", None)
-    if batch is None:
-        return origin, Parcel([id], [fields])
-    return origin, Parcel(batch["ids"], batch["messages"])
-
-
-def cut(parcel: Parcel, count: int, size: int) -> Iterator[Parcel]:
-    """
-    Cut *parcel* into parcels of at most *count* messages and *size* bytes.
-
-    A message that is larger than *size* travels alone.
-    """
-    ids: list[str] = []
-    messages: list[Mapping[str, Any]] = []
-    left = size
-    for id, message in zip(*parcel, strict=True):
-        weight = _weight(message)
-        if ids and (len(ids) == count or weight > left):
-            yield Parcel(ids, messages)
-            ids, messages, left = [], [], size
-        ids.append(id)
-        messages.append(message)
-        left -= weight
-    if ids:
-        yield Parcel(ids, messages)
-
-
-def _weight(message: Mapping[str, Any]) -> int:
-    """Bytes of a message as JSON; for what only the queue's own encoder can write, about."""
-    try:
-        return len(orjson.dumps(message, default=repr, option=orjson.OPT_NON_STR_KEYS))
-    except (TypeError, ValueError):
-        return len(repr(message))
-
-
 @dataclass(frozen=True)
 class Policy:
     """
@@ -139,6 +74,9 @@ class Policy:
 
     Attributes:
         max_attempts: Attempts that failed, until a message is given up.
+        max_retries: How often its handler may ask for another attempt (``Retry``) until a message
+            is given up. Such attempts then count for nothing else. None: they count as all that
+            fail.
         max_deliveries: Deliveries that nobody has seen the end of, because the worker died or
             was cut off, until a message is given up.
         backoff: Seconds before the second attempt; it doubles with each.
@@ -146,6 +84,7 @@ class Policy:
     """
 
     max_attempts: int = 3
+    max_retries: int | None = None
     max_deliveries: int = 5
     backoff: float = 1.0
     backoff_max: float = 60.0
@@ -163,22 +102,28 @@ class Verdict(NamedTuple):
     delay: float = 0.0
 
 
+def asks_again(error: BaseException) -> bool:
+    """True if the handler asks for another attempt."""
+    return isinstance(error, RemoteError) and error.retry is True
+
+
 def judge(
     error: BaseException,
     attempt: int,
     policy: Policy = Policy(),
     *,
+    asked: int = 0,
     waits: int = 0,
     again: bool = False,
 ) -> Verdict:
     """
-    What is done with a message whose attempt has ended in *error*.
+    Decide what is done with a message whose attempt has ended in *error*.
 
     * It was never tried (its program can't be started, all processes are busy, the breaker is
       open), another worker is at it (``InProgress``), the queue refused its results, or Emit's own
       Redis is not there: later, and not charged.
     * The handler asks for another attempt, or *again*: retry, with the delay that it asks for,
-      until ``max_attempts``.
+      as often as the policy allows.
     * All else is dead: the handler failed; the message can't be sent to it at all; or its
       process died, hung or wrote nonsense, for the host has tried ``max_attempts`` times then.
 
@@ -186,6 +131,7 @@ def judge(
         error: What it ended in.
         attempt: Which attempt that was, counted from 1.
         policy: The limits.
+        asked: After how many attempts before this one the handler asked for another.
         waits: How often the message was put back before, for the backoff of *later*.
         again: Another attempt may help: it was cut off by a time limit, say.
 
@@ -196,8 +142,14 @@ def judge(
     if isinstance(error, _NOT_TRIED):
         soonest = getattr(error, "retry_in", 0.0)
         return Verdict("later", max(policy.wait(waits + 1), soonest))
-    again = again or (isinstance(error, RemoteError) and error.retry is True)
-    if not again or attempt >= policy.max_attempts:
+    asks = asks_again(error)
+    if policy.max_retries is None:
+        allowed = (asks or again) and attempt < policy.max_attempts
+    elif asks:
+        allowed = asked < policy.max_retries
+    else:
+        allowed = again and attempt - asked < policy.max_attempts
+    if not allowed:
         return Verdict("dead")
     after = getattr(error, "after", None)
     return Verdict("retry", policy.wait(attempt) if after is None else after)

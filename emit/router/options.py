@@ -19,7 +19,10 @@ from emit.router.naming import look_like
 OPTIONS = ("name", "stream", "pass_through")
 
 #: The options of ``router.node`` that every router of a queue takes.
-QUEUED = ("batch", "batch_bytes", "many", "return_results", "max_attempts", "max_deliveries")
+QUEUED = (
+    *("batch", "batch_bytes", "many", "return_results"),
+    *("max_attempts", "max_retries", "max_deliveries"),
+)
 
 #: What ``CeleryRouter`` and ``RQRouter`` take besides. Every router knows them, so that nodes can
 #: be declared with another one, as in a test.
@@ -53,6 +56,11 @@ def check_queued(node: str, given: Mapping[str, Any], *, foreign: bool) -> None:
         value = given.get(key, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise GraphError(f'"{node}": {key} must be a whole number of 1 or more, not {value!r}')
+    retries = given.get("max_retries")
+    if retries is not None and (type(retries) is not int or retries < 0):
+        raise GraphError(
+            f'"{node}": max_retries must be a whole number of 0 or more, or None, not {retries!r}'
+        )
     for key in ("many", "return_results"):
         check_switch(node, key, given.get(key, False))
     if given.get("many") and foreign:

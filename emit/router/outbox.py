@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from emit.router.delivery import Parcel, message_id
+from emit.router.delivery import message_id
+from emit.router.envelope import Packed
 
 
 class Outbox:
@@ -21,7 +21,7 @@ class Outbox:
     def __init__(self) -> None:
         self.parent: str | None = None
         self._counts: dict[str, int] = {}
-        self._waiting: dict[tuple[str, str], Parcel] = {}
+        self._waiting: dict[tuple[str, str], Packed] = {}
 
     def begin(self, parent: str) -> None:
         self.parent = parent
@@ -34,19 +34,19 @@ class Outbox:
         self._counts[destination] = index + 1
         return message_id(self.parent, destination, index)
 
-    def add(self, origin: str, destination: str, messages: Iterable[Mapping[str, Any]]) -> Parcel:
-        """Keep messages. Returns all that wait with them."""
-        parcel = self._waiting.setdefault((origin, destination), Parcel([], []))
-        for message in messages:
-            parcel.ids.append(self.next_id(destination))
-            parcel.messages.append(message)
-        return parcel
+    def add(self, origin: str, destination: str, texts: Iterable[bytes]) -> Packed:
+        """Keep packed messages. Returns all that wait with them."""
+        packed = self._waiting.setdefault((origin, destination), Packed([], []))
+        for text in texts:
+            packed.ids.append(self.next_id(destination))
+            packed.texts.append(text)
+        return packed
 
-    def take(self, origin: str, destination: str) -> Parcel:
+    def take(self, origin: str, destination: str) -> Packed:
         return self._waiting.pop((origin, destination))
 
-    def take_all(self) -> Iterator[tuple[str, str, Parcel]]:
-        """(origin, destination, parcel) of all that still waits."""
+    def take_all(self) -> Iterator[tuple[str, str, Packed]]:
+        """(origin, destination, messages) of all that still wait."""
         while self._waiting:
-            (origin, destination), parcel = self._waiting.popitem()
-            yield origin, destination, parcel
+            (origin, destination), packed = self._waiting.popitem()
+            yield origin, destination, packed

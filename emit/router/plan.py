@@ -40,7 +40,10 @@ def read_plan(name: str, handler: Any, options: dict[str, Any]) -> Plan:
     """
     taken = {key: options.pop(key) for key in QUEUED if key in options}
     check_queued(name, taken, foreign=is_handler(handler) and handler.foreign)
-    own = handler.max_attempts if is_handler(handler) else Policy.max_attempts
-    attempts = taken.pop("max_attempts", own)
-    deliveries = taken.pop("max_deliveries", Policy.max_deliveries)
-    return Plan(**taken, policy=Policy(max_attempts=attempts, max_deliveries=deliveries))
+    # A program's node has some of them as attributes, for its host as well.
+    own = handler if is_handler(handler) else Policy
+    limits = {
+        key: taken.pop(key, getattr(own, key, getattr(Policy, key)))
+        for key in ("max_attempts", "max_retries", "max_deliveries")
+    }
+    return Plan(**taken, policy=Policy(**limits))

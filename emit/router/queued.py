@@ -6,15 +6,16 @@ receiver (receiver.py); what only one queue knows is left to a subclass.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from emit.errors import GraphError
-from emit.letter import Cause, DeadLetter
+from emit.errors import DispatchError, GraphError
+from emit.graph import ENTRY
+from emit.letter import DeadLetter
 from emit.node import Node
 from emit.router.core import Router
-from emit.router.delivery import Parcel, cut
+from emit.router.envelope import Packed, Past, pack
 from emit.router.options import (
     CELERY,
     OPTIONS,
@@ -26,7 +27,7 @@ from emit.router.options import (
 )
 from emit.router.outbox import Outbox
 from emit.router.plan import Plan, read_plan
-from emit.router.receiver import Delivery, Receiver
+from emit.router.receiver import RAW, Delivery, Receiver
 
 
 class QueueRouter(Router):
@@ -58,11 +59,10 @@ class QueueRouter(Router):
         self,
         origin: str,
         destination: str,
-        parcel: Parcel,
+        packed: Packed,
         *,
         delay: float = 0.0,
-        causes: Sequence[Cause] = (),
-        waits: int = 0,
+        past: Past = Past(),  # noqa: B008  # it can't be changed
     ) -> Any:
         """
         Give the queue one or several messages, as one of its own.
@@ -70,10 +70,9 @@ class QueueRouter(Router):
         Args:
             origin: The node that they come from.
             destination: The node that they go to.
-            parcel: The messages.
+            packed: The messages.
             delay: Seconds until they are to be delivered.
-            causes: Why their attempts failed.
-            waits: How often they were put back since, without a charge.
+            past: What has happened to them before.
 
         Raises:
             GraphError: There is no node *destination*.
@@ -81,15 +80,12 @@ class QueueRouter(Router):
         """
         raise NotImplementedError
 
+    def send_raw(self, letter: DeadLetter) -> None:
+        """Give the queue again what no message could be read from, as it came."""
+        raise NotImplementedError
+
     def put_back(
-        self,
-        delivery: Delivery,
-        error: Exception,
-        *,
-        delay: float,
-        causes: Sequence[Cause],
-        waits: int,
-        repeat: str,
+        self, delivery: Delivery, error: Exception, *, delay: float, past: Past, repeat: str
     ) -> Any:
         """
         Have what was delivered delivered again.
@@ -98,8 +94,7 @@ class QueueRouter(Router):
             delivery: What was delivered.
             error: Why.
             delay: In so many seconds.
-            causes: Why its attempts failed, this one included if it is charged.
-            waits: How often it was put back since the last of them, this time included.
+            past: What has happened to it, this delivery included.
             repeat: The name of this delivery if its end is not known; the next one takes it over.
         """
         raise NotImplementedError
@@ -137,8 +132,11 @@ class QueueRouter(Router):
 
     @contextmanager
     def as_single(self, delivery: Delivery, number: int) -> Iterator[None]:
-        """Let one message of a batch look to its handler as if it had come alone."""
+        """Let a handler that takes the queue's own task see one message in it, as its fields."""
         yield
+
+    def tell_failed(self, delivery: Delivery, number: int, error: Exception) -> None:
+        """Tell who watches the queue that a message of a batch was given up."""
 
     # -- declaring -------------------------------------------------------------------------
 
@@ -202,42 +200,60 @@ class QueueRouter(Router):
 
         Raises:
             GraphError: There is no node *destination*.
+            EncodeError: No queue can carry a value of the message unchanged.
             DispatchError: The queue refused the message.
         """
-        fields = message if isinstance(message, dict) else dict(vars(message))
-        return self.send(origin, destination, Parcel([self._next_id(destination)], [fields]))
+        fields = message if isinstance(message, dict) else vars(message)
+        text = pack(self._blamed(origin, destination), fields)
+        return self.send(origin, destination, Packed([self._next_id(destination)], [text]))
 
     def resend(self, letter: DeadLetter) -> None:
         """
-        Send the message of a dead letter again, as its first attempt and with its old id.
+        Send the message of a dead letter again, as its first attempt and with its old id. What
+        could not be read goes back as it came.
 
         Raises:
-            DispatchError: The queue refused.
+            DispatchError: The queue refused, or what could not be read was not kept whole.
 
         Example:
             >>> letters = DeadLetters(client)
             >>> letters.replay(letters.list()[0].id, router.resend)
         """
-        self.send(letter.origin, letter.node, Parcel([letter.id], [letter.message]))
+        if RAW in letter.route:
+            if not letter.route[RAW]:
+                raise DispatchError(
+                    f'"{letter.node}": {letter.id} can\'t be sent again: what came could not be '
+                    f"read, nor kept as it came"
+                )
+            self.send_raw(letter)
+        else:
+            text = pack(letter.node, letter.message)
+            self.send(letter.origin, letter.node, Packed([letter.id], [text]))
 
     def _dispatch_all(self, origin: str, destination: str, results: Any) -> None:
-        if not self._sends_batches(destination):
-            super()._dispatch_all(origin, destination, results)
-        elif (outbox := self._outbox) is None:
-            self._send_batches(origin, destination, Outbox().add(origin, destination, results))
-        elif len(outbox.add(origin, destination, results).ids) >= self._plans[destination].batch:
+        if type(self).dispatch is not QueueRouter.dispatch or "dispatch" in vars(self):
+            # Somebody else's: every message has to pass through it, and no batch does.
+            return super()._dispatch_all(origin, destination, results)
+        # All are written before one is sent: results that fail send nothing on.
+        blamed = self._blamed(origin, destination)
+        texts = [pack(blamed, result) for result in results]
+        plan, outbox = self._plans.get(destination), self._outbox
+        if plan is None or plan.batch == 1:
+            for text in texts:
+                self.send(origin, destination, Packed([self._next_id(destination)], [text]))
+        elif outbox is None:
+            self._send_batches(origin, destination, Outbox().add(origin, destination, texts))
+        elif len(outbox.add(origin, destination, texts).ids) >= plan.batch:
             self._send_batches(origin, destination, outbox.take(origin, destination))
 
-    def _sends_batches(self, destination: str) -> bool:
-        """Not where dispatch is somebody else's: every message then has to pass through it."""
-        plan = self._plans.get(destination)
-        own = type(self).dispatch is QueueRouter.dispatch and "dispatch" not in vars(self)
-        return own and plan is not None and plan.batch > 1
-
-    def _send_batches(self, origin: str, destination: str, parcel: Parcel) -> None:
+    def _send_batches(self, origin: str, destination: str, packed: Packed) -> None:
         plan = self._plans[destination]
-        for part in cut(parcel, plan.batch, plan.batch_bytes):
+        for part in packed.cut(plan.batch, plan.batch_bytes):
             self.send(origin, destination, part)
+
+    def _blamed(self, origin: str, destination: str) -> str:
+        """The node to name if a value can't travel: a call of the router is no node's."""
+        return destination if origin in ("", ENTRY) else origin
 
     @property
     def _outbox(self) -> Outbox | None:

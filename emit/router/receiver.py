@@ -15,17 +15,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emit import context
 from emit.context import Context
-from emit.errors import LedgerError, Undelivered
+from emit.errors import EncodeError, LedgerError, Undelivered, Unreadable
+from emit.exact import Inexact, to_text
 from emit.letter import Cause, DeadLetter
 from emit.message import Message, NoResult
 from emit.node import Node
-from emit.router.delivery import Parcel, Verdict, judge
+from emit.router.delivery import Verdict, asks_again, judge
+from emit.router.envelope import Packed, Parcel, Past, pack, read
 from emit.router.outbox import Outbox
 from emit.router.plan import Plan
 from emit.router.worklist import WorkList
@@ -41,6 +43,13 @@ Outcomes = Generator[tuple[int, Any], None, None]
 #: Seconds between two warnings of one node's that its messages wait.
 _QUIET = 60.0
 
+#: The one field of a dead letter from which no message could be read, with what came as a text. The
+#: same key of its route says whether that is whole, so that it can be sent again.
+RAW = "raw"
+
+#: Characters of what could be neither read nor kept exactly, in its dead letter.
+_SHOWN = 65536
+
 #: Routing needs a work list only where messages stay in the process.
 _NO_WORK = WorkList(takes_all=False, logged=False)
 
@@ -53,34 +62,48 @@ class Delivery:
     What a queue has brought to a worker.
 
     Attributes:
-        id: The queue's own id of it; that of the message, where it is one.
-        origin: The node that it comes from.
-        parcel: The messages.
-        causes: Why the attempts before it failed.
-        waits: How often it was put back since, without a charge.
+        id: The queue's own id of it; that of the message, if it is one.
+        header: What came beside the arguments, by which Emit's own texts are known.
+        args, kwargs: The arguments, as they came.
         repeat: A name of this delivery, if the queue has delivered the message before and has
             not heard of its end; empty: it has not.
         traceparent: The sender's W3C trace context, or None.
         native: What the queue's library calls it: a Celery task, an RQ job.
         bound: The handler takes *native* as its first argument.
         eager: It is run at once by who sent it, as in a test: what fails, fails there.
+        past: What has happened to it before.
+        origin: The node that it comes from, once it is read.
+        parcel: The messages, once they are read.
     """
 
     id: str
-    origin: str
-    parcel: Parcel
-    causes: tuple[Cause, ...] = ()
-    waits: int = 0
+    header: Any = None
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
     repeat: str = ""
     traceparent: str | None = None
     native: Any = None
     bound: bool = False
     eager: bool = False
+    origin: str = ""
+    parcel: Parcel = field(default_factory=lambda: Parcel([], []))
+
+    def __post_init__(self) -> None:
+        self.past = Past.read(self.header)
+
+    def read(self, node: str) -> None:
+        """
+        Read the messages for *node* from the arguments.
+
+        Raises:
+            Unreadable: There are none in them.
+        """
+        self.origin, self.parcel = read(node, self.id, self.header, self.args, self.kwargs)
 
     @property
     def attempt(self) -> int:
         """Which attempt this is; 1 is the first."""
-        return len(self.causes) + 1
+        return self.past.attempts + 1
 
     @property
     def is_batch(self) -> bool:
@@ -159,6 +182,12 @@ class Receiver:
             return self._wait(node, delivery, error)
 
     def _receive(self, node: Node, delivery: Delivery) -> Any:
+        try:
+            delivery.read(node.name)
+        except Unreadable as error:
+            raw = {name: getattr(delivery, name) for name in ("header", "args", "kwargs")}
+            self.bury_raw(delivery, error, raw)
+            raise Ended(error) from None
         plan = self._plans[node.name]
         if not delivery.repeat:
             return self._deliver(node, delivery)
@@ -192,7 +221,7 @@ class Receiver:
 
     def _wait(self, node: Node, delivery: Delivery, error: Exception) -> Any:
         """Put back a message of which nothing could be settled. Nobody is charged."""
-        delay = self._plans[node.name].policy.wait(delivery.waits + 1)
+        delay = self._plans[node.name].policy.wait(delivery.past.waits + 1)
         self._tell(node, delivery.id, delay, error)
         return self._put_back(delivery, error, delay, repeat=delivery.repeat)
 
@@ -202,25 +231,22 @@ class Receiver:
         error: Exception,
         delay: float,
         *,
-        causes: Sequence[Cause] | None = None,
+        past: Past | None = None,
         repeat: str = "",
     ) -> Any:
         """
         Have a message delivered again.
 
         Args:
-            causes: Why its attempts failed, if this one is charged to it.
+            past: What has happened to it, if this attempt is charged to it.
             repeat: The name of this delivery, if it has to be counted again.
 
         Raises:
             Unsettled: The queue did not take it.
         """
-        waits = delivery.waits + 1 if causes is None else 0
-        causes = delivery.causes if causes is None else causes
+        past = delivery.past.waited() if past is None else past
         try:
-            return self._router.put_back(
-                delivery, error, delay=delay, causes=causes, waits=waits, repeat=repeat
-            )
+            return self._router.put_back(delivery, error, delay=delay, past=past, repeat=repeat)
         except self._router.signals:
             raise
         except Exception as second:
@@ -242,7 +268,8 @@ class Receiver:
         try:
             with self._router.sending() as outbox:
                 outbox.begin(delivery.id)
-                outcome = self._router._runner.call(node, self._message(delivery, 0))
+                with self._shown(delivery, 0):
+                    outcome = self._router._runner.call(node, self._message(delivery, 0))
         except self._router.signals:
             raise
         except Exception as error:
@@ -253,13 +280,16 @@ class Receiver:
             return None if outcome is NoResult else outcome
         return len(outcome) if type(outcome) is tuple else int(outcome is not NoResult)
 
+    def _shown(self, delivery: Delivery, number: int) -> AbstractContextManager[None]:
+        return self._router.as_single(delivery, number) if delivery.bound else nullcontext()
+
     def _failed(self, node: Node, delivery: Delivery, error: Exception) -> Any:
         verdict = self._judge(node, delivery, error)
         if verdict.fate == "dead":
             return self._bury(node, delivery, 0, error)
         if verdict.fate == "retry":
-            causes = (*delivery.causes, Cause.of(error, time.time()))
-            return self._put_back(delivery, error, verdict.delay, causes=causes)
+            past = _and_failed(delivery.past, error)
+            return self._put_back(delivery, error, verdict.delay, past=past)
         self._tell(node, delivery.id, verdict.delay, error)
         return self._put_back(delivery, error, verdict.delay)
 
@@ -268,7 +298,8 @@ class Receiver:
             error,
             delivery.attempt,
             self._plans[node.name].policy,
-            waits=delivery.waits,
+            asked=delivery.past.retries,
+            waits=delivery.past.waits,
             again=isinstance(error, self._router.interrupts)
             or self._router.wants_retry(delivery, error),
         )
@@ -282,13 +313,43 @@ class Receiver:
         full = DeadLetter(
             node.name,
             fields,
-            (*delivery.causes, *causes),
+            (*delivery.past.causes, *causes),
             origin=delivery.origin,
             id=delivery.parcel.ids[number],
-            attempts=len(delivery.causes) + (died or len(causes)),
+            attempts=delivery.past.attempts + (died or len(causes)),
             at=now,
         )
         self._router.bury(delivery, full)
+
+    def bury_raw(self, delivery: Delivery, error: Unreadable, raw: Mapping[str, Any]) -> None:
+        """
+        Keep what no message can be read from as it came.
+
+        Args:
+            delivery: What is known of it.
+            error: What is wrong.
+            raw: What the router's ``send_raw`` needs to send it again.
+
+        Raises:
+            LedgerError: It could not be kept.
+        """
+        if delivery.eager:
+            return
+        try:
+            text, is_whole = to_text({name: _plain(value) for name, value in raw.items()}), True
+        except Inexact:  # what pickle has carried, say
+            text, is_whole = repr(raw)[:_SHOWN], False
+        now = time.time()
+        letter = DeadLetter(
+            error.node,
+            {RAW: text},
+            (*delivery.past.causes, Cause.of(error, now)),
+            id=delivery.id,
+            attempts=delivery.attempt,
+            at=now,
+            route={RAW: is_whole},
+        )
+        self._router.bury(delivery, letter)
 
     # -- a batch ---------------------------------------------------------------------------
 
@@ -313,18 +374,23 @@ class Receiver:
         try:
             results = _results(node.run([self._message(delivery, n) for n in numbers]))
         except Exception as error:
-            if delivery.eager:
-                raise
-            _log.warning(
-                '"%s" failed with %d messages together; each runs again alone: %s',
-                node.name,
-                len(numbers),
-                type(error).__name__,
-            )
-            return
-        self._router._route_all(node.name, results, _NO_WORK)
+            return self._apart(node, delivery, error)
+        try:
+            self._router._route_all(node.name, results, _NO_WORK)
+        except EncodeError as error:  # none of them was sent
+            return self._apart(node, delivery, error)
         tally.results = len(results)
         tally.done.update(numbers)
+
+    def _apart(self, node: Node, delivery: Delivery, error: Exception) -> None:
+        if delivery.eager:
+            raise error
+        _log.warning(
+            '"%s" failed with %d messages together; each runs again alone: %s',
+            node.name,
+            len(delivery.parcel.ids),
+            type(error).__name__,
+        )
 
     def _run_each(self, node: Node, delivery: Delivery, tally: Tally, outbox: Outbox) -> None:
         run = self._pipelined if node.takes_many else self._one_by_one
@@ -332,24 +398,27 @@ class Receiver:
             for number, outcome in outcomes:
                 if isinstance(outcome, Exception):
                     tally.failed[number] = outcome
-                else:
+                    continue
+                try:
                     self._router._route_all(node.name, outcome, _NO_WORK)
-                    tally.results += len(outcome)
-                    tally.done.add(number)
+                except EncodeError as error:  # none of its results was sent
+                    tally.failed[number] = error
+                    continue
+                tally.results += len(outcome)
+                tally.done.add(number)
 
     def _one_by_one(self, node: Node, delivery: Delivery, outbox: Outbox) -> Outcomes:
-        alone = self._router.as_single if delivery.bound else _as_it_is
         for number, message in enumerate(self._messages(node, delivery)):
             outbox.begin(delivery.parcel.ids[number])
-            with alone(delivery, number):
-                outcome = self._outcome(node, message)
+            outcome = self._outcome(node, delivery, number, message)
             yield number, outcome
             if isinstance(outcome, self._router.interrupts):
                 return  # there is no second one before the hard limit
 
-    def _outcome(self, node: Node, message: Message) -> Any:
+    def _outcome(self, node: Node, delivery: Delivery, number: int, message: Message) -> Any:
         try:
-            return _results(node.run(message))
+            with self._shown(delivery, number):
+                return _results(node.run(message))
         except self._router.signals:
             return ()  # the handler has told the queue itself what is to be done
         except Exception as error:
@@ -381,7 +450,7 @@ class Receiver:
     def _settle(self, node: Node, delivery: Delivery, tally: Tally) -> None:
         """Send the failed on their ways."""
         ids, messages = delivery.parcel
-        later, delay = Parcel([], []), 0.0
+        later, delay = Packed([], []), 0.0
         for number, error in tally.failed.items():
             verdict = self._judge(node, delivery, error)
             if verdict.fate == "dead":
@@ -390,12 +459,12 @@ class Receiver:
                 self._send_alone(node, delivery, number, verdict.delay, error)
             elif verdict.fate == "later":
                 later.ids.append(ids[number])
-                later.messages.append(messages[number])
+                later.texts.append(pack(node.name, messages[number]))
                 delay, why = max(delay, verdict.delay), error
         if later.ids:
             self._tell(node, delivery.id, delay, why)
-            waits = delivery.waits + 1
-            self._router.send(delivery.origin, node.name, later, delay=delay, waits=waits)
+            past = Past(waits=delivery.past.waits + 1)
+            self._router.send(delivery.origin, node.name, later, delay=delay, past=past)
         settled = tally.done | tally.failed.keys()
         for number in range(len(ids)):
             if number not in settled:
@@ -409,6 +478,7 @@ class Receiver:
             self._bury(node, delivery, number, error)
         except LedgerError as second:
             return self._judge(node, delivery, second), second
+        self._router.tell_failed(delivery, number, error)
         return Verdict("dead"), error
 
     def _tell(self, node: Node, id: str, delay: float, error: Exception) -> None:
@@ -439,14 +509,19 @@ class Receiver:
         delay: float = 0.0,
         error: Exception | None = None,
     ) -> None:
-        causes = () if error is None else (Cause.of(error, time.time()),)
         parcel = Parcel([delivery.parcel.ids[number]], [delivery.parcel.messages[number]])
-        self._router.send(delivery.origin, node.name, parcel, delay=delay, causes=causes)
+        past = Past() if error is None else _and_failed(Past(), error)
+        packed = parcel.packed(node.name)
+        self._router.send(delivery.origin, node.name, packed, delay=delay, past=past)
 
 
-@contextmanager
-def _as_it_is(delivery: Delivery, number: int) -> Iterator[None]:
-    yield
+def _and_failed(past: Past, error: Exception) -> Past:
+    return past.failed(Cause.of(error, time.time()), asked=asks_again(error))
+
+
+def _plain(value: Any) -> Any:
+    """Lists and maps as JSON has them: queues make lists of tuples as they like."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _context(node: Node, delivery: Delivery, number: int) -> Context:

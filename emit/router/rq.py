@@ -1,7 +1,8 @@
 """
 :class:`RQRouter`: every node is a function that RQ runs, and RQ carries the messages.
 
-1. A job's id is its message's. What Emit has to know of earlier attempts is in the job's ``meta``.
+1. A job has one argument, the text of envelope.py, and its id is its message's. What Emit has to
+   know of earlier attempts is in the job's ``meta``.
 2. RQ runs a job again whose worker died, ``max_deliveries`` times: RQ's ``retries_left`` is Emit's
    count of deliveries. With 1 left the delivery only makes a dead letter. With 0 left RQ has failed
    the job for good; if it comes all the same, somebody has requeued it, and it begins anew.
@@ -13,12 +14,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import reduce
-from pickle import PicklingError
 from typing import Any
 
 from redis import Redis
@@ -30,24 +30,22 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
 from emit.dead import DeadLetters
-from emit.errors import DispatchError, EncodeError, GraphError, InProgress
-from emit.letter import Cause, DeadLetter, shortened
-from emit.router.delivery import Parcel, opened
+from emit.errors import DispatchError, GraphError, InProgress
+from emit.exact import from_text
+from emit.letter import DeadLetter, shortened
+from emit.router.envelope import Packed, Past, by_hand, shown
 from emit.router.lane import Lane, problems, seconds
 from emit.router.ledger import Ledger
 from emit.router.naming import look_like
 from emit.router.queued import QueueRouter
-from emit.router.receiver import Delivery, Ended
+from emit.router.receiver import RAW, Delivery, Ended
 from emit.router.rq_log import log_with_worker
 
 __all__ = ["RQRouter"]
 
-#: Where in a job's ``meta`` the causes of its earlier attempts are. Only the jobs that Emit sends
-#: have it; for one that somebody enqueues by hand RQ counts what it was told to.
+#: The key in a job's ``meta`` by which Emit's own are known, with the past of the message. For a
+#: job that somebody enqueues by RQ's own means RQ counts what it was told to.
 META = "emit"
-
-#: Where in it is how often the job was put back without a charge.
-WAITS = "emit-waits"
 
 #: Causes that a dead letter of a job keeps: the first, and the latest of the others.
 _REMEMBERED = 20
@@ -135,17 +133,16 @@ class RQRouter(QueueRouter):
 
     def _job(self, node: Any) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            message = self.get_message_from_call(*args, **kwargs)
             job = get_current_job()
             if job is None or job.func_name != _path(run) or getattr(job, "emit_begun", False):
+                message = self.get_message_from_call(*args, **kwargs)
                 return self._receiver.call(node.node, message)
             job.emit_begun = True  # type: ignore[attr-defined]  # a call by its handler is none
-            return self._work(node.node, job, message)
+            return self._work(node.node, job, args, kwargs)
 
         def enqueue(*args: Any, **kwargs: Any) -> Job:
-            fields = dict(vars(self.get_message_from_call(*args, **kwargs)))
-            parcel = Parcel([self._next_id(node.name)], [fields])
-            return self.send(fields.pop("_origin", ""), node.name, parcel)
+            origin, text = by_hand(node.name, args, kwargs)
+            return self.send(origin, node.name, Packed([self._next_id(node.name)], [text]))
 
         look_like(run, node, node.name)
         self._limits[_path(run)] = self._plans[node.name].policy.max_deliveries
@@ -162,11 +159,10 @@ class RQRouter(QueueRouter):
         self,
         origin: str,
         destination: str,
-        parcel: Parcel,
+        packed: Packed,
         *,
         delay: float = 0.0,
-        causes: Sequence[Cause] = (),
-        waits: int = 0,
+        past: Past = Past(),  # noqa: B008  # it can't be changed
     ) -> Job:
         """
         Enqueue messages as one job; its id is that of the message.
@@ -174,26 +170,55 @@ class RQRouter(QueueRouter):
         Raises:
             GraphError: There is no node *destination*, or RQ could not find it.
             DispatchError: Redis refused.
-            EncodeError: The queue's serializer has no form for a value.
         """
+        job = self._make_job(
+            destination,
+            packed.id,
+            shown(origin, len(packed.ids)),
+            args=(packed.text(origin),),
+            meta={META: past.header()},
+        )
+        return self._enqueue(origin, destination, job, delay)
+
+    def send_raw(self, letter: DeadLetter) -> None:
+        """
+        Enqueue a job again as it came.
+
+        Raises:
+            GraphError: There is no such node, or RQ could not find it.
+            DispatchError: Redis refused.
+        """
+        raw = from_text(letter.message[RAW])
+        meta = None if raw["header"] is None else {META: raw["header"]}
+        job = self._make_job(
+            letter.node,
+            letter.id,
+            shown("a queue", 1),
+            args=tuple(raw["args"]),
+            kwargs=raw["kwargs"],
+            meta=meta,
+        )
+        self._enqueue(letter.origin, letter.node, job)
+
+    def _make_job(self, destination: str, id: str, what: str, **options: Any) -> Job:
         function, lane = self._find(destination), self._lanes[destination]
-        with _enqueueing(origin, destination):
-            job = lane.queue.create_job(
-                function,
-                kwargs=parcel.envelope(origin),
-                job_id=parcel.id,
-                timeout=lane.timeout,
-                result_ttl=lane.result_ttl,
-                description=f"{destination}({_without_payload(origin, parcel)})",
-                meta=_meta(causes, waits),
-                retry=Retry(max=self._life(_path(function))),
-            )
-            job.data  # noqa: B018  # it is serialized here, where its faults are told apart
+        return lane.queue.create_job(
+            function,
+            job_id=id,
+            timeout=lane.timeout,
+            result_ttl=lane.result_ttl,
+            description=f"{destination}({what})",
+            retry=Retry(max=self._life(_path(function))),
+            **options,
+        )
+
+    def _enqueue(self, origin: str, destination: str, job: Job, delay: float = 0.0) -> Job:
+        queue = self._lanes[destination].queue
         with _publishing(origin, destination):
-            if lane.queue.is_async and self._schedules(lane.queue, delay):
+            if queue.is_async and self._schedules(queue, delay):
                 job.set_status(JobStatus.SCHEDULED)
-                return lane.queue.schedule_job(job, now() + timedelta(seconds=delay))
-            return lane.queue.enqueue_job(job)
+                return queue.schedule_job(job, now() + timedelta(seconds=delay))
+            return queue.enqueue_job(job)
 
     def resend(self, letter: DeadLetter) -> None:
         """
@@ -230,18 +255,11 @@ class RQRouter(QueueRouter):
         return bool(queue.connection.exists(RQScheduler.get_locking_key(queue.name)))
 
     def put_back(
-        self,
-        delivery: Delivery,
-        error: Exception,
-        *,
-        delay: float,
-        causes: Sequence[Cause],
-        waits: int,
-        repeat: str,
+        self, delivery: Delivery, error: Exception, *, delay: float, past: Past, repeat: str
     ) -> Any:
         """Have RQ run the same job again, and end this run of it."""
         job: Any = delivery.native
-        job.meta |= _meta(causes, waits)
+        job.meta[META] = past.header()
         if not repeat:  # else RQ's count of what is left stays as it is
             job.retries_left = self._life(job.func_name)
         queue = Queue(job.origin, connection=job.connection)
@@ -260,10 +278,10 @@ class RQRouter(QueueRouter):
 
     # -- receiving -------------------------------------------------------------------------
 
-    def _work(self, node: Any, job: Any, message: Any) -> Any:
+    def _work(self, node: Any, job: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if META in job.meta and job.retries_left == 0:
             return self._renew(job)
-        delivery = self._delivery(node, job, message)
+        delivery = self._delivery(node, job, args, kwargs)
         if not delivery.eager:  # what runs at once does so in a process that is no worker
             log_with_worker()
         try:
@@ -282,7 +300,8 @@ class RQRouter(QueueRouter):
         finally:
             if os.environ.get("RQ_JOB_ID") == job.id:  # this process is forked for the job alone
                 self.close()
-        raise shortened(error)  # here, so that it keeps the cause that it has
+        # Here, so that it keeps the cause that it has.
+        raise error if delivery.eager else shortened(error)
 
     def _renew(self, job: Any) -> Retry:
         """
@@ -292,20 +311,21 @@ class RQRouter(QueueRouter):
         it at once if its worker died now.
         """
         job.retries_left = self._life(job.func_name)
-        job.meta |= _meta((), waits=0)
+        job.meta[META] = Past().header()
         return Retry(max=(job.number_of_retries or 0) + 1)
 
-    def _delivery(self, node: Any, job: Any, message: Any) -> Delivery:
-        origin, parcel = opened(job.id, vars(message))
-        left = job.retries_left
+    def _delivery(
+        self, node: Any, job: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Delivery:
+        left, traceparent = job.retries_left, job.meta.get("traceparent")
+        counted = META in job.meta and left is not None and left < self._life(job.func_name)
         return Delivery(
             id=job.id,
-            origin=origin,
-            parcel=parcel,
-            causes=tuple(map(Cause.read, job.meta.get(META) or ())),
-            waits=job.meta.get(WAITS) or 0,
-            repeat=str(left) if META in job.meta and left < self._life(job.func_name) else "",
-            traceparent=job.meta.get("traceparent"),
+            header=job.meta.get(META),
+            args=args,
+            kwargs=kwargs,
+            repeat=str(left) if counted else "",
+            traceparent=traceparent if isinstance(traceparent, str) else None,
             native=job,
             eager=not self._lanes[node.name].queue.is_async,
         )
@@ -385,34 +405,9 @@ def _check_path(destination: str, function: Any) -> None:
 
 
 @contextmanager
-def _enqueueing(origin: str, destination: str) -> Iterator[None]:
-    try:
-        yield
-    except (PicklingError, TypeError, ValueError, AttributeError) as error:
-        reason = f"RQ's serializer can't write it: {error}"
-        raise EncodeError(node=origin, path="a result", reason=reason) from error
-
-
-@contextmanager
 def _publishing(origin: str, destination: str) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
         text = f'"{destination}": RQ could not enqueue a message from "{origin}": {error}'
         raise DispatchError(text) from error
-
-
-def _without_payload(origin: str, parcel: Parcel) -> str:
-    """What logs and dashboards show in place of a job's arguments."""
-    count = len(parcel.ids)
-    return f"<{'a message' if count == 1 else f'{count} messages'} from {origin or 'a call'}>"
-
-
-def _meta(causes: Sequence[Cause], waits: int) -> dict[str, Any]:
-    """What Emit has to know of a job beside its message."""
-    return {META: [_short(cause) for cause in causes], WAITS: waits}
-
-
-def _short(cause: Cause) -> Mapping[str, Any]:
-    """Plain data, for any serializer."""
-    return asdict(cause) | {"text": cause.text[:500], "stderr_tail": ""}

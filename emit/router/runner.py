@@ -200,7 +200,7 @@ class Runner:
 
     def _log_receipt(self, node: Node, message: Message) -> None:
         logger, fields = self._router.logger, vars(message)
-        logger.info('"%s" received a message from %s', node.name, fields.get("_origin", "a call"))
+        logger.info('"%s" received a message from %s', node.name, fields.get("_origin") or "a call")
         logger.debug('calling "%s" with %s', node.name, ", ".join(map(str, fields)))
 
 
@@ -234,7 +234,7 @@ def _noted(
 
 def _add_note(error: Exception, name: str, message: Message) -> None:
     """Say where it happened, below the traceback; the type and the text stay as they are."""
-    note = f'{IN_NODE}"{name}", with a message from "{vars(message).get("_origin", "a call")}"'
+    note = f'{IN_NODE}"{name}", with a message from "{vars(message).get("_origin") or "a call"}"'
     if hasattr(error, "add_note"):
         error.add_note(note)
     else:  # Python 3.10

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from redis import Redis
 
 from emit import CeleryRouter, NoResult, ShellNode
@@ -56,6 +56,21 @@ def note(msg: Any, **more: Any) -> None:
     redis.rpush("seen", json.dumps(record))
 
 
+@signals.task_failure.connect
+def failed(sender: Any, **told: Any) -> None:
+    """Write down what Sentry and others like it are told of a failure."""
+    names = ("task_id", "args", "kwargs")
+    record = {"task": sender.name, "error": repr(told["exception"])}
+    record |= {name: told[name] for name in names} | {"request": sender.request.id}
+    redis.rpush("failed", json.dumps(record | {"traceback": told["traceback"] is not None}))
+
+
+@app.task(shared=False, name="flow.plain")
+def plain(value: Any) -> Any:
+    """A task of Celery's own, which returns what it gets."""
+    return value
+
+
 @router.node(("n",), entry_point=True)
 def count(msg: Any) -> Any:
     yield from range(msg.count)
@@ -71,6 +86,32 @@ def single(msg: Any) -> Any:
 def last(msg: Any) -> Any:
     note(msg)
     return NoResult
+
+
+@router.node(())
+def keep(msg: Any) -> Any:
+    """Write down every value as Python has it."""
+    redis.rpush("kept", repr(vars(msg)))
+    return NoResult
+
+
+@router.node((), max_retries=7, max_attempts=1)
+def patient(msg: Any) -> Any:
+    note(msg)
+    raise RemoteError(node="patient", type="Retry", message="busy", retry=True, after=0.01)
+
+
+@router.node((), batch=50, celery_task=task(bind=True, max_retries=1))
+def insistent(task: Any, msg: Any) -> Any:
+    """Retries by Celery's own means, from within a batch as well."""
+    request = task.request
+    note(
+        msg, shown=request.kwargs, args=len(request.args), task=request.id, retries=request.retries
+    )
+    if msg.n % 2 and request.retries < 1:
+        raise task.retry(countdown=0)
+    if msg.n == 3:
+        task.retry(countdown=0)
 
 
 @router.node(("n", "attempt"), max_attempts=3, max_deliveries=3)
@@ -136,6 +177,8 @@ def spread(msg: Any) -> Any:
 def batched(msg: Any) -> Any:
     if msg.n == 13 and redis.get("bad") == "fail":
         raise RuntimeError("thirteen")
+    if msg.n == 13 and redis.get("bad") == "set":
+        return {msg.n}
     if msg.n == 13 and redis.get("bad") == "kill":
         note(msg)
         os.kill(os.getpid(), 9)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from emit import NoResult, RQRouter, ShellNode
 from emit.context import current
@@ -50,6 +52,24 @@ def single(msg: Any) -> Any:
 def last(msg: Any) -> Any:
     note(msg)
     return NoResult
+
+
+@router.node(())
+def keep(msg: Any) -> Any:
+    """Write down every value as Python has it."""
+    redis.rpush("kept", repr(vars(msg)))
+    return NoResult
+
+
+@router.node((), queue=Queue("json", connection=connection, serializer=JSONSerializer))
+def keep_json(msg: Any) -> Any:
+    return keep(msg)
+
+
+@router.node((), max_retries=7, max_attempts=1)
+def patient(msg: Any) -> Any:
+    note(msg)
+    raise RemoteError(node="patient", type="Retry", message="busy", retry=True, after=0)
 
 
 @router.node(("n", "attempt"), max_attempts=3, timeout=20)

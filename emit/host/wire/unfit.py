@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from emit.text import is_name
+from emit.text import path_to
 
 __all__ = ["MAX_DEPTH", "MAX_FRAME", "MAX_ITEMS", "Unfit", "explain"]
 
@@ -61,19 +61,10 @@ def _culprits(value: object, path: str, level: int, binary: bool) -> Iterator[Un
         yield Unfit(path, reason)
     elif type(value) is dict:
         for number, (key, item) in enumerate(value.items(), 1):
-            yield from _culprits(item, _join(path, key, number), level + 1, binary)
+            yield from _culprits(item, path_to(path, key, number), level + 1, binary)
     elif type(value) in (list, tuple):
         for index, item in enumerate(value):  # type: ignore[arg-type]
             yield from _culprits(item, f"{path}[{index}]", level + 1, binary)
-
-
-def _join(path: str, key: str, number: int) -> str:
-    """The path to a key's value. A key that may be data is told by its number: it ends in logs."""
-    if not is_name(key):
-        return f"{path}[key {number}]"
-    if not key.isidentifier():
-        return f"{path}[{key!r}]"
-    return f"{path}.{key}" if path else key
 
 
 def _refusal(value: Any, level: int, binary: bool) -> str:

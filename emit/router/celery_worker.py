@@ -1,0 +1,112 @@
+"""What a Celery worker does about a node's task before it has read its arguments."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from celery.exceptions import InvalidTaskError
+from celery.worker.request import Request
+from celery.worker.strategy import default
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+from emit.errors import Unreadable
+from emit.router.receiver import Delivery
+
+__all__ = ["NodeRequest", "strategy"]
+
+logger = logging.getLogger("emit.celery")
+
+#: Seconds before what can be neither read nor kept goes back to the queue.
+_PAUSE = 1.0
+
+
+class NodeRequest(Request):  # type: ignore[misc]
+    """Shows in ``celery inspect`` what events show, and no message."""
+
+    def info(self, safe: bool = False) -> Any:
+        return super().info(safe=True)
+
+
+def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
+    """
+    As Celery's own strategy, but what can't be read is a dead letter.
+
+    Celery would log it and throw it away, without a look at the node's task.
+    """
+    handle = default(task, app, consumer, **options)
+
+    def receive(message: Any, body: Any, *more: Any, **others: Any) -> Any:
+        try:
+            if body is None:
+                _check(message)
+            return handle(message, body, *more, **others)
+        except (ContentDisallowed, DecodeError, InvalidTaskError, _Unfit) as error:
+            return _give_up(task, consumer, message, error)
+
+    return receive
+
+
+class _Unfit(Exception):
+    """Arguments with which no task can be called."""
+
+
+def _check(message: Any) -> None:
+    """
+    Raises:
+        ContentDisallowed: Its content type is not in accept_content.
+        DecodeError: Its body is damaged.
+        _Unfit: It is no task's.
+    """
+    try:
+        payload = message.payload  # decoded once, for Celery as well
+    except (ContentDisallowed, DecodeError):
+        raise
+    except Exception as error:
+        raise DecodeError(type(error).__name__) from error
+    if isinstance(payload, Mapping):  # the form of Celery 3
+        return
+    if not isinstance(payload, (list, tuple)) or len(payload) != 3:
+        raise _Unfit("its body is not a task's")
+    args, kwargs, _ = payload
+    if not isinstance(args, (list, tuple)) or not isinstance(kwargs, Mapping):
+        raise _Unfit("its arguments are not a list and a map")
+    if "self" in kwargs:
+        raise _Unfit('it has a field "self", which a task takes in one dictionary only')
+
+
+def _give_up(task: Any, consumer: Any, message: Any, error: Exception) -> None:
+    router, node = task.emit
+    # Not the text of a decoder, which may have what it could not decode.
+    reason = str(error) if isinstance(error, (_Unfit, InvalidTaskError)) else type(error).__name__
+    unreadable = Unreadable(node=node, reason=f"Celery can't read it: {reason}")
+    headers = message.headers if isinstance(message.headers, Mapping) else {}
+    delivery = Delivery(str(headers.get("id") or ""), native=task)
+    reject = partial(message.reject_log_error, logger, consumer.connection_errors)
+    try:
+        router._receiver.bury_raw(delivery, unreadable, _raw(message))
+    except Exception as failure:
+        logger.error('"%s": %s stays in the queue: %s', node, delivery.id, failure)
+        consumer.timer.call_after(_PAUSE, reject, kwargs={"requeue": True})
+        return
+    logger.error("%s", unreadable)
+    reject()
+    try:
+        task.backend.mark_as_failure(delivery.id, unreadable)
+    except Exception:  # the letter is kept, which is what counts
+        logger.warning("the failure of %s could not be stored", delivery.id, exc_info=True)
+
+
+def _raw(message: Any) -> dict[str, Any]:
+    body = message.body if isinstance(message.body, str) else bytes(message.body)
+    if isinstance(body, bytes):
+        with suppress(UnicodeDecodeError):
+            body = body.decode()
+    return {
+        "body": body,
+        "content_type": message.content_type,
+        "content_encoding": message.content_encoding,
+    }
