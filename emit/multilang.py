@@ -105,6 +105,7 @@ class ShellNode(Handler):
     min_idle = Settings.min_idle
     window = Settings.window
     max_attempts = Settings.max_attempts
+    max_retries = Settings.max_retries
     max_calls = Settings.max_calls
     max_age = Settings.max_age
     max_rss = Settings.max_rss

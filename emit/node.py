@@ -37,12 +37,14 @@ class Handler:
         foreign: It speaks to another program, where a tuple arrives as a list.
         options: What ``router.node`` takes for it, and :meth:`configure` out of the options.
         max_attempts: How often a message is tried.
+        max_retries: How often its handler may ask for another try; None: as *max_attempts* allows.
         timeout: Seconds that a message may take.
     """
 
     foreign = False
     options: tuple[str, ...] = ()
     max_attempts: int
+    max_retries: int | None = None
     timeout: float
 
     def __call__(self, msg: Any) -> Any:

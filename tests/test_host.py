@@ -651,6 +651,36 @@ def test_the_author_asks_once_too_often(many: bool) -> None:
         assert len(error.letter.causes) == 2
 
 
+MOODY = """
+def work(msg):
+    attempt = context().attempt
+    if attempt in (1, 2, 4):
+        raise Retry("the shop is busy", after=0)
+    if attempt == 3:
+        os._exit(7)
+    return attempt
+serve(work)
+"""
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["call", "call_many"])
+@pytest.mark.parametrize(
+    ("attempts", "retries", "end"),
+    [(2, 3, 5), (2, 2, "RemoteError"), (1, 3, "ProcessDied"), (2, 0, "RemoteError"), (5, None, 5)],
+)
+def test_a_busy_service_and_a_process_that_dies_are_counted_apart(
+    many: bool, attempts: int, retries: int | None, end: Any
+) -> None:
+    """max_retries is for what the handler asks for, and max_attempts then for the rest."""
+    settings = {"max_attempts": attempts, "max_retries": retries}
+    with pool(sdk(MOODY), **settings) as node:
+        try:
+            outcome = next(node.call_many([{}])) if many else node.call({})
+        except (RemoteError, ProcessDied) as error:
+            outcome = error
+    assert outcome == [end] or type(outcome).__name__ == end
+
+
 def test_the_author_wants_no_other_attempt() -> None:
     """A rejected message is the author's failure, at once."""
     with pool(sdk("def work(msg):\n    raise Reject('spam')\nserve(work)")) as node:

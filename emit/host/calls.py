@@ -134,20 +134,20 @@ class Calls:
     def _stream(self, job: Job) -> Generator[list[Any], None, None]:
         """One attempt, which is the last one if anything has come of it."""
         began = time.monotonic()
-        limit = self.settings.max_attempts
+        last = False
         try:
             with closing(self._parts(job)) as parts:
                 for results in parts:
-                    limit = 1
+                    last = True
                     yield results
         except FAILURES as error:
-            self.judge(job, error, limit)
+            self.judge(job, error, last)
             return
         outcome = job.outcome
         if isinstance(outcome, CallTimeout):
-            self.gave_up(job, outcome, limit)
+            self.gave_up(job, outcome, last)
         elif isinstance(outcome, RemoteError) and self.tries_again(job):
-            self._again(job, outcome, limit)
+            self._again(job, outcome, last)
         else:
             self.account.answered((outcome,), time.monotonic() - began)
 
@@ -225,19 +225,23 @@ class Calls:
             meta["traceparent"] = told.traceparent
         return meta
 
-    def judge(self, job: Job, error: HostError | RemoteError, limit: int | None = None) -> None:
+    def judge(self, job: Job, error: HostError | RemoteError, last: bool = False) -> None:
         """
         Charge a job with a failure of its process, or with an answer that asks for more.
 
         Args:
-            limit: Attempts at most. None: ``max_attempts``.
+            last: Nothing is tried again: results of it have gone on.
         """
         self.account.charged(error)
         if job.overflow and job.overflow != AHEAD:  # any other process would emit the same again
             limit = getattr(self.settings, job.overflow)
             job.outcome = too_much(job.node, job.overflow, limit)
             self.account.answered((job.outcome,), None)
-        elif not job.charge(error, limit or self.settings.max_attempts, time.time()):
+            return
+        attempts, retries = self.settings.max_attempts, self.settings.max_retries
+        if last:
+            attempts, retries = 1, None
+        if not job.charge(error, attempts, time.time(), retries):
             self.account.answered((error,), None)
 
     def _attempt(self, job: Job) -> None:
@@ -272,10 +276,10 @@ class Calls:
         with process.attending(caller):
             process.call(job, meta, deadline)
 
-    def gave_up(self, job: Job, error: CallTimeout, limit: int | None = None) -> None:
+    def gave_up(self, job: Job, error: CallTimeout, last: bool = False) -> None:
         """Charge a job whose handler has ended at its deadline by itself; its process lives on."""
         job.outcome = None
-        self.judge(job, error, limit)
+        self.judge(job, error, last)
 
     def tries_again(self, job: Job) -> bool:
         """
@@ -284,10 +288,10 @@ class Calls:
         """
         return job.context is None and getattr(job.outcome, "retry", None) is True
 
-    def _again(self, job: Job, error: RemoteError, limit: int | None = None) -> None:
+    def _again(self, job: Job, error: RemoteError, last: bool = False) -> None:
         """The author asks for another attempt: after the delay that he gave, or the backoff."""
         job.outcome = None
-        self.judge(job, error, limit)
+        self.judge(job, error, last)
         if job.outcome is None:
             pause(self.retry_delay(job, error), self.caller)
 

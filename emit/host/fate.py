@@ -11,7 +11,8 @@ What becomes of a message whose process failed: pure rules. No I/O here.
    had up to 30 innocents, one process start for each, for every message that kills.) The same is
    so of the only one in a process that had announced its end: it may have been another's doing.
 3. A death before ``ready`` charges nobody.
-4. After ``max_attempts`` charges the message becomes a dead letter, with all its causes.
+4. After ``max_attempts`` charges the message becomes a dead letter, with all its causes. With
+   ``max_retries`` the attempts after which the handler asks for another have a count of their own.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Job:
         program_node: Which of the program's nodes is to have it, where there are several.
         context: What a queue knows of the message; None: it came from no queue.
         causes: Why the charged attempts failed.
+        asked: After how many of them the handler asked for another.
         alone: Run it with no other message in the process.
         results: What has come of it so far, where it comes in parts.
         size: The bytes of what has come of it.
@@ -66,6 +68,7 @@ class Job:
     program_node: str | None = None
     context: Context | None = None
     causes: tuple[Cause, ...] = ()
+    asked: int = 0
     alone: bool = False
     results: list[Any] | None = field(default=None, repr=False)
     size: int = 0
@@ -89,21 +92,34 @@ class Job:
         kept, self.results = self.results or (), None
         return [*kept, *last]
 
-    def charge(self, error: HostError | RemoteError, max_attempts: int, at: float) -> bool:
+    def charge(
+        self,
+        error: HostError | RemoteError,
+        max_attempts: int,
+        at: float,
+        max_retries: int | None = None,
+    ) -> bool:
         """
-        Note a failed attempt.
+        Note a failed attempt: of the process, or one after which the handler asks for another.
 
         Returns:
-            Whether it may run again. If not, its outcome is *error*, which carries the dead
-            letter as ``error.letter``.
+            True if the message may run again. If not, its outcome is *error*, which carries the
+            dead letter as ``error.letter``.
         """
+        asks = isinstance(error, RemoteError)
         self.causes = (*self.causes, Cause.of(error, at))
+        self.asked += asks
         self.release()
         self.alone = True
-        if len(self.causes) < max_attempts:
-            return True
-        self.bury(error)
-        return False
+        if max_retries is None:
+            again = len(self.causes) < max_attempts
+        elif asks:
+            again = self.asked <= max_retries
+        else:
+            again = len(self.causes) - self.asked < max_attempts
+        if not again:
+            self.bury(error)
+        return again
 
     def bury(self, error: HostError | RemoteError) -> None:
         error.letter = DeadLetter(self.node, self.fields, self.causes)

@@ -38,6 +38,8 @@ class Settings:
         min_idle: Processes kept ready even if nobody calls.
         window: Messages written ahead to one process by ``call_many``.
         max_attempts: Tries of one message whose process died, hung or talked nonsense.
+        max_retries: How often its handler may ask for another try of a message (``Retry``). Those
+            tries then don't count as *max_attempts*; None: all tries count together.
         max_calls: Messages after which a process is replaced.
         max_age: Seconds after which a process is replaced.
         max_rss: Bytes of memory of a process and its children at which it is replaced.
@@ -68,6 +70,7 @@ class Settings:
     min_idle: int = 0
     window: int = 256
     max_attempts: int = 3
+    max_retries: int | None = None
     max_calls: int | None = None
     max_age: float | None = None
     max_rss: int | None = None
@@ -118,6 +121,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("min_idle", 0, 1000),
     ("window", 1, 65536),
     ("max_attempts", 1, 100),
+    ("max_retries", 0, _INFINITE),
     ("max_calls", 1, _INFINITE),
     ("max_age", _LEAST, _INFINITE),
     ("max_rss", 2**20, _INFINITE),
@@ -130,8 +134,9 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("breaker_failures", 1, 1000),
     *((name, _LEAST, 86400.0) for name in ("breaker_window", "breaker_open")),
 )
-_OPTIONAL = {"acquire_timeout", "max_calls", "max_age", "max_rss", "idle_timeout"}
-_WHOLE = {"size", "min_idle", "window", "max_attempts", "max_calls", "max_rss", "max_frame"} | {
+_OPTIONAL = {"acquire_timeout", "max_retries", "max_calls", "max_age", "max_rss", "idle_timeout"}
+_WHOLE = {"size", "min_idle", "window", "max_attempts", "max_retries", "max_calls", "max_rss"} | {
+    "max_frame",
     "max_results",
     "max_result_bytes",
     "breaker_failures",
