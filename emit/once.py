@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from emit.errors import EmitError, InProgress, LedgerError
+from emit.text import hide_arguments
 
 __all__ = ["address", "asking", "claim", "idempotent"]
 
@@ -100,6 +101,7 @@ def asking(redis: Any, what: str) -> Iterator[None]:
     except EmitError:
         raise
     except Exception as error:
+        hide_arguments(error)
         raise LedgerError(what, address(redis), error) from error
 
 

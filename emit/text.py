@@ -17,6 +17,7 @@ __all__ = [
     "clean_lines",
     "clean_values",
     "cut",
+    "hide_arguments",
     "is_name",
     "one_line",
     "path_to",
@@ -41,8 +42,9 @@ _UNSAFE = re.compile(
 )
 
 
-#: What is taken for the name of a field. Keys of a map can also be data, as addresses of people.
-_NAME = re.compile(r"[^\W\d][\w-]{0,39}")
+#: What is taken for the name of a field. Keys of a map can also be data, as addresses of people;
+#: those with five digits or more are numbers, ids or tokens.
+_NAME = re.compile(r"(?!(?:\D*\d){5})[^\W\d][\w-]{0,39}")
 
 
 def is_name(text: object) -> bool:
@@ -50,7 +52,7 @@ def is_name(text: object) -> bool:
     True if *text* looks like the name of a field, which an error may tell, and not like data.
 
     Example:
-        >>> is_name("unit-price"), is_name("4111-1111"), is_name("ada@example.org")
+        >>> is_name("unit-price"), is_name("order-41111"), is_name("ada@example.org")
         (True, False, False)
     """
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
@@ -140,6 +142,30 @@ def clean_values(fields: Mapping[str, Any]) -> dict[str, Any]:
             break
         kept[one_line(name, WORD)] = _clean_value(value)
     return kept
+
+
+#: What redis-py says of a command in a pipeline: with its arguments, which may be a message.
+_COMMAND = re.compile(r"^(Command # \d+ \(\w+) .*(\) of pipeline caused error: )", re.DOTALL)
+
+
+def hide_arguments(error: BaseException) -> None:
+    """
+    Take the arguments of a command out of what redis-py says of it, in *error* and in what led to
+    it: all of that is printed with a traceback.
+
+    Example:
+        >>> error = ValueError("Command # 1 (LPUSH words a b) of pipeline caused error: OOM")
+        >>> hide_arguments(error)
+        >>> str(error)
+        'Command # 1 (LPUSH ...) of pipeline caused error: OOM'
+    """
+    seen: list[BaseException] = []
+    led: BaseException | None = error
+    while led is not None and led not in seen:
+        texts = (_COMMAND.sub(r"\1 ...\2", x) if isinstance(x, str) else x for x in led.args)
+        led.args = tuple(texts)
+        seen.append(led)
+        led = led.__cause__ or led.__context__
 
 
 def _weight(value: Any, most: int) -> int:

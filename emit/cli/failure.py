@@ -36,12 +36,18 @@ def describe_failure(error: BaseException) -> list[str]:
     if isinstance(error, RemoteError):
         return [f"{error.type}: {error.message}", *_below(error.stack, notes, tries)]
     if isinstance(error, EmitError):
-        return [str(error), *_below(tries)]
+        return [str(error), *_below(_sample(error), tries)]
     frames = traceback.extract_tb(error.__traceback__)
     mine = [frame for frame in reversed(frames) if not frame.filename.startswith(_NOT_THE_AUTHORS)]
     text = f"{type(error).__name__}: {error}"
     stack = (f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in mine)
     return [text, *_below(stack, notes)]
+
+
+def _sample(error: BaseException) -> list[str]:
+    """What a program wrote that was no answer: only for who looks on, as it may be a message."""
+    sample = getattr(error, "sample", "")
+    return [f"it wrote: {sample}"] if sample and sys.stderr.isatty() else []
 
 
 def _attempts(error: BaseException) -> list[str]:

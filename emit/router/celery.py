@@ -45,7 +45,7 @@ from emit.router.ledger import Ledger
 from emit.router.naming import get_name
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
-from emit.text import one_line
+from emit.text import hide_arguments, one_line
 
 __all__ = ["CeleryRouter"]
 
@@ -599,6 +599,7 @@ def _publishing(origin: str, destination: str, task: Any) -> Iterator[None]:
     except Exception as error:
         if task.app.conf.task_always_eager:  # then it is the subscriber's own
             raise
+        hide_arguments(error)
         text = f'"{destination}": Celery could not send a message from "{origin}": {error}'
         raise DispatchError(text) from error
 

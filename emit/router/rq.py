@@ -40,6 +40,7 @@ from emit.router.naming import look_like
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
 from emit.router.rq_log import log_with_worker
+from emit.text import hide_arguments
 
 __all__ = ["RQRouter"]
 
@@ -409,5 +410,6 @@ def _publishing(origin: str, destination: str) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
+        hide_arguments(error)
         text = f'"{destination}": RQ could not enqueue a message from "{origin}": {error}'
         raise DispatchError(text) from error

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Values to bytes and back, exactly or not at all. A walk over Go values (encode.go, decode.go, and
@@ -109,12 +110,14 @@ func refuse(format string, args ...any) *EncodeError {
 // step is a key in a path. One that may be data, as an address, is told by its length: the text ends
 // in logs.
 func step(key string) string {
+	digits, fits := 0, key != "" && utf8.RuneCountInString(key) <= 40
 	for at, c := range key {
-		if !unicode.IsLetter(c) && c != '_' && (at == 0 || !unicode.IsDigit(c) && c != '-') {
-			return fmt.Sprintf("[a key of %d bytes]", len(key))
+		if unicode.IsDigit(c) {
+			digits++
 		}
+		fits = fits && (unicode.IsLetter(c) || c == '_' || at > 0 && (unicode.IsDigit(c) || c == '-'))
 	}
-	if key == "" || len(key) > 40 {
+	if !fits || digits > 4 {
 		return fmt.Sprintf("[a key of %d bytes]", len(key))
 	}
 	return "." + key

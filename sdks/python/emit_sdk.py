@@ -330,7 +330,7 @@ def _drive(node: _Node, msg: dict[str, Any], emit: Callable[[Any], None]) -> Non
 _PLAIN: frozenset[Any] = frozenset((str, int, float, bool, type(None)))
 _VALUES = _PLAIN | {dict, Message, list, tuple}
 _KEYS = frozenset((str,))
-_NAME = re.compile(r"[^\W\d][\w-]{0,39}")
+_NAME = re.compile(r"(?!(?:\D*\d){5})[^\W\d][\w-]{0,39}")
 _LONG = b"0" * 19  # as many digits in a row are perhaps an integer beyond 64 bits
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

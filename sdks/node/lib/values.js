@@ -6,7 +6,7 @@ import { EncodeError } from './errors.js';
 export const DEPTH = 128;
 export const MEMBERS = 1_000_000;
 const NO_JSON = 'JSON cannot carry it; msgpack can: codec = "msgpack" of the node';
-const NAME = /^[\p{L}_][\p{L}\p{N}_-]{0,39}$/u;
+const NAME = /^(?!(?:\P{N}*\p{N}){5})[\p{L}_][\p{L}\p{N}_-]{0,39}$/u;
 const LEAST = -(2n ** 63n);
 const MOST = 2n ** 64n - 1n;
 

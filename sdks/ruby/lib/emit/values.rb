@@ -6,7 +6,7 @@ module Emit
     DEPTH = 128 # Levels of lists and maps that a host takes.
     MEMBERS = 1_000_000 # Members of lists and maps, all levels together.
     NO_JSON = 'JSON cannot carry it; msgpack can: gem install msgpack here, codec = "msgpack" there'
-    NAME = /\A[[:alpha:]_][[:word:]-]{0,39}\z/
+    NAME = /\A(?!(?:[^[:digit:]]*[[:digit:]]){5})[[:alpha:]_][[:word:]-]{0,39}\z/
     TEXT = [Encoding::UTF_8, Encoding::US_ASCII].freeze
     ADVICE = { "Symbol" => "; emit its to_s", "Range" => "; emit its each" }.freeze
 
