@@ -15,6 +15,7 @@ __all__ = [
     "WORD",
     "clean",
     "clean_lines",
+    "clean_value",
     "clean_values",
     "cut",
     "hide_arguments",
@@ -140,7 +141,7 @@ def clean_values(fields: Mapping[str, Any]) -> dict[str, Any]:
         if left < 0:
             kept["..."] = f"{len(fields) - len(kept)} fields left out, over {MOST} characters"
             break
-        kept[one_line(name, WORD)] = _clean_value(value)
+        kept[one_line(name, WORD)] = clean_value(value)
     return kept
 
 
@@ -184,13 +185,14 @@ def _weight(value: Any, most: int) -> int:
     return total
 
 
-def _clean_value(value: Any) -> Any:
+def clean_value(value: Any) -> Any:
+    """The same value with clean texts in it, however many."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):
-        return {one_line(str(name), WORD): _clean_value(item) for name, item in value.items()}
+        return {one_line(str(name), WORD): clean_value(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_clean_value(item) for item in value]
+        return [clean_value(item) for item in value]
     return value
 
 

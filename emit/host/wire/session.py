@@ -47,7 +47,7 @@ from emit.host.wire.frames import (
 )
 from emit.host.wire.reader import Reader
 from emit.host.wire.values import MAX_FRAME, Unfit
-from emit.text import WORD, clean_lines, clean_values, one_line, said
+from emit.text import WORD, clean_lines, clean_value, clean_values, one_line, said
 
 __all__ = ["TRANSITIONS", "Broken", "Event", "Session", "State", "Unmatched"]
 
@@ -421,5 +421,9 @@ def _shown(frame: Any) -> Any:
             )
         case Ready():
             nodes = [one_line(name, WORD) for name in frame.nodes]
-            return frame._replace(sdk=one_line(frame.sdk, WORD), nodes=nodes or frame.nodes)
+            return frame._replace(
+                sdk=one_line(frame.sdk, WORD),
+                nodes=nodes or frame.nodes,
+                inputs=clean_value(frame.inputs),
+            )
     return frame
