@@ -264,6 +264,8 @@ class StartError(HostError):
     Attributes:
         started: It had been started, so that another start may do better; if not, the command
             itself is at fault.
+        signal: The signal that killed it, or what builds it, such as ``"SIGKILL"``; None: it was
+            not killed.
         argv: The whole command, as a tuple; the text has the two ends of a long one.
         reason: What the system said, such as ``"command not found"``.
         hint: What to do about it; may be empty.
@@ -281,6 +283,7 @@ class StartError(HostError):
         hint: str = "",
         stderr_tail: str = "",
         started: bool = False,
+        signal: str | None = None,
     ) -> None:
         cause = f"{reason} ({hint})" if hint else reason
         super().__init__(
@@ -288,6 +291,7 @@ class StartError(HostError):
         )
         self.__notes__ = _last_words(stderr_tail)
         self.started = started
+        self.signal = signal
         self.argv = tuple(argv)
         self.reason = reason
         self.hint = hint

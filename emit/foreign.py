@@ -10,17 +10,20 @@ to a queue, needs neither.
 from __future__ import annotations
 
 import os
+import random
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
-from emit.errors import FrameTooLarge, ProtocolError
+from emit.errors import FrameTooLarge, ProcessDied, ProtocolError
 from emit.host import host, oneshot
 from emit.host.calls import Calls
 from emit.host.fate import too_much
 from emit.host.host import AnyHost
+from emit.host.supervisor import backoff
 from emit.host.wire import plain
 
 if TYPE_CHECKING:
@@ -42,13 +45,37 @@ class Foreign:
     def call(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
         """Give the program one message. Yields its results."""
         if self._node._is_oneshot:
-            yield from self._run_once(fields)
+            run = self._run_first if self._may_be_a_start else self._run_once
+            yield from run(fields)
         elif self._node.stream:
             yield from self.processes().stream(fields)
         else:
             yield from self.processes().call(fields)
 
     # -- one process for each message ------------------------------------------------------
+
+    @property
+    def _may_be_a_start(self) -> bool:
+        """True if it is the first run in mode auto: that of a program with an SDK is a start."""
+        return self._node.mode == "auto" and self._node._probed is None
+
+    def _run_first(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
+        """As `_run_once`; again if it is killed before it has said anything, as a start is."""
+        node = self._node
+        for attempt in count(1):
+            has_said = False
+            try:
+                with closing(self._run_once(fields)) as results:
+                    for result in results:
+                        has_said = True
+                        yield result
+                return
+            except ProcessDied as error:
+                again = error.signal is not None and not has_said and self._may_be_a_start
+                if not again or attempt >= node.max_attempts:
+                    raise
+                node.logger.warning("a first run is tried again: %s", error)
+            time.sleep(backoff(node.backoff, node.backoff_max, attempt, random.random()))
 
     def _run_once(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
         node = self._node
@@ -59,16 +86,16 @@ class Foreign:
         if probe is not None:
             program = replace(program, env={**program.env, "EMIT_PROBE": "1"})
         finished = probe.has_finished if probe else lambda: True
-        count = size = 0
+        number = size = 0
         run = oneshot.run(program, data, timeout=node.timeout, has_finished=finished)
         # Closed here: after a failure, who keeps the exception would keep the process, too.
         try:
             with closing(run) as chunks:
                 results = self._read(chunks, codec, probed=probe is not None)
                 for result, length in probe.results_in(results) if probe else results:
-                    count += 1
+                    number += 1
                     size += length
-                    self._check(count, size)
+                    self._check(number, size)
                     yield result
         finally:
             if probe and probe.has_sdk and node.mode == "auto":

@@ -328,7 +328,7 @@ class ShellNode(Handler):
         """
         from emit.host.language import launch
 
-        return launch.prepare(self._bare(), self._located(), self.env)
+        return launch.prepare(self._bare(), self._located(), self.env, self.max_attempts)
 
     def _located(self) -> Source:
         from emit.host.language import runtime

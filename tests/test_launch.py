@@ -22,7 +22,7 @@ from tests.hosts import ROOT, until
 from tests.leaks import no_leaks
 
 #: A toy file holds the word that the node emits. It is built into a program, by a compiler that
-#: keeps count, fails at "mistake" and takes its time at "slow".
+#: keeps count, fails at "mistake", takes its time at "slow", and is "killed", or a "part" of it.
 TOML = """
 name = "toy"
 suffixes = [".toy"]
@@ -53,6 +53,10 @@ case $1 in
   check) test -e "$2.installed" || { echo 'no brick' >&2; exit 1; } ;;
   build)
     if grep -q mistake "$2"; then echo '# words' >&2; echo "$2:1: a mistake" >&2; exit 2; fi
+    if ! test -e "$LOG.spared"; then
+      if grep -q killed "$2"; then kill -9 $$; fi
+      if grep -q part "$2"; then echo 'link: signal: killed' >&2; exit 1; fi
+    fi
     echo half >"$4"
     while grep -q slow "$2" && ! test -e "$LOG.go"; do sleep 0.01; done
     cat "$2" >"$4" ;;
@@ -344,6 +348,26 @@ def test_a_build_that_fails(toys: Toys, toy: Declare) -> None:
     assert toys.builds == []
     toys.write("words.toy", "mended")
     assert toy() == "mended"
+
+
+@pytest.mark.parametrize("word", ["killed", "part"])
+def test_a_build_that_is_killed(
+    toys: Toys, toy: Declare, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again, as often as a message; then the error says what became of it, and stands
+    for a while as any other."""
+    monkeypatch.setattr(launch, "RETRY", 600.0)
+    monkeypatch.setattr(launch, "_PAUSE", 0.01)
+    toys.write("words.toy", word)
+    for _ in range(2):
+        with pytest.raises(StartError, match="its build was killed by SIGKILL") as caught:
+            toy(max_attempts=2)
+        assert caught.value.signal == "SIGKILL"
+        assert toys.called("build") == 2
+    launch._failed.clear()
+    monkeypatch.setattr(launch.time, "sleep", lambda _: toys.write("log.spared", ""))
+    assert toy() == word
+    assert toys.called("build") == 4
 
 
 @pytest.mark.parametrize("changed", ["words.toy", "emit_runtimes/toy/launch.py", "other.toy"])

@@ -18,6 +18,7 @@ from emit.host.accounting import CallAccount
 from emit.host.batch import Batch
 from emit.host.fate import AHEAD, FAILURES, Job, too_much
 from emit.host.pool import Lease, Pool
+from emit.host.supervisor import backoff
 from emit.host.transport import pause
 from emit.letter import DeadLetter
 
@@ -298,8 +299,8 @@ class Calls:
     def retry_delay(self, job: Job, error: RemoteError) -> float:
         if error.after is not None:
             return error.after
-        wait = self.settings.backoff * 2.0 ** (len(job.causes) - 1)
-        return min(self.settings.backoff_max, wait) * (0.5 + random.random() / 2)
+        settings, share = self.settings, random.random()
+        return backoff(settings.backoff, settings.backoff_max, len(job.causes), share)
 
     def snapshot(self) -> dict[str, Any]:
         """The node in :meth:`emit.host.host.Host.snapshot`."""

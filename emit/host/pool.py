@@ -18,13 +18,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from emit.errors import HostError, PoolClosed, PoolTimeout, Unavailable
+from emit.errors import HostError, PoolClosed, PoolTimeout, StartError, Unavailable
 from emit.host.accounting import ProcessAccount
 from emit.host.admission import Turn
+from emit.host.lines import logger_of
 from emit.host.prepared import Prepared
 from emit.host.process import Process, is_permanent
 from emit.host.settings import Settings
@@ -101,7 +102,8 @@ class Pool:
         Raises:
             PoolTimeout: None became free in time.
             Unavailable: The program failed to start several times; no start is tried now.
-            StartError, StartTimeout: It failed to start just now.
+            StartError, StartTimeout: It failed to start just now. A start that was killed is tried
+                again before, up to ``max_attempts`` times.
             PoolClosed: The pool was closed.
         """
         lease = self.acquire(deadline)
@@ -189,11 +191,12 @@ class Pool:
     def _wait_for_lease(self, deadline: float) -> Lease:
         turn = Turn(self)
         end = min(deadline, turn.since + self._patience())
+        killed: list[StartError] = []
         try:
             while True:
-                lease = self._begin(turn) or self._await(turn, end)
+                lease = self._begin(turn) or self._await(turn, end, killed)
                 if lease is not None and lease.process is None:
-                    self._start_into(lease, turn)
+                    self._start_for(turn, lease, killed)
                 if lease is None:
                     lease = self.try_acquire()
                 if lease is not None and lease.process is not None:
@@ -240,7 +243,20 @@ class Pool:
     def _unavailable(self, retry_in: float) -> Unavailable:
         return Unavailable(node=self.node, retry_in=retry_in, last=self._starts.last)
 
-    def _await(self, turn: Turn, end: float) -> Lease | None:
+    def _start_for(self, turn: Turn, lease: Lease, killed: list[StartError]) -> None:
+        """
+        Start a process for a caller that waits. One that is killed before it is ready, as by the
+        kernel when memory runs out, says nothing about the program: the caller tries again.
+        """
+        try:
+            self._start_into(lease, turn)
+        except StartError as error:
+            killed.append(error)
+            if error.signal is None or len(killed) >= self.settings.max_attempts:
+                raise
+            logger_of(self.node).warning("a start is tried again: %s", error)
+
+    def _await(self, turn: Turn, end: float, killed: Sequence[StartError]) -> Lease | None:
         """A process that another caller gives back. None, after a while: look again."""
         with self._lock:
             if self._idle:
@@ -249,13 +265,15 @@ class Pool:
                 self._waiters.append(turn)
             delay = self._starts.delay(time.monotonic()) if self._has_room() else 0.0
         if remaining(end) <= 0:
-            raise self._out_of_time(turn, delay)
+            raise self._out_of_time(turn, delay, killed)
         with suppress(queue.Empty):
             return turn.box.get(timeout=min(remaining(end), delay or _RECHECK, _RECHECK))
         return None
 
-    def _out_of_time(self, turn: Turn, delay: float) -> HostError:
+    def _out_of_time(self, turn: Turn, delay: float, killed: Sequence[StartError]) -> HostError:
         """Why a caller has waited in vain."""
+        if killed:
+            return killed[-1]
         if delay > 0:
             return self._unavailable(delay)
         admission = self._host.admission

@@ -384,13 +384,15 @@ class Process:
             # It has not had any message, so what it wrote is its own.
             sample = getattr(error, "sample", "")
             wrote = f"; it wrote: {sample}" if sample else ""
-            raise self._not_ready(f"before it was ready, {_without_node(error)}{wrote}") from error
+            reason = f"before it was ready, {_without_node(error)}{wrote}"
+            raise self._not_ready(reason, signal=getattr(error, "signal", None)) from error
 
-    def _not_ready(self, reason: str, hint: str = "") -> StartError:
+    def _not_ready(self, reason: str, hint: str = "", signal: str | None = None) -> StartError:
         # Not before a start has failed, and no program of a command is asked.
         from emit.host.language.launch import explain
 
-        hint = "; ".join(filter(None, (hint, explain(self.program))))
+        if signal is None:  # else it is not the language's fault, and each question takes memory
+            hint = "; ".join(filter(None, (hint, explain(self.program))))
         return StartError(
             node=self.node,
             argv=self.program.argv,
@@ -398,6 +400,7 @@ class Process:
             hint=hint,
             stderr_tail=self.pipes.lines.tail,
             started=True,
+            signal=signal,
         )
 
     def __repr__(self) -> str:

@@ -12,6 +12,19 @@ from functools import cached_property
 from emit.host.settings import Settings
 
 
+def backoff(first: float, most: float, times: int, share: float) -> float:
+    """
+    Seconds to wait after so many failures in a row.
+
+    Args:
+        first: After the first one; twice that after the next, and so on.
+        most: The longest wait.
+        times: How many failures.
+        share: A random number from 0 to 1: a random half of the wait spreads a herd.
+    """
+    return min(most, first * 2.0 ** min(times - 1, 60)) * (0.5 + share / 2)
+
+
 @dataclass
 class Starts:
     """
@@ -74,8 +87,8 @@ class Starts:
         self.failures.append(now)
         while len(self.failures) > settings.breaker_failures:
             self.failures.popleft()
-        wait = min(settings.backoff_max, settings.backoff * 2.0 ** min(self.streak - 1, 60))
-        self.not_before = now + wait * (0.5 + share / 2)
+        wait = backoff(settings.backoff, settings.backoff_max, self.streak, share)
+        self.not_before = now + wait
         full = len(self.failures) == settings.breaker_failures
         probed = self.open_until is not None
         if probed or (full and now - self.failures[0] <= settings.breaker_window):

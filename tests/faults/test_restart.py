@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 import time
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from emit.errors import HostError, StartError, StartTimeout, Unavailable
+from emit import Router, ShellNode
+from emit.errors import HostError, ProcessDied, StartError, StartTimeout, Unavailable
 from emit.host.calls import Calls
-from tests.faults.nodes import CHAOS, pool, raw, sdk
+from tests import shared_hosts
+from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -43,6 +46,116 @@ def test_a_program_that_ends_at_once() -> None:
         assert len(failures_until_open(node)) == 1
         assert node.snapshot()["start_failures"] == 5
         assert repr(node.pool).endswith("| Breaker: open]>")
+
+
+def dying(tmp_path: Path, end: str, times: int) -> list[str]:
+    """A program whose first starts come to an *end*; each leaves a line in a file."""
+    starts = str(tmp_path / "starts")
+    return sdk(f"""
+        print(os.getpid(), file=open({starts!r}, "a"), flush=True)
+        if len(open({starts!r}).readlines()) <= {times}:
+            {end}
+        serve(lambda msg: msg.n)
+        """)
+
+
+def starts_of(tmp_path: Path) -> int:
+    return len((tmp_path / "starts").read_text().splitlines())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+@pytest.mark.parametrize("kind", ["call", "call_many", "stream"])
+def test_a_start_that_is_killed(
+    tmp_path: Path, kind: str, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is made again, and the message that waits for it is not charged; the log tells why."""
+    program = dying(tmp_path, f"os.kill(os.getpid(), {int(number)})", 2)
+    with pool(program, backoff=0.01) as node:
+        if kind == "call":
+            assert node.call({"n": 7}) == [7]
+        elif kind == "stream":
+            assert list(node.stream({"n": 7})) == [7]
+        else:
+            assert list(node.call_many([{"n": 7}, {"n": 8}])) == [[7], [8]]
+        figures = node.snapshot()
+    assert starts_of(tmp_path) == 3
+    assert figures["retries"] == figures["failures"] == {}
+    assert (figures["starts"], figures["start_failures"]) == (1, 2)
+    said = [record.message for record in caplog.records if "tried again" in record.message]
+    assert len(said) == 2
+    assert all(signal.Signals(number).name in line for line in said)
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit(137)", "raise OSError", "os._exit(0)"])
+def test_a_start_that_ends_by_itself(tmp_path: Path, end: str) -> None:
+    """It fails its message at once, and the next message starts another."""
+    with pool(dying(tmp_path, end, 1), backoff=0.01) as node:
+        with pytest.raises(StartError) as caught:
+            node.call({"n": 7})
+        assert caught.value.signal is None
+        assert starts_of(tmp_path) == 1
+        assert node.call({"n": 7}) == [7]
+
+
+def test_starts_that_are_killed_each_time(tmp_path: Path) -> None:
+    """As often as max_attempts for a message, and as the breaker allows for all."""
+    program = dying(tmp_path, "os.kill(os.getpid(), 9)", 1000)
+    with pool(program, backoff=0.01, breaker_window=300.0, timeout=60) as node:
+        with pytest.raises(StartError, match="before it was ready, it was killed by SIG") as caught:
+            node.call({"n": 7})
+        assert (caught.value.signal, caught.value.letter) == ("SIGKILL", None)
+        assert starts_of(tmp_path) == 3
+        with pytest.raises(Unavailable, match="killed by SIGKILL"):
+            node.call({"n": 7})
+        assert starts_of(tmp_path) == 5
+    with pool(program, max_attempts=1) as node, pytest.raises(StartError):
+        node.call({"n": 7})
+    assert starts_of(tmp_path) == 6
+
+
+def test_a_killed_start_whose_time_is_over(tmp_path: Path) -> None:
+    """There is none for another: the error says what became of the first one."""
+    program = dying(tmp_path, "os.kill(os.getpid(), 9)", 1000)
+    with pool(program, backoff=60, backoff_max=60, acquire_timeout=0.2) as node:
+        with pytest.raises(StartError, match="killed by SIGKILL"):
+            node.call({"n": 7})
+        with pytest.raises(Unavailable, match=r"next start is in .*killed by SIGKILL"):
+            node.call({"n": 7})
+    assert starts_of(tmp_path) == 1
+
+
+def test_a_killed_start_of_a_shared_host(tmp_path: Path, short_folder: Path) -> None:
+    """The same holds there."""
+    path = short_folder / "host.sock"
+    program = dying(tmp_path, "os.kill(os.getpid(), 9)", 1)
+    with shared_hosts.listening(path), shared_hosts.client(path, program, backoff=0.01) as node:
+        assert node.call({"n": 7}) == [7]
+
+
+def test_a_killed_first_run(tmp_path: Path) -> None:
+    """In mode auto it may be a start: it is made again, if it has said nothing. What is known to be
+    without an SDK is not started, but run: that is its end."""
+    router = Router()
+    env = {"PYTHONPATH": PATH}
+    program = dying(tmp_path, "os.kill(os.getpid(), 9)", 2)
+    with router:
+        node = router.node(("n",), name="n", command=program, env=env, backoff=0.01)(ShellNode)
+        assert [node(n=n) for n in (7, 8)] == [({"n": 7},), ({"n": 8},)]
+        assert starts_of(tmp_path) == 4
+
+        script = 'read -r line; echo $line >>"$0"; test "$line" = "{}" || kill -9 $$; echo 1'
+        argv = ["sh", "-c", script, str(tmp_path / "lines")]
+        plain = router.node(("n",), name="plain", command=argv, backoff=0.01)(ShellNode)
+        assert plain({}) == ({"n": 1},)
+        with pytest.raises(ProcessDied):
+            plain(n=7)
+        assert (tmp_path / "lines").read_text() == '{}\n{"n":7}\n'
+
+        talks = ["sh", "-c", f"echo 1; echo >>{tmp_path / 'talks'}; kill -9 $$"]
+        talking = router.node(("n",), name="talking", command=talks, backoff=0.01)(ShellNode)
+        with pytest.raises(ProcessDied):
+            talking(n=7)
+        assert (tmp_path / "talks").read_text() == "\n"
 
 
 def test_a_program_that_hangs_at_its_start() -> None:

@@ -128,8 +128,9 @@ def _build(program: Program, source: Source, values: Mapping[str, str], path: Pa
         reason = f"its build did not end within {TIMEOUT:g} s"
         raise start_error(building, reason, "", error.stderr_tail) from error
     except ProcessDied as error:
-        said = error.stderr_tail
-        raise start_error(building, "it does not build", _first_line(said), said) from error
+        said, signal = error.stderr_tail, error.signal or _killed_in(error.stderr_tail)
+        reason = f"its build was killed by {signal}" if signal else "it does not build"
+        raise start_error(building, reason, _first_line(said), said, signal) from error
     finally:
         _remove(part)
 
@@ -139,6 +140,12 @@ def _close(part: Path) -> None:
     for path in (part, *part.rglob("*")):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & ~0o022)
+
+
+def _killed_in(said: str) -> str | None:
+    """The signal that has killed a part of a compiler, as Go tells of its own."""
+    found = re.search(r"\bsignal: (killed|terminated)$", said, re.MULTILINE)
+    return {"killed": "SIGKILL", "terminated": "SIGTERM"}[found[1]] if found else None
 
 
 def _first_line(said: str) -> str:

@@ -22,6 +22,7 @@ from emit.host import oneshot
 from emit.host.language import build
 from emit.host.language.missing import describe_install
 from emit.host.language.runtime import Runtime, Source, fill
+from emit.host.lines import logger_of
 from emit.host.system.command import directory_of, resolve, start_error
 from emit.host.system.lifeline import interpreter
 from emit.host.system.program import Program, Toolchain
@@ -31,6 +32,9 @@ __all__ = ["explain", "installed_version", "places", "prepare", "toolchain_of"]
 #: Seconds for which a failure stands before it is looked at again.
 RETRY = 5.0
 
+#: Seconds before a build that was killed is tried again.
+_PAUSE = 0.2
+
 #: Seconds for `ruby --version`, or for a check of packages. A version manager's shim takes one.
 CHECK_TIMEOUT = 20.0
 
@@ -39,10 +43,10 @@ _DOTTED, _PLAIN = re.compile(rb"\d+(?:\.\d+)+"), re.compile(rb"\d+")
 #: What was found out, and what has failed: when, and the facts of its StartError.
 _known: dict[Any, Any] = {}
 _failed: dict[Any, tuple[float, dict[str, Any]]] = {}
-_FACTS = ("argv", "reason", "hint", "stderr_tail")
+_FACTS = ("argv", "reason", "hint", "stderr_tail", "signal")
 
 
-def prepare(program: Program, source: Source, own: Mapping[str, str]) -> Program:
+def prepare(program: Program, source: Source, own: Mapping[str, str], attempts: int = 1) -> Program:
     """
     Make the program that serves *source*.
 
@@ -54,6 +58,7 @@ def prepare(program: Program, source: Source, own: Mapping[str, str]) -> Program
         program: Its node, environment and directory; its ``argv`` is not looked at.
         source: What to serve; see `emit.host.language.runtime.locate`.
         own: What the node itself adds to the environment: it wins over what the language adds.
+        attempts: How often a build is tried that is killed.
 
     Returns:
         *program* with the command of the language's launcher, and with its environment.
@@ -70,7 +75,7 @@ def prepare(program: Program, source: Source, own: Mapping[str, str]) -> Program
     env = {**program.env, **_filled(added, values), **own}
     program = replace(program, env=env, toolchain=toolchain_of(runtime, values))
     if runtime.build:
-        values["output"] = str(_built(program, source, values))
+        values["output"] = str(_built(program, source, values, attempts))
     prefix = runtime.prefix if "manifest" in values else ()
     launch = (word for word in runtime.launch if word != "{function}" or source.function)
     argv = fill((*prefix, *launch), values)
@@ -226,7 +231,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split("."))) if version else ()
 
 
-def _built(program: Program, source: Source, values: dict[str, str]) -> Path:
+def _built(program: Program, source: Source, values: dict[str, str], attempts: int) -> Path:
     assert program.toolchain is not None
     try:
         version = installed_version(program, program.toolchain)
@@ -238,7 +243,7 @@ def _built(program: Program, source: Source, values: dict[str, str]) -> Path:
         raise start_error(program, f"{error.filename}: {error.strerror}", "") from error
     if not build.is_built(output):
         key = ("build", str(output))
-        _attempt(program, key, lambda: _build(program, source, values, output))
+        _attempt(program, key, lambda: _build(program, source, values, output), attempts)
     return output
 
 
@@ -247,6 +252,8 @@ def _build(program: Program, source: Source, values: dict[str, str], output: Pat
     try:
         build.build(program, source, values, output)
     except StartError as error:
+        if error.signal is not None:
+            raise
         _find(program, program.toolchain)
         hint = "; ".join(filter(None, (error.hint, explain(program))))
         failed = replace(program, argv=error.argv)
@@ -259,17 +266,24 @@ def _remember(program: Program, key: Any, find_out: Callable[[], Any]) -> Any:
     return _known[key]
 
 
-def _attempt(program: Program, key: Any, action: Callable[[], Any]) -> Any:
-    """Not again within `RETRY` seconds after it has failed."""
+def _attempt(program: Program, key: Any, action: Callable[[], Any], attempts: int = 1) -> Any:
+    """
+    Not again within `RETRY` seconds after it has failed. What was killed, as by the kernel when
+    memory runs out, is tried *attempts* times before.
+    """
     when, failure = _failed.get(key, (0.0, {}))
     if failure and time.monotonic() - when < RETRY:
         raise StartError(node=program.node, **failure)
-    try:
-        return action()
-    except StartError as error:
-        # Anew each time: an exception that is kept would keep the frames of its traceback.
-        _failed[key] = time.monotonic(), {name: getattr(error, name) for name in _FACTS}
-        raise
+    for left in reversed(range(attempts)):
+        try:
+            return action()
+        except StartError as error:
+            if error.signal is None or not left:
+                # Anew each time: an exception that is kept would keep its traceback's frames.
+                _failed[key] = time.monotonic(), {name: getattr(error, name) for name in _FACTS}
+                raise
+            logger_of(program.node).warning("a build is tried again: %s", error)
+        time.sleep(_PAUSE)
 
 
 def _run(program: Program, reason: str, hint: str) -> bytes:

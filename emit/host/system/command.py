@@ -211,8 +211,18 @@ def _not_executable(program: Program, path: str) -> StartError:
     return start_error(program, "permission denied", f"check the owner and mode of {path}")
 
 
-def start_error(program: Program, reason: str, hint: str, said: str = "") -> StartError:
-    """Why *program* cannot be started, what to do, and the last words on its stderr."""
+def start_error(
+    program: Program, reason: str, hint: str, said: str = "", signal: str | None = None
+) -> StartError:
+    """
+    Why *program* cannot be started, what to do, the last words on its stderr, and the signal that
+    has killed what builds it.
+    """
     return StartError(
-        node=program.node, argv=program.argv, reason=reason, hint=hint, stderr_tail=said
+        node=program.node,
+        argv=program.argv,
+        reason=reason,
+        hint=hint,
+        stderr_tail=said,
+        signal=signal,
     )

@@ -33,7 +33,7 @@ func main() {
 		err = errors.New("usage: build FILE FUNCTION OUTPUT, or build test FILE_test.go")
 	}
 	var compiler *exec.ExitError
-	if errors.As(err, &compiler) {
+	if errors.As(err, &compiler) && compiler.Exited() {
 		os.Exit(compiler.ExitCode()) // it has said all there is to say
 	}
 	if err != nil {
