@@ -54,6 +54,41 @@ def test_a_start_that_works_forgets_the_failures() -> None:
     assert starts.delay(101.0) == pytest.approx(0.1)
 
 
+def test_a_start_that_had_not_worked_after_all() -> None:
+    """What was forgotten counts again: the waits grow, and the breaker opens."""
+    starts = Starts(Settings(backoff=0.1, breaker_failures=4, breaker_window=10, breaker_open=60))
+    fail(starts, 100.0)
+    waits = []
+    for now in (101.0, 102.0):
+        starts.began(now)
+        starts.worked()
+        assert starts.delay(now) == 0
+        starts.relapsed(now, ERROR, 1.0)
+        waits.append(starts.delay(now))
+    assert waits == pytest.approx([0.2, 0.4])
+    assert (starts.last, starts.is_open(102.0)) == (ERROR, False)
+    starts.worked()
+    starts.relapsed(103.0, ERROR, 1.0)
+    assert starts.is_open(103.0)
+    starts.began(163.0)
+    starts.worked()  # the probe
+    assert not starts.is_open(163.0)
+    starts.relapsed(163.0, ERROR, 1.0)
+    assert starts.is_open(222.0)
+
+
+def test_two_starts_that_had_not_worked() -> None:
+    """Each counts once, however they come together."""
+    starts = Starts(Settings(breaker_failures=3, breaker_window=10))
+    starts.worked()
+    starts.worked()
+    starts.relapsed(100.0, ERROR, 1.0)
+    starts.relapsed(100.0, ERROR, 1.0)
+    assert (len(starts.failures), starts.streak) == (2, 2)
+    fail(starts, 101.0)
+    assert starts.is_open(101.0)
+
+
 def test_the_breaker_opens() -> None:
     """After so many failures within the window, for its time."""
     starts = Starts(Settings(breaker_failures=3, breaker_window=10, breaker_open=60))

@@ -181,7 +181,7 @@ class Batch:
         # It is replaced, perhaps while the caller took his time; or has been here for long enough.
         has_served = lane.process.calls - lane.calls >= self._settings.window
         if lane.process.condemned or (has_served and self._pool.is_wanted):
-            return None if lane.load else self._leave(lane)
+            return None if lane.load else self._part(lane)
         if not self._ready or lane.is_alone:
             return
         window = min(self._settings.window, lane.window, self._fitting(lane))
@@ -189,8 +189,8 @@ class Batch:
         if full and self._ready[0] is not self._first:
             return
         if lane.load == 0:
-            if lane.process.look() is not None:  # it died idle: no message is to be charged
-                return self._leave(lane)
+            if lane.process.look() is not None:
+                return self._part(lane)
             lane.deadline = time.monotonic() + self._settings.timeout
             lane.progress = time.monotonic()
         self._fill(lane.process, window)
@@ -272,7 +272,8 @@ class Batch:
     def _wait(self, poll: Poll, working: list[Lane]) -> None:
         if any(lane.process.is_over for lane in working):
             return
-        until = min([*(lane.deadline for lane in working), *(at for at, _ in self._later)])
+        ends = (min(lane.deadline, lane.process.last_moment) for lane in working)
+        until = min([*ends, *(at for at, _ in self._later)])
         tick = MEMORY_TICK if self._settings.max_rss is not None else self._settings.timeout
         poll.step(min(tick, remaining(until)))
 
@@ -298,7 +299,7 @@ class Batch:
             self._pool.retire_if_worn(process)
             if process.condemned and not lane.load:
                 self._leave(lane)
-        elif now >= lane.deadline:
+        elif now >= min(lane.deadline, process.last_moment):
             self._failed(lane, process.timed_out())
         if lane in self._lanes and self._is_crowded:
             self._drop_partial(process)
@@ -359,9 +360,22 @@ class Batch:
             job.release()
         self._return(others)
         if suspect is not None:
-            self._calls.judge(suspect, error)
-            if suspect.outcome is None:
-                self._return([suspect])
+            self._charge(suspect, error)
+
+    def _part(self, lane: Lane) -> None:
+        """
+        Leave a process that has no message. None is charged with what has become of it; but each
+        process may say that it can't go on before it has one, and then the next message is.
+        """
+        process = lane.process
+        self._leave(lane)
+        if process.gave_up and self._ready:
+            self._charge(self._ready.popleft(), process.failure(may_have_run=False))
+
+    def _charge(self, job: Job, error: HostError) -> None:
+        self._calls.judge(job, error)
+        if job.outcome is None:
+            self._return([job])
 
     def _leave(self, lane: Lane) -> None:
         self._lanes.remove(lane)

@@ -317,6 +317,8 @@ class Pool:
                 self._host.keeper.do(lambda: self.stop(process, process.replaced or ""))
             elif process is not None:
                 process.warn()
+                if process.gave_up:
+                    self._relapse(process)
                 self.account.ended(process, "failed")
                 process.discard()
         finally:
@@ -325,6 +327,13 @@ class Pool:
                 self._wake()
             if self._host.admission.is_contended:
                 self._host.admission.wake()
+
+    def _relapse(self, process: Process) -> None:
+        """A process that gave up before its first answer counts as a start that has failed."""
+        error = process.failure()
+        self.account.failed_to_start(error)
+        with self._lock:
+            self._starts.relapsed(time.monotonic(), error, random.random())
 
     # -- starts and replacements -----------------------------------------------------------
 
@@ -427,6 +436,10 @@ class Pool:
                 with self._lock:
                     fresh = self._begin_start(time.monotonic())
                 self._start_into(fresh, turn)
+                if fresh.process is not None and fresh.process.condemned:
+                    self._drop(fresh)
+                    old.retiring = False
+                    return
             elif not (old.retiring and admission.is_full):
                 old.retiring = False  # too early; the next release of *old* asks again
                 return

@@ -87,6 +87,7 @@ class Process:
         self._unsent: list[bytes] = []
         self.unsent = 0
         self._memory_due = 0.0
+        self._last_moment: float | None = None
         self.lifespan = Lifespan.draw(settings, random.random())
         self.pipes = Pipes(child, Lines(program.node))
         limits = (settings.max_results, settings.max_result_bytes, settings.timeout)
@@ -156,7 +157,10 @@ class Process:
         Raises:
             EncodeError, FrameTooLarge: It can't be sent. Nothing of it was, and the process
                 stays usable.
+            ProcessDied: The process has said that it can't go on.
         """
+        if self.answers.failed is not None:
+            raise self.failure(may_have_run=False)
         if job.node and job.node != self.node:
             self.serve(job.node)
         number, data = self.session.call(job.fields, node=job.program_node, meta=meta)
@@ -207,12 +211,21 @@ class Process:
         """
         if self.is_over:
             return
-        left = deadline - time.monotonic()
+        left = min(deadline, self.last_moment) - time.monotonic()
         if left <= 0:
             raise self.timed_out()
         self._poll.step(left if self._settings.max_rss is None else min(left, MEMORY_TICK))
         if not self.pipes.received:
             self.check_memory()
+
+    @property
+    def last_moment(self) -> float:
+        """When a process that has said that it can't go on must have ended; else infinite."""
+        if self.answers.failed is None:
+            return float("inf")
+        if self._last_moment is None:
+            self._last_moment = time.monotonic() + self._settings.stop_grace
+        return self._last_moment
 
     def check_memory(self) -> None:
         """
@@ -265,6 +278,8 @@ class Process:
 
     def _failure(self) -> HostError:
         """What has become of a process whose pipes are at an end."""
+        if self.answers.failed is not None and self.session.ready is not None:
+            return self.failure()
         if self.pipes.dead:
             return self._died(self.child.status)
         closed = "stdout" if self.pipes.ended else "stdin"
@@ -272,9 +287,24 @@ class Process:
         tail = self.pipes.lines.tail
         return self._lost(ProtocolError(node=self.node, reason=reason, stderr_tail=tail))
 
-    def _died(self, status: int | None, reason: str = "") -> HostError:
+    @property
+    def gave_up(self) -> bool:
+        """Whether it has said that it can't go on, before it had answered anything."""
+        return self.answers.failed is not None and not self.calls
+
+    def failure(self, *, may_have_run: bool | None = None) -> HostError:
+        """The error of a process that has said that it can't go on, with its own words."""
+        failed, status = self.answers.failed, self.child.status
+        assert failed is not None
+        end = describe_status(status) if self.child.poll() else "did not end by itself"
+        reason = f"could not go on ({failed.type}: {failed.message}) and {end}"
+        return self._died(status, reason, may_have_run)
+
+    def _died(
+        self, status: int | None, reason: str = "", may_have_run: bool | None = None
+    ) -> HostError:
         tail, argv = self.pipes.lines.tail, self.program.argv
-        if self.answers.jobs and status is not None and status >= 0:
+        if not reason and self.answers.jobs and status is not None and status >= 0:
             reason = f"{describe_status(status)} before it had answered,"
         error = ProcessDied(
             node=self.node,
@@ -283,12 +313,15 @@ class Process:
             stderr_tail=tail,
             uptime=time.monotonic() - self.born,
             calls=self.calls,
+            may_have_run=may_have_run,
             said="" if reason else self.pipes.lines.last_words(signal_of(status)),
             hint="" if self.calls else describe_missing(tail, argv, self.program.cwd),
         )
         return self._lost(error)
 
     def timed_out(self) -> HostError:
+        if self.answers.failed is not None:
+            return self.failure()
         error = CallTimeout(
             node=self.node,
             timeout=self._settings.timeout,

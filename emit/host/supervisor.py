@@ -35,7 +35,8 @@ class Starts:
        all of it.
     2. ``breaker_failures`` failures within ``breaker_window`` open the breaker: no start for
        ``breaker_open`` seconds, then one, the probe. Others wait for its outcome.
-    3. A start that works closes the breaker and forgets the failures.
+    3. A start that works closes the breaker and forgets the failures, unless its process says
+       before its first answer that it can't go on.
 
     Attributes:
         failures: When starts failed, the newest last, as many as open the breaker.
@@ -53,6 +54,7 @@ class Starts:
     not_before: float = 0.0
     open_until: float | None = None
     probing_until: float = 0.0
+    _before: tuple[tuple[float, ...], int, float | None] = ((), 0, None)
 
     def is_open(self, now: float) -> bool:
         """Whether calls fail at once, since no start is allowed for a long while."""
@@ -68,6 +70,8 @@ class Starts:
             self.probing_until = now + self.settings.start_timeout
 
     def worked(self) -> None:
+        """A start has worked."""
+        self._before = (tuple(self.failures), self.streak, self.open_until)
         self.failures.clear()
         self.streak = 0
         self.last = None
@@ -94,6 +98,18 @@ class Starts:
         if probed or (full and now - self.failures[0] <= settings.breaker_window):
             self.open_until = self.not_before = now + settings.breaker_open
         self.probing_until = 0.0
+
+    def relapsed(self, now: float, error: BaseException, share: float) -> None:
+        """
+        What had worked gave up before it had done anything: it had not worked, and what was
+        forgotten then counts again. The arguments are those of `failed`.
+        """
+        failures, streak, open_until = self._before
+        self._before = ((), 0, None)
+        self.failures.extendleft(reversed(failures))
+        self.streak += streak
+        self.open_until = open_until if self.open_until is None else self.open_until
+        self.failed(now, error, share)
 
     def interrupted(self) -> None:
         """A start was broken off by its caller: it says nothing about the program."""

@@ -14,8 +14,10 @@ import pytest
 from emit import Router, ShellNode
 from emit.errors import HostError, ProcessDied, StartError, StartTimeout, Unavailable
 from emit.host.calls import Calls
+from emit.letter import DeadLetter
 from tests import shared_hosts
-from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
+from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk, started
+from tests.hosts import until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -156,6 +158,113 @@ def test_a_killed_first_run(tmp_path: Path) -> None:
         with pytest.raises(ProcessDied):
             talking(n=7)
         assert (tmp_path / "talks").read_text() == "\n"
+
+
+GIVEN_UP = "op='err', id=None, type='StoreGone', message='no store to write to'"
+
+#: Programs that are ready, and then see that they can't go on: together with that, a moment later,
+#: or with their first call; and whether they end then.
+GIVING_UP = {
+    "at once": f"read(); write(line(op='ready', v=1) + line({GIVEN_UP})); sys.exit(1)",
+    "and lives on": f"read(); write(line(op='ready', v=1) + line({GIVEN_UP})); hang()",
+    "later": f"ready(); time.sleep(0.05); frame({GIVEN_UP}); sys.exit(1)",
+    "with a call": f"next(calls()); frame({GIVEN_UP}); hang()",
+}
+
+
+@pytest.mark.parametrize("code", GIVING_UP.values(), ids=GIVING_UP)
+@pytest.mark.parametrize("kind", ["call", "call_many", "stream"])
+def test_a_program_that_gives_up_when_it_is_ready(code: str, kind: str) -> None:
+    """Its message fails as one whose process dies, with what it said; and as a start that fails, it
+    is tried again later each time, and opens the breaker."""
+    letters: list[DeadLetter] = []
+    settings: dict[str, Any] = {"backoff": 0.01, "breaker_window": 300.0, "stop_grace": 0.05}
+    with pool(raw(code), dead_letter=letters.append, timeout=60, **settings) as node:
+        if kind == "call":
+            assert node.call({"n": 1}) == []
+        elif kind == "stream":
+            assert list(node.stream({"n": 1})) == []
+        else:
+            assert list(node.call_many([{"n": 1}])) == [[]]
+        (letter,) = letters
+        assert letter.message == {"n": 1}
+        assert [cause.type for cause in letter.causes] == ["ProcessDied"] * 3
+        assert all("StoreGone: no store to write to" in cause.text for cause in letter.causes)
+        with pytest.raises(Unavailable, match="no store to write to"):
+            [node.call({"n": 2}) for _ in range(3)]
+        figures = node.snapshot()
+        assert figures["start_failures"] == figures["starts"] == 5
+        assert "no store to write to" in figures["start_error"]["text"]
+
+
+def test_a_program_that_gives_up_between_two_calls() -> None:
+    """The message that comes next is not charged; another process has it."""
+    code = f"""
+        for id, msg in calls():
+            write(line(op="end", id=id, msgs=[os.getpid()]) + line({GIVEN_UP}))
+            hang()
+        """
+    with pool(raw(code), backoff=60.0, backoff_max=60.0) as node:
+        pids = {node.call({})[0] for _ in range(3)}
+        pids |= {pid for (pid,) in node.call_many([{}] * 3)}
+        assert len(pids) == 6
+        assert node.snapshot()["retries"] == {}
+        assert node.snapshot()["start_failures"] == 0
+
+
+def test_a_program_that_gives_up_while_it_idles(tmp_path: Path) -> None:
+    """Before its first call: no message is charged, and the next start comes later."""
+    gate = tmp_path / "gate"
+    code = f"""
+        ready()
+        while not os.path.exists({str(gate)!r}):
+            time.sleep(0.005)
+        frame({GIVEN_UP})
+        hang()
+        """
+
+    def is_gone() -> bool:
+        lease = node.pool.try_acquire()
+        if lease is not None:
+            node.pool.release(lease)
+        return lease is None
+
+    with pool(raw(code), backoff=60.0, backoff_max=60.0) as node:
+        started(node)
+        gate.touch()
+        until(is_gone)
+        figures = node.snapshot()
+        assert figures["start_error"]["retry_in"] > 0
+        assert "no store to write to" in figures["start_error"]["text"]
+        assert figures["retries"] == {}
+
+
+def test_a_replacement_that_gives_up(tmp_path: Path) -> None:
+    """The old process is kept for the time being."""
+    first = str(tmp_path / "first")
+    code = f"""
+        if os.path.exists({first!r}):
+            read()
+            write(line(op="ready", v=1) + line({GIVEN_UP}))
+            hang()
+        open({first!r}, "w").close()
+        for id, msg in calls():
+            end(id, os.getpid())
+        """
+    with pool(raw(code), max_calls=1, jitter=0, backoff=0.01) as node:
+        pids = {node.call({})[0]}
+        while node.snapshot()["start_failures"] < 2:
+            pids |= set(node.call({}))
+        assert len(pids) == 1
+
+
+def test_giving_up_in_a_shared_host(short_folder: Path) -> None:
+    """The error is the program's, and not that the host is lost."""
+    path, program = short_folder / "host.sock", raw(GIVING_UP["at once"])
+    with shared_hosts.listening(path), shared_hosts.client(path, program, backoff=0.01) as node:
+        with pytest.raises(ProcessDied, match="StoreGone: no store to write to") as caught:
+            node.call({"n": 1})
+        assert len(caught.value.letter.causes) == 3
 
 
 def test_a_program_that_hangs_at_its_start() -> None:
