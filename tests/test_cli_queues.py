@@ -54,7 +54,8 @@ def rq_router(url: str) -> RQRouter:
 
 
 def celery_router(url: str) -> CeleryRouter:
-    router = CeleryRouter(celery_task=Celery("app", broker=url).task)
+    # Not shared: each test has such a node, and a shared task is every app's.
+    router = CeleryRouter(celery_task=Celery("app", broker=url).task(shared=False))
     router.node((), name="a")(lambda msg: None)
     return router
 

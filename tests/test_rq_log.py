@@ -38,7 +38,7 @@ def test_it_is_in_the_log_of_the_worker(jobs: Any, kind: str, tmp_path: Path) ->
         (letter,) = dead(jobs, 1)
         worker.said(f"{letter.id} is given up")
     clock = r"^\d\d:\d\d:\d\d "
-    assert re.search(f"{clock}emit[.]node[.].*program[.]py: {HELLO}$", worker.text, re.M)
+    assert re.search(f"{clock}emit[.]node[.]jobs[.]Answer: {HELLO}$", worker.text, re.M)
     assert re.search(f"{clock}emit: {letter.id} is given up", worker.text, re.M)
     assert worker.text.count(HELLO) == 1
 
@@ -51,7 +51,7 @@ def test_handlers_of_the_users_own(jobs: Any, kind: str, tmp_path: Path) -> None
     with rq_worker(tmp_path / "log", kind, EMIT_TEST_LOG=form) as worker:
         jobs.Answer.delay(n=1, how="print", _origin="test")
         wait_for(jobs, "jobs.answered", 1)
-    assert re.search(f"^mine emit[.]node[.].*program[.]py {HELLO}$", worker.text, re.M)
+    assert re.search(f"^mine emit[.]node[.]jobs[.]Answer {HELLO}$", worker.text, re.M)
     assert worker.text.count(HELLO) == 1
 
 
