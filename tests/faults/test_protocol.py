@@ -419,7 +419,6 @@ def test_an_answer_over_max_frame() -> None:
     [
         ("sys.exit(0)", "ended with exit code 0"),
         ("read(); print('no module named x', file=sys.stderr); sys.exit(3)", "exit code 3"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
         ("read(); frame(op='ready', v=2)", "speaks version 2"),
         ("read(); frame(op='ready', v=1, codec='xml')", "took codec 'xml'"),
         ("read(); frame(op='ready')", "the v of 'ready' is missing"),
