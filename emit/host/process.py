@@ -304,6 +304,7 @@ class Process:
         self, status: int | None, reason: str = "", may_have_run: bool | None = None
     ) -> HostError:
         tail, argv = self.pipes.lines.tail, self.program.argv
+        said = "" if reason else self.pipes.lines.last_words(signal_of(status))
         if not reason and self.answers.jobs and status is not None and status >= 0:
             reason = f"{describe_status(status)} before it had answered,"
         error = ProcessDied(
@@ -314,7 +315,7 @@ class Process:
             uptime=time.monotonic() - self.born,
             calls=self.calls,
             may_have_run=may_have_run,
-            said="" if reason else self.pipes.lines.last_words(signal_of(status)),
+            said=said,
             hint="" if self.calls else describe_missing(tail, argv, self.program.cwd),
         )
         return self._lost(error)
