@@ -110,6 +110,16 @@ def test_replay(letters: DeadLetters, run: Run) -> None:
     assert [entry.id for entry in letters.list()] == ["m13"]
 
 
+def test_replay_of_what_could_not_be_read(letters: DeadLetters, run: Run) -> None:
+    """It is no message: a router without a queue runs no node with it."""
+    raw = DeadLetter("halve", {"raw": '{"args":["{"]}'}, (CAUSE,), id="r", route={"raw": True})
+    letters.add(raw)
+    done = run("replay", "--app", "app.router", "r")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "emit dead: r: only the router of the queue that it came from" in done.stderr
+    assert letters.show("r").message == raw.message
+
+
 def test_drop(letters: DeadLetters, run: Run) -> None:
     """Those named, or all of a node."""
     assert run("drop", "m12").stdout == "m12\n"

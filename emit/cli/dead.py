@@ -134,8 +134,14 @@ def _sender(router: Router) -> Callable[[DeadLetter], Any]:
     resend: Callable[[DeadLetter], Any] | None = getattr(router, "resend", None)
     if resend is not None:
         return resend
-    make = router.message_class
-    return lambda letter: router.dispatch(letter.origin, letter.node, make(letter.message))
+
+    def run_here(letter: DeadLetter) -> None:
+        if letter.route:
+            raise CommandError("only the router of the queue that it came from can send it again")
+        message = router.message_class(letter.message)
+        router.dispatch(letter.origin, letter.node, message)
+
+    return run_here
 
 
 @contextmanager
