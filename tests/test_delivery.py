@@ -100,6 +100,13 @@ def test_retries_that_are_counted_apart() -> None:
     assert judge(asks, 1, Policy(max_retries=0)).fate == "dead"
 
 
+@pytest.mark.parametrize("after", [86401, 1e9, 1e18, 1e308])
+def test_retry_after_years(after: float) -> None:
+    """A day at the most, which every queue can count."""
+    error = errors.RemoteError(**REMOTE, retry=True, after=after)
+    assert judge(error, 1) == ("retry", 86400.0)
+
+
 def test_retry_after() -> None:
     """The author's delay is kept as it is, 0 included."""
     for after in (0.0, 0.25, 3600.0):

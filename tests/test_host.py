@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from emit import Router
-from emit.errors import PoolTimeout, ProcessDied, RemoteError, ResultError
+from emit.errors import PoolClosed, PoolTimeout, ProcessDied, RemoteError, ResultError
 from emit.host.admission import CONCURRENT_STARTS, Turn
 from emit.host.calls import Calls
 from emit.host.host import Host, current
@@ -679,6 +679,59 @@ def test_a_busy_service_and_a_process_that_dies_are_counted_apart(
         except (RemoteError, ProcessDied) as error:
             outcome = error
     assert outcome == [end] or type(outcome).__name__ == end
+
+
+BUSY = """
+def work(msg):
+    if context().attempt < msg.get("until", 9):
+        raise Retry("busy", after=msg.after)
+    return context().attempt
+serve(work)
+"""
+
+
+@pytest.mark.parametrize("after", [1e3, 1e9, 1e18])
+@pytest.mark.parametrize("kind", ["call", "call_many", "stream"])
+def test_the_author_asks_for_an_attempt_in_years(
+    kind: str, after: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller waits for as long as the node's own backoff does, and the log says so."""
+    with pool(sdk(BUSY), backoff=0.01, backoff_max=0.02) as node:
+        message = {"after": after, "until": 3}
+        if kind == "call":
+            assert node.call(message) == [3]
+        elif kind == "stream":
+            assert list(node.stream(message)) == [3]
+        else:
+            assert list(node.call_many([message] * 2)) == [[3], [3]]
+    said = [record.message for record in caplog.records if "asked for" in record.message]
+    assert len(said) == (4 if kind == "call_many" else 2)
+    assert all("made in backoff_max = 0.02 s" in line for line in said)
+
+
+@pytest.mark.parametrize("kind", ["call", "call_many", "stream"])
+def test_closing_while_a_message_waits_for_its_next_attempt(kind: str) -> None:
+    """It does not wait any longer."""
+    found: list[Any] = []
+    with pool(sdk(BUSY), backoff_max=3600.0) as node:
+        message = {"after": 1e9}
+        calls = {
+            "call": lambda: node.call(message),
+            "stream": lambda: list(node.stream(message)),
+            "call_many": lambda: list(node.call_many([message])),
+        }
+
+        def work() -> None:
+            try:
+                calls[kind]()
+            except PoolClosed as closed:
+                found.append(closed)
+
+        waiting = threading.Thread(target=work)
+        waiting.start()
+        until(lambda: node.snapshot()["retries"])
+    waiting.join()
+    assert found[0].may_have_run
 
 
 def test_the_author_wants_no_other_attempt() -> None:

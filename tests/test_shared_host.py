@@ -1035,6 +1035,18 @@ def test_nodes_that_nobody_uses_are_stopped(path: Path, monkeypatch: pytest.Monk
             until(lambda: list(host.snapshot()["nodes"]) == ["a"])
 
 
+def test_a_client_that_leaves_while_its_message_waits(path: Path) -> None:
+    """Nobody waits for its next attempt in its place."""
+    busy = sdk("def busy(msg): raise Retry('busy', after=1e9)\nserve(busy)")
+    with serving(path) as host:
+        with client(path, busy, backoff_max=3600.0, timeout=60) as node:
+            waiting, found = in_thread(lambda: node.call({}))
+            until(lambda: any(n["retries"] for n in host.snapshot()["nodes"].values()))
+        waiting.join()
+        assert isinstance(found[0], PoolClosed)
+        until(lambda: "emit-client" not in [thread.name for thread in threading.enumerate()])
+
+
 def test_threads_end_with_their_clients(path: Path) -> None:
     """A hundred clients that come and go leave nothing; that no_leaks sees."""
     with serving(path):

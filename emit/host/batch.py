@@ -25,7 +25,7 @@ from emit.errors import CallTimeout, EncodeError, FrameTooLarge, RemoteError
 from emit.host.fate import AHEAD, FAILURES, Job, split
 from emit.host.lines import logger_of
 from emit.host.process import MEMORY_TICK
-from emit.host.transport import Poll, pause, remaining
+from emit.host.transport import Poll, remaining
 
 if TYPE_CHECKING:
     from emit.errors import HostError
@@ -149,7 +149,7 @@ class Batch:
         """Nothing runs: what is left asked to be tried again later, or waits for such a message."""
         is_full = bool(self._lanes) and not self._fitting(self._lanes[0])
         if self._later and self._unsettled[0].outcome is None and (is_full or not self._ready):
-            pause(remaining(min(at for at, _ in self._later)), self._calls.caller)
+            self._pool.rest(remaining(min(at for at, _ in self._later)), self._calls.caller)
 
     def _wake_later(self) -> None:
         now = time.monotonic()

@@ -17,6 +17,7 @@ from emit.errors import CallTimeout, HostError, RemoteError
 from emit.host.accounting import CallAccount
 from emit.host.batch import Batch
 from emit.host.fate import AHEAD, FAILURES, Job, too_much
+from emit.host.lines import logger_of
 from emit.host.pool import Lease, Pool
 from emit.host.supervisor import backoff
 from emit.host.transport import pause
@@ -294,12 +295,22 @@ class Calls:
         job.outcome = None
         self.judge(job, error, last)
         if job.outcome is None:
-            pause(self.retry_delay(job, error), self.caller)
+            self.pool.rest(self.retry_delay(job, error), self.caller)
 
     def retry_delay(self, job: Job, error: RemoteError) -> float:
-        if error.after is not None:
-            return error.after
+        """
+        Seconds to wait before another attempt: what the author asks for, but no longer than
+        ``backoff_max``, since the caller waits meanwhile.
+        """
         settings, share = self.settings, random.random()
+        if error.after is not None and error.after > settings.backoff_max:
+            logger_of(self.node).warning(
+                "another attempt is asked for in %.3g s; it is made in backoff_max = %g s",
+                error.after,
+                settings.backoff_max,
+            )
+        if error.after is not None:
+            return min(error.after, settings.backoff_max)
         return backoff(settings.backoff, settings.backoff_max, len(job.causes), share)
 
     def snapshot(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from emit.host.settings import Settings
 from emit.host.stopping import stop_all
 from emit.host.supervisor import Starts
 from emit.host.system.program import Program
-from emit.host.transport import remaining
+from emit.host.transport import pause, remaining
 
 if TYPE_CHECKING:
     from emit.host.host import Host
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 #: Seconds after which a waiting caller looks again, should its wake-up have gone to another
 #: that was thrown out in that moment.
 _RECHECK = 0.1
+
+
+#: Seconds between two looks of a message that waits for its next attempt.
+_SLICE = 0.25
 
 
 class Lease:
@@ -89,7 +93,7 @@ class Pool:
         self._waiters: deque[Turn] = deque()
         self._starts = Starts(settings)
         self._growing = False
-        self._closed = False
+        self._closed = threading.Event()
 
     # -- leases ----------------------------------------------------------------------------
 
@@ -170,7 +174,7 @@ class Pool:
         other = admission.first() if admission.is_contended else None
         with self._lock:
             lease.process.used = time.monotonic()
-            if self._closed or lease.process.condemned:
+            if self._closed.is_set() or lease.process.condemned:
                 return False
             if other is not None and self._gives_way(lease.process, other):
                 self._leaving.append(lease)
@@ -231,7 +235,7 @@ class Pool:
             PoolClosed: It is closed.
             Unavailable: The breaker is open.
         """
-        if self._closed:
+        if self._closed.is_set():
             raise PoolClosed(node=self.node)
         if self._idle or not self._has_room():
             return False
@@ -313,7 +317,7 @@ class Pool:
         """Kill a lease's process, and free its slot. One that has done its work is stopped."""
         process, lease.process = lease.process, None
         try:
-            if process is not None and process.is_finished and not self._closed:
+            if process is not None and process.is_finished and not self._closed.is_set():
                 self._host.keeper.do(lambda: self.stop(process, process.replaced or ""))
             elif process is not None:
                 process.warn()
@@ -418,7 +422,7 @@ class Pool:
     def _may_grow(self) -> bool:
         with self._lock:
             delay = self._starts.delay(time.monotonic())
-            return not self._closed and self._has_room() and delay == 0
+            return not self._closed.is_set() and self._has_room() and delay == 0
 
     def replace(self, old: Process, reason: str) -> None:
         """
@@ -431,7 +435,9 @@ class Pool:
         turn, admission = Turn(self), self._host.admission
         try:
             with self._lock:
-                old.retiring = not self._closed and self._starts.delay(time.monotonic()) == 0
+                old.retiring = (
+                    not self._closed.is_set() and self._starts.delay(time.monotonic()) == 0
+                )
             if old.retiring and admission.may_start(turn, evict=False):
                 with self._lock:
                     fresh = self._begin_start(time.monotonic())
@@ -464,6 +470,24 @@ class Pool:
         """Stop a process politely; *cause* is for the account."""
         self.account.ended(process, cause)
         stop_all([process])
+
+    def rest(self, seconds: float, caller: int | None) -> None:
+        """
+        Wait with a message before its next attempt.
+
+        Raises:
+            Abandoned: The other end of the socket *caller* was closed.
+            PoolClosed: The pool was.
+        """
+        end = time.monotonic() + seconds
+        while (left := remaining(end)) > 0 and not self._closed.is_set():
+            # In slices: an exception that is thrown into this thread comes between two.
+            if caller is None:
+                self._closed.wait(min(left, _SLICE))
+            else:
+                pause(min(left, _SLICE), caller)
+        if self._closed.is_set():
+            raise PoolClosed(node=self.node, may_have_run=True)
 
     # -- housekeeping ----------------------------------------------------------------------
 
@@ -551,7 +575,7 @@ class Pool:
     def close(self) -> list[Process]:
         """Take no more messages. Returns the idle processes, for the host to stop together."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             while self._waiters:
                 self._wake()
             return [self._give_up(lease) for lease in [*self._idle, *self._leaving]]
@@ -560,7 +584,7 @@ class Pool:
         with self._lock:
             queued, busy = len(self._waiters), self.busy
             idle = len(self._leases) - busy
-        state = "closed" if self._closed else self._breaker()
+        state = "closed" if self._closed.is_set() else self._breaker()
         return (
             f"<Pool {self.node} [Calls: {busy} active, {queued} queued | "
             f"Processes: {busy} busy, {idle} idle of {self.settings.size}{state}]>"

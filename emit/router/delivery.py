@@ -36,6 +36,10 @@ NAMESPACE = uuid.UUID("6d6c5f0e-3a86-5b1a-9d53-0c8c0c0f6e17")
 #: Bytes of a batch's messages: well within what every broker takes in one piece.
 BATCH_BYTES = 256 * 1024
 
+#: Seconds that a message waits at most when its handler asks for another attempt. A clock that is
+#: wrong, or milliseconds, must not put it away for good, nor be more than a queue can count.
+LONGEST_WAIT = 86400.0
+
 #: The message was never with its handler, or another delivery of it is at work, or its results
 #: could not be sent, or its end could not be written down: nobody's fault.
 _NOT_TRIED = (
@@ -122,8 +126,8 @@ def judge(
     * It was never tried (its program can't be started, all processes are busy, the breaker is
       open), another worker is at it (``InProgress``), the queue refused its results, or Emit's own
       Redis is not there: later, and not charged.
-    * The handler asks for another attempt, or *again*: retry, with the delay that it asks for,
-      as often as the policy allows.
+    * The handler asks for another attempt, or *again*: retry, with the delay that it asks for
+      (`LONGEST_WAIT` at most), as often as the policy allows.
     * All else is dead: the handler failed; the message can't be sent to it at all; or its
       process died, hung or wrote nonsense, for the host has tried ``max_attempts`` times then.
 
@@ -152,4 +156,4 @@ def judge(
     if not allowed:
         return Verdict("dead")
     after = getattr(error, "after", None)
-    return Verdict("retry", policy.wait(attempt) if after is None else after)
+    return Verdict("retry", policy.wait(attempt) if after is None else min(after, LONGEST_WAIT))

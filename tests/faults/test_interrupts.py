@@ -85,6 +85,34 @@ def test_in_the_middle_of_a_read() -> None:
         assert pid not in [process.child.pid for process in node.pool.processes]
 
 
+BUSY = """
+def busy(msg):
+    if "after" in msg:
+        raise Retry("busy", after=msg.after)
+    return msg.n
+serve(busy)
+"""
+
+
+def test_while_a_message_waits_for_its_next_attempt() -> None:
+    """The wait is over, however long it was to be; the process had done nothing wrong."""
+    with pool(sdk(BUSY), backoff_max=3600.0) as node:
+        interrupted(lambda: node.call({"after": 1e9}), lambda: node.snapshot()["retries"])
+        thrown = threading.Thread(target=quietly, args=(lambda: node.call({"after": 1e9}),))
+        thrown.start()
+        until(lambda: node.snapshot()["retries"]["RemoteError"] == 2)
+        assert thrown.ident is not None
+        throw(thrown.ident, Interrupt)
+        thrown.join()
+        all_is_well(node)
+        assert node.snapshot()["starts"] == 1
+
+
+def quietly(work: Callable[[], Any]) -> None:
+    with contextlib.suppress(Interrupt):
+        work()
+
+
 def test_in_the_middle_of_a_write() -> None:
     """Half a frame is in the pipe: that process, too, is never used again."""
     deaf = raw(
