@@ -37,6 +37,25 @@ _RESTORE = {"unacked_restore_interval": 10, "unacked_restore_throttle": 1}
 #: says another number. Then it closes the channel, which ends the whole worker.
 _CONSUMER_TIMEOUT = 1800.0
 
+#: Connections to Redis that a worker may have: one for each greenlet or thread that acknowledges
+#: just now. They are made as they are needed; with kombu's 10 an acknowledgement fails, and its
+#: message is delivered again.
+_CONNECTIONS = 1000
+
+#: What the pools of Celery do not do, by the names that ``celery worker -P`` takes.
+_POOLS = {
+    **dict.fromkeys(
+        ("eventlet", "solo", "threads"),
+        "no time limit of Celery's is enforced: a Python handler that hangs is never ended; of a "
+        "program its own timeout holds",
+    ),
+    "gevent": (
+        "task_soft_time_limit is not enforced, and task_time_limit ends a handler only where it "
+        "waits; its message is delivered again after visibility_timeout; of a program its own "
+        "timeout holds"
+    ),
+}
+
 
 def configure(app: Celery, *, time_limit: float = 300.0) -> None:
     """
@@ -52,6 +71,7 @@ def configure(app: Celery, *, time_limit: float = 300.0) -> None:
     ``visibility_timeout`` (Redis)          2.4 times *time_limit*: so long after a worker is
                                             gone another gets what it had
     ``unacked_restore_throttle`` (Redis)    1: and 10 s later at most, not 100 (kombu 5.7)
+    ``max_connections`` (Redis)             1000: for many greenlets or threads
     ``confirm_publish`` (RabbitMQ)          a message is sent when RabbitMQ says that it has it
     ======================================= ==================================================
 
@@ -74,6 +94,7 @@ def configure(app: Celery, *, time_limit: float = 300.0) -> None:
         broker_transport_options={
             **_RESTORE,
             "visibility_timeout": round(time_limit * 2.4),
+            "max_connections": _CONNECTIONS,
             "confirm_publish": True,
             **app.conf.broker_transport_options,
         },
@@ -103,16 +124,25 @@ def redis_of(app: Celery) -> Any:
     return Redis.from_url(url, health_check_interval=30)
 
 
-def check_worker(app: Celery, tasks: Iterable[Task], timeouts: Mapping[str, float]) -> None:
+def check_worker(
+    app: Celery, tasks: Iterable[Task], timeouts: Mapping[str, float], pool: str = "prefork"
+) -> None:
     """
-    Log each of a worker's :func:`problems`.
+    Log each of a worker's :func:`problems`, and what its pool does not do.
 
     Raises:
         SystemExit: A task may run longer than the broker waits for it, and would then be run
-            several times at once.
+            several times at once; or the nodes can't run in the pool.
     """
     for problem in problems(app, timeouts):
         _log.warning("%s", problem)
+    if pool in _POOLS:
+        _log.warning("-P %s: %s", pool, _POOLS[pool])
+    if pool == "eventlet" and timeouts:
+        raise SystemExit(
+            f'"{next(iter(timeouts))}" is a program, and programs can\'t run in a worker with '
+            f"-P eventlet, which has no select.poll: use -P prefork, threads or gevent"
+        )
     for task in tasks:
         # Celery before 5.7 does not copy the setting to the task.
         limit, visible = task.time_limit or app.conf.task_time_limit, visibility(app)

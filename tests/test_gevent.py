@@ -1,4 +1,4 @@
-"""Under gevent a call to a foreign node lets other greenlets run."""
+"""Under gevent every node works as in a thread, and lets other greenlets run while it waits."""
 
 from __future__ import annotations
 
@@ -12,15 +12,29 @@ from tests.shared_hosts import listening
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The node answers only when the greenlets have written to its file: were the hub blocked by the
-# first call, no second would start and none would end before its deadline.
-PROGRAM = """
+BEGIN = """
 from gevent import monkey
 monkey.patch_all()
-import sys
+import asyncio, os, sys
 import gevent
 from emit import Router, ShellNode
+router = Router()
 
+def outcome(node, message):
+    try:
+        return repr(node(message))
+    except Exception as error:
+        return repr(error)
+
+def all_at_once(node, messages):
+    jobs = [gevent.spawn(outcome, node, message) for message in messages]
+    gevent.joinall(jobs, raise_error=True)
+    return [job.value for job in jobs]
+"""
+
+# The node answers only when the greenlets have written to its file: were the hub blocked by the
+# first call, no second would start and none would end before its deadline.
+MEETING = """
 NODE = '''
 import os, sys, time, emit_sdk
 def meet(msg):
@@ -30,7 +44,6 @@ def meet(msg):
     return msg.n
 emit_sdk.serve(meet)
 '''
-router = Router()
 
 @router.node(("n",), name="meet")
 class Meet(ShellNode):
@@ -40,37 +53,137 @@ class Meet(ShellNode):
     timeout = 60
 
 with router:
-    jobs = [gevent.spawn(Meet, n=n, folder=sys.argv[1]) for n in range(3)]
-    gevent.joinall(jobs, raise_error=True)
-    print([job.value for job in jobs])
+    print(*all_at_once(Meet, [{"n": n, "folder": sys.argv[1]} for n in range(3)]))
 """
 
 
-def meet(folder: Path, host: str) -> None:
-    folder.mkdir()
+def run(program: str, *arguments: str, **env: str) -> str:
+    """What a program prints that begins with patching."""
+    pytest.importorskip("gevent")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder)],
-        env={
-            "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": f"{ROOT}:{ROOT}/sdks/python",
-            "EMIT_HOST": host,
-        },
+        [sys.executable, "-c", BEGIN + program, *arguments],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}:{ROOT}/sdks/python", **env},
         capture_output=True,
         text=True,
         timeout=100,
     )
     assert done.stderr == ""
-    assert done.stdout == "[({'n': 0},), ({'n': 1},), ({'n': 2},)]\n"
+    return done.stdout
+
+
+def meet(folder: Path, host: str) -> None:
+    folder.mkdir()
+    printed = run(MEETING, str(folder), EMIT_HOST=host)
+    assert printed == "({'n': 0},) ({'n': 1},) ({'n': 2},)\n"
 
 
 def test_greenlets(tmp_path: Path) -> None:
     """Three greenlets are in three processes at the same time."""
-    pytest.importorskip("gevent")
     meet(tmp_path / "meeting", "private")
 
 
 def test_greenlets_of_a_shared_host(tmp_path: Path, short_folder: Path) -> None:
     """The same, where the processes are those of a shared host."""
-    pytest.importorskip("gevent")
     with listening(short_folder / "host.sock"):
         meet(tmp_path / "meeting", str(short_folder / "host.sock"))
+
+
+ONESHOT = '''
+if sys.argv[1] == "loop":  # as on a kernel before 6.15
+    import emit.host.system.child
+    emit.host.system.child._KERNEL_TELLS = False
+
+SHOT = """
+import json, os, sys
+message = json.load(sys.stdin)
+print(message["n"], flush=True)
+eval(message["end"])
+"""
+
+@router.node(("n",), name="shot")
+class Shot(ShellNode):
+    command = [sys.executable, "-c", SHOT]
+    mode = "oneshot"
+    timeout = 60
+
+# gevent's loop reaps all children from now on, its own and those of others.
+gevent.subprocess.run(["true"], check=True)
+with router:
+    ends = ["0", "sys.exit(3)", "os.kill(os.getpid(), 9)", "0"]
+    for line in all_at_once(Shot, [{"n": n, "end": end} for n, end in enumerate(ends)]):
+        print(line[:60])
+'''
+
+
+@pytest.mark.parametrize("told_by", ["kernel", "loop"])
+def test_how_a_program_has_ended(told_by: str) -> None:
+    """It is known, although gevent has taken the exit status before Emit asks for it."""
+    from emit.host.system import child
+
+    if told_by == "kernel" and not child._KERNEL_TELLS:
+        pytest.skip("Linux tells it from 6.15 on")
+    first, exited, killed, last = run(ONESHOT, told_by).splitlines()
+    assert (first, last) == ("({'n': 0},)", "({'n': 3},)")
+    assert exited.startswith('ProcessDied(\'"shot" ended with exit code 3 ')
+    assert killed.startswith('ProcessDied(\'"shot" was killed by SIGKILL')
+
+
+OTHERS = """
+@router.node(("n",), name="lines")
+class Lines(ShellNode):
+    command = ["sed", "-u", r's/{"n":\\([0-9]*\\).*/\\1/']
+    mode = "lines"
+
+@router.node(("n",), name="file")
+class File(ShellNode):
+    file = sys.argv[1]
+
+@router.node(("n",), name="coroutine")
+async def coroutine(msg):
+    met.append(msg.n)
+    while len(met) < 3:
+        await asyncio.sleep(0.01)
+    return msg.n
+
+@router.node(("n",), name="generator")
+async def generator(msg):
+    for n in range(2):
+        await asyncio.sleep(0.01)
+        yield msg.n + n
+
+@router.node(("n",), name="nested")
+async def nested(msg):
+    return len(coroutine(n=1))
+
+met = []
+messages = [{"n": n} for n in range(3)]
+with router:
+    for node in (Lines, File, coroutine, generator):
+        print(*all_at_once(node, messages))
+    print(all_at_once(nested, messages[:1])[0][:70])
+
+    @router.node(("n",), name="slow")
+    async def slow(msg):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            print("and so is its coroutine")
+
+    with gevent.Timeout(0.2, False):
+        slow(n=1)
+        print("never")
+    print("a greenlet is interrupted")
+"""
+
+
+def test_all_other_nodes(tmp_path: Path) -> None:
+    """Lines, a file, and Python's own coroutines, of which three meet in one event loop."""
+    (tmp_path / "plus.py").write_text("def plus(n):\n    return n + 1\n")
+    single = "({'n': 0},) ({'n': 1},) ({'n': 2},)"
+    lines = run(OTHERS, str(tmp_path / "plus.py"), HOME=str(tmp_path)).splitlines()
+    assert lines[0] == single
+    assert lines[1] == "({'n': 1},) ({'n': 2},) ({'n': 3},)"
+    assert lines[2] == "{'n': 0} {'n': 1} {'n': 2}"
+    assert lines[3] == "({'n': 0}, {'n': 1}) ({'n': 1}, {'n': 2}) ({'n': 2}, {'n': 3})"
+    assert lines[4].startswith("RuntimeError('a graph with asynchronous nodes was called inside")
+    assert lines[5:] == ["and so is its coroutine", "a greenlet is interrupted"]

@@ -98,6 +98,7 @@ OPTIONAL = {
 #: Files that start programs.
 SPAWNING = {"emit.host.system.spawn", "emit.host.system.lifeline", "emit.host.system.trampoline"}
 SPAWNING |= {"emit.router.celery_host"}  # the shared host, which is Emit itself
+SPAWNING |= {"emit.host.system.greenlets"}  # whose Popen the first two take, under gevent
 STARTS = {
     *((name, "os") for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),
     *((name, "os") for name in ("popen", "execv", "execve", "execvp", "execvpe")),

@@ -117,24 +117,33 @@ def test_the_end_is_seen_without_a_pidfd(monkeypatch: pytest.MonkeyPatch) -> Non
     child.close()
 
 
-def test_a_status_taken_by_somebody_else_is_unknown() -> None:
-    """A foreign waitpid(-1) makes it None, never 0."""
+@pytest.fixture(params=[True, False], ids=["the kernel tells", "it does not"])
+def status(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    """What is known of an exit with code 3 whose status somebody else has taken."""
+    told = request.param and child_module._KERNEL_TELLS
+    monkeypatch.setattr(child_module, "_KERNEL_TELLS", told)
+    return 3 if told else None
+
+
+def test_a_status_taken_by_somebody_else(status: int | None) -> None:
+    """A foreign waitpid(-1) has it: Linux says it again from 6.15 on, else it is None, never 0."""
     child = run("sh", "-c", "exit 3")
     os.waitpid(child.pid, 0)
     assert child.poll()
-    assert child.status is None
+    assert child.status == status
     assert child.kill_tree()
     child.close()
 
 
 @linux_only
-def test_a_status_dropped_by_the_host_is_unknown() -> None:
-    """A host that ignores SIGCHLD still sees the death, and claims no exit code."""
+def test_a_status_dropped_by_the_host(status: int | None) -> None:
+    """A host that ignores SIGCHLD still sees the death, and claims no exit code it has not seen."""
     old = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        child = run("sh", "-c", "exit 3")
+        child = run("sh", "-c", "read line; exit 3")
+        child.close_stdin()
         assert child.wait(60.0)
-        assert child.status is None
+        assert child.status == status
         child.close()
     finally:
         signal.signal(signal.SIGCHLD, old)

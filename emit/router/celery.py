@@ -438,7 +438,9 @@ class CeleryRouter(QueueRouter):
             app.loader.import_default_modules()
 
     def _check(self, instance: Any, **_: Any) -> None:
-        check_worker(instance.app, self._all_tasks(), self._timeouts())
+        pool = instance.pool_cls.__module__.rpartition(".")[2]
+        name = {"thread": "threads"}.get(pool, pool)
+        check_worker(instance.app, self._all_tasks(), self._timeouts(), name)
 
     def problems(self) -> list[str]:
         """What the settings of its Celery apps do to messages; see `emit.celery.problems`."""

@@ -247,30 +247,3 @@ def test_redis_pauses_and_drops_connections(flow: Any, log: Path) -> None:
         wait_for(flow, "flow.last", 60)
         flow.redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         eventually(all_there)
-
-
-@pytest.mark.parametrize("pool", [pytest.param("solo", marks=seldom), "threads"])
-def test_other_pools(flow: Any, log: Path, pool: str) -> None:
-    """One host for all threads; gone with the worker."""
-    with celery_worker(log, "-P", pool, "-c", "4") as worker:
-        flow.router.dispatch("test", "flow.count", {"count": 30})
-        flow.router._dispatch_all("test", "flow.program", [{"n": n} for n in range(100)])
-        wait_for(flow, "flow.last", 30)
-        answers = [r["fields"]["answer"] for r in wait_for(flow, "flow.answered", 100)]
-        assert sorted(n for _, n in answers) == list(range(100))
-        everything = worker.everything()
-        worker.stop()
-        gone(*everything)
-
-
-def test_gevent(flow: Any, log: Path) -> None:
-    """Greenlets share a host; a call blocks none but its own."""
-    pytest.importorskip("gevent")
-    with celery_worker(log, "-P", "gevent", "-c", "10") as worker:
-        for n in range(8):
-            flow.router.dispatch("test", "flow.program", {"n": n})
-        answers = [r["fields"]["answer"] for r in wait_for(flow, "flow.answered", 8)]
-        assert sorted(n for _, n in answers) == list(range(8))
-        everything = worker.everything()
-        worker.stop()
-        gone(*everything)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -215,6 +216,24 @@ def summed(msg: Any) -> Any:
     return NoResult
 
 
+@router.node(("n",), name="flow.shot")
+class Shot(ShellNode):
+    command = (sys.executable, "-c", "import json, sys; print(json.load(sys.stdin)['n'])")
+    mode = "oneshot"
+
+
+@router.node(("n",))
+async def later(msg: Any) -> Any:
+    await asyncio.sleep(0.01)
+    return msg.n
+
+
+@router.node((), ("flow.shot", "flow.later"))
+def last_of_all(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
 @router.node((), "flow.program")
 def answered(msg: Any) -> Any:
     note(msg)
@@ -223,6 +242,11 @@ def answered(msg: Any) -> Any:
 
 @router.node(("pid",), name="flow.busy", timeout=50, max_deliveries=2)
 class Busy(Program):
+    program_node = "busy"
+
+
+@router.node((), name="flow.hanging", timeout=1, max_attempts=1)
+class Hanging(Program):
     program_node = "busy"
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import logging
 import os
+import re
 import select
 import signal
+import struct
 import sys
 import threading
 import time
@@ -16,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from emit.errors import describe_status
-from emit.host.system import tree
+from emit.host.system import greenlets, tree
 
 __all__ = ["Child", "kill_trees"]
 
@@ -51,8 +54,8 @@ class Child:
         pidfd: Readable when it is dead; None where the system has none (macOS, Linux < 5.4).
         started: When, by ``time.monotonic()``.
         status: Exit code, or the negative number of the signal that killed it. None while
-            it runs, and where somebody else took the status: a host that ignores SIGCHLD,
-            or one with a ``waitpid(-1)`` of its own.
+            it runs, and if somebody else took the status, a host that ignores SIGCHLD or has a
+            ``waitpid(-1)`` of its own, and the kernel can't say it again (Linux before 6.15).
     """
 
     #: Held while descriptors are closed, and by a thread that forks: in the midst of it, the
@@ -88,6 +91,7 @@ class Child:
         self._ended = False
         self._reaped = False
         self._closed = False
+        self._end_told: greenlets.End | None = None
         self._make_locks()
 
     def poll(self) -> bool:
@@ -175,6 +179,8 @@ class Child:
             except OSError as error:
                 if error.errno != errno.ENOSYS:
                     raise
+        if greenlets.are_here() and not _KERNEL_TELLS:
+            self._end_told = greenlets.End(self.pid)
 
     def close_confirmation(self) -> None:
         """Close the pipe on which the trampoline has spoken."""
@@ -216,6 +222,8 @@ class Child:
         try:
             found = self._waitid(os.WNOWAIT)
         except ChildProcessError:
+            if self.status is None:
+                self.status = self._status_of_reaped()
             self._ended = True
             return False
         if found is not None and not self._ended:
@@ -223,6 +231,19 @@ class Child:
             self.status = found.si_status if exited else -found.si_status
             self._ended = True
         return True
+
+    def _status_of_reaped(self) -> int | None:
+        """How it has ended, if somebody else has reaped it."""
+        if self._end_told is not None:
+            return self._end_told.status()
+        end = time.monotonic() + _LAST_BREATH
+        with self._looking:
+            while self.pidfd is not None and _KERNEL_TELLS:
+                told, status = _status_of(self.pidfd)
+                if told or time.monotonic() > end:
+                    return status
+                time.sleep(_TICK)  # its parent is told that it has ended a moment earlier
+        return None
 
     def _waitid(self, how: int) -> os.waitid_result | None:
         """Through the pidfd: after a foreign reaper the number may be our next child's."""
@@ -276,11 +297,36 @@ class Child:
         self._reaped = True
 
     def _close_descriptors(self) -> None:
+        if self._end_told is not None and self._is_ours():
+            self._end_told.forget()
         with self.closing, self._looking:
             self.stdin = self.stdout = self.stderr = self.confirmation = -1
             self.pidfd = None
             for descriptor in self._descriptors:
                 descriptor.close()
+
+
+#: Linux from 6.15 on tells by a pidfd how a process has ended, whoever has reaped it.
+_KERNEL_TELLS = sys.platform == "linux" and tuple(
+    map(int, re.findall(r"\d+", os.uname().release)[:2])
+) >= (6, 15)
+
+#: PIDFD_GET_INFO, whose structure begins with what is asked for and ends with the status.
+_GET_INFO, _INFO = 0xC040FF0B, struct.Struct("=QQ11Ii")
+
+#: PIDFD_INFO_EXIT.
+_EXIT = 1 << 3
+
+
+def _status_of(pidfd: int) -> tuple[bool, int | None]:
+    """Whether the kernel has an answer, and how a process has ended that somebody has reaped."""
+    info = bytearray(_INFO.pack(_EXIT, *[0] * 13))
+    try:
+        fcntl.ioctl(pidfd, _GET_INFO, info)
+    except OSError:  # a sandbox that does not know it
+        return True, None
+    told, *_, status = _INFO.unpack(info)
+    return (True, os.waitstatus_to_exitcode(status)) if told & _EXIT else (False, None)
 
 
 def kill_trees(children: Sequence[Child]) -> bool:

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from emit.host.system import sentinel
+from emit.host.system import greenlets, sentinel
 
 __all__ = ["Lifeline", "interpreter"]
 
@@ -113,7 +113,7 @@ def interpreter() -> str:
 
 def _start_sentinel(cookie: str, fd: int) -> int:
     """It keeps nothing of the host but the lifeline: no descriptor, directory or terminal."""
-    popen = subprocess.Popen(
+    popen = greenlets.popen()(
         [interpreter(), "-IS", sentinel.__file__, cookie, str(os.getpid())],
         stdin=fd,
         stdout=subprocess.DEVNULL,

@@ -27,7 +27,6 @@ import logging
 import os
 import queue
 import select
-import subprocess
 import threading
 import time
 import weakref
@@ -35,7 +34,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from emit.errors import StartError, StartTimeout
-from emit.host.system import sentinel, trampoline
+from emit.host.system import greenlets, sentinel, trampoline
 from emit.host.system.child import Child
 from emit.host.system.command import diagnose, is_transient, resolve
 from emit.host.system.environment import environment
@@ -72,6 +71,8 @@ def start(program: Program, *, timeout: float = 30.0) -> Child:
         (True, 0, b'hello\\n')
         >>> child.close()
     """
+    if not hasattr(select, "poll"):
+        raise _no_poll(program)
     end = time.monotonic() + timeout
     request = _Request(resolve(program))
     spawner = _spawner(program)
@@ -129,6 +130,16 @@ def _refused(program: Program, stage: str, number: int) -> StartError:
     error = StartError(node=program.node, argv=program.argv, reason=reason, hint=hint)
     error.__cause__ = cause
     return error
+
+
+def _no_poll(program: Program) -> StartError:
+    return StartError(
+        node=program.node,
+        argv=program.argv,
+        reason="select.poll is not there",
+        hint="eventlet takes it away: call nodes that are programs in a process that it has not "
+        "patched, or use gevent",
+    )
 
 
 def _too_slow(program: Program, timeout: float) -> StartTimeout:
@@ -268,7 +279,7 @@ def _popen(program: Program, pipes: _Pipes, token: str) -> int:
     stdin, stdout, stderr, *status = pipes.far
     above = os.environ.get(sentinel.COOKIE)
     cookie = f"{above}/{token}" if above else token
-    popen = subprocess.Popen(
+    popen = greenlets.popen()(
         [*_trampoline(program, *status), *program.argv],
         stdin=stdin,
         stdout=stdout,
