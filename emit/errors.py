@@ -117,7 +117,7 @@ class RemoteError(NodeError):
     Attributes:
         node: The node's name.
         type: The error's class there, such as ``"ArgumentError"``.
-        message: Its text.
+        message: Its text. That of this exception has it with its further lines indented.
         stack: Its stack, the author's own frames first.
         retry: True: try again, False: never, None: the handler said nothing.
         after: Seconds to wait before another attempt, or None.
@@ -137,7 +137,7 @@ class RemoteError(NodeError):
         after: float | None = None,
     ) -> None:
         where = f" ({stack[0]})" if stack else ""
-        super().__init__(f'"{node}": {type}: {message}{where}')
+        super().__init__(f'"{node}": {type}: {_indented(message)}{where}')
         self.node = node
         self.type = type
         self.message = message
@@ -287,7 +287,8 @@ class StartError(HostError):
     ) -> None:
         cause = f"{reason} ({hint})" if hint else reason
         super().__init__(
-            f'"{node}" cannot be started: {cause}; its command: {_short(argv)}', node=node
+            f'"{node}" cannot be started: {_indented(cause)}; its command: {_short(argv)}',
+            node=node,
         )
         self.__notes__ = _last_words(stderr_tail)
         self.started = started
@@ -579,6 +580,11 @@ def escape(data: bytes) -> str:
     return data.decode("ascii", "backslashreplace").encode("unicode_escape").decode("ascii")
 
 
+def _indented(text: str) -> str:
+    """A text whose second line can't pass for another record, wherever it is logged or printed."""
+    return text.replace("\n", "\n    ")
+
+
 def _short(argv: Sequence[str]) -> str:
     """
     A command in one line, of a long one both ends: in a launcher's the program and the file are
@@ -589,6 +595,6 @@ def _short(argv: Sequence[str]) -> str:
 
 
 def _last_words(stderr_tail: str) -> list[str]:
-    """A note for the traceback. Not in the text: logs of one line hold no node's output."""
+    """A note for the traceback: a log of one line has none of it, or the last words alone."""
     tail = stderr_tail.strip()
-    return [f"Its stderr ended with:\n{tail}"] if tail else []
+    return [_indented(f"Its stderr ended with:\n{tail}")] if tail else []

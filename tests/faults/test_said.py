@@ -104,6 +104,16 @@ def test_line_ends_of_an_error(node: Any) -> None:
         "one\n\ttwo",
         ("app.rb:3\\nforged",),
     )
+    assert '"n": Bad\\nType: one\n    \ttwo (' in str(error)
+
+
+def test_no_line_of_an_error_passes_for_another_record(node: Any) -> None:
+    """Wherever a traceback is logged."""
+    call = {"op": "err", "texts": {"type": "Bad", "message": f"boom\n{FORGED}\r\n{FORGED}"}}
+    error = failure_of(lambda: node.call(call))
+    lines = shown(error).splitlines()
+    assert any(FORGED in line for line in lines)
+    assert [line for line in lines if line.startswith(FORGED[:20])] == []
 
 
 def test_an_error_of_the_process_itself() -> None:
