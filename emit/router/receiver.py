@@ -186,7 +186,8 @@ class Receiver:
             delivery.read(node.name)
         except Unreadable as error:
             raw = {name: getattr(delivery, name) for name in ("header", "args", "kwargs")}
-            self.bury_raw(delivery, error, raw)
+            if not delivery.eager and not self._router.wants_retry(delivery, error):
+                self.bury_raw(delivery, error, raw)
             raise Ended(error) from None
         plan = self._plans[node.name]
         if not delivery.repeat:
@@ -333,8 +334,6 @@ class Receiver:
         Raises:
             LedgerError: It could not be kept.
         """
-        if delivery.eager:
-            return
         try:
             text, is_whole = to_text({name: _plain(value) for name, value in raw.items()}), True
         except Inexact:  # what pickle has carried, say
