@@ -20,7 +20,7 @@ from emit.host.system.environment import DEFAULT
 from emit.host.system.program import Limits
 from emit.host.wire import unfit
 from emit.router import envelope
-from emit.router.delivery import Policy
+from emit.router.delivery import LONGEST_WAIT, Policy
 from emit.text import LINES, MOST
 from tests.hosts import ROOT
 
@@ -56,6 +56,7 @@ FIXED: dict[str, list[Any]] = {
     "characters of an error's message, of a stack, of a log's text": [MOST],
     "lines of a stack or of a log's text": [LINES],
     "bytes of a line of stderr; of the end of stderr that is kept": [lines.LINE],
+    "seconds that a message waits in a queue for that": [LONGEST_WAIT],
     "causes that travel with a message through a queue": [envelope.KEPT],
     "bytes of a question to the status socket; seconds for it": [
         status._QUESTION,

@@ -23,6 +23,7 @@ from emit.router.envelope import unpack
 from tests.queues.canary import CANARY, FAILURES, declare
 from tests.queues.notes import graph
 from tests.queues.worker import celery_worker, eventually, rq_worker
+from tests.shared_hosts import listening, open_client
 
 #: Errors that no failure above has, and why they can't tell of a message.
 WITHOUT: dict[str, str] = {
@@ -107,6 +108,41 @@ def test_at_debug(nodes: Router, caplog: pytest.LogCaptureFixture) -> None:
     nodes.functions["canary.prints"](FAILURES["prints"].message)
     shown = [record.levelname for record in caplog.records if CANARY in record.getMessage()]
     assert set(shown) == {"DEBUG"}
+
+
+#: Gives each node its message, twice, and prints what is told of each error.
+CLIENT = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+from emit import Router
+from tests.faults.test_canary import failure_of, told
+from tests.queues.canary import FAILURES, declare
+router = Router()
+declare(router, {})
+with router:
+    for slug, failure in FAILURES.items():
+        for _ in range(2):
+            error = failure_of(router.functions[f"canary.{slug}"], failure.message)
+            print("came", slug, type(error).__name__, "as", failure.error or "NoneType")
+            print(told(error) if error else "")
+"""
+
+
+def test_through_a_shared_host(short_folder: Path) -> None:
+    """Nor in the log of the host."""
+    path = short_folder / "host.sock"
+    with listening(path) as shared:
+        with open_client(path, CLIENT) as client:
+            said, _ = client.communicate(timeout=200)
+        shared.terminate()
+        assert shared.stderr is not None
+        log = shared.stderr.read()
+    came = [line.split() for line in said.splitlines() if line.startswith("came ")]
+    assert [(slug, found) for _, slug, found, _, expected in came if found != expected] == []
+    assert len(came) == 2 * len(FAILURES)
+    assert CANARY not in said
+    assert "is discarded" in log
+    assert CANARY not in log
 
 
 @pytest.mark.requires("redis-server")
