@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any
 
 from emit.errors import GraphError, ResultError
 from emit.message import Message
-from emit.text import is_name
+from emit.text import names_of
 
 #: What Emit adds to each message of a node: the name of the node that it comes from.
 ORIGIN = "_origin"
 
 #: Types whose values can only be a single value: the common case, told without an isinstance.
 _SINGLE = frozenset({str, int, float, bool, bytes, type(None)})
-
-#: Keys of a result that its error names.
-_SHOWN = 20
 
 
 def check_fields(name: str, fields: Any) -> tuple[str, ...]:
@@ -148,14 +144,7 @@ def _misfit(node: str, fields: tuple[str, ...], result: Any) -> ResultError:
 def _describe(result: Any) -> str:
     """What came, by shape and never by content: the text may end in a log."""
     if isinstance(result, (Mapping, Message)):
-        return f"a {type(result).__name__} with the keys ({_keys(result)})"
+        return f"a {type(result).__name__} with the keys ({names_of(result)})"
     if isinstance(result, (tuple, list)):
         return f"a {type(result).__name__} of {len(result)} values"
     return f"a single {type(result).__name__}"
-
-
-def _keys(result: Mapping[Any, Any] | Message) -> str:
-    """Those that look like names; a map may have anything for keys, and any number of them."""
-    names = [key for key in islice(result, _SHOWN) if is_name(key)]
-    others = len(result) - len(names)
-    return ", ".join([*names, *([f"{others} other{'s' if others > 1 else ''}"] if others else [])])

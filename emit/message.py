@@ -7,6 +7,8 @@ import reprlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from emit.text import names_of
+
 __all__ = ["Message", "NoResult"]
 
 _short = reprlib.Repr()
@@ -46,7 +48,7 @@ class Message:
 
     def __getattr__(self, name: str) -> Any:
         # Called only when the look-up has failed.
-        there = ", ".join(map(str, self.__dict__)) or "nothing"
+        there = names_of(self.__dict__) or "nothing"
         raise AttributeError(f'"{name}" is not included in this message (it has: {there})')
 
     if TYPE_CHECKING:  # so that a type checker lets fields be set

@@ -6,7 +6,8 @@ pass for another line. No I/O here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "cut",
     "hide_arguments",
     "is_name",
+    "names_of",
     "one_line",
     "path_to",
     "said",
@@ -43,6 +45,9 @@ _UNSAFE = re.compile(
 )
 
 
+#: Keys that are named of a map.
+_SHOWN = 20
+
 #: What is taken for the name of a field. Keys of a map can also be data, as addresses of people;
 #: those with five digits or more are numbers, ids or tokens.
 _NAME = re.compile(r"(?!(?:\D*\d){5})[^\W\d][\w-]{0,39}")
@@ -57,6 +62,20 @@ def is_name(text: object) -> bool:
         (True, False, False)
     """
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+def names_of(keys: Collection[object]) -> str:
+    """
+    The first of *keys* that look like names, in one line, and how many others there are: a map may
+    have anything for keys, and any number of them.
+
+    Example:
+        >>> names_of(["word", "count", "ada@example.org"])
+        'word, count, 1 other'
+    """
+    names = [str(key) for key in islice(keys, _SHOWN) if is_name(key)]
+    others = len(keys) - len(names)
+    return ", ".join([*names, *([f"{others} other{'s' if others > 1 else ''}"] if others else [])])
 
 
 def path_to(container: str, key: object, number: int) -> str:

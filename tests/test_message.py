@@ -56,6 +56,8 @@ def test_a_missing_attribute_lists_what_there_is() -> None:
     assert str(caught.value) == '"wrd" is not included in this message (it has: word, count)'
     with pytest.raises(AttributeError, match="it has: nothing"):
         _ = Message().word
+    with pytest.raises(AttributeError, match=r"it has: word, 1 other\)"):
+        _ = Message({"word": "rain", "4111-1111\n": 2}).wrd  # what may be data is not told
 
 
 def test_a_missing_item_is_a_key_error() -> None:

@@ -19,6 +19,7 @@ from emit.errors import IN_NODE, GraphError
 from emit.message import Message, NoResult
 from emit.node import PLAIN, Node
 from emit.router.worklist import WorkList
+from emit.text import one_line
 
 if TYPE_CHECKING:
     from emit.router.core import Router
@@ -201,7 +202,7 @@ class Runner:
     def _log_receipt(self, node: Node, message: Message) -> None:
         logger, fields = self._router.logger, vars(message)
         logger.info('"%s" received a message from %s', node.name, fields.get("_origin") or "a call")
-        logger.debug('calling "%s" with %s', node.name, ", ".join(map(str, fields)))
+        logger.debug('calling "%s" with %s', node.name, one_line(", ".join(map(str, fields))))
 
 
 def _message_maker(message_class: type[Message]) -> Callable[[dict[str, Any]], Message]:
