@@ -84,6 +84,7 @@ class Pool:
         self.account = ProcessAccount()
         self._program = Prepared(program)
         self._host = host
+        self._admission = host.admission
         # Guards all below. Reentrant: the collector may close an abandoned generator, and so
         # release its lease, in the middle of what this thread does here.
         self._lock = threading.RLock()
@@ -93,7 +94,8 @@ class Pool:
         self._waiters: deque[Turn] = deque()
         self._starts = Starts(settings)
         self._growing = False
-        self._closed = threading.Event()
+        self._closed = False
+        self._closing = threading.Event()
 
     # -- leases ----------------------------------------------------------------------------
 
@@ -124,7 +126,7 @@ class Pool:
 
     def try_acquire(self) -> Lease | None:
         """A lease of an idle process, if there is one."""
-        if self._leaving and self._host.admission.first() is None:
+        if self._leaving and self._admission.first() is None:
             with self._lock:  # nobody waits for their room any more
                 self._idle += self._leaving
                 self._leaving.clear()
@@ -170,11 +172,10 @@ class Pool:
         nodes as well, if the host has no room for another process: see `emit.host.admission`.
         """
         assert lease.process is not None
-        admission = self._host.admission
-        other = admission.first() if admission.is_contended else None
+        other = self._admission.first() if self._admission.is_contended else None
         with self._lock:
             lease.process.used = time.monotonic()
-            if self._closed.is_set() or lease.process.condemned:
+            if self._closed or lease.process.condemned:
                 return False
             if other is not None and self._gives_way(lease.process, other):
                 self._leaving.append(lease)
@@ -211,22 +212,20 @@ class Pool:
     @property
     def is_wanted(self) -> bool:
         """Whether somebody waits for a process, or for its room, since the host has no other."""
-        admission = self._host.admission
-        return admission.is_contended and admission.first() is not None
+        return self._admission.is_contended and self._admission.first() is not None
 
     def _begin(self, turn: Turn) -> Lease | None:
         """The right to start a process, if one may be started now."""
-        admission = self._host.admission
         with self._lock:
             may = turn.box.empty() and self._may_start()
-        if may and not admission.may_start(turn):
+        if may and not self._admission.may_start(turn):
             return None
         with self._lock:
             if may and self._may_start():
                 if turn in self._waiters:  # what comes back meanwhile is for others
                     self._waiters.remove(turn)
                 return self._begin_start(time.monotonic())
-        admission.leave(turn)
+        self._admission.leave(turn)
         return None
 
     def _may_start(self) -> bool:
@@ -235,7 +234,7 @@ class Pool:
             PoolClosed: It is closed.
             Unavailable: The breaker is open.
         """
-        if self._closed.is_set():
+        if self._closed:
             raise PoolClosed(node=self.node)
         if self._idle or not self._has_room():
             return False
@@ -280,14 +279,13 @@ class Pool:
             return killed[-1]
         if delay > 0:
             return self._unavailable(delay)
-        admission = self._host.admission
-        limit = admission.limit if admission.is_waiting(turn) else ""
+        limit = self._admission.limit if self._admission.is_waiting(turn) else ""
         size = self.settings.size
         return PoolTimeout(node=self.node, timeout=self._patience(), size=size, limit=limit)
 
     def _leave(self, turn: Turn) -> None:
         """Stop waiting, and pass on what has come at the last moment."""
-        self._host.admission.leave(turn)
+        self._admission.leave(turn)
         with self._lock:
             if turn in self._waiters:
                 self._waiters.remove(turn)
@@ -317,7 +315,7 @@ class Pool:
         """Kill a lease's process, and free its slot. One that has done its work is stopped."""
         process, lease.process = lease.process, None
         try:
-            if process is not None and process.is_finished and not self._closed.is_set():
+            if process is not None and process.is_finished and not self._closed:
                 self._host.keeper.do(lambda: self.stop(process, process.replaced or ""))
             elif process is not None:
                 process.warn()
@@ -329,8 +327,8 @@ class Pool:
             with self._lock:
                 self._leases.discard(lease)
                 self._wake()
-            if self._host.admission.is_contended:
-                self._host.admission.wake()
+            if self._admission.is_contended:
+                self._admission.wake()
 
     def _relapse(self, process: Process) -> None:
         """A process that gave up before its first answer counts as a start that has failed."""
@@ -350,7 +348,7 @@ class Pool:
             self._drop(lease)
             raise
         finally:
-            self._host.admission.leave(turn)
+            self._admission.leave(turn)
 
     def _start(self) -> Process:
         try:
@@ -411,18 +409,18 @@ class Pool:
         turn = Turn(self)
         lease = None
         try:
-            if self._may_grow() and self._host.admission.may_start(turn, evict=evict):
+            if self._may_grow() and self._admission.may_start(turn, evict=evict):
                 with self._lock:
                     lease = self._begin_start(time.monotonic()) if self._may_grow() else None
         finally:
             if lease is None:
-                self._host.admission.leave(turn)
+                self._admission.leave(turn)
         return lease, turn
 
     def _may_grow(self) -> bool:
         with self._lock:
             delay = self._starts.delay(time.monotonic())
-            return not self._closed.is_set() and self._has_room() and delay == 0
+            return not self._closed and self._has_room() and delay == 0
 
     def replace(self, old: Process, reason: str) -> None:
         """
@@ -432,13 +430,11 @@ class Pool:
         other one.
         """
         fresh: Lease | None = None
-        turn, admission = Turn(self), self._host.admission
+        turn = Turn(self)
         try:
             with self._lock:
-                old.retiring = (
-                    not self._closed.is_set() and self._starts.delay(time.monotonic()) == 0
-                )
-            if old.retiring and admission.may_start(turn, evict=False):
+                old.retiring = not self._closed and self._starts.delay(time.monotonic()) == 0
+            if old.retiring and self._admission.may_start(turn, evict=False):
                 with self._lock:
                     fresh = self._begin_start(time.monotonic())
                 self._start_into(fresh, turn)
@@ -446,14 +442,14 @@ class Pool:
                     self._drop(fresh)
                     old.retiring = False
                     return
-            elif not (old.retiring and admission.is_full):
+            elif not (old.retiring and self._admission.is_full):
                 old.retiring = False  # too early; the next release of *old* asks again
                 return
         except BaseException:
             old.retiring = False
             raise
         finally:
-            admission.leave(turn)
+            self._admission.leave(turn)
         with self._lock:
             worn = next((lease for lease in self._idle if lease.process is old), None)
             if worn is not None:
@@ -480,13 +476,13 @@ class Pool:
             PoolClosed: The pool was.
         """
         end = time.monotonic() + seconds
-        while (left := remaining(end)) > 0 and not self._closed.is_set():
+        while (left := remaining(end)) > 0 and not self._closed:
             # In slices: an exception that is thrown into this thread comes between two.
             if caller is None:
-                self._closed.wait(min(left, _SLICE))
+                self._closing.wait(min(left, _SLICE))
             else:
                 pause(min(left, _SLICE), caller)
-        if self._closed.is_set():
+        if self._closed:
             raise PoolClosed(node=self.node, may_have_run=True)
 
     # -- housekeeping ----------------------------------------------------------------------
@@ -575,7 +571,8 @@ class Pool:
     def close(self) -> list[Process]:
         """Take no more messages. Returns the idle processes, for the host to stop together."""
         with self._lock:
-            self._closed.set()
+            self._closed = True
+            self._closing.set()
             while self._waiters:
                 self._wake()
             return [self._give_up(lease) for lease in [*self._idle, *self._leaving]]
@@ -584,7 +581,7 @@ class Pool:
         with self._lock:
             queued, busy = len(self._waiters), self.busy
             idle = len(self._leases) - busy
-        state = "closed" if self._closed.is_set() else self._breaker()
+        state = "closed" if self._closed else self._breaker()
         return (
             f"<Pool {self.node} [Calls: {busy} active, {queued} queued | "
             f"Processes: {busy} busy, {idle} idle of {self.settings.size}{state}]>"
