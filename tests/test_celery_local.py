@@ -418,6 +418,33 @@ def test_a_shared_task_is_adapted_for_each_app(router: CeleryRouter) -> None:
         app.close()
 
 
+def test_what_can_be_neither_read_nor_kept(
+    app: Any, router: CeleryRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes again and again, a second apart, and the worker goes on with others."""
+    app.conf.update(emit_redis="redis://127.0.0.1:1/0")
+    _, length, got = words(router)
+    headers = {"task": "local.length", "id": "7", "lang": "py"}
+    with app.producer_or_acquire() as producer:
+        length.apply_async(kwargs={"word": "rain"}, producer=producer)  # declares the queue
+        kind = {"content_type": "application/json", "content_encoding": "utf-8"}
+        producer.publish(b"no JSON", headers=headers, routing_key="celery", **kind)
+
+    def said() -> list[str]:
+        return [text for text in caplog.messages if "7 stays in the queue" in text]
+
+    log = logging.getLogger("emit.celery")
+    log.addHandler(caplog.handler)
+    try:
+        with start_worker(app, perform_ping_check=False, pool="solo", loglevel="WARNING"):
+            eventually(lambda: len(said()) > 1)
+            length.delay(word="sun")
+            eventually(lambda: len(got) > 1)
+    finally:
+        log.removeHandler(caplog.handler)
+    assert [msg.word for msg in got] == ["rain", "sun"]
+
+
 @pytest.mark.parametrize("batch", [1, 10])
 def test_a_program_that_can_not_be_started(
     app: Any,
