@@ -418,6 +418,25 @@ def test_a_shared_task_is_adapted_for_each_app(router: CeleryRouter) -> None:
         app.close()
 
 
+def test_a_list_of_messages_whose_result_no_queue_carries(app: Any, router: CeleryRouter) -> None:
+    """Each runs again alone, and only the one at fault is given up."""
+    calls: list[int] = []
+    ends: list[Any] = []
+    split, *_ = words(router)
+
+    @router.node(("v",), "local.words", name="local.many", batch=10, many=True)
+    def many(messages: Any) -> Any:
+        calls.append(len(messages))
+        found = [msg.word for msg in messages]
+        return set(found) if "bad" in found else found
+
+    router.node((), "local.many", name="local.end", batch=10)(lambda msg: ends.append(msg.v))
+    with working(app):
+        split.delay(text="a bad b")
+        eventually(lambda: len(ends) == 2 and len(calls) == 4)
+    assert (calls[0], sorted(ends)) == (3, [["a"], ["b"]])
+
+
 def test_what_can_be_neither_read_nor_kept(
     app: Any, router: CeleryRouter, caplog: pytest.LogCaptureFixture
 ) -> None:

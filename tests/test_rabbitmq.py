@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from emit.letter import Cause
+from emit.router.envelope import Parcel, Past
 from tests.queues.notes import dead, forget, graph, seen, wait_for
 from tests.queues.rabbit import Rabbit
 from tests.queues.worker import Worker, celery_worker, eventually
@@ -60,6 +62,18 @@ def test_after_max_attempts_it_is_a_dead_letter(sent: Any) -> None:
     (letter,) = dead(sent, 1)
     assert (letter.id, letter.message) == (result.id, {"how": "retry"})
     assert [cause.type for cause in letter.causes] == ["RemoteError"] * 3
+
+
+def test_a_message_of_many_attempts(sent: Any) -> None:
+    """Their causes would outgrow a frame: the last few travel, and the number of all."""
+    past = Past()
+    for number in range(300):
+        past = past.failed(Cause(f"E{number}", "é" * 5000, "", None, None, 1.0), asked=False)
+    packed = Parcel(["7"], [{"n": 1}]).packed("test")
+    sent.router.send("test", "flow.patient", packed, past=past)
+    (letter,) = dead(sent, 1)
+    assert (letter.id, letter.attempts) == ("7", 308)
+    assert [record["attempt"] for record in seen(sent, "flow.patient")] == list(range(301, 309))
 
 
 def test_a_message_that_kills(sent: Any) -> None:
