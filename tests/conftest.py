@@ -65,6 +65,20 @@ def lack(name: str) -> str:
     return tools.lack(tools.named(name))
 
 
+@pytest.fixture(autouse=True)
+def _own_tasks() -> Iterator[None]:
+    """
+    Have no Celery app take the tasks of another test's.
+
+    Celery makes each task a task of every app that is finished later. Tests use the same names, so
+    a test would be told that its own are taken, depending on which tests its process ran before.
+    """
+    yield
+    if state := sys.modules.get("celery._state"):
+        waiting = state._on_app_finalizers
+        waiting -= {task for task in waiting if task.__module__ in ("celery.app", "celery.app.base")}
+
+
 @pytest.fixture
 def leak_free() -> Iterator[None]:
     """The test leaves as many descriptors, threads and children as it found."""

@@ -176,10 +176,12 @@ def test_a_toolchain_that_is_missing(toys: Toys, toy: Declare) -> None:
 
 
 def test_a_host_that_ignores_its_children(toys: Toys, toy: Declare) -> None:
-    """Nobody knows then how the toolchain's check has ended: the hint is not to install it."""
+    """A file starts, and the error of one that fails is its own."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        with pytest.raises(StartError, match=r"does not tell its version.*SIGCHLD is ignored"):
+        assert toy() == "rain"
+        toys.write("words.toy", "wreck")
+        with pytest.raises(StartError, match="ended with exit code 1 after"):
             toy()
     finally:
         signal.signal(signal.SIGCHLD, before)

@@ -177,7 +177,7 @@ def test_the_next_owner_of_a_pid_is_never_signalled(tag: str) -> None:
     assert old.kill_tree()
     old.close()
     assert not new.poll()
-    assert old.status is None
+    assert old.status in (0, None)  # 0 if the kernel tells of reaped processes (Linux 6.15)
     new.close()
 
 
