@@ -76,7 +76,9 @@ def _own_tasks() -> Iterator[None]:
     yield
     if state := sys.modules.get("celery._state"):
         waiting = state._on_app_finalizers
-        waiting -= {task for task in waiting if task.__module__ in ("celery.app", "celery.app.base")}
+        waiting -= {
+            task for task in waiting if task.__module__ in ("celery.app", "celery.app.base")
+        }
 
 
 @pytest.fixture
