@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from tests.queues.worker import ROOT, are_gone, celery_worker, eventually
 pytestmark = pytest.mark.requires("redis-server")
 
 COUNT = 10
+
+
+def need(library: str) -> None:
+    """Skip a test without *library*. Not imported here: eventlet warns at each later fork."""
+    if find_spec(library) is None:
+        pytest.skip(f"left out: {library}")
 
 
 @pytest.fixture
@@ -38,7 +45,7 @@ def test_a_pool(flow: Any, log: Path, pool: str) -> None:
     outlives the worker.
     """
     if pool == "gevent":
-        pytest.importorskip("gevent")
+        need("gevent")
     # With Redis, Celery pauses each time that all greenlets are busy.
     concurrency = "100" if pool == "gevent" else "4"
     with celery_worker(log, "-P", pool, "-c", concurrency) as worker:
@@ -66,7 +73,7 @@ def test_a_pool(flow: Any, log: Path, pool: str) -> None:
 
 def test_eventlet_and_programs(flow: Any, log: Path) -> None:
     """Such a worker ends at its start, and says which node and which pool do not go together."""
-    pytest.importorskip("eventlet")
+    need("eventlet")
     with pytest.raises(AssertionError), celery_worker(log, "-P", "eventlet"):
         pass
     assert "is a program, and programs can't run in a worker with -P eventlet" in log.read_text()
@@ -76,7 +83,7 @@ def test_eventlet_and_programs(flow: Any, log: Path) -> None:
 
 def test_eventlet_and_functions(redis: str, log: Path) -> None:
     """Also those that are coroutines: its greenlets share a thread, and take turns."""
-    pytest.importorskip("eventlet")
+    need("eventlet")
     with graph("functions", redis) as functions:
         with celery_worker(log, "-P", "eventlet", "-c", "100", app="functions"):
             for n in range(COUNT):
@@ -103,7 +110,7 @@ except StartError as error:
 
 def test_a_process_that_eventlet_has_patched() -> None:
     """Without Celery, a program's start is an error that says what is in the way."""
-    pytest.importorskip("eventlet")
+    need("eventlet")
     printed = subprocess.check_output(
         [sys.executable, "-W", "ignore", "-c", PROGRAM],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
