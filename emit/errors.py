@@ -11,6 +11,8 @@
       InProgress                    another process is at the same piece of work
       LedgerError                   Emit's own Redis could not do what it was asked
       LetterNotFound (LookupError)  no dead letter of that id is stored
+      AmbiguousLetter (LookupError) several dead letters may be meant
+      UnreadableLetter (ValueError) a dead letter is damaged, or of a newer version of Emit
       Undelivered                   delivered again and again, and its worker died each time
       Unreadable                    a queue brought what no message can be read from
       HostError                     the host's side: the node's process, its pipe, its pool
@@ -37,6 +39,7 @@ from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
+    "AmbiguousLetter",
     "CallTimeout",
     "DispatchError",
     "EmitError",
@@ -60,11 +63,15 @@ __all__ = [
     "Unavailable",
     "Undelivered",
     "Unreadable",
+    "UnreadableLetter",
 ]
 
 
 #: Where ``max_frame`` can't be raised any more, less what a shared host needs around a result.
 _LARGEST = (1 << 24) - 1 - 64
+
+#: Candidates in a text.
+_SOME = 5
 
 #: Characters of a command in a text.
 _SHORT = 120
@@ -192,6 +199,41 @@ class LetterNotFound(EmitError, LookupError):
     def __init__(self, id: str) -> None:
         super().__init__(f'there is no dead letter "{id}" (replayed, dropped or expired?)')
         self.id = id
+
+
+class AmbiguousLetter(EmitError, LookupError):
+    """
+    Several dead letters may be meant.
+
+    Attributes:
+        id: What was asked for.
+        candidates: The ids, or the keys in Redis of letters of several applications.
+    """
+
+    def __init__(self, id: str, candidates: Sequence[str]) -> None:
+        shown = ", ".join(candidates[:_SOME]) + (", ..." if len(candidates) > _SOME else "")
+        super().__init__(f'"{id}" may be {len(candidates)} dead letters: {shown}')
+        self.id = id
+        self.candidates = tuple(candidates)
+
+
+class UnreadableLetter(EmitError, ValueError):
+    """
+    A dead letter is stored that this version of Emit can't read. It can be shown as it is stored,
+    and dropped.
+
+    Attributes:
+        id: The letter's.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, id: str, reason: str) -> None:
+        super().__init__(
+            f'the dead letter "{id}" can\'t be read: {reason}. `emit dead show` shows it as it is '
+            f"stored, and `emit dead drop` deletes it"
+        )
+        self.id = id
+        self.reason = reason
 
 
 class Undelivered(EmitError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -15,8 +17,16 @@ from typing import Any
 
 import pytest
 
+from emit import dead
 from emit.dead import DeadLetters
-from emit.errors import EncodeError, InProgress, LetterNotFound, ProcessDied
+from emit.errors import (
+    AmbiguousLetter,
+    EncodeError,
+    InProgress,
+    LetterNotFound,
+    ProcessDied,
+    UnreadableLetter,
+)
 from emit.letter import Cause, DeadLetter
 from tests.conftest import free_port, serving_redis
 from tests.hosts import ROOT
@@ -248,6 +258,187 @@ def test_processes(redis: str, client: Any, letters: DeadLetters) -> None:
     letters.replay_all(lambda letter: client.rpush("sent", letter.id))
     sent = [id.decode() for id in client.lrange("sent", 0, -1)]
     assert sorted(sent) == sorted(f"{me}-{n}" for me in range(4) for n in range(100))
+
+
+# Applications
+
+
+def test_applications_are_kept_apart(client: Any) -> None:
+    """Each sees its own letters, counts its own to max, and drops its own; ids may be the same."""
+    shop, mail = DeadLetters(client, app="shop", max=2), DeadLetters(client, app="mail/eu:1")
+    for n in range(3):
+        shop.add(letter(n, id=str(n)))
+    mail.add(letter(9, id="2"))
+    assert (ids(shop), ids(mail), len(shop), len(mail)) == (["2", "1"], ["2"], 2, 1)
+    assert (shop.show("2").message, mail.show("2").message) == ({"n": 2}, {"n": 9})
+    with pytest.raises(LetterNotFound):
+        mail.show("1")
+    assert shop.drop_all() == 2
+    assert ids(mail) == ["2"]
+
+
+def test_letters_of_no_application(client: Any, letters: DeadLetters) -> None:
+    """
+    Those that were stored before applications had names are seen by all, and dropped and sent by
+    whoever has their node.
+    """
+    for n, node in enumerate(("shop.charge", "mail.send")):
+        letters.add(replace(letter(n, id=f"old-{n}"), node=node))
+    shop = DeadLetters(client, app="shop", nodes={"shop.charge"})
+    shop.add(replace(letter(id="new"), node="shop.gone"))
+    assert ids(shop) == ["new", "old-1", "old-0"]
+    assert shop.show("old-1").node == "mail.send"
+    done = shop.replay_all(lambda letter: None)
+    assert (done.sent, done.left) == (["old-0"], {"old-1": "mail.send", "new": "shop.gone"})
+    assert shop.drop_all() == 1
+    assert ids(shop) == ["old-1"]
+
+
+def test_one_that_sees_all(client: Any, letters: DeadLetters) -> None:
+    """Without a name it lists the letters of all applications, and says whose they are."""
+    letters.add(letter(id="1"))
+    for app in ("shop", "mail"):
+        DeadLetters(client, app=app).add(letter(id=f"{app}-1"))
+        DeadLetters(client, app=app).add(letter(id="both"))
+    assert {(entry.app, entry.id) for entry in letters.list()} == {
+        *(("", "1"), ("shop", "shop-1"), ("mail", "mail-1")),
+        *(("shop", "both"), ("mail", "both")),
+    }
+    assert len(letters) == 5
+    assert letters.show("shop-1").message == {"n": 13}
+    with pytest.raises(AmbiguousLetter, match="emit:dead:@mail:both, emit:dead:@shop:both"):
+        letters.show("both")
+    assert letters.replay("mail-1", lambda letter: None).id == "mail-1"
+    assert [entry.app for entry in DeadLetters(client, app="").list()] == [""]
+    assert letters.drop_all() == 4
+
+
+def test_a_replay_leaves_other_nodes(letters: DeadLetters, client: Any) -> None:
+    """Their letters are counted, and are no failures, however many there are in a row."""
+    for n in range(6):
+        letters.add(replace(letter(n, id=str(n)), node="gone" if n < 4 else "halve"))
+    done = DeadLetters(client, nodes=["halve"]).replay_all(lambda letter: None)
+    assert (done.sent, done.failed) == (["4", "5"], {})
+    assert done.left == dict.fromkeys("0123", "gone")
+    assert ids(letters) == ["3", "2", "1", "0"]
+
+
+def test_an_id_by_its_beginning(letters: DeadLetters) -> None:
+    """Four characters at least, and no other letter's."""
+    for id in ("abcd-1", "abcd-2", "abxy", "ab"):
+        letters.add(letter(id=id))
+    assert letters.find("abxy") == "abxy"
+    assert letters.find("ab") == "ab"
+    assert letters.find("abcd-2") == "abcd-2"
+    with pytest.raises(AmbiguousLetter, match='"abcd" may be 2 dead letters: abcd-1, abcd-2'):
+        letters.find("abcd")
+    for start in ("abx", "zzzz", "abcd-3"):
+        with pytest.raises(LetterNotFound):
+            letters.find(start)
+
+
+# Letters that can't be read
+
+
+def cause(**more: Any) -> str:
+    return json.dumps([{"type": "T", "text": "t", "at": 1.0, **more}])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"causes": cause(of_a_later_version=1)},
+        {"causes": cause()},
+        {"more": "of a later version"},
+        {"version": "0"},
+    ],
+)
+def test_what_another_version_adds_or_lacks(
+    letters: DeadLetters, client: Any, change: dict[str, str]
+) -> None:
+    """Fields that are not known are ignored, and fields of a cause that are missing are empty."""
+    letters.add(letter(id="7"))
+    client.hset("emit:dead:7", mapping=change)
+    assert letters.show("7").message == {"n": 13}
+    (entry,) = letters.list()
+    assert (entry.fault, entry.cause and entry.cause.exit_code) == ("", None)
+
+
+DAMAGE: dict[str, Any] = {
+    "no node": lambda client, key: client.hdel(key, "node"),
+    "no message": lambda client, key: client.hdel(key, "message"),
+    "no stamp": lambda client, key: client.hdel(key, "stamp"),
+    "half a message": lambda client, key: client.hset(key, "message", "{"),
+    "a message that is no map": lambda client, key: client.hset(key, "message", "[1]"),
+    "an unknown extension": lambda client, key: client.hset(key, "message", "msgpack:1HsA"),
+    "causes that are none": lambda client, key: client.hset(key, "causes", '{"a": 1}'),
+    "attempts that are none": lambda client, key: client.hset(key, "attempts", "many"),
+    "no UTF-8": lambda client, key: client.hset(key, "node", b"\xff"),
+    "a newer version": lambda client, key: client.hset(key, "version", "2"),
+    "another type": lambda client, key: (client.delete(key), client.rpush(key, "x")),
+    "an empty hash": lambda client, key: (client.delete(key), client.hset(key, "a", "b")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_letter_that_can_not_be_read(letters: DeadLetters, client: Any, damage: str) -> None:
+    """It is listed, shown as it is stored, and dropped; it is in nobody's way."""
+    for n in range(3):
+        letters.add(letter(n, id=str(n)))
+    DAMAGE[damage](client, "emit:dead:1")
+    assert ids(letters) == ["2", "1", "0"]
+    with pytest.raises(UnreadableLetter, match='"1" can\'t be read: ') as raised:
+        letters.show("1")
+    assert letters.find("1") == "1"
+    assert letters.raw("1")
+    done = letters.replay_all(lambda letter: None)
+    assert (done.sent, list(done.failed), ids(letters)) == (["0", "2"], ["1"], ["1"])
+    assert str(done.failed["1"]) == str(raised.value)
+    letters.drop("1")
+    assert client.keys("emit:dead*") == []
+    with pytest.raises(LetterNotFound):
+        letters.drop("1")
+
+
+def test_all_of_them_are_dropped(letters: DeadLetters, client: Any) -> None:
+    """With the readable ones, and after any number that could not be sent."""
+    for number, damage in enumerate(DAMAGE.values()):
+        letters.add(letter(id=str(number)))
+        damage(client, f"emit:dead:{number}")
+    letters.add(letter(id="well"))
+    assert letters.replay_all(lambda letter: None).sent == ["well"]
+    letters.add(letter(id="well"))
+    assert letters.drop_all() == len(DAMAGE) + 1
+    assert client.keys("emit:dead*") == []
+
+
+def test_why_it_can_not_be_read(letters: DeadLetters, client: Any) -> None:
+    """The reason is a line of the list, with what could be read; and what is stored is shown."""
+    letters.add(letter(id="7"))
+    client.hset("emit:dead:7", mapping={"version": "2", "new": b"\xff"})
+    (entry,) = letters.list()
+    assert entry.fault == "a newer version of Emit stored it, in form 2; this one reads form 1"
+    assert entry.node == "halve"
+    assert letters.raw("7")["new"] == r"\xff"
+    client.delete("emit:dead:7")
+    client.set("emit:dead:7", "x")
+    assert letters.raw("7") == {"type": "string"}
+
+
+def test_trying_out(client: Any) -> None:
+    """All that letters take is done with their keys, and nothing is left of it."""
+    letters = DeadLetters(client, app="shop", max=1)
+    letters.add(letter(id="7"))
+    before = {key: client.dump(key) for key in client.scan_iter()}
+    letters.try_out()
+    assert {key: client.dump(key) for key in client.scan_iter()} == before
+    called = {name: set(re.findall(r"call\('(\w+)'", text)) for name, text in scripts()}
+    tried = called.pop("_TRY")
+    assert all(calls <= tried for calls in called.values())
+
+
+def scripts() -> list[tuple[str, str]]:
+    return [(k, v) for k, v in vars(dead).items() if isinstance(v, str) and "redis.call" in v]
 
 
 def test_threads(letters: DeadLetters) -> None:

@@ -125,7 +125,8 @@ def test_every_error_has_a_fate() -> None:
     """Of all exceptions of Emit, none was forgotten here."""
     judged = {type(error) for error in (*LATER, *DEAD)}
     abstract = {errors.EmitError, errors.NodeError, errors.HostError}
-    elsewhere = {errors.GraphError, errors.LetterNotFound}  # of declarations, of the store
+    of_the_store = {errors.LetterNotFound, errors.AmbiguousLetter, errors.UnreadableLetter}
+    elsewhere = {errors.GraphError, *of_the_store}  # and of declarations
     kinds = {getattr(errors, name) for name in errors.__all__}
     assert kinds - abstract - elsewhere == judged & kinds
 

@@ -15,6 +15,7 @@ from emit.errors import EmitError, GraphError, HostError, NodeError, ResultError
 
 #: What each exception is made of, where it takes more than a text.
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    "AmbiguousLetter": {"id": "7a", "candidates": ("7a1", "7a2")},
     "RemoteError": {"type": "ArgumentError", "message": "no", "stack": ("a.rb:3", "b.rb:4")},
     "StartError": {"argv": ("ruby", "a b.rb"), "reason": "command not found", "hint": "install it"},
     "StartTimeout": {"timeout": 1.5, "stderr_tail": "the end"},
@@ -32,6 +33,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "Unavailable": {"retry_in": 1.5, "last": ValueError("x")},
     "Undelivered": {"deliveries": 5},
     "Unreadable": {"reason": "its text is damaged"},
+    "UnreadableLetter": {"id": "7", "reason": "it has no 'node'"},
 }
 TEXT_ONLY = ("EmitError", "GraphError", "NodeError", "DispatchError")
 
@@ -100,7 +102,11 @@ def test_copies(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted({*ARGUMENTS} - {"InProgress", "LedgerError", "LetterNotFound"})
+    "name",
+    sorted(
+        {*ARGUMENTS}
+        - {"AmbiguousLetter", "InProgress", "LedgerError", "LetterNotFound", "UnreadableLetter"}
+    ),
 )
 def test_texts_name_the_node_in_one_line(name: str) -> None:
     """The text is one line that names the node; what the node wrote is a note, not text."""

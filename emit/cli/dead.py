@@ -15,7 +15,7 @@ from typing import Any
 from emit.cli.errors import CommandError, UsageError
 from emit.cli.target import load_router
 from emit.dead import DeadLetters, Entry
-from emit.errors import EmitError
+from emit.errors import EmitError, UnreadableLetter
 from emit.exact import to_text
 from emit.letter import Cause, DeadLetter, counted
 from emit.router import Router
@@ -38,15 +38,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.add_argument(
         "--redis", metavar="URL", help="default: the app's, $EMIT_REDIS, $REDIS_URL"
     )
-    common.add_argument("--prefix", default="emit:dead", help="of the keys (%(default)s)")
-    common.add_argument("--app", metavar="MODULE.ROUTER", help="a router, such as app.router")
+    common.add_argument("--prefix", help="of the keys (the router's, or emit:dead)")
+    common.add_argument(
+        "--app", metavar="MODULE.ROUTER", help="a router, such as app.router: its letters only"
+    )
     common.add_argument("--json", action="store_true", help="print JSON, one letter a line")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", parents=[common], help="the letters, the latest first")
     listing.add_argument("--node", help="of this node only")
     listing.add_argument("--limit", type=int, default=100, help="at most (%(default)s)")
     show = actions.add_parser("show", parents=[common], help="one letter, with its message")
-    show.add_argument("id")
+    show.add_argument("id", help="or its first characters, four at least")
     for action, what in (("replay", "send letters again"), ("drop", "delete letters")):
         chosen = actions.add_parser(action, parents=[common], help=what)
         which = chosen.add_mutually_exclusive_group(required=True)
@@ -63,18 +65,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
-    entries = letters.list(arguments.node, arguments.limit)
+    entries = letters.list(arguments.node, arguments.limit + 1)
+    shown = entries[: arguments.limit]
     if arguments.json:
-        for entry in entries:
+        for entry in shown:
             cause = entry.cause and asdict(entry.cause)
             print(json.dumps({**entry._asdict(), "cause": cause}))
     else:
-        _print_table(entries)
+        _print_table(shown)
+    if len(entries) > len(shown):
+        _say(f"these are the latest {len(shown)}, and there are more: see --limit")
     return 0
 
 
 def _show(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
-    letter = letters.show(arguments.id)
+    try:
+        id = letters.find(arguments.id)
+        letter = letters.show(id)
+    except UnreadableLetter as error:
+        _say(str(error))
+        _print_raw(error.id, letters.raw(error.id), arguments.json)
+        return 0
+    except LookupError as error:
+        _say(str(error))
+        return 1
     if arguments.json:
         message, route = (_plain(dict(value)) for value in (letter.message, letter.route))
         print(json.dumps({**asdict(letter), "message": message, "route": route}))
@@ -87,17 +101,22 @@ def _replay(letters: DeadLetters, arguments: argparse.Namespace, router: Router 
     if router is None:
         raise UsageError("replay needs --app, such as --app app.router: it does the sending")
     if not arguments.all:
-        return _each(arguments, lambda id: letters.replay(id, _sender(router)))
+        return _each(letters, arguments, lambda id: letters.replay(id, _sender(router)))
     done = letters.replay_all(_sender(router), arguments.node)
     _report(arguments, done.sent)
     for id, error in done.failed.items():
-        print(f"emit dead: {id} stays: {error}", file=sys.stderr)
+        _say(f"{id} stays: {error}")
+    if done.left:
+        others = ", ".join(sorted({one_line(node) for node in done.left.values()}))
+        count = len(done.left)
+        are = "letter is" if count == 1 else "letters are"
+        _say(f"{count} {are} left, of nodes that {arguments.app} lacks: {others}")
     return 1 if done.failed else 0
 
 
 def _drop(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
     if not arguments.all:
-        return _each(arguments, letters.drop)
+        return _each(letters, arguments, letters.drop)
     count = letters.drop_all(arguments.node)
     print(json.dumps({"dropped": count}) if arguments.json else f"{count} dropped")
     return 0
@@ -111,17 +130,22 @@ _ACTIONS: dict[str, Callable[[DeadLetters, argparse.Namespace, Router | None], i
 }
 
 
-def _each(arguments: argparse.Namespace, work: Callable[[str], Any]) -> int:
+def _each(letters: DeadLetters, arguments: argparse.Namespace, work: Callable[[str], Any]) -> int:
     """Do something with each letter; one that fails does not keep the others from it."""
     done = []
-    for id in arguments.id:
+    for start in arguments.id:
         try:
+            id = letters.find(start)
             work(id)
             done.append(id)
         except Exception as error:
-            print(f"emit dead: {id}: {error}", file=sys.stderr)
+            _say(f"{start}: {error}")
     _report(arguments, done)
     return 0 if len(done) == len(arguments.id) else 1
+
+
+def _say(text: str) -> None:
+    print(f"emit dead: {text}", file=sys.stderr)
 
 
 def _report(arguments: argparse.Namespace, done: list[str]) -> None:
@@ -161,13 +185,18 @@ def _letters(
     arguments: argparse.Namespace, router: Router | None, redis: Any
 ) -> Iterator[DeadLetters]:
     """Of the Redis that is named, else of the app's own, else of the environment's."""
-    own = getattr(router, "dead_letters", None)
+    own: DeadLetters | None = getattr(router, "dead_letters", None)
+    nodes = router.names if router is not None else None
     url = arguments.redis or os.environ.get("EMIT_REDIS") or os.environ.get("REDIS_URL")
     if own is not None and not arguments.redis:
-        yield own
+        prefix = arguments.prefix
+        yield own if prefix is None else DeadLetters(own.redis, prefix=prefix, nodes=nodes)
     elif url:
         with redis.Redis.from_url(url) as client:
-            yield DeadLetters(client, prefix=arguments.prefix)
+            if own is not None and arguments.prefix is None:
+                yield own.at(client)
+            else:
+                yield DeadLetters(client, prefix=arguments.prefix or "emit:dead", nodes=nodes)
     else:
         raise UsageError(
             "which Redis? Give --redis URL, or the router as --app, or set EMIT_REDIS or REDIS_URL"
@@ -190,7 +219,10 @@ def _plain(value: dict[str, Any]) -> Any:
 
 def _print_table(entries: list[Entry]) -> None:
     for entry in entries:
-        node = one_line(entry.node)
+        node = one_line(f"{entry.app}: {entry.node}" if entry.app else entry.node)
+        if entry.fault:
+            print(f"{one_line(entry.id)}  can't be read  {node or '?'}  {one_line(entry.fault)}")
+            continue
         origin = f" from {one_line(entry.origin)}" if entry.origin else ""
         cause = _line(entry.cause) if entry.cause else "no cause is known"
         print(f"{entry.id}  {_when(entry.at)}  {node}{origin}  {entry.attempts}x  {cause}")
@@ -208,6 +240,14 @@ def _print_letter(letter: DeadLetter) -> None:
     if letter.route:
         print(f"route     {dict(letter.route)!r}")
     print(f"message   {dict(letter.message)!r}")
+
+
+def _print_raw(id: str, raw: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"id": id, "raw": raw}))
+        return
+    for name, text in {"id": id, **raw}.items():
+        print(f"{one_line(name):<10}{one_line(text)}")
 
 
 def _line(cause: Cause) -> str:
