@@ -8,12 +8,15 @@ warns of each that loses messages or runs them for ever.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from celery import Celery, Task
 from celery.utils.quorum_queues import detect_quorum_queues
 from kombu.transport import TRANSPORT_ALIASES
+
+from emit.celery_redis import broker_of, is_redis, open_place, place_of
+from emit.errors import GraphError
 
 __all__ = [
     "check_worker",
@@ -22,7 +25,6 @@ __all__ = [
     "longest_wait",
     "problems",
     "redis_of",
-    "redis_url",
     "speaks_amqp",
     "visibility",
 ]
@@ -101,27 +103,16 @@ def configure(app: Celery, *, time_limit: float = 300.0) -> None:
     )
 
 
-def redis_url(app: Celery) -> str | None:
-    """
-    Where Emit keeps what it has to remember: the setting ``emit_redis``, else the broker if it
-    is Redis, else the result backend if it is. None: nowhere.
-    """
-    conf = app.conf
-    broker = conf.broker_write_url or conf.broker_url or ""
-    for url in (conf.get("emit_redis"), broker.split(";")[0], conf.result_backend):
-        if isinstance(url, str) and url.startswith(("redis://", "rediss://", "unix://")):
-            return url
-    return None
-
-
 def redis_of(app: Celery) -> Any:
-    """A client of :func:`redis_url`, or None."""
-    url = redis_url(app)
-    if url is None:
-        return None
-    from redis import Redis  # comes with the redis broker, and not with others
+    """
+    A client of the Redis where Emit keeps what it has to remember: that of the setting
+    ``emit_redis``, else the broker if it is Redis, else the result backend if it is. None: nowhere.
 
-    return Redis.from_url(url, health_check_interval=30)
+    Raises:
+        GraphError: A setting names one that can't be used.
+    """
+    place = place_of(app)
+    return None if place is None else open_place(place)
 
 
 def check_worker(
@@ -156,16 +147,15 @@ def check_worker(
 
 def visibility(app: Celery) -> float | None:
     """Seconds after which Redis gives a task to another worker; None: the broker is no Redis."""
-    url = app.conf.broker_read_url or app.conf.broker_url or ""
-    if not url.startswith(("redis", "sentinel")):
+    broker = broker_of(app, app.connection_for_read)
+    if not is_redis(broker):
         return None
-    return float(app.conf.broker_transport_options.get("visibility_timeout", 3600))
+    return float(broker.transport_options.get("visibility_timeout", 3600))
 
 
 def speaks_amqp(app: Celery) -> bool:
     """True if the broker is RabbitMQ, or another that speaks AMQP 0-9-1."""
-    with app.connection_for_write() as connection:
-        name = str(connection.transport_cls)
+    name = str(broker_of(app).transport_cls)
     return TRANSPORT_ALIASES.get(name, name).startswith("kombu.transport.pyamqp")
 
 
@@ -205,6 +195,10 @@ def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:
         >>> problems(app)
         []
     """
+    try:
+        broker_of(app)
+    except GraphError as error:
+        return [str(error)]
     found = [text for is_wrong, text in _WRONG if is_wrong(app.conf)]
     if visibility(app) is not None and _throttle(app) > 20:
         found.append(
@@ -216,12 +210,27 @@ def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:
     found += _limits(app, timeouts)
     if len(found) > 1:
         found.append("emit.celery.configure(app) sets what loses nothing, where the app is made")
-    if redis_url(app) is None:
-        found.append(
+    found += _keeping(app)
+    return found
+
+
+def _keeping(app: Celery) -> Iterator[str]:
+    """What is wrong with the Redis of counts and dead letters, as far as the settings show it."""
+    try:
+        place = place_of(app)
+    except GraphError as error:
+        yield f"{error}; until that is mended, a message that fails waits in the queue"
+        return
+    if place is None:
+        yield (
             "no Redis is known: a message that kills its worker is delivered for ever, and dead "
             'letters are only logged; set app.conf.emit_redis = "redis://..."'
         )
-    return found
+    elif app.conf.broker_use_ssl is True and is_redis(broker_of(app)):
+        yield (
+            "broker_use_ssl = True is of no effect with Redis: Celery speaks to it without TLS; "
+            'give it options, such as {"ssl_cert_reqs": ssl.CERT_REQUIRED}'
+        )
 
 
 def _throttle(app: Celery) -> float:

@@ -113,8 +113,15 @@ def address(redis: Any) -> str:
         >>> address(Redis(host="localhost", port=6379, db=1, password="secret"))
         'localhost:6379/1'
     """
-    told = getattr(getattr(redis, "connection_pool", None), "connection_kwargs", {})
-    where = told.get("path") or f"{told.get('host', 'localhost')}:{told.get('port', 6379)}"
+    pool: Any = getattr(redis, "connection_pool", None)
+    told = getattr(pool, "connection_kwargs", {})
+    if hasattr(pool, "sentinel_manager"):
+        sentinels = [
+            address(client).rpartition("/")[0] for client in pool.sentinel_manager.sentinels
+        ]
+        where = f"{pool.service_name}@{','.join(sentinels)}"
+    else:
+        where = told.get("path") or f"{told.get('host', 'localhost')}:{told.get('port', 6379)}"
     return f"{where}/{told.get('db') or 0}"
 
 

@@ -19,6 +19,7 @@ from rq.connections import parse_connection
 from rq.defaults import DEFAULT_MAINTENANCE_TASK_INTERVAL
 from rq.scheduler import RQScheduler
 
+from emit.router.ledger import Ledger, try_out
 from emit.router.rq_log import log_with_worker
 
 __all__ = ["EmitWorker"]
@@ -90,11 +91,12 @@ class EmitWorker(SimpleWorker):
         """
         Begin to work, as RQ's workers do; then wait for Redis whenever it goes away.
 
-        A Redis that is not there at the start is an error, as it is for RQ. RQ sets up its log
-        here, and what Emit says goes to the same.
+        A Redis that is not there at the start is an error, as it is for RQ. One that takes jobs and
+        no dead letters is a warning. RQ sets up its log here, and what Emit says goes to the same.
         """
         super().bootstrap(*args, **kwargs)
         log_with_worker()
+        try_out([Ledger(self.connection, counts=False)], _log)
         # A client of its own: handlers may use the same one as the worker, and must not wait.
         self.connection = self._patience.client(self.connection)
         self.queues = [self._patient(queue) for queue in self.queues]

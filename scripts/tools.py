@@ -73,6 +73,7 @@ TOOLS = (
         "brew install rabbitmq",
         (3, 8),
     ),
+    Tool("openssl", ("openssl", "version"), "openssl", "brew install openssl"),
     Tool("graphviz", ("dot", "-V"), "graphviz", "brew install graphviz"),
 )
 

@@ -20,13 +20,8 @@ celery = pytest.importorskip("celery")
 from celery.contrib.testing.worker import start_worker  # noqa: E402
 
 from emit import CeleryRouter, NoResult, Router, ShellNode  # noqa: E402
-from emit.celery import (  # noqa: E402
-    check_worker,
-    configure,
-    longest_wait,
-    problems,
-    redis_url,
-)
+from emit.celery import check_worker, configure, longest_wait, problems  # noqa: E402
+from emit.celery_redis import place_of  # noqa: E402
 from emit.router import CeleryRouter as FromRouter  # noqa: E402
 from emit.router.celery import CeleryRouter as FromModule  # noqa: E402
 
@@ -707,20 +702,22 @@ def test_a_limit_over_the_visibility_timeout_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("broker", "backend", "own", "url"),
+    ("broker", "backend", "own", "said_by"),
     [
-        ("redis://a/1", None, None, "redis://a/1"),
-        ("redis://a/1;redis://b/1", None, None, "redis://a/1"),
-        ("amqp://", "redis://b", None, "redis://b"),
-        ("amqp://", None, "redis://c", "redis://c"),
-        ("redis://a", "redis://b", "redis://c", "redis://c"),
+        ("redis://a/1", None, None, "broker_url"),
+        ("amqp://", "redis://b", None, "result_backend"),
+        ("amqp://", None, "redis://c", "emit_redis"),
+        ("redis://a", "redis://b", "redis://c", "emit_redis"),
         ("amqp://", "rpc://", None, None),
     ],
 )
-def test_where_redis_is(broker: str, backend: str | None, own: str | None, url: str | None) -> None:
+def test_where_redis_is(
+    broker: str, backend: str | None, own: str | None, said_by: str | None
+) -> None:
     """The setting, the broker, the result backend; without any the worker says what that means."""
     app = celery.Celery("c", broker=broker, backend=backend)
     if own:
         app.conf.emit_redis = own
-    assert redis_url(app) == url
-    assert any("no Redis is known" in problem for problem in problems(app)) == (url is None)
+    place = place_of(app)
+    assert (place.said_by if place else None) == said_by
+    assert any("no Redis is known" in problem for problem in problems(app)) == (place is None)

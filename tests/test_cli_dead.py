@@ -174,3 +174,95 @@ router = Own()
         "replay", "--app", "own.router", "m12", EMIT_REDIS="redis://127.0.0.1:1/0", STORE=store
     )
     assert (done.stdout, done.stderr) == ("resent m12\nm12\n", "")
+
+
+def test_the_end_of_a_list(letters: DeadLetters, run: Run) -> None:
+    """Where it stops at a limit it says so, and nowhere else."""
+    done = run("list", "--limit", "2")
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == "emit dead: these are the latest 2, and there are more: see --limit\n"
+    assert run("list", "--limit", "2", "--json").stderr == done.stderr
+    assert run("list", "--limit", "3").stderr == ""
+
+
+def test_an_id_by_its_beginning(letters: DeadLetters, run: Run) -> None:
+    """Four characters are enough, unless several letters begin so."""
+    for id in ("c0ffee-1", "c0ffee-2", "decafbad"):
+        letters.add(DeadLetter("halve", {"n": 8}, (), id=id))
+    assert "id        decafbad\n" in run("show", "deca").stdout
+    assert run("drop", "decaf").stdout == "decafbad\n"
+    done = run("drop", "c0ff")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert '"c0ff" may be 2 dead letters: c0ffee-1, c0ffee-2' in done.stderr
+
+
+@pytest.mark.parametrize(
+    "argv", [("show", "m9"), ("drop", "m9"), ("replay", "--app", "app.router", "m9")]
+)
+def test_an_id_that_there_is_not(letters: DeadLetters, run: Run, argv: Any) -> None:
+    """The same words and exit code, whatever was to be done with it."""
+    done = run(*argv)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert 'there is no dead letter "m9"' in done.stderr
+
+
+def test_what_can_not_be_read(letters: DeadLetters, run: Run) -> None:
+    """It is a line of the list, is shown as it is stored, and can be dropped."""
+    letters.redis.hset("emit:dead:m13", mapping={"version": "99", "new": "a\x1b[31m\nb"})
+    listed = run("list")
+    assert (listed.returncode, len(listed.stdout.splitlines())) == (0, 3)
+    assert "m13  can't be read  halve  a newer version of Emit stored it" in listed.stdout
+    faults = [json.loads(line)["fault"] for line in run("list", "--json").stdout.splitlines()]
+    assert [bool(fault) for fault in faults] == [False, True, False]
+    shown = run("show", "m13")
+    assert (shown.returncode, shown.stderr.count("\n")) == (0, 1)
+    assert "a newer version of Emit" in shown.stderr
+    assert "node      halve\n" in shown.stdout
+    assert "new       a\\x1b[31m\\nb\n" in shown.stdout
+    raw = json.loads(run("show", "m13", "--json").stdout)
+    assert (raw["id"], raw["raw"]["version"]) == ("m13", "99")
+    done = run("replay", "--app", "app.router", "m13")
+    assert (done.returncode, done.stdout) == (1, "")
+    done = run("replay", "--app", "app.router", "--all")
+    assert "m12" in done.stdout
+    assert "m13 stays: " in done.stderr
+    assert run("drop", "m13").stdout == "m13\n"
+
+
+def test_letters_of_other_nodes(letters: DeadLetters, run: Run) -> None:
+    """A router sends those of its own nodes, leaves the others, and says so."""
+    for n in range(4):
+        letters.add(DeadLetter("mail.send", {"n": n}, (), id=f"mail-{n}"))
+    letters.drop("m13")
+    done = run("replay", "--app", "app.router", "--all")
+    assert done.returncode == 0
+    assert "m12" in done.stdout
+    assert "m14" in done.stdout
+    text = "4 letters are left, of nodes that app.router lacks: mail.send"
+    assert done.stderr == f"emit dead: {text}\n"
+    assert len(letters) == 4
+
+
+def test_letters_of_an_application(
+    letters: DeadLetters, run: Run, redis: str, tmp_path: Path
+) -> None:
+    """Its name is in the list of all; its router sees its own, in whichever Redis."""
+    shop = DeadLetters(letters.redis, app="shop")
+    shop.add(DeadLetter("shop.charge", {"n": 1}, (CAUSE,), id="shop-1"))
+    assert "shop-1  1970-01-01 00:16:40+00:00  shop: shop.charge  1x" in run("list").stdout
+    own = """
+from celery import Celery
+from emit import CeleryRouter
+app = Celery("shop", broker="redis://127.0.0.1:1")
+router = CeleryRouter(app.task)
+@router.node((), name="shop.charge")
+def charge(msg): ...
+"""
+    (tmp_path / "shop.py").write_text(own)
+    other = DeadLetters(letters.redis, app="mail")
+    other.add(DeadLetter("mail.send", {"n": 1}, (CAUSE,), id="mail-1"))
+    done = run("list", "--app", "shop.router", "--redis", redis)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["shop-1", "m14", "m13", "m12"]
+    done = run("drop", "--all", "--app", "shop.router", "--redis", redis)
+    assert done.stdout == "1 dropped\n"
+    assert {entry.id for entry in letters.list()} == {"m12", "m13", "m14", "mail-1"}

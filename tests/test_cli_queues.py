@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def test_the_redis_of_a_router(secret: str, make: Any, monkeypatch: pytest.Monke
     assert asked(NOWHERE, make(secret)).text.startswith("127.0.0.1:1/2, of --redis: ")
 
 
-@pytest.mark.parametrize("router", [None, Router(), CeleryRouter(Celery("none").task)])
+@pytest.mark.parametrize(
+    "router", [None, Router(), CeleryRouter(partial(Celery("none").task, shared=False))]
+)
 def test_the_redis_of_the_environment(
     router: Router | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

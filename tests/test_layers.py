@@ -55,7 +55,7 @@ ORDER = (
     "node",
     "graph",
 )
-ORDER += ("once", "dead", "context", "celery", "router", "testing")
+ORDER += ("once", "dead", "context", "celery_redis", "celery", "router", "testing")
 
 #: Imports inside a function, and why.
 LATE = {
@@ -66,6 +66,7 @@ LATE = {
     ("emit.cli.doctor", "emit.cli.queues"): "the same",
     ("emit.cli.call", "emit.host.host"): "only a call that took too long needs it, and has it",
     ("emit.cli.doctor", "emit.cli.toolchains"): "the same",
+    ("emit.cli.check", "emit.cli.queues"): "the same, which only a router of a queue needs",
     ("emit.cli.new", "emit.cli.toolchains"): "the host, which only a project needs",
     ("emit.cli.new", "emit.host.language.launch"): "the same, which only a line about a test needs",
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
@@ -87,10 +88,10 @@ LATE = {
 OPTIONAL = {
     "celery": {
         *("emit.router.celery", "emit.router.celery_host", "emit.router.celery_worker"),
-        "emit.celery",
+        *("emit.celery", "emit.celery_redis"),
     },
     "rq": {"emit.router.rq", "emit.router.lane", "emit.rq", "emit.cli.queues"},
-    "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.queues", "emit.celery"},
+    "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.queues", "emit.celery_redis"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
@@ -104,6 +105,7 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
                 programs.append(Finding("program", name, str(error)))
     needs = {name: known.fields for name, known in report.needs.items() if known.fields}
     ask = getattr(router, "problems", None)  # only a router of a queue has some
+    queue = [] if ask is None else [*ask(), *_try_out(router)]
     report.findings = [
         *find_misspelt(router),
         *find_unmatched(router),
@@ -111,8 +113,21 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
         *find_cycles(report.seen),
         *find_lacking(report.seen, needs),
         *programs,
-        *(Finding("queue", "", text) for text in (ask() if ask is not None else ())),
+        *(Finding("queue", "", text) for text in queue),
     ]
+
+
+def _try_out(router: Router) -> list[str]:
+    """What can't be kept in Redis. It need not be there: then that is not known."""
+    from emit.cli.queues import find_unkept
+
+    wrong = []
+    for text, is_away in find_unkept(router):
+        if is_away:
+            print(f"emit check: not tried: {text}", file=sys.stderr)
+        else:
+            wrong.append(text)
+    return wrong
 
 
 def _as_dict(report: Report) -> dict[str, object]:

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> Iterator[Checked]:
     from emit.cli.checkup import check_languages, check_packages, check_system
-    from emit.cli.queues import check_redis, check_workers
+    from emit.cli.queues import check_ledgers, check_redis, check_workers
     from emit.cli.toolchains import aside
 
     app = arguments.app
@@ -67,6 +67,7 @@ def _check(arguments: argparse.Namespace) -> Iterator[Checked]:
         yield from check_packages()
         yield from check_redis(arguments.redis, router, app)
         if router is not None:
+            yield from check_ledgers(router)
             yield from check_workers(router, app)
         yield from check_system()
 

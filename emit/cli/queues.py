@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from emit.cli.checkup import Checked
+from emit.errors import GraphError, LedgerError
 from emit.once import address
 from emit.router import Router
+from emit.router.ledger import Ledger, is_away, said
 
 #: Where Redis is if nobody says where.
 USUAL = "redis://localhost:6379/0"
@@ -48,11 +50,49 @@ def check_redis(url: str | None, router: Router | None, app: str | None) -> Iter
         with place.client as client:
             version = client.info("server")["redis_version"]
     except Exception as error:
-        state: Literal["absent", "broken"] = "broken" if place.said_by else "absent"
-        hint = "start one, or say where it is: --redis, --app, $EMIT_REDIS or $REDIS_URL"
-        yield Checked("queue", "redis", state, f"{where}: {error}", hint)
-    else:
-        yield Checked("queue", "redis", "ok", f"{version} at {where}")
+        if "permission" not in str(error):
+            state: Literal["absent", "broken"] = "broken" if place.said_by else "absent"
+            hint = "start one, or say where it is: --redis, --app, $EMIT_REDIS or $REDIS_URL"
+            yield Checked("queue", "redis", state, f"{where}: {error}", hint)
+            return
+        version = "a Redis that doesn't tell its version"
+    yield Checked("queue", "redis", "ok", f"{version} at {where}")
+
+
+def check_ledgers(router: Router) -> Iterator[Checked]:
+    """Whether the Redis of each app lets Emit keep counts and dead letters there."""
+    for ledger, error in _tried(router):
+        if error is None:
+            yield Checked("queue", "dead letters", "ok", f"kept at {address(ledger.redis)}")
+        elif not is_away(error):  # check_redis has said so
+            yield Checked("queue", "dead letters", "broken", str(error), ledger.remedy(error))
+
+
+def find_unkept(router: Router) -> Iterator[tuple[str, bool]]:
+    """What can't be kept, or not at the moment: an error, and if it is only that Redis is away."""
+    for ledger, error in _tried(router):
+        if error is not None:
+            yield said(ledger, error), is_away(error)
+
+
+def _tried(router: Router) -> Iterator[tuple[Ledger, LedgerError | None]]:
+    """Each ledger of a router, by a client that does not wait for long, and what is wrong there."""
+    ask = getattr(router, "ledgers", tuple)
+    try:
+        ledgers = [*ask()]
+    except GraphError:  # problems() and check_redis have it
+        return
+    for ledger in ledgers:
+        import redis  # it is there if a ledger is
+
+        with _impatient(redis, ledger.redis) as client:
+            tried = ledger.at(client)
+            try:
+                tried.try_out()
+            except LedgerError as error:
+                yield tried, error
+            else:
+                yield tried, None
 
 
 def _find(redis: Any, url: str | None, router: Router | None, app: str | None) -> _Place:

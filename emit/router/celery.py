@@ -24,24 +24,22 @@ from celery.app.task import Context as Request
 from celery.app.trace import ExceptionInfo
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.imports import cwd_in_path
-from kombu.utils.url import maybe_sanitize_url
 
 from emit.celery import (
     check_worker,
     has_quorum_queues,
     longest_wait,
     problems,
-    redis_of,
-    redis_url,
     speaks_amqp,
 )
+from emit.celery_redis import open_place, place_of
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, LedgerError
 from emit.exact import from_text, to_json
 from emit.letter import DeadLetter, shortened
 from emit.router import celery_host
 from emit.router.envelope import Packed, Parcel, Past, by_hand, is_emits, shown, unpack
-from emit.router.ledger import Ledger
+from emit.router.ledger import Ledger, try_out
 from emit.router.naming import get_name
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
@@ -97,7 +95,7 @@ class CeleryRouter(QueueRouter):
         super().__init__(*args, **kwargs)
         self.celery_task = _checked("CeleryRouter", celery_task)
         self._tasks: dict[str, str] = {}
-        self._ledger: tuple[int, Ledger | None] | None = None
+        self._ledgers: dict[tuple[int, int], Ledger | None] = {}  # by process and app
         self._unsettled = 0  # messages in a row that went back as they were
         celery_host.connect()
         signals.import_modules.connect(self._import, weak=False)
@@ -293,7 +291,7 @@ class CeleryRouter(QueueRouter):
             time.sleep(min(_PAUSES[0] * 2.0 ** min(self._unsettled - 1, 63), _PAUSES[1]))
         # Without its cause: a worker that waits for its broker reads no answers, and a long
         # traceback, stuck half-way in the pipe when the soft limit strikes, is its end.
-        raise Reject(str(error), requeue=True) from None
+        raise Reject(one_line(str(error), 500), requeue=True) from None
 
     def _wait_on(self, delivery: Delivery) -> None:
         """Put back what has waited for as long as the broker may have it wait at a time."""
@@ -388,38 +386,53 @@ class CeleryRouter(QueueRouter):
     @property
     def dead_letters(self) -> DeadLetters | None:
         """The messages that were given up; None where no Redis is known to keep them."""
-        for task in self.functions.values():
-            if isinstance(task, Task):
-                client = redis_of(task.app)
-                return Ledger(client).letters if client is not None else None
-        return None
+        return next((ledger.letters for ledger in self.ledgers()), None)
+
+    def ledgers(self) -> Iterator[Ledger]:
+        """What the Redis of each app keeps for it."""
+        for app in self._apps():
+            ledger = self._open(app)
+            if ledger is not None:
+                yield ledger
+
+    def _open(self, app: Celery) -> Ledger | None:
+        place = place_of(app)
+        if place is None:
+            return None
+        name, client = app.main or "", open_place(place)
+        return Ledger(client, prefix=place.prefix, app=name, nodes=self.functions)
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
         """Keep a dead letter in Redis; without one the error is all that is left of it."""
-        ledger = self._keep(delivery)
-        if ledger is not None:
-            ledger.bury(letter)
+        with self._keeping(delivery) as ledger:
+            if ledger is not None:
+                ledger.bury(letter)
         self.logger.error("%s is given up: %r", letter.id, letter)
 
     def count(self, delivery: Delivery) -> int:
-        ledger = self._keep(delivery)
-        return ledger.count(delivery.id, delivery.repeat) if ledger is not None else 1
+        with self._keeping(delivery) as ledger:
+            return 1 if ledger is None else ledger.count(delivery.id, delivery.repeat)
 
     def forget(self, delivery: Delivery) -> None:
-        ledger = self._keep(delivery)
-        if ledger is not None:
-            ledger.forget(delivery.id)
+        with self._keeping(delivery) as ledger:
+            if ledger is not None:
+                ledger.forget(delivery.id)
 
-    def _keep(self, delivery: Delivery) -> Ledger | None:
-        """Made in the process that uses it: a connection does not survive a fork."""
-        if self._ledger is None or self._ledger[0] != os.getpid():
-            try:
-                client = redis_of(delivery.native.app)
-            except Exception as error:
-                url = redis_url(delivery.native.app)
-                raise LedgerError("be reached", maybe_sanitize_url(url), error) from error
-            self._ledger = (os.getpid(), Ledger(client) if client is not None else None)
-        return self._ledger[1]
+    @contextmanager
+    def _keeping(self, delivery: Delivery) -> Iterator[Ledger | None]:
+        """
+        The ledger of an app, made in the process that uses it: a connection does not survive a
+        fork. After an error it is made anew, as there may be several addresses to choose from.
+        """
+        app = delivery.native.app
+        key = (os.getpid(), id(app))
+        if key not in self._ledgers:
+            self._ledgers[key] = self._open(app)
+        try:
+            yield self._ledgers[key]
+        except LedgerError:
+            self._ledgers.pop(key, None)
+            raise
 
     # -- in the worker ---------------------------------------------------------------------
 
@@ -441,11 +454,20 @@ class CeleryRouter(QueueRouter):
         pool = instance.pool_cls.__module__.rpartition(".")[2]
         name = {"thread": "threads"}.get(pool, pool)
         check_worker(instance.app, self._all_tasks(), self._timeouts(), name)
+        try:
+            ledgers = [*self.ledgers()]
+        except GraphError as error:
+            raise SystemExit(str(error)) from error
+        try_out(ledgers, self.logger)
+        for ledger in ledgers:
+            ledger.redis.close()  # the processes of the pool have connections of their own
 
     def problems(self) -> list[str]:
         """What the settings of its Celery apps do to messages; see `emit.celery.problems`."""
-        apps = {id(task.app): task.app for task in self._all_tasks()}
-        return [text for app in apps.values() for text in problems(app, self._timeouts())]
+        return [text for app in self._apps() for text in problems(app, self._timeouts())]
+
+    def _apps(self) -> list[Celery]:
+        return list({id(task.app): task.app for task in self._all_tasks()}.values())
 
     def _all_tasks(self) -> list[Any]:
         return [task for task in self.functions.values() if isinstance(task, Task)]
@@ -563,11 +585,13 @@ def _when(app: Any, delay: float) -> dict[str, Any]:
     A wait that is longer than the broker allows is made of several. Celery's native delayed
     delivery, by quorum queues of RabbitMQ, knows whole seconds only, and refuses less than one.
     """
+    if not delay:
+        return {}
     longest = longest_wait(app)
-    if delay and has_quorum_queues(app):
+    if has_quorum_queues(app):
         delay = math.ceil(delay)
     if delay <= longest:
-        return {"countdown": delay} if delay else {}
+        return {"countdown": delay}
     return {"countdown": longest, "headers": {UNTIL: time.time() + delay}}
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import uuid
+from collections.abc import Container, Iterable
+from copy import copy
 from typing import Any
 
 from emit.dead import DeadLetters
-from emit.errors import LetterNotFound
+from emit.errors import LedgerError, LetterNotFound, UnreadableLetter
 from emit.letter import DeadLetter
 from emit.once import asking
 
@@ -17,6 +21,14 @@ class Ledger:
     """
     Args:
         redis: A client of redis-py.
+        prefix: What the names of all keys begin with, before ``emit:``.
+        app: The application whose letters and counts these are; empty: none's.
+        nodes: The names of its nodes.
+        counts: It counts deliveries as well.
+
+    Attributes:
+        redis: The client.
+        letters: Its dead letters.
 
     Every method raises LedgerError if Redis can't be reached or refuses.
 
@@ -26,9 +38,26 @@ class Ledger:
         (2, 3, 3)
     """
 
-    def __init__(self, redis: Any) -> None:
-        self._redis = redis
-        self.letters = DeadLetters(redis)
+    def __init__(
+        self,
+        redis: Any,
+        *,
+        prefix: str = "",
+        app: str = "",
+        nodes: Container[str] | None = None,
+        counts: bool = True,
+    ) -> None:
+        self.redis = redis
+        self._counts = counts
+        self._prefix = f"{prefix}emit:"
+        self._repeats = f"{self._prefix}repeats:@{app}" if app else f"{self._prefix}repeats"
+        self.letters = DeadLetters(redis, prefix=f"{self._prefix}dead", app=app, nodes=nodes)
+
+    def at(self, redis: Any) -> Ledger:
+        """The same, by another client."""
+        other = copy(self)
+        other.redis, other.letters = redis, self.letters.at(redis)
+        return other
 
     def count(self, id: str, delivery: str) -> int:
         """
@@ -45,9 +74,9 @@ class Ledger:
         Returns:
             The number of deliveries so far, from 2.
         """
-        key = _key(id)
-        with asking(self._redis, "count a repeated delivery"):
-            pipeline = self._redis.pipeline(transaction=True)
+        key = self._key(id)
+        with asking(self.redis, "count a repeated delivery"):
+            pipeline = self.redis.pipeline(transaction=True)
             pipeline.sadd(key, delivery)
             pipeline.expire(key, _KEPT)
             pipeline.scard(key)
@@ -55,15 +84,15 @@ class Ledger:
 
     def forget(self, id: str) -> None:
         """Drop the count of a message whose end is known."""
-        with asking(self._redis, "forget the count of a message's deliveries"):
-            self._redis.delete(_key(id))
+        with asking(self.redis, "forget the count of a message's deliveries"):
+            self.redis.delete(self._key(id))
 
     def find(self, id: str) -> DeadLetter | None:
-        """Return the dead letter of a message, if there is one."""
-        with asking(self._redis, "look for a dead letter"):
+        """Return the dead letter of a message, if there is one that can be read."""
+        with asking(self.redis, "look for a dead letter"):
             try:
                 return self.letters.show(id)
-            except LetterNotFound:
+            except (LetterNotFound, UnreadableLetter):
                 return None
 
     def bury(self, letter: DeadLetter) -> None:
@@ -73,9 +102,76 @@ class Ledger:
         Raises:
             EncodeError: It has a value that no text stands for exactly.
         """
-        with asking(self._redis, "keep a dead letter"):
+        with asking(self.redis, "keep a dead letter"):
             self.letters.add(letter)
 
+    def try_out(self) -> None:
+        """
+        Do all that a worker does, and an operator, with the same keys and without an effect.
 
-def _key(id: str) -> str:
-    return f"emit:repeats:{id}"
+        Raises:
+            LedgerError: Something of it can't be done. See :func:`said`.
+        """
+        if self._counts:
+            id = f"try-{uuid.uuid4().hex}"
+            self.count(id, "try")
+            self.forget(id)
+        with asking(self.redis, "keep dead letters"):
+            self.letters.try_out()
+
+    def remedy(self, error: LedgerError) -> str:
+        """What has to be done about an error, as far as that can be told from it; may be empty."""
+        text = _words(error)
+        if "permission" in text:
+            return (
+                f"give its user these keys and commands: ACL SETUSER ... ~{self._prefix}* +@read "
+                f"+@write +@scripting +@transaction +time"
+            )
+        return next((hint for sign, hint in _REMEDIES if sign in text), "")
+
+    def _key(self, id: str) -> str:
+        return f"{self._repeats}:{id}"
+
+
+#: What it means for messages if a ledger can't be used.
+_WAITING = "messages that fail or come again wait in their queue until it can"
+
+#: What an error of redis-py's has in its text or its name, and what that asks for.
+_REMEDIES = (
+    ("hash to the same slot", "it is a Redis Cluster: take one without"),
+    ("MovedError", "it is a Redis Cluster: take one without"),
+    ("ClusterDownError", "it is a Redis Cluster: take one without"),
+    ("ReadOnlyError", "it is a replica: name its master, or its sentinels"),
+    ("OutOfMemoryError", "give it more memory"),
+    ("Authentication required", "set its password"),
+    ("invalid username-password", "set its password, and its user if it has some"),
+    ("CERTIFICATE_VERIFY_FAILED", "set ssl_ca_certs to the certificate of who signed its own"),
+    ("No master found", "set master_name to a name that its sentinels know"),
+)
+
+
+def try_out(ledgers: Iterable[Ledger], log: logging.Logger) -> None:
+    """Try each of a worker's ledgers out before it begins, and log what can't be done."""
+    for ledger in ledgers:
+        try:
+            ledger.try_out()
+        except LedgerError as error:
+            log.warning("%s; %s", said(ledger, error), _WAITING)
+
+
+def said(ledger: Ledger, error: LedgerError) -> str:
+    """An error, with what has to be done about it."""
+    remedy = ledger.remedy(error)
+    return f"{error}: {remedy}" if remedy else str(error)
+
+
+def is_away(error: LedgerError) -> bool:
+    """True if Redis could not be reached just now: it may be there later, as it is."""
+    kinds = {kind.__name__ for kind in type(error.__cause__).__mro__}
+    return not kinds.isdisjoint({"ConnectionError", "TimeoutError"}) and not any(
+        sign in _words(error) for sign, _ in _REMEDIES
+    )
+
+
+def _words(error: LedgerError) -> str:
+    return f"{type(error.__cause__).__name__}: {error.__cause__}"

@@ -16,6 +16,7 @@ from emit.letter import DeadLetter
 from emit.node import Node
 from emit.router.core import Router
 from emit.router.envelope import Packed, Past, pack
+from emit.router.ledger import Ledger
 from emit.router.options import (
     CELERY,
     OPTIONS,
@@ -124,6 +125,10 @@ class QueueRouter(Router):
         Raises:
             LedgerError: The count stays.
         """
+        raise NotImplementedError
+
+    def ledgers(self) -> Iterable[Ledger]:
+        """What is kept in Redis for the nodes; nothing is asked of it yet."""
         raise NotImplementedError
 
     def wants_retry(self, delivery: Delivery, error: Exception) -> bool:

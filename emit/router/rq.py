@@ -30,12 +30,12 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import now
 
 from emit.dead import DeadLetters
-from emit.errors import DispatchError, GraphError, InProgress
+from emit.errors import DispatchError, GraphError, InProgress, LedgerError
 from emit.exact import from_text
 from emit.letter import DeadLetter, shortened
 from emit.router.envelope import Packed, Past, by_hand, shown
 from emit.router.lane import Lane, problems, seconds
-from emit.router.ledger import Ledger
+from emit.router.ledger import Ledger, is_away
 from emit.router.naming import look_like
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
@@ -74,6 +74,7 @@ class RQRouter(QueueRouter):
     Args:
         redis_connection: A client of redis-py for the jobs of all nodes, or the URL for one, such
             as ``"redis://localhost:6379/0"``.
+        app: The name of the application, if others keep their dead letters in the same Redis.
         args, kwargs: As for :class:`emit.router.Router`.
 
     ``router.node`` also takes
@@ -103,8 +104,9 @@ class RQRouter(QueueRouter):
     signals = (Again,)
     queue_options = ("queue", "connection", "timeout", "result_ttl")
 
-    def __init__(self, redis_connection: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, redis_connection: Any, *args: Any, app: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._app = app
         self.redis_connection = _client("RQRouter: redis_connection", redis_connection)
         self._lanes: dict[str, Lane] = {}
         self._limits: dict[str, int] = {}  # by what RQ calls a node: its max_deliveries
@@ -336,16 +338,30 @@ class RQRouter(QueueRouter):
     @property
     def dead_letters(self) -> DeadLetters:
         """The messages that were given up, but for those of nodes with another ``connection``."""
-        return Ledger(self.redis_connection).letters
+        return self._ledger(self.redis_connection).letters
+
+    def ledgers(self) -> Iterator[Ledger]:
+        """What each Redis keeps that jobs come from."""
+        clients = [self.redis_connection, *(lane.queue.connection for lane in self._lanes.values())]
+        yield from map(self._ledger, {id(client): client for client in clients}.values())
+
+    def _ledger(self, client: Any) -> Ledger:
+        return Ledger(client, app=self._app, nodes=self.functions, counts=False)
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
         """
         Keep a dead letter in the Redis that the job came from, with the causes of an earlier one
         of the same message: its job was requeued.
         """
-        ledger = Ledger(delivery.native.connection)
-        earlier = ledger.find(letter.id)
-        ledger.bury(letter if earlier is None else _after(earlier, letter))
+        # By the node's client: a worker's own asks again and again, also for what is not allowed.
+        ledger = self._ledger(self._lanes[letter.node].queue.connection)
+        try:
+            _bury(ledger, letter)
+        except LedgerError as error:
+            if not is_away(error):
+                raise
+            delivery.native.connection.ping()  # an EmitWorker's returns when Redis is back
+            _bury(ledger, letter)
         self.logger.error("%s is given up: %r", letter.id, letter)
 
     def count(self, delivery: Delivery) -> int:
@@ -375,6 +391,11 @@ def _client(option: str, connection: Any) -> Any:
     if not hasattr(connection, "connection_pool") or kind.__module__.startswith("redis.asyncio"):
         raise GraphError(f"{needed}, not of type {kind.__module__}.{kind.__qualname__}")
     return connection
+
+
+def _bury(ledger: Ledger, letter: DeadLetter) -> None:
+    earlier = ledger.find(letter.id)
+    ledger.bury(letter if earlier is None else _after(earlier, letter))
 
 
 def _after(earlier: DeadLetter, letter: DeadLetter) -> DeadLetter:

@@ -9,15 +9,18 @@ message is where it belongs. ``pytest -s`` prints what failed and what happened.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from emit.dead import DeadLetters
 from tests.faults.nodes import CHAOS
+from tests.faults.servers import Server
 from tests.queues.faulty import KINDS
 from tests.queues.notes import graph
 from tests.queues.worker import Worker, celery_worker, eventually, rq_worker
@@ -135,6 +138,7 @@ def bench(
             worker = stack.enter_context(celery_worker(log, app="kept", **env))
         else:
             worker = stack.enter_context(rq_worker(log, "rq.Worker", "default", **env))
+        (folder / "made").unlink(missing_ok=True)  # what it has tried at its start
         yield Bench(request.param, module, folder, worker)
 
 
@@ -150,3 +154,108 @@ def test_each_command_fails(bench: Bench) -> None:
             hits = bench.fail(command, kind)
             print(f"{bench.queue:<8}{command:<28}{kind:<8}{hits:>3} times  none lost, none wrong")
     assert bench.worker.is_alive
+
+
+# -- a Redis that really goes away, and a user who really may not --------------------------------
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "keeper").mkdir()
+    server = Server(tmp_path / "keeper")
+    yield server
+    server.kill()
+
+
+def letters_at(url: str, app: str | None = None) -> list[tuple[str, str]]:
+    with Redis.from_url(url) as client:
+        return [
+            (entry.node, entry.cause.type if entry.cause else "")
+            for entry in DeadLetters(client, app=app).list()
+        ]
+
+
+def test_the_redis_of_letters_goes_away(
+    redis: str, keeper: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Messages that are well go on. One that is ill waits, and so does one whose worker was killed,
+    without being run; the log says so. When Redis is back, all end as they should.
+    """
+    monkeypatch.setenv("EMIT_TEST_QUEUE", "celery")
+    monkeypatch.setenv("EMIT_TEST_KEEPER", keeper.url)
+    with graph("kept", redis) as kept, celery_worker(tmp_path / "log", app="kept") as worker:
+        keeper.kill()
+        for kind in ("ill", "well_after_a_death", "well"):
+            kept.send("test", f"kept.{kind}", {"n": 1})
+        eventually(lambda: kept.redis.smembers("done:well") == {"1"})
+        for kind in ("ill", "well_after_a_death"):
+            eventually(lambda k=kind: len(waits(worker.text, k)) > 5)
+            loud = [who for level, who in waits(worker.text, kind) if level == "WARNING"]
+            assert len(loud) == len(set(loud)), "a process of the worker warns once a minute"
+        assert not kept.redis.exists("done:well_after_a_death")
+        assert "is given up" not in worker.text
+        keeper.start()
+        eventually(lambda: kept.redis.smembers("done:well_after_a_death") == {"1"})
+        eventually(lambda: letters_at(keeper.url) == [("kept.ill", "ValueError")])
+        worker.said("is given up")
+        assert worker.text.count("is given up") == 1
+
+
+def waits(text: str, kind: str) -> list[tuple[str, str]]:
+    """The level of each line which says that a message of a node waits, and the process."""
+    return re.findall(rf'(\w+)/(\S+)\] "kept\.{kind}": \S+ waits for ', text)
+
+
+def test_the_only_redis_goes_away(
+    keeper: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The broker is gone with it, in the middle of a task that is about to fail: its message comes
+    again. kombu may end the worker then, as docs/celery.md tells, and a supervisor starts another.
+    """
+    monkeypatch.setenv("EMIT_TEST_QUEUE", "celery")
+    go = {"EMIT_TEST_GO": str(tmp_path / "go"), "EMIT_TEST_LIMIT": "5"}
+    with graph("kept", keeper.url) as kept:
+        with celery_worker(tmp_path / "first", app="kept", **go) as worker:
+            kept.send("test", "kept.held", {"n": 1})
+            eventually(lambda: kept.redis.smembers("held") == {"1"})
+            keeper.kill()
+            (tmp_path / "go").touch()
+            worker.said("stays in the queue")
+            keeper.start()
+        with celery_worker(tmp_path / "second", app="kept", **go):
+            eventually(lambda: letters_at(keeper.url) == [("kept.held", "ValueError")])
+
+
+def allowed(client: Any, *keys: str) -> None:
+    client.execute_command(
+        "ACL", "SETUSER", "keeper", "on", ">x", "resetkeys", "&*", "+@all", *keys
+    )
+
+
+@pytest.mark.parametrize("queue", ["celery", "rq"])
+def test_its_user_may_not_and_then_may(
+    redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queue: str
+) -> None:
+    """What is refused while a worker runs waits, and goes on when it is allowed."""
+    monkeypatch.setenv("EMIT_TEST_QUEUE", queue)
+    monkeypatch.setenv("EMIT_TEST_KEEPER", redis.replace("//", "//keeper:x@"))
+    log = tmp_path / "log"
+    with Redis.from_url(redis) as client, ExitStack() as stack:
+        allowed(client, "~*")
+        kept = stack.enter_context(graph("kept", redis))
+        if queue == "celery":
+            worker = stack.enter_context(celery_worker(log, app="kept"))
+        else:
+            worker = stack.enter_context(rq_worker(log, "emit.rq.EmitWorker", "default"))
+        assert "could not" not in worker.text
+        allowed(client, "~rq:*")
+        for kind in ("ill", "well"):
+            kept.send("test", f"kept.{kind}", {"n": 1})
+        eventually(lambda: kept.redis.smembers("done:well") == {"1"})
+        eventually(lambda: "could not" in worker.text and "permission" in worker.text)
+        eventually(lambda: queue == "rq" or len(waits(worker.text, "ill")) > 2)
+        assert letters_at(redis) == []
+        allowed(client, "~*")
+        eventually(lambda: letters_at(redis) == [("kept.ill", "ValueError")])

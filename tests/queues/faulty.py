@@ -78,7 +78,7 @@ def _append(file: Path, line: str) -> None:
 def _maker() -> str:
     """The function of Emit that a command is made for; empty: it is somebody else's."""
     for path, name in _frames():
-        if not any(part in path for part in _CARRIERS):
+        if not (any(part in path for part in _CARRIERS) or name == "_call" or name[0] == "<"):
             return name if any(part in path for part in _OWN) else ""
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,15 @@ from tests.queues.faulty import install
 
 URL = os.environ["EMIT_TEST_REDIS"]
 redis = Redis.from_url(URL, decode_responses=True)
-connection = Redis.from_url(URL)
+keeper = os.environ.get("EMIT_TEST_KEEPER")  # the address that Emit has for counts and letters
+connection = Redis.from_url(keeper or URL)
 
 if "EMIT_TEST_FAULTS" in os.environ:
     install(Path(os.environ["EMIT_TEST_FAULTS"]))
 
 app = Celery("kept", broker=URL)
-configure(app, time_limit=60)
+configure(app, time_limit=float(os.environ.get("EMIT_TEST_LIMIT", "60")))
+app.conf.emit_redis = keeper
 router: QueueRouter
 if os.environ["EMIT_TEST_QUEUE"] == "celery":
     router = CeleryRouter(app.task)
@@ -88,6 +91,15 @@ def once(msg: Any) -> Any:
         redis.incr(f"effect:{msg.n}")
     done("once", msg.n)
     return NoResult
+
+
+@router.node(())
+def held(msg: Any) -> None:
+    """Begins, and fails once it is let go."""
+    redis.sadd("held", msg.n)
+    while not Path(os.environ["EMIT_TEST_GO"]).exists():
+        time.sleep(0.01)
+    raise ValueError("ill")
 
 
 @router.node(("n",), batch=5)

@@ -1,0 +1,233 @@
+"""
+The Redis in which Emit keeps counts and dead letters for a Celery app: found and reached as Celery
+itself finds and reaches it.
+
+Celery names a Redis in many ways: ``redis://``, ``rediss://`` with options for TLS in the address
+or in ``broker_use_ssl``, ``redis+socket://``, ``sentinel://`` with ``master_name``, and several
+addresses, of which it takes one that answers. kombu, which is Celery's transport, makes a pool of
+connections of each of them; so it makes Emit's, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+from celery import Celery
+from celery.app.backends import by_url
+from kombu.connection import Connection
+from kombu.utils.url import maybe_sanitize_url, url_to_parts
+
+from emit.errors import GraphError
+
+__all__ = ["Place", "broker_of", "is_redis", "open_place", "place_of"]
+
+#: Seconds for an answer and for a connection, if the app's settings name none. kombu's own are
+#: endless, since its connections wait for messages; Emit's wait for answers only.
+_LIMITS = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0}
+
+#: Connections of a pool. kombu's are 10, and a worker may have a thousand greenlets.
+_CONNECTIONS = 2**31
+
+#: How the address of a Redis may begin, in the setting ``emit_redis``.
+_SCHEMES = ("redis", "rediss", "unix", "socket", "redis+socket", "sentinel")
+
+
+class Place(NamedTuple):
+    """
+    A Redis, or several of which the first that answers is taken.
+
+    Attributes:
+        said_by: The setting that names it.
+        where: Its addresses, without passwords.
+        prefix: What the names of all keys there begin with: ``global_keyprefix``.
+        pools: Functions that make a pool of connections, one for each address.
+    """
+
+    said_by: str
+    where: str
+    prefix: str
+    pools: Sequence[Callable[[], Any]]
+
+
+def place_of(app: Celery) -> Place | None:
+    """
+    The Redis of the setting ``emit_redis``, else the broker if it is one, else the result backend
+    if it is one. None: there is none.
+
+    Nothing is connected to.
+
+    Raises:
+        GraphError: The setting names something that is no Redis, or one that can't be reached so.
+    """
+    own = app.conf.get("emit_redis")
+    if own:
+        return _own(app, own)
+    broker = broker_of(app)
+    return _broker(app, broker) if is_redis(broker) else _backend(app)
+
+
+def open_place(place: Place) -> Any:
+    """
+    A client of the Redis of *place*; of several that of the first which answers.
+
+    Raises:
+        Exception: What the client raises if none of several answers.
+    """
+    from redis import Redis  # comes with Celery's Redis transport, and not with others
+
+    *others, last = [_patient(make()) for make in place.pools]
+    for pool in others:
+        client = Redis(connection_pool=pool)
+        try:
+            client.ping()
+            return client
+        except Exception:  # the next one, as Celery; the last one's error is told where it is used
+            client.close()
+    return Redis(connection_pool=last)
+
+
+def broker_of(app: Celery, make: Callable[[], Any] | None = None) -> Any:
+    """
+    kombu's connection to the broker of an app, which is not opened: to send, or as *make* makes it.
+
+    Raises:
+        GraphError: kombu knows no such broker.
+    """
+    with _using("broker_url", ""):
+        broker = (make or app.connection_for_write)()
+        broker.get_transport_cls()
+        return broker
+
+
+def is_redis(connection: Any) -> bool:
+    """True if kombu speaks to a Redis there, by whatever name. Nothing is connected to."""
+    return getattr(connection.get_transport_cls(), "driver_type", None) == "redis"
+
+
+def _own(app: Celery, value: Any) -> Place:
+    """Of the setting ``emit_redis``: an address of Celery's or redis-py's, or several."""
+    urls = _listed(value)
+    shown = _shown(urls)
+    for url in urls:
+        if not isinstance(url, str) or url.partition("://")[0] not in _SCHEMES:
+            raise GraphError(
+                f"emit_redis = {shown!r}: it must be the address of a Redis, which begins with "
+                f"{', '.join(f'{scheme}://' for scheme in _SCHEMES)}"
+            )
+    options: dict[str, Any] = (
+        app.conf.get("emit_redis_options") or app.conf.broker_transport_options or {}
+    )
+    if urls[0].startswith("sentinel://"):
+        urls = [";".join(urls)]
+    pools = [_checked("emit_redis", shown, _own_pool(app, url, options)) for url in urls]
+    return Place("emit_redis", shown, str(options.get("global_keyprefix", "")), pools)
+
+
+def _own_pool(app: Celery, url: str, options: dict[str, Any]) -> Callable[[], Any]:
+    url = f"redis+{url}" if url.startswith("socket://") else url
+    known = url.startswith(("redis+socket://", "sentinel://")) or all(
+        name.startswith("ssl_") or name == "virtual_host" for name in url_to_parts(url).query
+    )
+    if url.startswith("unix://") or not known:  # in redis-py's own words, such as ?db=1
+        from redis import ConnectionPool
+
+        return partial(ConnectionPool.from_url, url)
+    secure = app.conf.broker_use_ssl if url.startswith("rediss://") else False
+    secure = isinstance(secure, dict) and secure  # True says nothing, and kombu takes it for no TLS
+    connection: Any = Connection
+    return partial(_pool, connection(url, ssl=secure, transport_options=options))
+
+
+def _broker(app: Celery, broker: Any) -> Place:
+    """Of the broker. Alternatives that are no Redis are left out."""
+    options, urls = broker.transport_options, _listed(app.conf.broker_write_url or "redis://")
+    connections = [broker]
+    if broker.alt and not _is_sentinel(broker):
+        each = {url: app.connection_for_write(url) for url in broker.alt}
+        connections = [one for one in each.values() if is_redis(one)]
+        urls = [url for url, one in each.items() if one in connections]
+    shown = _shown(urls)
+    pools = [_checked("broker_url", shown, partial(_pool, one)) for one in connections]
+    return Place("broker_url", shown, str(options.get("global_keyprefix", "")), pools)
+
+
+def _listed(urls: Any) -> list[Any]:
+    return urls.split(";") if isinstance(urls, str) else list(urls)
+
+
+def _shown(urls: Iterable[Any]) -> str:
+    """Addresses without passwords."""
+    return ";".join(maybe_sanitize_url(str(url)) for url in urls)
+
+
+def _is_sentinel(connection: Any) -> bool:
+    return "sentinel" in str(connection.transport_cls)
+
+
+def _backend(app: Celery) -> Place | None:
+    """Of the result backend, whose pool is its own: it has other settings than a broker."""
+    url = app.conf.result_backend
+    if not isinstance(url, str):
+        return None
+    shown = _shown(_listed(url))
+    with _using("result_backend", shown):
+        kind, _ = by_url(url, app.loader)
+    if "RedisBackend" not in {base.__name__ for base in kind.__mro__}:
+        return None
+    options = app.conf.result_backend_transport_options
+
+    def make() -> Any:
+        backend: Any = app.backend
+        return backend._get_pool(**backend.connparams)
+
+    pools = [_checked("result_backend", shown, make)]
+    return Place("result_backend", shown, str(options.get("global_keyprefix", "")), pools)
+
+
+def _pool(connection: Any) -> Any:
+    """The pool that kombu would make for *connection*. It makes it in a channel, which connects."""
+    transport = connection.transport
+    channel = transport.Channel.__new__(transport.Channel)
+    channel.connection = transport
+    for name in channel.from_transport_options:
+        if name in connection.transport_options:
+            setattr(channel, name, connection.transport_options[name])
+    for name, seconds in _LIMITS.items():
+        if getattr(channel, name, None) is None:
+            setattr(channel, name, seconds)
+    return channel._get_pool()
+
+
+def _checked(said_by: str, shown: str, make: Callable[[], Any]) -> Callable[[], Any]:
+    """
+    Make a pool once, which connects to nothing, to see whether that can be done.
+
+    Raises:
+        GraphError: It can't.
+    """
+    with _using(said_by, shown):
+        make()
+    return make
+
+
+@contextmanager
+def _using(said_by: str, shown: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        what = f"{said_by} = {shown!r}" if shown else said_by
+        raise GraphError(f"{what} can't be used: {reason}") from error
+
+
+def _patient(pool: Any) -> Any:
+    """Let nothing wait for an answer for ever, nor for one of few connections."""
+    told = pool.connection_kwargs
+    for name, seconds in _LIMITS.items():
+        if told.get(name) is None and ("path" not in told or name == "socket_timeout"):
+            told[name] = seconds
+    pool.max_connections = _CONNECTIONS
+    return pool
