@@ -198,7 +198,11 @@ def _extend(value: object) -> Any:
 
 
 def _restore(code: int, data: bytes) -> Any:
-    return _BY_CODE[code](data)
+    try:
+        return _BY_CODE[code](data)
+    except (KeyError, ValueError, ArithmeticError):
+        # Not Python's own text, which quotes what can't be read.
+        raise ValueError(f"{len(data)} bytes of the extension {code} are no value of it") from None
 
 
 # Why a value is refused, and where it stands. Only reached after a refusal, so it may be slow.

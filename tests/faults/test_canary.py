@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import pickle
@@ -12,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from emit import Router, errors
 from emit.dead import DeadLetters
 from emit.errors import EmitError
 from emit.host import host
+from emit.letter import DeadLetter
 from emit.once import asking
 from emit.router.envelope import unpack
 from tests.queues.canary import CANARY, FAILURES, declare
@@ -34,6 +37,8 @@ WITHOUT: dict[str, str] = {
     "Unreadable": "see test_what_no_worker_can_read",
     "InProgress": "its key is its author's",
     "LetterNotFound": "an id",
+    "AmbiguousLetter": "ids",
+    "UnreadableLetter": "see test_a_letter_that_can_not_be_read",
     "Undelivered": "a node and a number",
     "PoolTimeout": "a number and a time",
     "PoolClosed": "nothing but the node",
@@ -210,6 +215,24 @@ def test_what_no_worker_can_read(text: Any) -> None:
     with pytest.raises(errors.Unreadable) as caught:
         unpack("n", "7", text)
     assert CANARY not in told(caught.value)
+
+
+@pytest.mark.requires("redis-server")
+@pytest.mark.parametrize("code", [*range(1, 9), 77])
+def test_a_letter_that_can_not_be_read(code: int, redis: str) -> None:
+    """A damaged value in it is told by its kind, where Python would quote it."""
+    packed = msgpack.packb({"card": msgpack.ExtType(code, 2 * CANARY.encode())})
+    with pytest.importorskip("redis").Redis.from_url(redis) as client:
+        letters = DeadLetters(client)
+        id = letters.add(DeadLetter("n", {"card": CANARY}, ()))
+        text = "msgpack:" + base64.b64encode(packed).decode()
+        (key,) = [key for key in client.scan_iter() if client.type(key) == b"hash"]
+        client.hset(key, "message", text)
+        with pytest.raises(errors.UnreadableLetter) as caught:
+            letters.show(id)
+        (entry,) = letters.list()
+    assert CANARY not in told(caught.value)
+    assert CANARY not in entry.fault
 
 
 @pytest.mark.requires("redis-server")
