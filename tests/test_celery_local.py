@@ -18,6 +18,7 @@ from tests.queues.worker import eventually
 celery = pytest.importorskip("celery")
 
 from celery.contrib.testing.worker import start_worker  # noqa: E402
+from kombu.transport.memory import Channel  # noqa: E402
 
 from emit import CeleryRouter, NoResult, Router, ShellNode  # noqa: E402
 from emit.celery import check_worker, configure, longest_wait, problems  # noqa: E402
@@ -40,6 +41,8 @@ def app() -> Iterator[Any]:
     )
     yield app
     app.close()
+    # The broker in memory is one for the whole process: what is left would be another test's.
+    Channel.queues.clear()
 
 
 @pytest.fixture

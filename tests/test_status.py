@@ -57,11 +57,13 @@ def runtime(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def hosting(code: str = "sys.stdin.read()", **env: str) -> Iterator[subprocess.Popen[str]]:
+def hosting(
+    code: str = "sys.stdin.read()", first: str = "", **env: str
+) -> Iterator[subprocess.Popen[str]]:
     """A host in a process of its own, when it has answered its first message."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-c", HOST + code],
+        [sys.executable, "-c", first + HOST + code],
         stdin=pipe,
         stdout=pipe,
         stderr=pipe,
@@ -230,8 +232,8 @@ WRONG += [b"[" * 60_000 + b"\n", b'{"node":' * 8_000 + b"\n", b"1" * 60_000 + b"
 def test_wrong_questions(runtime: Path) -> None:
     """Each gets no answer, and the next one does. The host's log has a line at INFO for each, and
     nothing of what was asked."""
-    log = "import logging; logging.basicConfig(level=logging.INFO); sys.stdin.read()"
-    with hosting(log) as process:
+    log = "import logging; logging.basicConfig(level=logging.INFO)\n"
+    with hosting(first=log) as process:
         [path] = status.sockets()
         for question in WRONG:
             with connected(path) as asking:
