@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery import Celery, Task
 from celery.utils.quorum_queues import detect_quorum_queues
+from kombu.serialization import registry
 from kombu.transport import TRANSPORT_ALIASES
 
 from emit.celery_redis import broker_of, is_redis, open_place, place_of
@@ -59,7 +62,21 @@ _POOLS = {
 }
 
 
-def configure(app: Celery, *, time_limit: float = 300.0) -> None:
+#: The settings that :func:`configure` sets.
+_SET = (
+    *("task_acks_late", "task_reject_on_worker_lost", "task_acks_on_failure_or_timeout"),
+    *("worker_prefetch_multiplier", "task_serializer", "result_serializer", "accept_content"),
+    *("task_time_limit", "task_soft_time_limit", "broker_transport_options"),
+)
+
+#: What :func:`configure` has set of each app. Other values are the app's own.
+_configured: WeakKeyDictionary[Celery, dict[str, Any]] = WeakKeyDictionary()
+
+#: Seconds that a task may take, if nobody says a number.
+_TIME_LIMIT = 300.0
+
+
+def configure(app: Celery, *, time_limit: float | None = None) -> None:
     """
     Set what a worker needs so that no message is lost and none runs for ever.
 
@@ -77,30 +94,65 @@ def configure(app: Celery, *, time_limit: float = 300.0) -> None:
     ``confirm_publish`` (RabbitMQ)          a message is sent when RabbitMQ says that it has it
     ======================================= ==================================================
 
-    Call it after the app's own settings: what they say about other things stays.
+    Call it after the app's own settings. What the app has set itself stays as it is, and the others
+    are set to go with it; what of it loses messages is a warning in the log.
 
     Args:
         app: The Celery app.
-        time_limit: Seconds that a task takes at most.
+        time_limit: Seconds that a task takes at most; 300 if neither this nor the app says so.
+
+    Raises:
+        GraphError: *time_limit* is not the app's own ``task_time_limit``.
     """
-    app.conf.update(
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        task_acks_on_failure_or_timeout=False,
-        worker_prefetch_multiplier=1,
-        task_serializer="json",
-        result_serializer="json",
-        accept_content=["json"],
-        task_time_limit=time_limit,
-        task_soft_time_limit=time_limit * 0.9,
-        broker_transport_options={
-            **_RESTORE,
-            "visibility_timeout": round(time_limit * 2.4),
-            "max_connections": _CONNECTIONS,
-            "confirm_publish": True,
-            **app.conf.broker_transport_options,
-        },
-    )
+    own = _own(app)
+    hard, soft = own.get("task_time_limit"), own.get("task_soft_time_limit")
+    if time_limit is not None and hard is not None and hard != time_limit:
+        raise GraphError(
+            f"configure(app, time_limit={time_limit:g}), but the app sets task_time_limit = "
+            f"{hard:g}: leave one of them out"
+        )
+    if hard is None:
+        hard = time_limit or max(_TIME_LIMIT, (soft or 0.0) / 0.9)
+    wanted = {
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_acks_on_failure_or_timeout": False,
+        "worker_prefetch_multiplier": 1,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "task_time_limit": hard,
+        "task_soft_time_limit": hard * 0.9,
+    }
+    settings = {**wanted, **own}
+    # A worker must be able to read what the app itself sends.
+    written = (settings["task_serializer"], settings["result_serializer"])
+    wanted["accept_content"] = [*dict.fromkeys(["json", *written])]
+    options = {
+        **_RESTORE,
+        "visibility_timeout": round(settings["task_time_limit"] * 2.4),
+        "max_connections": _CONNECTIONS,
+        "confirm_publish": True,
+    }
+    wanted["broker_transport_options"] = {**options, **own.get("broker_transport_options", {})}
+    own.pop("broker_transport_options", None)
+    _configured[app] = {name: value for name, value in wanted.items() if name not in own}
+    app.conf.update(_configured[app])
+    with suppress(GraphError):  # of its broker: a worker tells it
+        for text in (*_wrong(app), *_limits(app)):
+            _log.warning("configure(app) leaves what the app has set itself: %s", text)
+
+
+def _own(app: Celery) -> dict[str, Any]:
+    """What an app has set itself of the settings that :func:`configure` sets, in any spelling."""
+    conf, ours = app.conf, _configured.get(app, {})
+    found = {name: conf[name] for name in _SET}  # this reads the app's configuration, first of all
+    return {
+        name: value
+        for name, value in found.items()
+        if value is not None
+        and (name not in ours or value != ours[name])
+        and any(key in layer for layer in conf.maps[:-1] for key in conf._to_keys(name))
+    }
 
 
 def redis_of(app: Celery) -> Any:
@@ -199,7 +251,7 @@ def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:
         broker_of(app)
     except GraphError as error:
         return [str(error)]
-    found = [text for is_wrong, text in _WRONG if is_wrong(app.conf)]
+    found = _wrong(app)
     if visibility(app) is not None and _throttle(app) > 20:
         found.append(
             f"unacked_restore_interval times unacked_restore_throttle is {_throttle(app):g} s: the "
@@ -207,11 +259,14 @@ def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:
         )
     if speaks_amqp(app):
         found += _of_rabbitmq(app)
-    found += _limits(app, timeouts)
-    if len(found) > 1:
+    found += _limits(app)
+    if len(found) > 1 and app not in _configured:
         found.append("emit.celery.configure(app) sets what loses nothing, where the app is made")
-    found += _keeping(app)
-    return found
+    return [*found, *_too_long(app, timeouts), *_keeping(app)]
+
+
+def _wrong(app: Celery) -> list[str]:
+    return [text for is_wrong, text in _WRONG if is_wrong(app.conf)]
 
 
 def _keeping(app: Celery) -> Iterator[str]:
@@ -265,7 +320,7 @@ def _of_rabbitmq(app: Celery) -> list[str]:
     return found
 
 
-def _limits(app: Celery, timeouts: Mapping[str, float]) -> list[str]:
+def _limits(app: Celery) -> list[str]:
     """Each limit must have the time to do its work before the next one strikes."""
     soft, hard, visible = app.conf.task_soft_time_limit, app.conf.task_time_limit, visibility(app)
     found = []
@@ -281,20 +336,32 @@ def _limits(app: Celery, timeouts: Mapping[str, float]) -> list[str]:
             f"task_soft_time_limit = {soft} is not below task_time_limit = {hard:g}: a task that "
             f"takes too long has no time to put its message back, and waits for its delivery"
         )
-    first = soft or hard
-    found += [
-        f'"{name}": timeout = {timeout:g} s is not below the time limit of its task, {first:g} s: '
-        f"set the node's timeout, or configure(app, time_limit=...)"
-        for name, timeout in timeouts.items()
-        if first is not None and timeout >= first
-    ]
     return found
+
+
+def _too_long(app: Celery, timeouts: Mapping[str, float]) -> Iterator[str]:
+    """Programs whose own timeout the time limit of their task leaves no time for."""
+    first = app.conf.task_soft_time_limit or app.conf.task_time_limit
+    for name, timeout in timeouts.items():
+        if first is not None and timeout >= first:
+            yield (
+                f'"{name}": timeout = {timeout:g} s is not below the time limit of its task, '
+                f"{first:g} s: set the node's timeout, or configure(app, time_limit=...)"
+            )
 
 
 def _acks_on_timeout(conf: Any) -> bool:
     own = conf.get("task_acks_on_timeout")
     return bool(conf.task_acks_on_failure_or_timeout if own is None else own)
 
+
+def _accepts(conf: Any, serializer: str) -> bool:
+    names = {type: name for name, type in registry.name_to_type.items()}
+    return serializer in {names.get(one, one) for one in conf.accept_content}
+
+
+#: The names of a serializer that runs code which it reads.
+_PICKLE = frozenset({"pickle", "application/x-python-serialize"})
 
 #: Settings of Celery, what is wrong about them, and what that does.
 _WRONG: tuple[tuple[Callable[[Any], bool], str], ...] = (
@@ -316,11 +383,16 @@ _WRONG: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "have, and those it held when it dies wait for visibility_timeout",
     ),
     (
-        lambda conf: bool({"pickle", "application/x-python-serialize"} & set(conf.accept_content)),
+        lambda conf: bool(_PICKLE & set(conf.accept_content)),
         "accept_content has pickle: whoever can write to the broker can run any code here",
     ),
     (
-        lambda conf: conf.task_serializer != "json",
-        "task_serializer is not json: other languages and other versions of Python can't read it",
+        lambda conf: bool(_PICKLE & {conf.task_serializer, conf.result_serializer}),
+        "task_serializer or result_serializer is pickle: whoever can write to the broker or the "
+        "result backend can run any code where it is read",
+    ),
+    (
+        lambda conf: not _accepts(conf, conf.task_serializer),
+        "accept_content lacks the task_serializer: a worker throws away what the app sends",
     ),
 )

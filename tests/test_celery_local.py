@@ -587,9 +587,120 @@ def test_configure_keeps_what_else_was_set() -> None:
 
 
 def test_what_mends_many_settings_is_said() -> None:
-    """An app that nobody has configured is not to be mended line by line."""
+    """An app that nobody has configured is not to be mended line by line; one that is, is not to
+    be configured."""
     app = celery.Celery("c", broker="redis://")
     assert "emit.celery.configure(app)" in problems(app)[-1]
+    configure(app, time_limit=20)
+    assert len(problems(app, {"first": 30, "second": 30})) == 2
+    app.conf.update(task_acks_late=False, task_reject_on_worker_lost=False)
+    assert len(problems(app)) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "limits"),
+    [
+        ({}, {}, (270, 300, 720)),
+        ({}, {"time_limit": 20}, (18, 20, 48)),
+        ({"task_time_limit": 60}, {}, (54, 60, 144)),
+        ({"task_soft_time_limit": 45}, {}, (45, 300, 720)),
+        ({"task_soft_time_limit": 540}, {}, (540, 600, 1440)),
+        ({"task_soft_time_limit": 45, "task_time_limit": 60}, {}, (45, 60, 144)),
+        ({"task_soft_time_limit": 45}, {"time_limit": 50}, (45, 50, 120)),
+        ({"task_time_limit": 60}, {"time_limit": 60}, (54, 60, 144)),
+    ],
+)
+@pytest.mark.parametrize("how", ["update", "an object", "old names", "the constructor"])
+def test_limits_of_the_apps_own(
+    own: dict[str, Any],
+    options: dict[str, Any],
+    limits: tuple[float, ...],
+    how: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They stay, however they were set; the others are put in order around them."""
+    own = {**own, "broker_url": "redis://"}
+    app = celery.Celery("c", **(own if how == "the constructor" else {}))
+    if how == "update":
+        app.conf.update(own)
+    elif how == "an object":
+        named = {f"CELERY_{name.upper()}": value for name, value in own.items()}
+        app.config_from_object(named, namespace="CELERY")
+    elif how == "old names":
+        old = {f"CELERYD_{name.upper()}": value for name, value in own.items()}
+        app.config_from_object({"BROKER_URL": old.pop("CELERYD_BROKER_URL"), **old})
+    with caplog.at_level(logging.WARNING, "emit.celery"):
+        configure(app, **options)
+    conf = app.conf
+    visible = conf.broker_transport_options["visibility_timeout"]
+    assert (conf.task_soft_time_limit, conf.task_time_limit, visible) == pytest.approx(limits)
+    assert problems(app) == []
+    assert caplog.messages == []
+
+
+def test_two_limits_that_contradict_each_other() -> None:
+    """One in the settings and another in the call: nobody can tell which is meant."""
+    app = celery.Celery("c")
+    app.conf.task_time_limit = 60
+    with pytest.raises(GraphError, match=r"time_limit=20\), but the app sets task_time_limit = 60"):
+        configure(app, time_limit=20)
+    assert app.conf.task_time_limit == 60
+
+
+def test_configured_twice() -> None:
+    """What the first call has set is not the app's own."""
+    app = celery.Celery("c", broker="redis://")
+    configure(app)
+    configure(app, time_limit=20)
+    options = app.conf.broker_transport_options
+    assert (app.conf.task_time_limit, options["visibility_timeout"]) == (20, 48)
+    app.conf.task_time_limit = 30
+    configure(app)
+    assert (app.conf.task_time_limit, app.conf.task_soft_time_limit) == (30, 27)
+
+
+@pytest.mark.parametrize(
+    ("own", "text"),
+    [
+        ({"task_acks_late": False}, "task_acks_late is off"),
+        ({"task_reject_on_worker_lost": False}, "task_reject_on_worker_lost is off"),
+        ({"task_acks_on_failure_or_timeout": True}, "task_acks_on_failure_or_timeout is on"),
+        ({"task_serializer": "pickle"}, "task_serializer or result_serializer is pickle"),
+        ({"accept_content": ["json", "pickle"]}, "accept_content has pickle"),
+        (
+            {"task_serializer": "yaml", "accept_content": ["json"]},
+            "accept_content lacks the task_serializer",
+        ),
+        ({"task_soft_time_limit": 60, "task_time_limit": 60}, "task_soft_time_limit = 60 is not"),
+        ({"broker_transport_options": {"visibility_timeout": 60}}, "not below half of visib"),
+    ],
+)
+def test_what_the_app_should_not_have_set(
+    own: dict[str, Any], text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stays, and the log says what it does, where the app is made."""
+    app = celery.Celery("c", broker="redis://")
+    app.conf.update(own)
+    with caplog.at_level(logging.WARNING, "emit.celery"):
+        configure(app)
+    assert {name: app.conf[name] for name in own if name != "broker_transport_options"} == {
+        name: value for name, value in own.items() if name != "broker_transport_options"
+    }
+    assert text in caplog.text
+    assert any(text in problem for problem in problems(app))
+
+
+@pytest.mark.parametrize("serializer", ["json", "yaml", "msgpack"])
+def test_a_serializer_of_the_apps_own(serializer: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A safe one stays, and is accepted."""
+    app = celery.Celery("c", broker="redis://")
+    app.conf.update(task_serializer=serializer, result_serializer=serializer)
+    with caplog.at_level(logging.WARNING, "emit.celery"):
+        configure(app)
+    assert app.conf.task_serializer == serializer
+    assert set(app.conf.accept_content) == {"json", serializer}
+    assert caplog.messages == []
+    assert problems(app) == []
 
 
 def test_configure_with_settings_of_the_old_kind() -> None:
@@ -609,6 +720,7 @@ def test_configure_with_settings_of_the_old_kind() -> None:
         ("worker_prefetch_multiplier", 4),
         ("accept_content", ["json", "pickle"]),
         ("task_serializer", "yaml"),
+        ("result_serializer", "pickle"),
         ("task_time_limit", None),
         ("task_soft_time_limit", None),
         ("task_soft_time_limit", 300),
