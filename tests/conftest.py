@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import functools
 import itertools
+import logging
 import os
 import random
 import signal
@@ -79,6 +80,20 @@ def _own_tasks() -> Iterator[None]:
         waiting -= {
             task for task in waiting if task.__module__ in ("celery.app", "celery.app.base")
         }
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Leave loggers as they were: a Celery worker in a thread sets up those of the process."""
+    root, disabled = logging.root, logging.root.manager.disable
+    names = [name for name in root.manager.loggerDict if name.partition(".")[0] == "emit"]
+    loggers = [root, *map(logging.getLogger, {"emit", *names})]
+    before = [(each, each.level, each.propagate, each.disabled) for each in loggers]
+    yield
+    logging.disable(disabled)
+    for each, level, propagate, off in before:
+        each.setLevel(level)
+        each.propagate, each.disabled = propagate, off
 
 
 @pytest.fixture
