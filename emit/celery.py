@@ -143,7 +143,7 @@ def configure(app: Celery, *, time_limit: float | None = None) -> None:
 
 
 def _own(app: Celery) -> dict[str, Any]:
-    """What an app has set itself of the settings that :func:`configure` sets, in any spelling."""
+    """Return those settings of :func:`configure` that the app has set itself, in any spelling."""
     conf, ours = app.conf, _configured.get(app, {})
     found = {name: conf[name] for name in _SET}  # this reads the app's configuration, first of all
     return {
@@ -270,7 +270,7 @@ def _wrong(app: Celery) -> list[str]:
 
 
 def _keeping(app: Celery) -> Iterator[str]:
-    """What is wrong with the Redis of counts and dead letters, as far as the settings show it."""
+    """Yield what the settings show to be wrong with the Redis of counts and dead letters."""
     try:
         place = place_of(app)
     except GraphError as error:

@@ -108,7 +108,7 @@ def is_redis(connection: Any) -> bool:
 
 
 def _own(app: Celery, value: Any) -> Place:
-    """Of the setting ``emit_redis``: an address of Celery's or redis-py's, or several."""
+    """Return the place that ``emit_redis`` names, spelled as for Celery or for redis-py."""
     urls = _listed(value)
     shown = _shown(urls)
     for url in urls:
@@ -142,7 +142,7 @@ def _own_pool(app: Celery, url: str, options: dict[str, Any]) -> Callable[[], An
 
 
 def _broker(app: Celery, broker: Any) -> Place:
-    """Of the broker. Alternatives that are no Redis are left out."""
+    """Return the broker's place, without alternatives that are not a Redis."""
     options, urls = broker.transport_options, _listed(app.conf.broker_write_url or "redis://")
     connections = [broker]
     if broker.alt and not _is_sentinel(broker):
@@ -168,7 +168,7 @@ def _is_sentinel(connection: Any) -> bool:
 
 
 def _backend(app: Celery) -> Place | None:
-    """Of the result backend, whose pool is its own: it has other settings than a broker."""
+    """Return the result backend's place; it has settings and a pool of its own."""
     url = app.conf.result_backend
     if not isinstance(url, str):
         return None

@@ -118,7 +118,7 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
 
 
 def _try_out(router: Router) -> list[str]:
-    """What can't be kept in Redis. It need not be there: then that is not known."""
+    """Return what can't be kept in Redis; nothing if Redis is away, as nobody knows then."""
     from emit.cli.queues import find_unkept
 
     wrong = []
