@@ -94,12 +94,12 @@ from emit_sdk import context, node, serve
 @node
 def late(msg):
     if context().attempt <= msg.late:
-        time.sleep(context().remaining())
+        time.sleep(context().remaining())  # the node's work
         raise TimeoutError("late")
     return context().attempt
 @node
 def nap(msg):
-    time.sleep(min(msg.seconds, context().remaining()))
+    time.sleep(min(msg.seconds, context().remaining()))  # the node's work
     if context().remaining() <= 0:
         raise TimeoutError("late")
     return "rested"

@@ -155,7 +155,7 @@ def test_an_error_does_not_drive_the_terminal(project: Path) -> None:
 ATTEMPTS = """
 import os, time
 def hang(msg):
-    time.sleep(600)
+    time.sleep(600)  # the hang itself
 def dies(msg):
     os._exit(3)
 def later(msg):

@@ -39,7 +39,7 @@ while True:
     call = read()
     if call["op"] == "call":
         while "until" in call["msg"] and not os.path.exists(call["msg"]["until"]):
-            time.sleep(0.002)
+            time.sleep(0.002)  # between two looks
         end(call["id"], call["meta"]["deadline_ms"])
 """
 

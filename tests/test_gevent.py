@@ -142,13 +142,13 @@ class File(ShellNode):
 async def coroutine(msg):
     met.append(msg.n)
     while len(met) < 3:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # between two looks
     return msg.n
 
 @router.node(("n",), name="generator")
 async def generator(msg):
     for n in range(2):
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the node's work
         yield msg.n + n
 
 @router.node(("n",), name="nested")
@@ -165,7 +165,7 @@ with router:
     @router.node(("n",), name="slow")
     async def slow(msg):
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(60)  # never ends by itself
         finally:
             print("and so is its coroutine")
 

@@ -274,7 +274,7 @@ def test_the_time_for_a_question(runtime: Path) -> None:
             end = time.monotonic() + 60
             while time.monotonic() < end:
                 dripping.send(b" ")
-                time.sleep(0.05)
+                time.sleep(0.05)  # the pace of the drip
         assert time.monotonic() < end
 
 

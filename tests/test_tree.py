@@ -360,11 +360,11 @@ def end(child):
 assert os.getpid() == 1
 mine = [subprocess.Popen(["sh", "-c", "exit 7"], start_new_session=new) for new in (True, False)]
 while zombies() < 2:
-    time.sleep(0.005)
+    time.sleep(0.005)  # between two looks
 for _ in range(3):
     child = run("sh", "-c", "sleep 1000 & setsid sleep 1000 & sleep 1000")
     while len(tree.descendants(child.pid)) < 3:
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks
     end(child)
     child = run("sh", "-c", "sleep 1000 & exit 0")
     child.wait(60)

@@ -224,7 +224,7 @@ import tempfile
 for id, msg in calls():
     open(msg["runs"], "a").write(f"{msg['n']}\\n")
     if msg["n"] == 0:
-        time.sleep(msg["seconds"])
+        time.sleep(msg["seconds"])  # the node's work
     end(id, [msg["n"], "x" * msg["size"]])
 """
 
@@ -233,7 +233,7 @@ LATE_TOGETHER = """
 def late(msg):
     open(msg.runs, "a").write(f"{msg.n}\\n")
     if msg.n == 0:
-        time.sleep(msg.seconds)
+        time.sleep(msg.seconds)  # the node's work
     if msg.parts:
         for _ in range(msg.parts):
             yield ["x" * (msg.size // msg.parts)]

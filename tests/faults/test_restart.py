@@ -218,7 +218,7 @@ def test_a_program_that_gives_up_while_it_idles(tmp_path: Path) -> None:
     code = f"""
         ready()
         while not os.path.exists({str(gate)!r}):
-            time.sleep(0.005)
+            time.sleep(0.005)  # between two looks
         frame({GIVEN_UP})
         hang()
         """

@@ -224,7 +224,7 @@ class Shot(ShellNode):
 
 @router.node(("n",))
 async def later(msg: Any) -> Any:
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # the node's work
     return msg.n
 
 

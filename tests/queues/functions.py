@@ -21,7 +21,7 @@ redis = Redis.from_url(URL, decode_responses=True)
 
 @router.node(("n",))
 async def later(msg: Any) -> Any:
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # the node's work
     return msg.n
 
 

@@ -98,7 +98,7 @@ def held(msg: Any) -> None:
     """Begins, and fails once it is let go."""
     redis.sadd("held", msg.n)
     while not Path(os.environ["EMIT_TEST_GO"]).exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks
     raise ValueError("ill")
 
 

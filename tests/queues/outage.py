@@ -35,7 +35,7 @@ def held(msg: Any) -> Any:
     """Begins, waits to be told to go on, and ends in the way it is asked to."""
     times = note("held")
     while not (FOLDER / "go").exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks
     if msg.how == "fail":
         raise ValueError("as it was asked to")
     if msg.how == "retry" and times == 1:

@@ -92,7 +92,7 @@ class Proxy:
                 if is_client and self._breaks(data):
                     return self._reset(pair)
                 while self.is_mute and not is_client:
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.01)  # between two looks
                 if not (is_client and self.is_deaf):
                     writer.write(data)
                     await writer.drain()

@@ -192,9 +192,9 @@ def meet(msg):
 def late(msg):
     left = context().remaining()
     if left is not None and left < msg.seconds:
-        time.sleep(max(0, left))
+        time.sleep(max(0, left))  # the node's work
         raise TimeoutError("late")
-    time.sleep(msg.seconds)
+    time.sleep(msg.seconds)  # the node's work
     return "waited"
 
 

@@ -112,7 +112,7 @@ def left(msg):
 @node
 def late(msg):
     if msg.how != "early":
-        time.sleep(max(0, context().remaining()))
+        time.sleep(max(0, context().remaining()))  # the node's work
     if msg.how == "subprocess":
         subprocess.run(["sleep", "60"], timeout=0.001)
     if msg.how == "cause":

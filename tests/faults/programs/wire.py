@@ -50,7 +50,7 @@ def calls():
 
 def hang():
     """Say and do nothing until it is killed, which takes less than ten minutes in any test."""
-    time.sleep(600)
+    time.sleep(600)  # the hang itself; a test's limit ends it
 
 
 def end(id, *msgs):
