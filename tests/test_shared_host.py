@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -930,6 +931,35 @@ def test_clients_of_another_version(path: Path, caplog: pytest.LogCaptureFixture
         assert [(type(end), end.id, end.msgs[0][0]) for end in ends] == [(End, 1, 1), (End, 2, 2)]
         assert node.call({"n": 1})[0][0] == 1
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (
+            {
+                "op": "hello",
+                "v": [1],
+                "codecs": ["json"],
+                "node": "n",
+                "max_frame": 1,
+                "config": [],
+            },
+            "config",
+        ),
+        ({"op": "hello", "v": 1}, "v of 'hello'"),
+        ({"op": "call", "id": "1", "msg": {}}, "id of 'call'"),
+        ({"op": "end", "id": 1, "msgs": []}, "End"),
+    ],
+)
+def test_frames_of_another_version(path: Path, frame: dict[str, Any], reason: str) -> None:
+    """The client is told what is wrong, before the host hangs up."""
+    with listening(path), connected(path) as odd:
+        odd.sendall(json.dumps(frame).encode() + b"\n")
+        (refused,) = heard(odd, 2)
+    assert isinstance(refused, Failure)
+    assert "speak differently" in refused.message
+    assert reason in refused.message
 
 
 def test_a_failure_of_the_host_itself(

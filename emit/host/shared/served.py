@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from emit import context
 from emit.context import Context
-from emit.errors import EmitError, FrameTooLarge, HostError, HostLost
+from emit.errors import EmitError, FrameTooLarge, HostError, HostLost, StartError
 from emit.host.shared.data import from_error, to_context
 from emit.host.transport import Abandoned
 from emit.host.wire import frames
@@ -170,9 +170,15 @@ class Connection:
                 case frames.Bye() | frames.Cancel():
                     pass
                 case _:
-                    logger.warning("a client breaks the protocol: %r", type(frame).__name__)
+                    self._hang_up(getattr(frame, "reason", f"it wrote {type(frame).__name__}"))
                     return False
         return bool(data)
+
+    def _hang_up(self, reason: str) -> None:
+        logger.warning("a client breaks the protocol: %s", reason)
+        node = self._hello.node if self._hello else "?"
+        text = f"the shared host and its client speak differently: {reason}"
+        self._refuse(StartError(node=node, argv=(), reason=text, hint="restart the older one"))
 
     def _apologize(self, error: Exception) -> None:
         """Tell a client that this host has failed: the client would wait for another one else."""
