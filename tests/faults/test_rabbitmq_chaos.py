@@ -1,0 +1,138 @@
+"""
+Messages through Celery and RabbitMQ while its processes, the nodes, the worker and RabbitMQ are
+killed, and the connections dropped.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emit.dead import DeadLetters
+from tests.faults.nodes import CHAOS
+from tests.faults.test_celery_chaos import kill_something
+from tests.queues.notes import graph
+from tests.queues.proxy import Proxy
+from tests.queues.rabbit import Rabbit, serving_rabbitmq
+from tests.queues.worker import PATIENCE, Worker, celery_worker
+
+pytestmark = pytest.mark.requires("redis-server", "rabbitmq-server")
+
+MESSAGES = 50_000 if CHAOS else 1_000
+#: Then it is enough: on a slow machine what is killed all the time gets nothing done.
+FAULTS = 200 if CHAOS else 12
+#: Seconds between two faults, and how often RabbitMQ itself is killed.
+PAUSE, BROKER = (0.6, 0.05) if CHAOS else (0.4, 0.0)
+#: After so many messages that are sent a connection is reset, and the last never arrives.
+EVERY = 100
+
+
+@pytest.fixture
+def rabbit(tmp_path: Path) -> Iterator[Rabbit]:
+    with serving_rabbitmq(tmp_path) as rabbit:
+        yield rabbit
+
+
+@pytest.fixture
+def proxy(rabbit: Rabbit) -> Iterator[Proxy]:
+    with Proxy(rabbit.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=["classic", "quorum"])
+def flow(
+    request: pytest.FixtureRequest,
+    redis: str,
+    rabbit: Rabbit,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Any]:
+    monkeypatch.setenv("EMIT_TEST_BROKER", rabbit.url(proxy.port))
+    monkeypatch.setenv("EMIT_TEST_QUEUE", request.param)
+    with graph("flow", redis) as module:
+        yield module
+        proxy.every = 0
+        module.app.close()
+
+
+def test_nothing_is_lost(flow: Any, rabbit: Rabbit, proxy: Proxy, tmp_path: Path) -> None:
+    """
+    Each message is doubled by a program and added up: no number is missing, none is wrong. A
+    repeat may count a number twice, so the sink notes them by their ids.
+    """
+    random.seed(1)
+    proxy.every = EVERY
+    for start in range(0, MESSAGES, 500):
+        numbers = range(start, min(start + 500, MESSAGES))
+        # Most of them in batches, each fifth in a task of its own.
+        flow.router._dispatch_all("test", "flow.double", [{"n": n} for n in numbers if n % 5])
+        for n in numbers[::5]:
+            flow.router.dispatch("test", "flow.double", {"n": n})
+    faults: collections.Counter[str] = collections.Counter()
+    while not is_over(flow, faults):
+        with celery_worker(tmp_path / "worker.log") as worker:
+            disturb(flow, worker, rabbit, proxy, faults)
+            if not is_over(flow, faults):
+                worker.kill()
+                faults["worker"] += 1
+                print(f"{done(flow)} of {MESSAGES} done, {dict(faults)}", file=sys.stderr)
+    letters = DeadLetters(flow.redis).list(limit=MESSAGES)
+    print(f"{MESSAGES} messages, {dict(faults)}, {proxy.resets} resets, {len(letters)} letters")
+    found = {int(n): int(value) for n, value in flow.redis.hgetall("doubled").items()}
+    assert {n: value for n, value in found.items() if value != 2 * n} == {}
+    given_up = {DeadLetters(flow.redis).show(letter.id).message.get("n") for letter in letters}
+    assert set(range(MESSAGES)) - found.keys() - given_up == set()
+    assert len(letters) <= faults.total() / 5
+    assert faults["broker"]
+    assert faults["dropped"]
+
+
+def disturb(
+    flow: Any,
+    worker: Worker,
+    rabbit: Rabbit,
+    proxy: Proxy,
+    faults: collections.Counter[str],
+) -> None:
+    """Kill and drop this and that, until it is enough: then the rest is done in peace."""
+    end = time.monotonic() + 60
+    before, since = -1, time.monotonic()
+    # Celery gives up if a process is killed before its pool is up: then it is started anew.
+    while not is_over(flow, faults) and worker.is_alive:
+        if faults.total() >= FAULTS:
+            proxy.every = 0
+            if (now := done(flow)) != before:
+                before, since = now, time.monotonic()
+            assert time.monotonic() - since < PATIENCE, f"{MESSAGES - now} messages are lost"
+            time.sleep(0.1)  # between two looks at whether all is done
+            continue
+        if time.monotonic() > end:
+            return
+        # The fault itself: at times that nothing here is in step with.
+        time.sleep(PAUSE * random.uniform(0.5, 1.5))
+        if random.random() < BROKER or (not faults["broker"] and faults.total() > 5):
+            rabbit.kill()
+            rabbit.start()
+            faults["broker"] += 1
+        elif random.random() < 0.4:
+            proxy.drop()
+            faults["dropped"] += 1
+        else:
+            faults[kill_something(worker)] += 1
+
+
+def is_over(flow: Any, faults: collections.Counter[str]) -> bool:
+    """A fast machine has done all before RabbitMQ is killed: that is killed once all the same."""
+    return bool(faults["broker"]) and done(flow) >= MESSAGES
+
+
+def done(flow: Any) -> int:
+    """Messages whose end is known."""
+    return int(flow.redis.hlen("doubled")) + len(DeadLetters(flow.redis))
