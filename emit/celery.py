@@ -230,7 +230,12 @@ def longest_wait(app: Celery) -> float:
 
 
 def _consumer_timeout(app: Celery) -> float:
-    return float(app.conf.get("emit_consumer_timeout") or _CONSUMER_TIMEOUT)
+    """RabbitMQ's own, in seconds: as the app is told, or has told its queues."""
+    own = [float(app.conf.get("emit_consumer_timeout") or _CONSUMER_TIMEOUT)]
+    for queue in app.amqp.queues.values():
+        told = (queue.queue_arguments or {}).get("x-consumer-timeout")
+        own += [told / 1000] if isinstance(told, (int, float)) else []
+    return min(own)
 
 
 def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:

@@ -793,6 +793,14 @@ def test_a_limit_over_the_consumer_timeout(rabbit: Any) -> None:
     assert longest_wait(rabbit) == 1800
 
 
+def test_a_consumer_timeout_of_a_queue(rabbit: Any) -> None:
+    """RabbitMQ takes the shortest; of a queue's own the app knows."""
+    (queue,) = rabbit.amqp.queues.values()
+    queue.queue_arguments = {"x-consumer-timeout": 500_000}
+    assert longest_wait(rabbit) == 250
+    assert "consumer_timeout, 500 s" in problems(rabbit)[0]
+
+
 @pytest.mark.parametrize("exchange", ["direct", "topic"])
 def test_quorum_queues(exchange: str) -> None:
     """With a direct exchange, Celery's default, a worker would be full of what waits."""

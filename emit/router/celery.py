@@ -135,7 +135,7 @@ class CeleryRouter(QueueRouter):
             node: The node's name.
             task: The class of its task, as Celery is making it for some app.
         """
-        inherited, signed = task.apply_async, task.signature
+        inherited, signed, tried = task.apply_async, task.signature, task.retry
 
         @wraps(inherited)
         def apply_async(
@@ -153,7 +153,20 @@ class CeleryRouter(QueueRouter):
                 args, kwargs = _by_hand(node, tuple(args or ()), kwargs or {}, options)
             return signed(self, args, kwargs, options, **more)
 
+        @wraps(tried)
+        def retry(own: Any, *args: Any, **options: Any) -> Any:
+            if "countdown" in options:
+                options["countdown"] = _whole(own.app, options["countdown"])
+            try:
+                return tried(own, *args, **options)
+            except Reject as refused:
+                # The broker did not take it, and Celery would drop what it was to try again.
+                if refused.requeue or not isinstance(refused.reason, Exception):
+                    raise
+                self._keep_in_queue(self._nodes[node], own, refused.reason)
+
         task.apply_async, task.signature, task.emit = apply_async, signature, (self, node)
+        task.retry = retry
         if task.delay is Task.delay:
             task.delay = _delay  # any field may be called "self"
         if task.Strategy == Task.Strategy:
@@ -582,17 +595,22 @@ def _when(app: Any, delay: float) -> dict[str, Any]:
     """
     Options for a task that is to run in *delay* seconds.
 
-    A wait that is longer than the broker allows is made of several. Celery's native delayed
-    delivery, by quorum queues of RabbitMQ, knows whole seconds only, and refuses less than one.
+    A wait that is longer than the broker allows is made of several.
     """
     if not delay:
         return {}
-    longest = longest_wait(app)
-    if has_quorum_queues(app):
-        delay = math.ceil(delay)
+    longest, delay = longest_wait(app), _whole(app, delay)
     if delay <= longest:
         return {"countdown": delay}
     return {"countdown": longest, "headers": {UNTIL: time.time() + delay}}
+
+
+def _whole(app: Any, delay: Any) -> Any:
+    """
+    Round a delay up to whole seconds, if Celery has quorum queues of RabbitMQ delay messages: its
+    native delayed delivery knows no others, and refuses less than one.
+    """
+    return math.ceil(delay) if delay and has_quorum_queues(app) else delay
 
 
 @contextmanager

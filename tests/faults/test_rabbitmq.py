@@ -18,7 +18,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from emit import CeleryRouter
 from emit.celery import configure
-from emit.errors import DispatchError
+from emit.errors import DispatchError, RemoteError
 from tests.queues.notes import graph, wait_for
 from tests.queues.proxy import Proxy
 from tests.queues.rabbit import Rabbit, serving_rabbitmq
@@ -166,27 +166,94 @@ def test_an_attempt_later_than_the_consumer_timeout(
             assert worker.is_alive
 
 
-def test_a_dead_letter_exchange(redis: str, rabbitmq: Rabbit) -> None:
-    """A queue that has one gives it each message that is given up, beside Emit's dead letter."""
+@pytest.fixture
+def alone(rabbitmq: Rabbit, redis: str) -> Iterator[Any]:
+    """An app of a test's own, with a channel to its broker; its letters are in Redis."""
     url = rabbitmq.url()
-    app = Celery("buried", broker=url)
-    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "graveyard"}
-    app.conf.task_queues = [kombu.Queue("celery", queue_arguments=arguments)]
+    app = Celery("alone", broker=url)
     app.conf.emit_redis = redis
     configure(app)
+    with kombu.Connection(url) as connection:
+        yield app, connection.default_channel
+    app.close()
+
+
+def working(app: Any) -> Any:
+    """A worker, in a thread."""
+    return start_worker(
+        app, perform_ping_check=False, pool="solo", loglevel="WARNING", shutdown_timeout=60.0
+    )
+
+
+def letters_of(router: CeleryRouter) -> list[Any]:
+    letters = router.dead_letters
+    assert letters is not None
+    return [letters.show(entry.id) for entry in letters.list()]
+
+
+def test_many_attempts_with_long_causes(alone: Any) -> None:
+    """What travels with a message fits into one frame of RabbitMQ's, however often it failed."""
+    app, _ = alone
     router = CeleryRouter(celery_task=app.task(shared=False))
 
-    @router.node((), name="buried.node")
+    @router.node((), name="alone.node", max_attempts=30)
+    def node(msg: Any) -> None:
+        raise RemoteError(
+            node="n" * 500,
+            type="\N{PILE OF POO}" * 5000,
+            message="\N{PILE OF POO}" * 50_000,
+            stack=["\N{PILE OF POO}" * 500] * 50,
+            retry=True,
+            after=0.01,
+        )
+
+    with working(app):
+        router.dispatch("test", "alone.node", {"n": 1})
+        eventually(lambda: letters_of(router))
+    (letter,) = letters_of(router)
+    assert (letter.message, letter.attempts) == ({"n": 1}, 30)
+
+
+def test_a_retry_of_celerys_that_is_refused(alone: Any) -> None:
+    """The queue is full as the handler asks for it: Celery would drop the message, which stays."""
+    app, _ = alone
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    app.conf.task_queues = [kombu.Queue("celery", queue_arguments=full)]
+    app.conf.task_publish_retry = False
+    router = CeleryRouter(celery_task=app.task(shared=False))
+    runs: list[str] = []
+
+    @router.node((), name="alone.other")
+    def other(msg: Any) -> None:
+        runs.append("other")
+
+    @router.node((), name="alone.node", celery_task=app.task(shared=False, bind=True))
+    def node(task: Any, msg: Any) -> None:
+        runs.append("node")
+        if len(runs) == 1:
+            router.dispatch("test", "alone.other", {})
+            raise task.retry(countdown=0)
+
+    with working(app):
+        router.dispatch("test", "alone.node", {})
+        eventually(lambda: len(runs) == 3)
+    assert sorted(runs) == ["node", "node", "other"]
+    assert letters_of(router) == []
+
+
+def test_a_dead_letter_exchange(alone: Any) -> None:
+    """A queue that has one gives it each message that is given up, beside Emit's dead letter."""
+    app, channel = alone
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "graveyard"}
+    app.conf.task_queues = [kombu.Queue("celery", queue_arguments=arguments)]
+    router = CeleryRouter(celery_task=app.task(shared=False))
+
+    @router.node((), name="alone.node")
     def node(msg: Any) -> None:
         raise KeyError("for good")
 
-    with kombu.Connection(url) as connection:
-        channel = connection.default_channel
-        channel.queue_declare("graveyard", durable=True, auto_delete=False)
-        with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=60.0):
-            router.dispatch("test", "buried.node", {"n": 1})
-            eventually(lambda: channel.queue_declare("graveyard", passive=True).message_count)
-        letters = router.dead_letters
-        assert letters is not None
-        assert [letters.show(entry.id).message for entry in letters.list()] == [{"n": 1}]
-    app.close()
+    channel.queue_declare("graveyard", durable=True, auto_delete=False)
+    with working(app):
+        router.dispatch("test", "alone.node", {"n": 1})
+        eventually(lambda: channel.queue_declare("graveyard", passive=True).message_count)
+    assert [letter.message for letter in letters_of(router)] == [{"n": 1}]
