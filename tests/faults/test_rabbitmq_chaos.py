@@ -91,8 +91,6 @@ def test_nothing_is_lost(flow: Any, rabbit: Rabbit, proxy: Proxy, tmp_path: Path
     given_up = {DeadLetters(flow.redis).show(letter.id).message.get("n") for letter in letters}
     assert set(range(MESSAGES)) - found.keys() - given_up == set()
     assert len(letters) <= faults.total() / 5
-    assert faults["broker"]
-    assert faults["dropped"]
 
 
 def disturb(
@@ -123,7 +121,7 @@ def disturb(
             rabbit.kill()
             rabbit.start()
             faults["broker"] += 1
-        elif random.random() < 0.4:
+        elif random.random() < 0.4 or not faults["dropped"]:
             proxy.drop()
             faults["dropped"] += 1
         else:
@@ -131,8 +129,11 @@ def disturb(
 
 
 def is_over(flow: Any, faults: collections.Counter[str]) -> bool:
-    """A fast machine has done all before RabbitMQ is killed: that is killed once all the same."""
-    return bool(faults["broker"]) and done(flow) >= MESSAGES
+    """
+    True if all is done. A fast machine has done all before RabbitMQ is killed, or a connection is
+    dropped: both happen once all the same.
+    """
+    return bool(faults["broker"] and faults["dropped"]) and done(flow) >= MESSAGES
 
 
 def done(flow: Any) -> int:
