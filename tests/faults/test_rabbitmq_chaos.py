@@ -1,6 +1,6 @@
 """
 Messages through Celery and RabbitMQ while its processes, the nodes, the worker and RabbitMQ are
-killed, and the connections dropped.
+killed, the connections dropped, and Emit's own Redis refuses every command for a while.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import kombu
 import pytest
+from redis import Redis
 
 from emit.dead import DeadLetters
 from tests.faults.nodes import CHAOS
@@ -31,6 +32,8 @@ MESSAGES = 50_000 if CHAOS else 1_000
 FAULTS = 200 if CHAOS else 12
 #: Seconds between two faults, and how often RabbitMQ itself is killed.
 PAUSE, BROKER = (0.6, 0.05) if CHAOS else (0.4, 0.0)
+#: Seconds for which Emit's Redis refuses its user.
+DENIED = 5.0 if CHAOS else 1.0
 #: After so many messages that are sent a connection is reset, and the last never arrives.
 EVERY = 100
 
@@ -57,10 +60,25 @@ def flow(
 ) -> Iterator[Any]:
     monkeypatch.setenv("EMIT_TEST_BROKER", rabbit.url(proxy.port))
     monkeypatch.setenv("EMIT_TEST_QUEUE", request.param)
+    monkeypatch.setenv("EMIT_TEST_EMIT_REDIS", redis.replace("//", "//emit:secret@"))
     with graph("flow", redis) as module:
+        allow(module.redis)
         yield module
         proxy.every = 0
         module.app.close()
+        module.redis.acl_deluser("emit")
+
+
+def allow(redis: Redis) -> None:
+    """Have the user by whom Emit keeps letters and counts, and let it do everything."""
+    redis.acl_setuser(
+        "emit",
+        enabled=True,
+        passwords=["+secret"],
+        keys=["*"],
+        channels=["*"],
+        categories=["+@all"],
+    )
 
 
 def test_nothing_is_lost(flow: Any, rabbit: Rabbit, proxy: Proxy, tmp_path: Path) -> None:
@@ -121,6 +139,11 @@ def disturb(
             rabbit.kill()
             rabbit.start()
             faults["broker"] += 1
+        elif random.random() < 0.05 or (not faults["denied"] and faults.total() > 3):
+            flow.redis.acl_setuser("emit", categories=["-@all"])
+            time.sleep(DENIED)  # the fault itself: so long nothing can be counted or kept
+            allow(flow.redis)
+            faults["denied"] += 1
         elif random.random() < 0.4 or not faults["dropped"]:
             proxy.drop()
             faults["dropped"] += 1
@@ -130,10 +153,11 @@ def disturb(
 
 def is_over(flow: Any, faults: collections.Counter[str]) -> bool:
     """
-    True if all is done. A fast machine has done all before RabbitMQ is killed, or a connection is
-    dropped: both happen once all the same.
+    True if all is done. A fast machine has done all before RabbitMQ is killed, a connection is
+    dropped, or Redis refuses: each happens once all the same.
     """
-    return bool(faults["broker"] and faults["dropped"]) and done(flow) >= MESSAGES
+    seen = faults["broker"] and faults["dropped"] and faults["denied"]
+    return bool(seen) and done(flow) >= MESSAGES
 
 
 def done(flow: Any) -> int:

@@ -29,6 +29,8 @@ if os.environ.get("EMIT_TEST_QUEUE") == "quorum":
         task_default_exchange="quorum.tasks",
         task_default_exchange_type="topic",
     )
+if "EMIT_TEST_EMIT_REDIS" in os.environ:
+    app.conf.emit_redis = os.environ["EMIT_TEST_EMIT_REDIS"]
 if "EMIT_TEST_CONSUMER_TIMEOUT" in os.environ:
     app.conf.emit_consumer_timeout = float(os.environ["EMIT_TEST_CONSUMER_TIMEOUT"])
 configure(app, time_limit=float(os.environ.get("EMIT_TEST_LIMIT", "60")))
