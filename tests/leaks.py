@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -40,7 +41,13 @@ def no_leaks(within: float = 60.0) -> Iterator[None]:
     Assert that the body leaves as many descriptors, threads and children as it found.
 
     A thread closes what was dropped, so up to *within* seconds may pass.
+
+    What other tests have left for the garbage collector goes before the body, else it would
+    close its descriptors in the midst of it. It is frozen, as its next collection would else
+    take as long again.
     """
+    gc.collect()
+    gc.freeze()
     start(Program("warm-up", ("true",), environment({}))).close()
     current()
     before = held()
@@ -48,7 +55,8 @@ def no_leaks(within: float = 60.0) -> Iterator[None]:
     end = time.monotonic() + within
     while not _matches(after := held(), before) and time.monotonic() < end:
         time.sleep(0.005)
-    assert after == before or _matches(after, before)
+    if not _matches(after, before):
+        raise AssertionError(_difference(after, before))
 
 
 def _matches(after: Held, before: Held) -> bool:
@@ -56,6 +64,15 @@ def _matches(after: Held, before: Held) -> bool:
     more = any(Counter(now) - Counter(then) for now, then in zip(after, before, strict=True))
     ended = (after.threads, after.children) != (before.threads, before.children)
     return not more and (ended or after == before)
+
+
+def _difference(after: Held, before: Held) -> str:
+    kinds = zip(Held._fields, after, before, strict=True)
+    return "\n".join(
+        f"{kind}: more {list((Counter(now) - Counter(then)).elements())},"
+        f" fewer {list((Counter(then) - Counter(now)).elements())}"
+        for kind, now, then in kinds
+    )
 
 
 def _descriptors() -> list[str]:
