@@ -21,7 +21,7 @@ from rq.job import Job
 
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, EncodeError
-from emit.router.delivery import batch_id
+from emit.router.delivery import batch_id, message_id
 from tests.queues.notes import dead, forget, graph, seen, wait_for
 from tests.queues.worker import Worker, celery_worker, eventually, rq_worker
 
@@ -313,6 +313,22 @@ def test_a_busy_service_is_asked_max_retries_times(kind: str, request: Any) -> N
     assert [record["attempt"] for record in seen(of, node)] == list(range(1, 9))
     assert letter.attempts == 8
     assert [cause.type for cause in letter.causes] == ["RemoteError"] * 6
+
+
+@pytest.mark.parametrize("kind", ["celery", "rq"])
+def test_a_whole_batch_waits(kind: str, request: Any) -> None:
+    """As the same job, which is not taken for one that is done, and deleted."""
+    of = request.getfixturevalue("sent" if kind == "celery" else "put")
+    worker = request.getfixturevalue(kind)
+    of.redis.set("bad", "away")
+    sent = of.heap.delay(count=3)
+    ids = [message_id(sent.id, of.held.name, n) for n in range(3)]
+    worker.said(f"{batch_id(ids)} waits for ")
+    of.redis.delete("bad")
+    records = wait_for(of, of.held.name, 3)
+    assert [(record["id"], record["fields"]) for record in records] == [
+        (id, {"n": n}) for n, id in enumerate(ids)
+    ]
 
 
 # Celery's own means

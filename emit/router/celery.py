@@ -245,7 +245,7 @@ class CeleryRouter(QueueRouter):
         delay: float,
         past: Past,
         repeat: str,
-    ) -> Any:
+    ) -> NoReturn:
         """Send the same task again, with all that Celery knows of it, and end this one."""
         task, request = delivery.native, delivery.native.request
         options = _when(task.app, delay)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from emit.errors import DispatchError, GraphError
 from emit.graph import ENTRY
@@ -87,7 +87,7 @@ class QueueRouter(Router):
 
     def put_back(
         self, delivery: Delivery, error: Exception, *, delay: float, past: Past, repeat: str
-    ) -> Any:
+    ) -> NoReturn:
         """
         Have what was delivered delivered again.
 
@@ -97,6 +97,9 @@ class QueueRouter(Router):
             delay: In so many seconds.
             past: What has happened to it, this delivery included.
             repeat: The name of this delivery if its end is not known; the next one takes it over.
+
+        Raises:
+            Exception: One of :attr:`signals`, by which the queue is told; or the queue refused.
         """
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from emit import context
 from emit.context import Context
@@ -179,7 +179,7 @@ class Receiver:
         except Exception as error:
             if delivery.eager:
                 raise Ended(error) from error
-            return self._wait(node, delivery, error)
+            self._wait(node, delivery, error)
 
     def _receive(self, node: Node, delivery: Delivery) -> Any:
         try:
@@ -220,11 +220,11 @@ class Receiver:
         except Exception as error:
             self.say(node, "forget", "%s: %s", delivery.id, error)
 
-    def _wait(self, node: Node, delivery: Delivery, error: Exception) -> Any:
+    def _wait(self, node: Node, delivery: Delivery, error: Exception) -> NoReturn:
         """Put back a message of which nothing could be settled. Nobody is charged."""
         delay = self._plans[node.name].policy.wait(delivery.past.waits + 1)
         self._tell(node, delivery.id, delay, error)
-        return self._put_back(delivery, error, delay, repeat=delivery.repeat)
+        self._put_back(delivery, error, delay, repeat=delivery.repeat)
 
     def _put_back(
         self,
@@ -234,7 +234,7 @@ class Receiver:
         *,
         past: Past | None = None,
         repeat: str = "",
-    ) -> Any:
+    ) -> NoReturn:
         """
         Have a message delivered again.
 
@@ -247,7 +247,7 @@ class Receiver:
         """
         past = delivery.past.waited() if past is None else past
         try:
-            return self._router.put_back(delivery, error, delay=delay, past=past, repeat=repeat)
+            self._router.put_back(delivery, error, delay=delay, past=past, repeat=repeat)
         except self._router.signals:
             raise
         except Exception as second:
@@ -284,15 +284,16 @@ class Receiver:
     def _shown(self, delivery: Delivery, number: int) -> AbstractContextManager[None]:
         return self._router.as_single(delivery, number) if delivery.bound else nullcontext()
 
-    def _failed(self, node: Node, delivery: Delivery, error: Exception) -> Any:
+    def _failed(self, node: Node, delivery: Delivery, error: Exception) -> None:
         verdict = self._judge(node, delivery, error)
         if verdict.fate == "dead":
-            return self._bury(node, delivery, 0, error)
-        if verdict.fate == "retry":
+            self._bury(node, delivery, 0, error)
+        elif verdict.fate == "retry":
             past = _and_failed(delivery.past, error)
-            return self._put_back(delivery, error, verdict.delay, past=past)
-        self._tell(node, delivery.id, verdict.delay, error)
-        return self._put_back(delivery, error, verdict.delay)
+            self._put_back(delivery, error, verdict.delay, past=past)
+        else:
+            self._tell(node, delivery.id, verdict.delay, error)
+            self._put_back(delivery, error, verdict.delay)
 
     def _judge(self, node: Node, delivery: Delivery, error: Exception) -> Verdict:
         return judge(
@@ -462,6 +463,9 @@ class Receiver:
                 delay, why = max(delay, verdict.delay), error
         if later.ids:
             self._tell(node, delivery.id, delay, why)
+            if len(later.ids) == len(ids):
+                # A second task of the same id would end with this one: RQ deletes what is done.
+                self._put_back(delivery, why, delay)
             past = Past(waits=delivery.past.waits + 1)
             self._router.send(delivery.origin, node.name, later, delay=delay, past=past)
         settled = tally.done | tally.failed.keys()

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import reduce
-from typing import Any
+from typing import Any, NoReturn
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -259,7 +259,7 @@ class RQRouter(QueueRouter):
 
     def put_back(
         self, delivery: Delivery, error: Exception, *, delay: float, past: Past, repeat: str
-    ) -> Any:
+    ) -> NoReturn:
         """Have RQ run the same job again, and end this run of it."""
         job: Any = delivery.native
         job.meta[META] = past.header()

@@ -15,7 +15,7 @@ from typing import Any
 from celery import Celery, signals
 from redis import Redis
 
-from emit import CeleryRouter, NoResult, ShellNode
+from emit import CeleryRouter, NoResult, ShellNode, idempotent
 from emit.celery import configure
 from emit.context import current
 from emit.errors import RemoteError
@@ -47,6 +47,7 @@ if "EMIT_TEST_VISIBILITY" in os.environ:
     app.conf.broker_transport_options = {**options, **visible, **interval}
 router = CeleryRouter(celery_task=task())
 redis = Redis.from_url(URL, decode_responses=True)
+nowhere = Redis(port=1)
 
 
 def note(msg: Any, **more: Any) -> None:
@@ -192,6 +193,19 @@ def batched(msg: Any) -> Any:
 def collected(messages: Any) -> Any:
     ids = [message.n for message in messages]
     redis.rpush("seen", json.dumps({"node": "collected", "ns": ids}))
+    return NoResult
+
+
+@router.node(("n",), batch=50)
+def heap(msg: Any) -> Any:
+    yield from range(msg.count)
+
+
+@router.node((), "flow.heap", batch=50)
+def held(msg: Any) -> Any:
+    """Waits for a Redis of its own for as long as the test says so."""
+    with idempotent(nowhere if redis.get("bad") == "away" else redis, f"held:{msg.n}"):
+        note(msg)
     return NoResult
 
 

@@ -14,7 +14,7 @@ from redis import Redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from emit import NoResult, RQRouter, ShellNode
+from emit import NoResult, RQRouter, ShellNode, idempotent
 from emit.context import current
 from emit.errors import RemoteError
 
@@ -24,6 +24,7 @@ if "EMIT_TEST_LOG" in os.environ:
 URL = os.environ["EMIT_TEST_REDIS"]
 connection = Redis.from_url(URL)
 redis = Redis.from_url(URL, decode_responses=True)
+nowhere = Redis(port=1)
 router = RQRouter(redis_connection=connection)
 
 
@@ -129,6 +130,19 @@ def batched(msg: Any) -> Any:
 @router.node((), "jobs.batched", batch=50, many=True)
 def collected(messages: Any) -> Any:
     redis.rpush("seen", json.dumps({"node": "collected", "ns": [m.n for m in messages]}))
+    return NoResult
+
+
+@router.node(("n",), batch=50)
+def heap(msg: Any) -> Any:
+    yield from range(msg.count)
+
+
+@router.node((), "jobs.heap", batch=50, result_ttl=0)
+def held(msg: Any) -> Any:
+    """Waits for a Redis of its own for as long as the test says so."""
+    with idempotent(nowhere if redis.get("bad") == "away" else redis, f"held:{msg.n}"):
+        note(msg)
     return NoResult
 
 
