@@ -30,6 +30,8 @@ MOCKS: dict[str, Callable[[], Any]] = {
     "with a name": lambda: MagicMock(return_value=None, __name__="watcher"),
     "of a function": lambda: create_autospec(one, return_value=None),
     "of a program": lambda: MagicMock(spec=Program, return_value=None),
+    "with the attributes of a function": lambda: Mock(spec=one, return_value=None),
+    "with those and a name": lambda: Mock(spec=one, return_value=None, __name__="watcher"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import WRAPPER_ASSIGNMENTS, partial
+from functools import partial
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
@@ -27,15 +27,17 @@ def get_name(func: Any) -> str:
 def _named(func: Any) -> Any:
     while isinstance(func, partial):
         func = func.func
-    return func if hasattr(func, "__name__") else type(func)
+    # The attributes of a mock with a spec are mocks.
+    return func if isinstance(getattr(func, "__name__", None), str) else type(func)
 
 
 def look_like(function: Callable[..., Any], func: Any, name: str) -> None:
-    """As functools.wraps, also for classes and callable objects, which lack some attributes."""
+    """Do as functools.wraps, also for classes and callable objects, which lack some attributes."""
     source = _named(func)
-    for attribute in WRAPPER_ASSIGNMENTS:
-        if hasattr(source, attribute):
-            setattr(function, attribute, getattr(source, attribute))
+    for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
+        value = getattr(source, attribute, None)
+        if isinstance(value, str):
+            setattr(function, attribute, value)
     function.__annotations__ = {}  # the call's signature is Emit's, not the handler's
     function.__wrapped__ = func  # type: ignore[attr-defined]
     function.name = name  # type: ignore[attr-defined]
