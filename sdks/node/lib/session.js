@@ -55,7 +55,7 @@ export class Session {
     process.on('SIGTERM', () => this.leave());
     process.on('beforeExit', () => this.failUnsettled());
     process.on('exit', (status) => this.exit(status));
-    process.on('uncaughtExceptionMonitor', (error) => this.giveUp(error));
+    process.on('uncaughtExceptionMonitor', (error) => this.thrown(error));
     setInterval(() => this.watch(), 1000).unref();
   }
 
@@ -148,7 +148,7 @@ export class Session {
       else if (isStream(result)) this.drain(call, node, result);
       else this.finishWith(call, result);
     } catch (error) {
-      this.finish(call, error ?? nothing(call, error));
+      this.finish(call, error ?? nothing(call.node, error));
     }
   }
 
@@ -180,7 +180,7 @@ export class Session {
         this.finish(call);
       } else this.finishWith(call, result);
     } catch (error) {
-      this.finish(call, error ?? nothing(call, error));
+      this.finish(call, error ?? nothing(call.node, error));
     }
     this.startCalls();
     this.sender.writeSoon();
@@ -252,25 +252,28 @@ export class Session {
     this.cleanUp();
   }
 
-  /**
-   * A handler that ends the process has failed its call by that. The others are not to blame: the
-   * host is told that there will be no more, so that it tries them elsewhere.
-   */
   exit(status) {
+    // What Node ends the process for has been told by `thrown`, which closed the call.
     const call = current.getStore();
-    if (call?.id != null && !call.closed) {
-      const error = new Exit(status);
-      this.finish(call, error);
-      this.sender.failAll(error);
-    }
+    if (call?.id != null && !call.closed) this.giveUp(new Exit(status));
     this.sender.flush();
   }
 
   /** Node is about to end the process: an error that was thrown outside of a handler's reach. */
-  giveUp(error) {
+  thrown(error) {
     if (process.listenerCount('uncaughtException')) return; // the author's own
-    this.sender.failAll(error);
+    this.giveUp(error ?? nothing(current.getStore()?.node ?? 'something', error));
     this.sender.write();
+  }
+
+  /**
+   * The process ends by what the current call, if any, has done: that call has failed. The others
+   * are not to blame: the host is told that there will be no more, so that it tries them elsewhere.
+   */
+  giveUp(error) {
+    const call = current.getStore();
+    if (call?.id != null) this.finish(call, error);
+    this.sender.failAll(error);
   }
 }
 
@@ -286,6 +289,6 @@ function fitting({ inputs, ...ready }, maxFrame) {
 }
 
 /** An error for `throw undefined`. */
-function nothing(call, thrown) {
-  return new TypeError(`${call.node} threw ${thrown}`);
+function nothing(name, thrown) {
+  return new TypeError(`${name} threw ${thrown}`);
 }

@@ -182,21 +182,24 @@ node('one', () => 1);`;
   assert.deepEqual(answers[2], { op: 'end', id: 2, msgs: [1] });
 });
 
-test('an exit answers the call that made it, and what is thrown outside of calls ends the process', async () => {
+test('what ends the process fails the call that did it, and then tells that there will be no more', async () => {
   const odd = `import { node } from 'emit-graph-sdk';
 node('leave', async () => process.exit(3));
 node('late', () => { setTimeout(() => { throw new RangeError('late'); }); return new Promise((done) => setTimeout(done, 1e4)); });
 node('reject', () => { Promise.reject(new RangeError('lost')); return new Promise((done) => setTimeout(done, 1e4)); });
+node('empty', () => { setTimeout(() => { throw undefined; }); return new Promise((done) => setTimeout(done, 1e4)); });
 node('thrown', () => { throw undefined; });`;
   const cwd = project({ 'odd.mjs': odd });
   const left = await run(['odd.mjs'], { cwd, input: calls({ node: 'leave', msg: {} }, { node: 'thrown', msg: {} }) });
   assert.deepEqual([frames(left)[1].id, frames(left)[1].type, left.status], [1, 'Exit', 3]);
   // What was sent ahead is not to blame.
   assert.deepEqual([frames(left)[2].id, frames(left)[2].type, frames(left).length], [null, 'Exit', 3]);
-  for (const name of ['late', 'reject']) {
+  for (const [name, type, said] of [['late', 'RangeError', /RangeError: late/], ['reject', 'RangeError', /RangeError: lost/], ['empty', 'TypeError', /undefined/]]) {
     const ran = await run(['odd.mjs'], { cwd, input: calls({ node: name, msg: {} }) });
-    assert.deepEqual([frames(ran)[1].id, frames(ran)[1].type, ran.status], [null, 'RangeError', 1], name);
-    assert.match(ran.err, /RangeError: l/);
+    const told = frames(ran).slice(1).map((frame) => [frame.op, frame.id, frame.type]);
+    assert.deepEqual(told, [['err', 1, type], ['err', null, type]], name);
+    assert.equal(ran.status, 1);
+    assert.match(ran.err, said);
   }
   const thrown = frames(await run(['odd.mjs'], { cwd, input: calls({ node: 'thrown', msg: {} }) }));
   assert.deepEqual([thrown[1].op, thrown[1].message], ['err', 'thrown threw undefined']);
