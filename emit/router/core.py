@@ -2,7 +2,7 @@
 The router: who is called next.
 
 A message's way: ``__call__`` -> ``route`` chooses the destinations -> ``dispatch`` puts a
-delivery for each on the work list -> the runner (runner.py) takes it from there, runs the node
+delivery for each on the work list -> the runner (carrier.py) takes it from there, runs the node
 and hands its results to ``_route_all`` -> ``dispatch`` again.
 """
 
@@ -22,6 +22,7 @@ from emit.fields import check_fields, make_fit
 from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message
 from emit.node import Node, make_handler
+from emit.router.carrier import Runner, WorkList
 from emit.router.naming import Place, Places, get_name, look_like
 from emit.router.options import (
     CELERY,
@@ -34,8 +35,6 @@ from emit.router.options import (
     take_many,
     unknown_options,
 )
-from emit.router.runner import Runner
-from emit.router.worklist import WorkList
 
 
 class Router:

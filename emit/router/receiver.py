@@ -26,11 +26,11 @@ from emit.exact import Inexact, to_text
 from emit.letter import Cause, DeadLetter
 from emit.message import Message, NoResult
 from emit.node import Node
+from emit.router.carrier import WorkList
 from emit.router.delivery import Verdict, asks_again, judge
 from emit.router.envelope import Packed, Parcel, Past, pack, read
 from emit.router.outbox import Outbox
 from emit.router.plan import Plan
-from emit.router.worklist import WorkList
 from emit.text import one_line
 
 if TYPE_CHECKING:

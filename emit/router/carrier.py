@@ -2,6 +2,10 @@
 Runs nodes in the calling thread: takes deliveries from the work list, and hands what a node
 emits back to the router. There is no recursion: a chain of any length, or a cycle that ends,
 needs no more stack than one hop.
+
+The newest deliveries come first, so a message's consequences are worked off before the next
+message: the list stays as long as the graph is deep and one fan-out wide, however many
+messages pass. Within one fan-out the order is the order of emission.
 """
 
 from __future__ import annotations
@@ -18,14 +22,16 @@ from typing import TYPE_CHECKING, Any
 from emit.errors import IN_NODE, GraphError
 from emit.message import Message, NoResult
 from emit.node import PLAIN, Node
-from emit.router.worklist import WorkList
 from emit.text import one_line
 
 if TYPE_CHECKING:
     from emit.router.core import Router
 
+#: (origin, destination, message); for a stream (origin, None, generator of its results).
+Delivery = tuple[str, "str | None", Any]
+
 #: Routes the results of one node: (its name, the results, the work list).
-RouteAll = Callable[[str, Iterable[dict[str, Any]], WorkList], None]
+RouteAll = Callable[[str, Iterable[dict[str, Any]], "WorkList"], None]
 
 
 class Runner:
@@ -203,6 +209,65 @@ class Runner:
         logger, fields = self._router.logger, vars(message)
         logger.info('"%s" received a message from %s', node.name, fields.get("_origin") or "a call")
         logger.debug('calling "%s" with %s', node.name, one_line(", ".join(map(str, fields))))
+
+
+class WorkList:
+    """
+    What one call of a router has still to deliver.
+
+    Attributes:
+        inbox: Deliveries added since the last was taken, in order.
+        delivering: The node whose wrapped function is being called by the work list.
+        takes_all: The router's dispatch puts every message here.
+        logged: Receipts are to be logged.
+    """
+
+    __slots__ = ("_stack", "delivering", "inbox", "logged", "takes_all")
+
+    def __init__(self, takes_all: bool, logged: bool) -> None:
+        self.takes_all = takes_all
+        self.logged = logged
+        self.inbox: list[Delivery] = []
+        self.delivering: Any = None
+        self._stack: list[Delivery] = []
+
+    def push(self, origin: str, results: Generator[Any, None, None]) -> None:
+        """Add a stream: its results are taken one at a time, each worked off before the next."""
+        self.inbox.append((origin, None, results))
+
+    def take(self) -> Delivery | None:
+        """The next delivery, or one result of a stream as (origin, None, result), or None."""
+        stack, inbox = self._stack, self.inbox
+        if inbox:
+            if len(inbox) == 1 and inbox[0][1] is not None:  # a chain's every hop, so made quick
+                return inbox.pop()
+            stack += inbox[::-1]
+            inbox.clear()
+        while stack:
+            delivery = stack.pop()
+            if delivery[1] is not None:
+                return delivery
+            for result in delivery[2]:
+                stack.append(delivery)
+                return (delivery[0], None, result)
+        return None
+
+    def take_same(self, destination: str) -> list[tuple[str, Any]]:
+        """Origin and message of what *destination* gets next, up to the first for another."""
+        stack = self._stack
+        same = []
+        while stack and stack[-1][1] == destination:
+            origin, _, message = stack.pop()
+            same.append((origin, message))
+        return same
+
+    def close(self) -> None:
+        """Drop what is left after a failure; generators that have begun are closed."""
+        for _, destination, results in (*self._stack, *self.inbox):
+            if destination is None:
+                results.close()
+        self._stack.clear()
+        self.inbox.clear()
 
 
 def _message_maker(message_class: type[Message]) -> Callable[[dict[str, Any]], Message]:
