@@ -11,8 +11,7 @@ from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType
 from typing import Any
 
 from emit.errors import GraphError
-from emit.fields import make_fit_over
-from emit.message import NoResult
+from emit.message import NoResult, make_fit_over
 
 #: Types whose values are one result, as they are; with a subclass of these more is looked at.
 PLAIN = frozenset({str, int, float, bool, tuple})

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from emit.errors import GraphError, NodeError, ResultError
-from emit.fields import check_fields, make_fit, make_fit_over
-from emit.message import Message
+from emit.message import Message, check_fields, make_fit, make_fit_over
 
 Pair = namedtuple("Pair", ["left", "right"])
 

@@ -25,7 +25,6 @@ TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in FILES.it
 #: and both know emit.errors, emit.text, emit.letter and emit.exact.
 GRAPH = (
     "message",
-    "fields",
     "node",
     "coroutines",
     "graph",
@@ -50,7 +49,6 @@ ORDER = (
     "letter",
     "exact",
     "message",
-    "fields",
     "coroutines",
     "node",
     "graph",

@@ -8,8 +8,8 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 from emit.drawing.outline import Outline, reach, roots
-from emit.fields import ORIGIN
 from emit.graph import ENTRY, Graph, Subscription
+from emit.message import ORIGIN
 from emit.nearest import nearest
 
 if TYPE_CHECKING:

@@ -18,9 +18,8 @@ from functools import partial
 from typing import Any
 
 from emit.errors import GraphError
-from emit.fields import check_fields, make_fit
 from emit.graph import ENTRY, Graph, Subscription, subscriptions
-from emit.message import Message
+from emit.message import Message, check_fields, make_fit
 from emit.node import Node, make_handler
 from emit.router.carrier import Runner, WorkList
 from emit.router.naming import Place, Places, get_name, look_like
@@ -510,7 +509,7 @@ class Router:
 
     def wrap_result(self, name: str, result: Any) -> dict[str, Any]:
         """
-        One result of a node as a dictionary of its fields; see :func:`emit.fields.make_fit`.
+        One result of a node as a dictionary of its fields; see :func:`emit.message.make_fit`.
 
         Raises:
             ValueError: The name has no associated fields.
