@@ -438,6 +438,18 @@ def test_a_failure_in_a_batch_is_told_as_one_alone(sent: Any, celery: Worker) ->
         assert sent.batched.AsyncResult(id).state == "FAILURE"
 
 
+def test_a_failure_of_a_program_in_a_batch_is_told(sent: Any, celery: Worker) -> None:
+    """Although such an error has been raised nowhere in the worker."""
+    sent.ask.delay(count=4, bad=2)
+    (letter,) = dead(sent, 1)
+    eventually(lambda: sent.Answer.AsyncResult(letter.id).state == "FAILURE")
+    eventually(lambda: sent.redis.llen("failed") == 1)
+    told = json.loads(sent.redis.lindex("failed", 0))
+    assert (told["task_id"], told["task"], told["traceback"]) == (letter.id, "flow.program", True)
+    wait_for(sent, "flow.answered", 3)
+    assert "could not be told" not in celery.text
+
+
 def test_the_log_of_a_message_that_is_given_up(sent: Any, celery: Worker) -> None:
     """The error with the author's line, and not the sixty lines around it."""
     sent.moody.delay(how="error", _origin="test")

@@ -370,7 +370,10 @@ class CeleryRouter(QueueRouter):
         own |= {"argsrepr": shown(delivery.origin, 1), "kwargsrepr": "{}"}
         request = Request({**vars(task.request), **own}, args=(text,), kwargs={})
         ignored = request.ignore_result or task.ignore_result
-        traceback = ExceptionInfo((type(error), error, error.__traceback__))
+        try:
+            raise error  # as for a single message: an error from a program has no traceback yet
+        except Exception:
+            traceback = ExceptionInfo()
         told = {"exception": error, "args": request.args, "kwargs": {}, "einfo": traceback}
         task.request_stack.push(request)
         try:

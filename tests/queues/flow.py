@@ -216,7 +216,12 @@ class Program(ShellNode):
     size = 1
 
 
-@router.node(("answer",), name="flow.program", batch=50, timeout=20)
+@router.node(("n", "how"), batch=50)
+def ask(msg: Any) -> Any:
+    yield from ((n, "reject" if n == msg.bad else "") for n in range(msg.count))
+
+
+@router.node(("answer",), "flow.ask", name="flow.program", batch=50, timeout=20)
 class Answer(Program):
     program_node = "answer"
 
