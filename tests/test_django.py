@@ -140,8 +140,15 @@ def test_settings_that_are_wrong(project: Path) -> None:
     """The error says which variable names them, and what is wrong."""
     done = run(project, "graph", "own.router", DJANGO_SETTINGS_MODULE="mysite.setings")
     assert done.returncode == 2
-    assert "DJANGO_SETTINGS_MODULE is mysite.setings, but Django can't be set up: " in done.stderr
-    assert "No module named 'mysite.setings'" in done.stderr
+    assert done.stderr.splitlines()[1:] == []
+    assert "DJANGO_SETTINGS_MODULE is mysite.setings, and there is no module" in done.stderr
+    assert "(nearest: settings)" in done.stderr
+    with (project / "mysite" / "settings.py").open("a") as file:
+        file.write("\nimport not_here\n")
+    done = run(project, "graph", "own.router", DJANGO_SETTINGS_MODULE="mysite.settings")
+    assert done.returncode == 2
+    assert "DJANGO_SETTINGS_MODULE is mysite.settings, but Django can't be set up: " in done.stderr
+    assert "No module named 'not_here'" in done.stderr
 
 
 def test_a_router_that_needs_no_django(project: Path) -> None:

@@ -149,8 +149,11 @@ def test_node_without_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         },
     )
     assert call(tmp_path / "up.mjs") == "RAIN"
+    (tmp_path / "bin" / "apk").symlink_to(node)
     with pytest.raises(
-        StartError, match=rf"Cannot find package 'up'.*run: npm install, in {tmp_path}"
+        StartError,
+        match=r"Cannot find package 'up'.*npm was not found \(install it: apk add npm\); "
+        rf"run: npm install, in {tmp_path}",
     ):
         call(tmp_path / "down.mjs")
 
@@ -193,13 +196,14 @@ def test_typescript_with_tsx(
 
 
 @pytest.mark.requires("node")
-def test_typescript_without_tsx(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lock", ["pnpm-lock.yaml", "pnpm-workspace.yaml"])
+def test_typescript_without_tsx(lock: str, tmp_path: Path) -> None:
     """What Node can't read is told with how the project would install tsx."""
     write(
         tmp_path,
         {
             "package.json": package("app", type="commonjs"),
-            "pnpm-lock.yaml": "",
+            lock: "",
             "nodes/up.ts": "export const up = ({ word }: { word: string }) => word;\n",
         },
     )
@@ -310,6 +314,7 @@ MISSING = {
         ("node", {"package.json": '{"dependencies": {"ms": "1"}}'}, "run: npm install"),
         ("node", {"package.json": "{}", "pnpm-lock.yaml": ""}, "pnpm add ms"),
         ("node", {"package.json": '{"ms": "1"}', "../pnpm-lock.yaml": ""}, "run: pnpm install"),
+        ("node", {"package.json": '"ms"', "../pnpm-workspace.yaml": ""}, "run: pnpm install"),
         ("node", {"package.json": '{"ms": "1"}', "yarn.lock": ""}, "run: yarn install"),
         ("node", {"package.json": '{"ms": "1"}', "bun.lock": ""}, "run: bun install"),
         ("node", {"package.json": '"ms"', ".pnp.cjs": "", "yarn.lock": ""}, "pnpEnableEsmLoader"),

@@ -8,7 +8,7 @@ import pkgutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 from emit.cli.errors import TargetError
 from emit.cli.failure import describe_failure
@@ -81,6 +81,11 @@ def _set_up_django() -> bool:
     try:
         django.setup()
     except Exception as error:
+        if _is_part(error, settings):
+            raise TargetError(
+                f"{_DJANGO} is {settings}, and there is no module {error.name} here or on the "
+                f"Python path (looked from {os.getcwd()}){_near(str(error.name))}"
+            ) from error
         described = "\n".join(map(clean, describe_failure(error)))
         raise TargetError(
             f"{_DJANGO} is {settings}, but Django can't be set up: {described}"
@@ -104,19 +109,28 @@ def _module(name: str, path: str) -> Any:
         try:
             return _import(name)
         except ModuleNotFoundError as error:
-            # A module that exists but imports one that does not is a fault of its own.
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            if not _is_part(error, name):
                 raise
             raise TargetError(
                 f'"{path}": there is no module {error.name} here or on the Python path '
-                f"(looked from {os.getcwd()}){_near(error.name)}"
+                f"(looked from {os.getcwd()}){_near(str(error.name))}"
             ) from error
+
+
+def _is_part(error: Exception, name: str) -> TypeGuard[ModuleNotFoundError]:
+    """
+    Tell whether it is the module *name* that was not found, or a package that it is in. A module
+    that exists but imports one that does not is a fault of its own.
+    """
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return missing is not None and f"{name}.".startswith(f"{missing}.")
 
 
 def _near(name: str) -> str:
     """The modules that may have been meant, of those in the same package, or in this folder."""
-    package, _, last = name.rpartition(".")
-    where = getattr(sys.modules.get(package), "__path__", [os.getcwd()])
+    *packages, last = name.split(".")
+    package = sys.modules.get(".".join(packages))
+    where = getattr(package, "__path__", [os.path.join(os.getcwd(), *packages)])
     return nearest(last, (found.name for found in pkgutil.iter_modules(where)))
 
 

@@ -21,6 +21,7 @@ _INSTALLERS = {
 }
 GRAPHVIZ = {tool: f"{command} graphviz" for tool, command in _INSTALLERS.items()}
 GRAPHVIZ["see"] = "https://graphviz.org/download"
+_NPM = {tool: f"{command} npm" for tool, command in _INSTALLERS.items()}
 
 #: Folders in which a version manager keeps programs that choose a version, by the manager's name.
 _SHIMS = re.compile(r"/\.?(asdf|mise|rbenv|pyenv|nodenv|goenv)/(?:[^/]+/)*shims/")
@@ -84,6 +85,7 @@ _LANGUAGES = (
         managers={
             "package-lock.json": ("npm install", "npm install {}"),
             "pnpm-lock.yaml": ("pnpm install", "pnpm add {}"),
+            "pnpm-workspace.yaml": ("pnpm install", "pnpm add {}"),
             # Without node_modules: `import` finds a package only with the loader that this makes.
             ".pnp.cjs": (
                 "yarn install, with pnpEnableEsmLoader: true in .yarnrc.yml",
@@ -108,10 +110,8 @@ def describe_missing(said: str, argv: Sequence[str], cwd: str | None = None) -> 
         cwd: Its directory.
 
     Example:
-        >>> describe_missing("LoadError: cannot load such file -- emit", ["ruby", "count.rb"])
-        'install the SDK, as by: gem install emit-graph-sdk; or say file =, which lends it'
-        >>> describe_missing("Cannot find package 'ms' imported from /a.mjs", ["node", "a.mjs"])
-        'install it, as by: npm install ms, in the folder of the file'
+        >>> describe_missing("ModuleNotFoundError: No module named 'attrs'", ["python3", "a.py"])
+        'install it, as by: python3 -m pip install attrs'
     """
     program = argv[0] if argv else ""
     python = program if os.path.basename(program).startswith("python") else "python"
@@ -126,14 +126,25 @@ def describe_missing(said: str, argv: Sequence[str], cwd: str | None = None) -> 
 def _describe(packages: _Packages, name: str, project: Path | None) -> str:
     if name == packages.sdk:
         command = packages.alone.format("emit-graph-sdk", python="{python}").partition(",")[0]
-        return f"install the SDK, as by: {command}; or say file =, which lends it"
+        return f"{_lack(command)}install the SDK, as by: {command}; or say file =, which lends it"
     if project is None:
-        return f"install it, as by: {packages.alone.format(name, python='{python}')}"
+        command = packages.alone.format(name, python="{python}")
+        return f"{_lack(command)}install it, as by: {command}"
     all_of_it, one_more = _manager(packages, project)
     pattern = packages.listed.replace("NAME", re.escape(name))
     if re.search(pattern, (project / packages.manifest).read_text("utf-8", "replace")):
-        return f"run: {all_of_it}, in {project}"
-    return f"install it, as by: {one_more.format(name, python='{python}')}, in {project}"
+        return f"{_lack(all_of_it)}run: {all_of_it}, in {project}"
+    command = one_more.format(name, python="{python}")
+    return f"{_lack(command)}install it, as by: {command}, in {project}"
+
+
+def _lack(command: str) -> str:
+    """Say that the program of *command* is not here, if so: Node comes without npm on Alpine."""
+    program = command.partition(" ")[0]
+    if program == "{python}" or shutil.which(program):
+        return ""
+    ways = describe_install(_NPM if program == "npm" else {})
+    return f"{program} was not found{ways and f' (install it: {ways})'}; "
 
 
 def _project(packages: _Packages, argv: Sequence[str], cwd: str | None) -> Path | None:

@@ -52,7 +52,12 @@ function shareThisPackage(exported) {
   };
 }
 
-const INSTALLERS = { 'pnpm-lock.yaml': 'pnpm add -D', 'yarn.lock': 'yarn add -D', 'bun.lock': 'bun add -d' };
+const INSTALLERS = {
+  'pnpm-lock.yaml': 'pnpm add -D',
+  'pnpm-workspace.yaml': 'pnpm add -D',
+  'yarn.lock': 'yarn add -D',
+  'bun.lock': 'bun add -d',
+};
 
 /** How the project of *file* installs a package: its lock file tells. */
 function install(file) {
