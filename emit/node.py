@@ -89,13 +89,11 @@ class Node:
         foreign: The handler speaks to another program, where a tuple arrives as a list.
         takes_many: It has a ``call_many``: messages in, for each an outcome (a list of what it
             emitted, or an exception) in their order.
-        is_plain: A result depends on nothing but what the handler returns for one message, so
-            that the router's hot loop may run the node.
         function: What a user calls: it runs the node and routes its results.
     """
 
     __slots__ = (
-        *("fields", "fit", "foreign", "function", "handler", "is_plain", "name"),
+        *("fields", "fit", "foreign", "function", "handler", "name"),
         *("pass_through", "stream", "takes_many"),
     )
 
@@ -116,7 +114,6 @@ class Node:
         self.pass_through = pass_through
         self.foreign = is_handler(handler) and handler.foreign
         self.takes_many = False
-        self.is_plain = not pass_through
         self.function: Callable[..., Any] | None = None
 
     def configure(self, options: dict[str, Any]) -> None:
@@ -124,7 +121,6 @@ class Node:
         if is_handler(self.handler):
             self.handler.configure(self.name, options, stream=self.stream)
             self.takes_many = self.handler.takes_many and not self.stream
-        self.is_plain = not (self.takes_many or self.pass_through)
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -47,13 +47,5 @@ def capture(router: Router) -> Iterator[list[Sent]]:
     def record(origin: str, destination: str, message: Any) -> None:
         sent.append(Sent(origin, destination, message))
 
-    # On the instance, so that it goes before whatever dispatch the class has.
-    patched = vars(router)
-    before = patched.get("dispatch")
-    patched["dispatch"] = record
-    try:
+    with router.dispatching(record):
         yield sent
-    finally:
-        del patched["dispatch"]
-        if before is not None:
-            patched["dispatch"] = before

@@ -50,7 +50,7 @@ def test_a_pool(flow: Any, log: Path, pool: str) -> None:
     concurrency = "100" if pool == "gevent" else "4"
     with celery_worker(log, "-P", pool, "-c", concurrency) as worker:
         flow.router.dispatch("test", "flow.count", {"count": COUNT})
-        flow.router._dispatch_all("test", "flow.program", [{"n": n} for n in range(COUNT)])
+        flow.router._carrier.carry("test", "flow.program", [{"n": n} for n in range(COUNT)])
         for n in range(COUNT):
             flow.router.dispatch("test", "flow.shot", {"n": n})
             flow.router.dispatch("test", "flow.later", {"n": n})

@@ -339,7 +339,7 @@ def test_retry_of_one_message_of_a_batch(sent: Any) -> None:
     with sent.router.sending() as outbox:
         outbox.begin("parent")
         numbers = [{"n": n} for n in range(5)]
-        sent.router._dispatch_all("test", "flow.insistent", numbers)
+        sent.router._carrier.carry("test", "flow.insistent", numbers)
     (letter,) = dead(sent, 1)
     assert letter.message == {"n": 3}
     assert letter.causes[-1].type == "MaxRetriesExceededError"

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,17 +74,18 @@ def run(arguments: argparse.Namespace) -> int:
     seen = outline(router)
     if not any(node.entry for node in seen.nodes.values()):
         raise CommandError(f'"{arguments.router}" has no entry point, so nothing would be run')
-    counts = count_deliveries(router)
+    is_here = router.sends_here()  # else the results are the business of a queue's workers
     if not arguments.quiet:
         whose = _known(arguments.results, seen) or ends(seen)
-        print_results(router, whose, with_origin=arguments.origin)
+        if is_here:
+            print_results(router, whose, with_origin=arguments.origin)
     show_logs()
     began = time.monotonic()
-    with router:
+    with counting(router) as counts, router:
         done = _run(router, feed, arguments)
     # Of a queue's router only what was sent from here is known.
     rows = [(edge, counts[edge.origin, edge.destination]) for edge in seen.edges]
-    rows = [(edge, count) for edge, count in rows if count or _routes_here(router)]
+    rows = [(edge, count) for edge, count in rows if count or is_here]
     _show_counts(rows, done, time.monotonic() - began, arguments.json)
     return done.code
 
@@ -147,18 +149,18 @@ def _route(router: Router, fed: Fed) -> int:
     return 0
 
 
-def count_deliveries(router: Router) -> Counter[tuple[str, str]]:
-    """Have every delivery counted from now on, by its origin and its destination."""
+@contextmanager
+def counting(router: Router) -> Iterator[Counter[tuple[str, str]]]:
+    """Count the messages that are dispatched inside the block, by origin and destination."""
     counts: Counter[tuple[str, str]] = Counter()
     dispatch = router.dispatch
 
-    def counting(origin: str, destination: str, message: Any) -> Any:
+    def counted(origin: str, destination: str, message: Any) -> Any:
         counts[origin, destination] += 1
         return dispatch(origin, destination, message)
 
-    # On the instance, where it goes before the one of its class, whichever that is.
-    vars(router)["dispatch"] = counting
-    return counts
+    with router.dispatching(counted):
+        yield counts
 
 
 def ends(seen: Outline) -> list[str]:
@@ -175,12 +177,8 @@ def ends(seen: Outline) -> list[str]:
 
 
 def print_results(router: Router, whose: Sequence[str], *, with_origin: bool) -> None:
-    """
-    Print the results of some nodes from now on, as they are routed.
-
-    A router that sends its messages to a queue has no results here, and prints none.
-    """
-    if not whose or not _routes_here(router):
+    """Print the results of some nodes from now on, as they are routed."""
+    if not whose:
         return
 
     def printer(msg: Message) -> type[NoResult]:
@@ -190,10 +188,6 @@ def print_results(router: Router, whose: Sequence[str], *, with_origin: bool) ->
         return NoResult
 
     router.node((), [exactly(name) for name in whose], name=_PRINTER)(printer)
-
-
-def _routes_here(router: Router) -> bool:
-    return type(router).dispatch is Router.dispatch
 
 
 def _show_counts(

@@ -1,7 +1,10 @@
 """
-Runs nodes in the calling thread: takes deliveries from the work list, and hands what a node
-emits back to the router. There is no recursion: a chain of any length, or a cycle that ends,
-needs no more stack than one hop.
+A carrier brings the messages of a router to their nodes. :class:`Runner` is the carrier of this
+process; that of a queue is in queued.py.
+
+The runner works off a list in the calling thread, and hands what a node emits back to the router.
+There is no recursion: a chain of any length, or a cycle that ends, needs no more stack than one
+hop.
 
 The newest deliveries come first, so a message's consequences are worked off before the next
 message: the list stays as long as the graph is deep and one fan-out wide, however many
@@ -13,95 +16,145 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from copy import copy
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from emit.errors import IN_NODE, GraphError
+from emit.graph import Graph
 from emit.message import Message, NoResult
 from emit.node import PLAIN, Node
 from emit.text import one_line
 
-if TYPE_CHECKING:
-    from emit.router.core import Router
+#: (origin, destination, fields); for a stream (origin, None, generator of its results).
+Delivery = tuple[str, Any, Any]
 
-#: (origin, destination, message); for a stream (origin, None, generator of its results).
-Delivery = tuple[str, "str | None", Any]
 
-#: Routes the results of one node: (its name, the results, the work list).
-RouteAll = Callable[[str, Iterable[dict[str, Any]], "WorkList"], None]
+class Carrier(Protocol):
+    """What takes messages from a router, and brings them to their nodes."""
+
+    def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
+        """
+        Take results of one node, each of which is a message for another.
+
+        Raises:
+            GraphError: There is no node *destination*.
+            EncodeError: A queue can't carry a value unchanged. None of *results* was sent.
+            DispatchError: A queue refused.
+        """
+
+    def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> Any:
+        """
+        Take one message, and let it wait for no other.
+
+        Returns:
+            What the queue says of it.
+
+        Raises:
+            Exception: As :meth:`carry`.
+        """
+
+
+class Routing(Protocol):
+    """What the runner asks of a router."""
+
+    functions: dict[str, Callable[..., Any]]
+    logger: logging.Logger
+    message_class: type[Message]
+    routing_enabled: bool
+
+    def send_on(self, origin: str, results: Sequence[dict[str, Any]]) -> None:
+        """Give the results of *origin* to the carrier, for each node that hears it."""
+
+    def sends_here(self) -> bool:
+        """
+        Return True if :meth:`send_on` does nothing but to look up the routes, and to give the
+        results to the runner.
+        """
 
 
 class Runner:
     """
+    Runs nodes in the calling thread.
+
     Args:
-        router: Whose nodes these are.
-        route_all: Called with what a node has emitted.
+        router: Where results go.
+        graph: Its routes.
+        nodes: Its nodes by name, without those that something else stands for.
     """
 
-    def __init__(self, router: Router, route_all: RouteAll) -> None:
+    def __init__(self, router: Routing, graph: Graph, nodes: dict[str, Node]) -> None:
         self._router = router
-        self._route_all = route_all
-        self._local = threading.local()
+        self._graph = graph
+        self._nodes = nodes
+        self._here = _Here()
 
-    @property
-    def work(self) -> WorkList | None:
-        """The work list that this thread is working off, if any."""
-        return getattr(self._local, "work", None)
-
-    def do(self, add: Callable[[WorkList], None]) -> None:
-        """
-        Add deliveries: inside a handler they wait for its end; otherwise they are worked off
-        here, with all that follows from them.
-        """
-        work = self.work
+    def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
+        """Put messages on this thread's list; if it works none off, work these off."""
+        work = self._here.work
         if work is None:
-            self._work_off(add)
+            self.work_off(self.carry, origin, destination, results)
         else:
-            add(work)
+            for result in results:
+                work.inbox.append((origin, destination, result))
+
+    def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> None:
+        """Do as :meth:`carry` for one message."""
+        self.carry(origin, destination, (fields,))
+
+    def do(self, first: Callable[..., Any], *args: Any) -> Any:
+        """
+        Call *first*. Inside a handler the deliveries that it adds wait for the handler's end;
+        otherwise they are worked off here, with all that follows from them.
+        """
+        return self.work_off(first, *args) if self._here.work is None else first(*args)
+
+    def work_off(self, first: Callable[..., Any], *args: Any) -> Any:
+        """Call *first*, then do all deliveries that follow from it. Returns what *first* does."""
+        outer = self._here.work
+        work = self._here.work = WorkList(self._router.logger.isEnabledFor(logging.INFO))
+        try:
+            outcome = first(*args)
+            self._drain(work)
+            return outcome
+        finally:
+            self._here.work = outer
+            work.close()
 
     def call(self, node: Node, message: Message) -> Any:
-        """A call of a node's function, by a user or (through a wrapper) by the work list."""
-        work = self.work
+        """Run a node for a user's call of its function, or (through a wrapper) for a delivery."""
+        work = self._here.work
         if work is not None and work.delivering is node:
             work.delivering = None
             # A copy: what the wrapper does to it must not change what is routed.
             return copy(self._run(node, message, work))
-        return self._work_off(lambda own: self._run(node, message, own, collect=True))
-
-    def _work_off(self, first: Callable[[WorkList], Any]) -> Any:
-        """Do *first*, then all deliveries that follow from it."""
-        outer = self.work
-        work = self._local.work = self._new_work()
-        try:
-            outcome = first(work)
-            self._drain(work)
-            return outcome
-        finally:
-            self._local.work = outer
-            work.close()
-
-    def _new_work(self) -> WorkList:
-        return WorkList(
-            takes_all=self._router._dispatches_here(),
-            logged=self._router.logger.isEnabledFor(logging.INFO),
-        )
+        return self.work_off(self._collect, node, message)
 
     def _drain(self, work: WorkList) -> None:
         """Deliver until nothing is left: nodes as they are here, all else by :meth:`_deliver`."""
         # The hot loop. What a hop costs is mostly the number of calls made from here, so what
-        # Node.run and Router._route_all do with one plain result is written out once more.
-        router, graph, inbox = self._router, self._router._graph, work.inbox
-        nodes, functions, message_class = router._nodes, router.functions, router.message_class
-        take: Callable[[], Any] = work.take
+        # Node.run and Router.send_on do with results is written out once more.
+        router, graph, inbox, stack = self._router, self._graph, work.inbox, work.stack
+        nodes, functions, message_class = self._nodes, router.functions, router.message_class
         quick, new, copy_of = self._is_quick(work), object.__new__, dict.copy
-        while (delivery := take()) is not None:
+        while inbox or stack:
+            if len(inbox) == 1:  # a chain's every hop
+                delivery = inbox.pop()
+            else:
+                stack += inbox[::-1]
+                inbox.clear()
+                delivery = stack.pop()
             origin, destination, fields = delivery
             node = nodes.get(destination) if quick else None
-            if node is None or not node.is_plain or node.function is not functions[destination]:
-                self._deliver(origin, destination, fields, work)
+            if (
+                node is None
+                or node.pass_through
+                or node.function is not functions[node.name]
+                or (node.takes_many and stack and stack[-1][1] == destination)
+            ):
+                self._deliver(delivery, work)
                 continue
             # A message of its own for each: what one subscriber changes, no other sees.
             message, own = new(message_class), copy_of(fields)
@@ -112,29 +165,34 @@ class Runner:
                 fit = node.fit
                 outcome = fit(outcome) if type(outcome) in PLAIN else node.settle(outcome, fit)
             except Exception as error:
-                _add_note(error, destination, message)
+                _add_note(error, node.name, message)
                 raise
-            routes = graph.routes
-            if type(outcome) is dict and routes is not None and router.routing_enabled:
+            routes, kind = graph.routes if router.routing_enabled else None, type(outcome)
+            if kind is dict and routes is not None:
                 for subscriber in routes.get(destination, ()):
                     inbox.append((destination, subscriber, outcome))
+            elif kind is tuple and routes is not None:
+                for subscriber in routes.get(destination, ()):
+                    for result in outcome:
+                        inbox.append((destination, subscriber, result))
             else:
                 self._send_on(node, outcome, message, work)
 
     def _is_quick(self, work: WorkList) -> bool:
-        """Whether a hop is all there is to do: no log, no dispatch or message class of a user's."""
-        router = self._router
-        resolved = bool(router.resolved_node_modules or not router.node_modules)
-        plain = router.message_class.__init__ is Message.__init__
-        return plain and resolved and work.takes_all and not work.logged
+        """Return True if a hop is all there is to do: nothing to log, nobody to ask."""
+        is_plain = self._router.message_class.__init__ is Message.__init__
+        return is_plain and not work.logged and self._router.sends_here()
 
-    def _deliver(self, origin: str, destination: str | None, fields: Any, work: WorkList) -> None:
-        """One delivery of any kind."""
-        if destination is None:  # one result of a stream
-            self._route_all(origin, (fields,), work)
-            return
+    def _deliver(self, delivery: Delivery, work: WorkList) -> None:
+        """Do one delivery of any kind."""
+        origin, destination, fields = delivery
+        if destination is None:
+            for result in fields:  # the next one; the rest waits for what follows from it
+                work.stack.append(delivery)
+                return self._router.send_on(origin, (result,))
+            return None
         make = _message_maker(self._router.message_class)
-        node = self._router._nodes.get(destination)
+        node = self._nodes.get(destination)
         if node is None or node.function is not self._router.functions[destination]:
             self._call_wrapped(origin, destination, fields, work)
         elif node.takes_many and (more := work.take_same(destination)):
@@ -142,37 +200,46 @@ class Runner:
             work.push(node.name, self._run_many(node, messages, work))
         else:
             self._run(node, make({**fields, "_origin": origin}), work)
+        return None
 
     def _call_wrapped(self, origin: str, destination: str, fields: Any, work: WorkList) -> None:
         """Call what ``wrap_node`` or ``register`` has put in the node's place."""
         function = self._router.functions.get(destination)
         if function is None:
             raise GraphError(f'"{destination}" is not the name of a node')
-        work.delivering = self._router._nodes.get(destination)
+        work.delivering = self._nodes.get(destination)
         function(**{**fields, "_origin": origin})
         work.delivering = None  # the wrapper may not have called it, or elsewhere
 
-    def _run(self, node: Node, message: Message, work: WorkList, collect: bool = False) -> Any:
-        """Run one node and route its results; *collect* those of a stream, to return them."""
+    def _run(self, node: Node, message: Message, work: WorkList) -> Any:
+        """Run one node and route its results; those of a stream as the list is worked off."""
+        return self._send_on(node, self._outcome(node, message, work), message, work)
+
+    def _collect(self, node: Node, message: Message) -> Any:
+        """Do as :meth:`_run`, but return the results of a stream, with all done that follows."""
+        work = self._here.work
+        assert work is not None
+        outcome = self._outcome(node, message, work)
+        if type(outcome) is not GeneratorType:
+            return self._send_on(node, outcome, message, work)
+        return tuple(self._passed_on(node.name, _noted(outcome, node.name, message), work))
+
+    def _outcome(self, node: Node, message: Message, work: WorkList) -> Any:
         if work.logged:
             self._log_receipt(node, message)
         try:
-            outcome = node.run(message)
+            return node.run(message)
         except Exception as error:
             _add_note(error, node.name, message)
             raise
-        if collect and type(outcome) is GeneratorType:
-            results = _noted(outcome, node.name, message)
-            return tuple(self._passed_on(node.name, results, work))
-        return self._send_on(node, outcome, message, work)
 
     def _send_on(self, node: Node, outcome: Any, message: Message, work: WorkList) -> Any:
         """Route what :meth:`Node.run` gave; the results of a stream as they come."""
         kind = type(outcome)
         if kind is dict:
-            self._route_all(node.name, (outcome,), work)
+            self._router.send_on(node.name, (outcome,))
         elif kind is tuple:
-            self._route_all(node.name, outcome, work)
+            self._router.send_on(node.name, outcome)
         elif outcome is not NoResult:
             work.push(node.name, _noted(outcome, node.name, message))
             return NoResult
@@ -181,7 +248,7 @@ class Runner:
     def _run_many(
         self, node: Node, messages: Iterable[Message], work: WorkList
     ) -> Generator[dict[str, Any], None, None]:
-        """The results of messages that a foreign node gets together, as they come in order."""
+        """Yield the results of messages that a program gets together, as they come in order."""
         sent: deque[Message] = deque()
         with closing(node.handler.call_many(self._noting(messages, node, sent, work))) as outcomes:
             for outcome in outcomes:
@@ -201,7 +268,7 @@ class Runner:
     ) -> Iterator[Any]:
         with closing(results):
             for result in results:
-                self._route_all(origin, (result,), work)
+                self._router.send_on(origin, (result,))
                 self._drain(work)
                 yield result
 
@@ -217,44 +284,26 @@ class WorkList:
 
     Attributes:
         inbox: Deliveries added since the last was taken, in order.
+        stack: Those added before, the next one last.
         delivering: The node whose wrapped function is being called by the work list.
-        takes_all: The router's dispatch puts every message here.
         logged: Receipts are to be logged.
     """
 
-    __slots__ = ("_stack", "delivering", "inbox", "logged", "takes_all")
+    __slots__ = ("delivering", "inbox", "logged", "stack")
 
-    def __init__(self, takes_all: bool, logged: bool) -> None:
-        self.takes_all = takes_all
+    def __init__(self, logged: bool) -> None:
         self.logged = logged
         self.inbox: list[Delivery] = []
-        self.delivering: Any = None
-        self._stack: list[Delivery] = []
+        self.stack: list[Delivery] = []
+        self.delivering: Node | None = None
 
     def push(self, origin: str, results: Generator[Any, None, None]) -> None:
         """Add a stream: its results are taken one at a time, each worked off before the next."""
         self.inbox.append((origin, None, results))
 
-    def take(self) -> Delivery | None:
-        """The next delivery, or one result of a stream as (origin, None, result), or None."""
-        stack, inbox = self._stack, self.inbox
-        if inbox:
-            if len(inbox) == 1 and inbox[0][1] is not None:  # a chain's every hop, so made quick
-                return inbox.pop()
-            stack += inbox[::-1]
-            inbox.clear()
-        while stack:
-            delivery = stack.pop()
-            if delivery[1] is not None:
-                return delivery
-            for result in delivery[2]:
-                stack.append(delivery)
-                return (delivery[0], None, result)
-        return None
-
     def take_same(self, destination: str) -> list[tuple[str, Any]]:
-        """Origin and message of what *destination* gets next, up to the first for another."""
-        stack = self._stack
+        """Take what *destination* gets next, up to the first for another: origins and fields."""
+        stack = self.stack
         same = []
         while stack and stack[-1][1] == destination:
             origin, _, message = stack.pop()
@@ -263,11 +312,17 @@ class WorkList:
 
     def close(self) -> None:
         """Drop what is left after a failure; generators that have begun are closed."""
-        for _, destination, results in (*self._stack, *self.inbox):
+        for _, destination, results in (*self.stack, *self.inbox):
             if destination is None:
                 results.close()
-        self._stack.clear()
+        self.stack.clear()
         self.inbox.clear()
+
+
+class _Here(threading.local):
+    """The list that this thread is working off, if any."""
+
+    work: WorkList | None = None
 
 
 def _message_maker(message_class: type[Message]) -> Callable[[dict[str, Any]], Message]:

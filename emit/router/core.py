@@ -1,9 +1,9 @@
 """
 The router: who is called next.
 
-A message's way: ``__call__`` -> ``route`` chooses the destinations -> ``dispatch`` puts a
-delivery for each on the work list -> the runner (carrier.py) takes it from there, runs the node
-and hands its results to ``_route_all`` -> ``dispatch`` again.
+A message's way: ``__call__`` -> ``route`` -> ``send_on`` chooses the destinations, and gives the
+carrier (carrier.py) a message for each -> the carrier brings it to the node, and hands the results
+to ``send_on`` again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from emit.errors import GraphError
 from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message, check_fields, make_fit
 from emit.node import Node, make_handler
-from emit.router.carrier import Runner, WorkList
+from emit.router.carrier import Carrier, Runner
 from emit.router.naming import Place, Places, get_name, look_like
 from emit.router.options import (
     CELERY,
@@ -91,7 +91,8 @@ class Router:
         self._logged: set[tuple[str, str]] = set()
         self._has_warned = False
         self._lock = threading.RLock()  # guards everything that registration writes
-        self._runner = Runner(self, self._route_all)
+        self._runner = Runner(self, self._graph, self._nodes)
+        self._carrier: Carrier = self._runner
         self.logger.debug("initialized %s", type(self).__name__)
 
     # -- calling ---------------------------------------------------------------------------
@@ -464,10 +465,13 @@ class Router:
         """
         fields = dict(message if isinstance(message, dict) else vars(message))
         fields.pop("_origin", None)
-        self._runner.do(lambda work: self._route_all(origin, (fields,), work))
+        self._runner.do(self.send_on, origin, (fields,))
 
-    def _route_all(self, origin: str, results: Iterable[dict[str, Any]], work: WorkList) -> None:
-        """One destination after the other, so that its messages stand together for call_many."""
+    def send_on(self, origin: str, results: Sequence[dict[str, Any]]) -> None:
+        """
+        Dispatch the results of a node to all its subscribers: for Emit's own use, as they are
+        not copied.
+        """
         if self.node_modules and not self.resolved_node_modules:
             self.resolve_node_modules()
         if not self.routing_enabled:
@@ -475,22 +479,17 @@ class Router:
         routes = self._graph.routes
         if routes is None:
             routes = self._resolve_routes()
+        # One destination after the other, so that its messages stand together for call_many.
+        carry = self._carrier.carry if self._dispatches_itself() else self._dispatch_each
         for destination in routes.get(origin, ()):
-            if work.takes_all:
-                for result in results:
-                    work.inbox.append((origin, destination, result))
-            else:
-                self._dispatch_all(origin, destination, results)
-
-    def _dispatch_all(self, origin: str, destination: str, results: Any) -> None:
-        for result in results:
-            self.dispatch(origin, destination, self.message_class(result))
+            carry(origin, destination, results)
 
     def dispatch(self, origin: str, destination: str, message: Any) -> Any:
         """
-        Deliver a message to one node: here, by putting it on the work list of this thread.
+        Deliver a message to one node: by the work list of this thread, or by the queue.
 
-        Subclasses send it elsewhere, typically as ``func(_origin=origin, **message)``.
+        Subclasses send it elsewhere, typically as ``func(_origin=origin, **message)``. Every
+        message then passes it.
 
         Args:
             origin: Name of the node that it comes from.
@@ -499,13 +498,40 @@ class Router:
 
         Raises:
             GraphError: There is no node *destination*.
+            EncodeError: The queue can't carry a value of the message unchanged.
+            DispatchError: The queue refused the message.
         """
         fields = message if isinstance(message, dict) else dict(vars(message))
-        self._runner.do(lambda work: work.inbox.append((origin, destination, fields)))
+        return self._carrier.dispatch(origin, destination, fields)
 
-    def _dispatches_here(self) -> bool:
-        """Whether dispatch is the one above, so that its work can be done in bulk."""
-        return type(self).dispatch is Router.dispatch and "dispatch" not in vars(self)
+    @contextmanager
+    def dispatching(self, dispatch: Callable[[str, str, Any], Any]) -> Iterator[None]:
+        """Have *dispatch* called in place of the router's own inside a ``with`` block."""
+        mine = vars(self)
+        before = mine.get("dispatch", self)
+        mine["dispatch"] = dispatch
+        try:
+            yield
+        finally:
+            del mine["dispatch"]
+            if before is not self:
+                mine["dispatch"] = before
+
+    def sends_here(self) -> bool:
+        """
+        Return True if :meth:`send_on` has only to look up the routes: the nodes are run in this
+        process, no ``dispatch`` of a subclass's is in between, and all modules are imported.
+        """
+        is_resolved = bool(self.resolved_node_modules or not self.node_modules)
+        return is_resolved and self._carrier is self._runner and self._dispatches_itself()
+
+    def _dispatches_itself(self) -> bool:
+        """Return True if dispatch is the one above: no subclass has another, nor this object."""
+        return getattr(self.dispatch, "__func__", None) is Router.dispatch
+
+    def _dispatch_each(self, origin: str, destination: str, results: Any) -> None:
+        for result in results:
+            self.dispatch(origin, destination, self.message_class(result))
 
     def wrap_result(self, name: str, result: Any) -> dict[str, Any]:
         """

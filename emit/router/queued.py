@@ -6,7 +6,7 @@ receiver (receiver.py); what only one queue knows is left to a subclass.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -51,7 +51,8 @@ class QueueRouter(Router):
         super().__init__(*args, **kwargs)
         self._plans: dict[str, Plan] = {}
         self._left_out: set[str] = set()
-        self._here = threading.local()
+        # By way of an attribute that is looked up each time: a subclass's, or a test's.
+        self._carrier = self._sender = Sender(lambda *message: self.send(*message), self._plans)
         self._receiver = Receiver(self, self._plans)
 
     # -- for the subclass ------------------------------------------------------------------
@@ -197,24 +198,6 @@ class QueueRouter(Router):
 
     # -- sending ---------------------------------------------------------------------------
 
-    def dispatch(self, origin: str, destination: str, message: Any) -> Any:
-        """
-        Give a message for one node to the queue.
-
-        Args:
-            origin: Name of the node that it comes from.
-            destination: Name of the node that it goes to.
-            message: The message.
-
-        Raises:
-            GraphError: There is no node *destination*.
-            EncodeError: No queue can carry a value of the message unchanged.
-            DispatchError: The queue refused the message.
-        """
-        fields = message if isinstance(message, dict) else vars(message)
-        text = pack(self._blamed(origin, destination), fields)
-        return self.send(origin, destination, Packed([self._next_id(destination)], [text]))
-
     def resend(self, letter: DeadLetter) -> None:
         """
         Send the message of a dead letter again, as its first attempt and with its old id. What
@@ -238,49 +221,77 @@ class QueueRouter(Router):
             text = pack(letter.node, letter.message)
             self.send(letter.origin, letter.node, Packed([letter.id], [text]))
 
-    def _dispatch_all(self, origin: str, destination: str, results: Any) -> None:
-        if type(self).dispatch is not QueueRouter.dispatch or "dispatch" in vars(self):
-            # Somebody else's: every message has to pass through it, and no batch does.
-            return super()._dispatch_all(origin, destination, results)
+    @contextmanager
+    def sending(self) -> Iterator[Outbox]:
+        """Number what is sent inside the block. All is sent at its end, unless that fails."""
+        with self._sender.sending() as outbox:
+            yield outbox
+
+
+class Sender:
+    """
+    The carrier of a queue: packs messages, numbers them, and has them travel together.
+
+    Args:
+        send: :meth:`QueueRouter.send`.
+        plans: What the nodes' declarations say about the queue.
+    """
+
+    def __init__(self, send: Callable[[str, str, Packed], Any], plans: Mapping[str, Plan]) -> None:
+        self._send = send
+        self._plans = plans
+        self._here = _Here()
+
+    def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> Any:
+        """Send one message. Returns what the queue's own library does."""
+        return self.send_text(origin, destination, pack(_blamed(origin, destination), fields))
+
+    def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
+        """Send messages. Those that travel together may wait for the end of :meth:`sending`."""
         # All are written before one is sent: results that fail send nothing on.
-        blamed = self._blamed(origin, destination)
+        blamed = _blamed(origin, destination)
         texts = [pack(blamed, result) for result in results]
-        plan, outbox = self._plans.get(destination), self._outbox
+        plan, outbox = self._plans.get(destination), self._here.outbox
         if plan is None or plan.batch == 1:
             for text in texts:
-                self.send(origin, destination, Packed([self._next_id(destination)], [text]))
+                self.send_text(origin, destination, text)
         elif outbox is None:
             self._send_batches(origin, destination, Outbox().add(origin, destination, texts))
         elif len(outbox.add(origin, destination, texts).ids) >= plan.batch:
             self._send_batches(origin, destination, outbox.take(origin, destination))
 
-    def _send_batches(self, origin: str, destination: str, packed: Packed) -> None:
-        plan = self._plans[destination]
-        for part in packed.cut(plan.batch, plan.batch_bytes):
-            self.send(origin, destination, part)
-
-    def _blamed(self, origin: str, destination: str) -> str:
-        """The node to name if a value can't travel: a call of the router is no node's."""
-        return destination if origin in ("", ENTRY) else origin
-
-    @property
-    def _outbox(self) -> Outbox | None:
-        return getattr(self._here, "outbox", None)
-
-    def _next_id(self, destination: str) -> str:
-        return (self._outbox or Outbox()).next_id(destination)
-
     @contextmanager
     def sending(self) -> Iterator[Outbox]:
-        """What is sent inside the block is numbered, and gone at its end, unless that fails."""
-        outer, outbox = self._outbox, Outbox()
+        """Number what is sent inside the block. All is sent at its end, unless that fails."""
+        outer, outbox = self._here.outbox, Outbox()
         self._here.outbox = outbox
         try:
             yield outbox
-            for origin, destination, parcel in outbox.take_all():
-                self._send_batches(origin, destination, parcel)
+            for origin, destination, packed in outbox.take_all():
+                self._send_batches(origin, destination, packed)
         finally:
             self._here.outbox = outer
+
+    def send_text(self, origin: str, destination: str, text: bytes) -> Any:
+        """Send one message that is packed already."""
+        id = (self._here.outbox or Outbox()).next_id(destination)
+        return self._send(origin, destination, Packed([id], [text]))
+
+    def _send_batches(self, origin: str, destination: str, packed: Packed) -> None:
+        plan = self._plans[destination]
+        for part in packed.cut(plan.batch, plan.batch_bytes):
+            self._send(origin, destination, part)
+
+
+class _Here(threading.local):
+    """What the delivery that this thread handles has to send, if it handles one."""
+
+    outbox: Outbox | None = None
+
+
+def _blamed(origin: str, destination: str) -> str:
+    """Return the node to name if a value can't travel: a call of the router is no node's."""
+    return destination if origin in ("", ENTRY) else origin
 
 
 def _others(own: Iterable[str]) -> list[str]:

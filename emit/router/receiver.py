@@ -26,7 +26,6 @@ from emit.exact import Inexact, to_text
 from emit.letter import Cause, DeadLetter
 from emit.message import Message, NoResult
 from emit.node import Node
-from emit.router.carrier import WorkList
 from emit.router.delivery import Verdict, asks_again, judge
 from emit.router.envelope import Packed, Parcel, Past, pack, read
 from emit.router.outbox import Outbox
@@ -49,9 +48,6 @@ RAW = "raw"
 
 #: Characters of what could be neither read nor kept exactly, in its dead letter.
 _SHOWN = 65536
-
-#: Routing needs a work list only where messages stay in the process.
-_NO_WORK = WorkList(takes_all=False, logged=False)
 
 _log = logging.getLogger("emit")
 
@@ -376,7 +372,7 @@ class Receiver:
         except Exception as error:
             return self._apart(node, delivery, error)
         try:
-            self._router._route_all(node.name, results, _NO_WORK)
+            self._router.send_on(node.name, results)
         except EncodeError as error:  # none of them was sent
             return self._apart(node, delivery, error)
         tally.results = len(results)
@@ -400,7 +396,7 @@ class Receiver:
                     tally.failed[number] = outcome
                     continue
                 try:
-                    self._router._route_all(node.name, outcome, _NO_WORK)
+                    self._router.send_on(node.name, outcome)
                 except EncodeError as error:  # none of its results was sent
                     tally.failed[number] = error
                     continue

@@ -143,9 +143,9 @@ class RQRouter(QueueRouter):
             job.emit_begun = True  # type: ignore[attr-defined]  # a call by its handler is none
             return self._work(node.node, job, args, kwargs)
 
-        def enqueue(*args: Any, **kwargs: Any) -> Job:
+        def enqueue(*args: Any, **kwargs: Any) -> Any:
             origin, text = by_hand(node.name, args, kwargs)
-            return self.send(origin, node.name, Packed([self._next_id(node.name)], [text]))
+            return self._sender.send_text(origin, node.name, text)
 
         look_like(run, node, node.name)
         self._limits[_path(run)] = self._plans[node.name].policy.max_deliveries

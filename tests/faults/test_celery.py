@@ -75,7 +75,7 @@ def test_each_process_has_nodes_of_its_own(flow: Any, log: Path) -> None:
         masters = wait_for(flow, "flow.answered", 1)[0]["fields"]["answer"][0]
         for start in range(0, 200, 50):
             messages = [{"n": n} for n in range(start, start + 50)]
-            flow.router._dispatch_all("test", "flow.program", messages)
+            flow.router._carrier.carry("test", "flow.program", messages)
         answers = [r["fields"]["answer"] for r in wait_for(flow, "flow.answered", 201)[1:]]
     assert sorted(n for _, n in answers) == list(range(200))
     assert masters not in {pid for pid, _ in answers}
@@ -137,7 +137,7 @@ def test_the_master_is_killed(flow: Any, log: Path, tmp_path: Path) -> None:
 def test_a_shutdown(flow: Any, log: Path, signum: int) -> None:
     """Nothing is left of it; and what it had not finished the next worker does."""
     with celery_worker(log) as worker:
-        flow.router._dispatch_all("test", "flow.program", [{"n": n} for n in range(50)])
+        flow.router._carrier.carry("test", "flow.program", [{"n": n} for n in range(50)])
         wait_for(flow, "flow.answered", 1)
         everything = worker.everything()
         worker.stop(signum)
