@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emit.errors import CallTimeout
+from emit.errors import CallTimeout, RemoteError
 from emit.host.accounting import CallAccount, Times, Usage
 from emit.host.system import family, tree
+from emit.letter import DeadLetter
 from tests.hosts import until
 
 
@@ -71,6 +72,18 @@ def test_outcomes_are_counted() -> None:
     assert figures["retries"] == {"CallTimeout": 2}
     assert figures["call_seconds"]["max"] == 0.5
     assert figures["wait_seconds"]["max"] == 0.25
+
+
+def test_a_message_that_goes_back_to_its_queue_has_not_failed() -> None:
+    """Its handler asks for another attempt. If that was the last one here, there is a letter."""
+    account = CallAccount()
+    asks = RemoteError(node="n", type="Retry", message="not now", retry=True)
+    account.answered([asks, [1]], 0.5)
+    assert account.snapshot()["failures"] == {}
+    assert account.snapshot()["retries"] == {"RemoteError": 1}
+    asks.letter = DeadLetter("n", {}, ())
+    account.answered([asks], None)
+    assert account.snapshot()["failures"] == {"RemoteError": 1}
 
 
 def test_what_has_not_been_answered_has_no_time() -> None:

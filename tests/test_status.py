@@ -151,6 +151,27 @@ def test_of_a_killed_process_it_is_removed_by_the_reader(runtime: Path) -> None:
     assert status.sockets() == []
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_of_a_process_that_ends_while_it_is_asked(runtime: Path, read: bool) -> None:
+    """As of one that had ended before: an end of the connection, or its reset, is no trouble."""
+    with hosting(), socket.socket(socket.AF_UNIX) as odd:
+        odd.bind(str(runtime / "77-a.sock"))
+        odd.listen()
+
+        def serve() -> None:
+            with odd.accept()[0] as peer:
+                peer.recv(100, 0 if read else socket.MSG_PEEK)
+                odd.shutdown(socket.SHUT_RDWR)
+                odd.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        answers = dict(status.ask_all({}))
+        thread.join()
+        assert len(status.sockets()) == len(answers) == 1
+    assert 77 not in answers
+
+
 def test_it_can_be_switched_off(runtime: Path) -> None:
     """With EMIT_STATUS=off there is not even a directory."""
     with hosting(EMIT_STATUS="off"):

@@ -114,6 +114,9 @@ class CallAccount:
             self._count()
 
     def _failed(self, error: Exception) -> None:
+        if getattr(error, "retry", None) is True and getattr(error, "letter", None) is None:
+            self.charged(error)  # it goes back to its queue, for another attempt
+            return
         with self._lock:
             self._failures[type(error).__name__] += 1
             self._keep(error)

@@ -109,7 +109,7 @@ class Host:
             where *node* has, in this order:
 
             * ``calls``, and by the name of the exception ``failures`` (messages that ended in
-              one) and ``retries`` (attempts that were charged);
+              one) and ``retries`` (attempts that were charged, or asked a queue for another);
             * ``wait_seconds`` (for a process) and ``call_seconds`` (the wait included), each as
               ``{"p50", "p90", "p99", "max", "mean"}``, to within 25 %;
             * of its pool, which nodes of one program may share: ``starts``,

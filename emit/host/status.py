@@ -284,28 +284,52 @@ def ask(path: Path, question: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         OSError, ValueError: It does not answer, or nonsense.
     """
-    end = time.monotonic() + PATIENCE
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(PATIENCE)
-        try:
-            asking.connect(str(path))
+    broken: Exception | None = None
+    try:
+        with _connected(path) as asking:
+            line = _exchange(asking, json.dumps(question).encode() + b"\n")
+        if not line:
+            broken = ValueError("it has closed the connection")
+    except (ConnectionError, FileNotFoundError) as error:
+        broken = error
+    if broken is not None:
+        try:  # has it ended meanwhile? Then nobody listens any more.
+            _connected(path).close()
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
             return None
-        asking.sendall(json.dumps(question).encode() + b"\n")
-        line = bytearray()
-        while not line.endswith(b"\n"):
-            asking.settimeout(max(_TICK, end - time.monotonic()))
-            data = asking.recv(_QUESTION)
-            line += data
-            if not data:
-                break
-            if time.monotonic() >= end:
-                raise TimeoutError("timed out")
+        raise broken
     answer = json.loads(line)
     if not isinstance(answer, dict):
         raise ValueError("its answer is no map")
     return answer
+
+
+def _connected(path: Path) -> socket.socket:
+    asking = socket.socket(socket.AF_UNIX)
+    try:
+        asking.settimeout(PATIENCE)
+        asking.connect(str(path))
+    except BaseException:
+        asking.close()
+        raise
+    return asking
+
+
+def _exchange(asking: socket.socket, question: bytes) -> bytes:
+    """Return the answer to a question: a line, or less if the other end closes."""
+    end = time.monotonic() + PATIENCE
+    asking.sendall(question)
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        asking.settimeout(max(_TICK, end - time.monotonic()))
+        data = asking.recv(_QUESTION)
+        line += data
+        if not data:
+            break
+        if time.monotonic() >= end:
+            raise TimeoutError("timed out")
+    return bytes(line)
 
 
 def ask_all(question: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
