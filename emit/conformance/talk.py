@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import sys
+import termios
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -24,6 +27,9 @@ _WRAPPER = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & exec 0<&- 1>&- 3<&-; wait', 
 
 #: Seconds for the kernel to take a killed process down.
 _LAST_BREATH = 1.0
+
+#: Seconds between two looks whether it has read what was sent.
+_TICK = 0.001
 
 #: Bytes kept of a plain program's output: of a right one it is a few hundred.
 _KEPT = 1 << 20
@@ -109,7 +115,7 @@ class Talk:
         return len(body).to_bytes(4, "big") + body
 
     def write(self, data: bytes, *, piece: int = 0) -> None:
-        """Write bytes; *piece* of them at a time, each with a write of its own."""
+        """Write bytes; *piece* of them at a time, each when the one before has been read."""
         self.sent = shorten(data[:4096].decode("utf-8", "backslashreplace").strip())
         if not piece:
             self._pipes.send(data)
@@ -117,6 +123,15 @@ class Talk:
         for start in range(0, len(data), piece):
             self._pipes.send(data[start : start + piece])
             self.wait(lambda: not self._pipes.sending, "its reading of what was sent")
+            self._wait_until_read()
+
+    def _wait_until_read(self) -> None:
+        deadline = time.monotonic() + min(self.patience, self.most)
+        while _unread(self._child.stdin) and not self._pipes.over:
+            if remaining(deadline) <= 0:
+                raise Overdue(f"expected its reading of {self.sent}")
+            self._poll.step(_TICK)
+            self._take()
 
     def close_input(self) -> None:
         """Let it see the end of its input once all is written."""
@@ -211,3 +226,10 @@ class Talk:
                 self.heard.feed(chunk)
             else:
                 self.plain += chunk[: _KEPT - len(self.plain)]
+
+
+def _unread(pipe: int) -> bool:
+    """True if something is left in a pipe that was written to it, where the system tells."""
+    if sys.platform != "linux":
+        return False
+    return fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4)

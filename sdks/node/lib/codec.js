@@ -103,9 +103,9 @@ export class Msgpack {
     return { frames, used };
   }
 
-  isComplete(last, first, total) {
-    const head = first.length >= 4 ? first : Buffer.concat([first, last]);
-    return head.length >= 4 && total >= 4 + head.readUInt32BE(0);
+  isComplete(last, chunks, total) {
+    // The length itself may come in as many as four chunks.
+    return total >= 4 && total >= 4 + Buffer.concat(chunks.slice(0, 4), 4).readUInt32BE(0);
   }
 }
 
@@ -141,7 +141,7 @@ export class Splitter {
     if (this.#total) {
       this.#chunks.push(chunk);
       this.#total += chunk.length;
-      if (!this.codec.isComplete(chunk, this.#chunks[0], this.#total)) return this.#wait();
+      if (!this.codec.isComplete(chunk, this.#chunks, this.#total)) return this.#wait();
       bytes = Buffer.concat(this.#chunks);
     }
     const { frames, used } = this.codec.split(bytes);

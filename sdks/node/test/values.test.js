@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Timestamp } from 'emit-graph-sdk';
+import { choose, Splitter } from '../lib/codec.js';
 import { parse, stringify } from '../lib/json.js';
 import { pack, unpack } from '../lib/msgpack.js';
 
@@ -188,3 +189,17 @@ function numbers(seed) {
   let state = seed;
   return () => (state = (state * 48271) % 2147483647) / 2147483647;
 }
+
+test('frames come in pieces of any size, their lengths as well', () => {
+  const sent = [{ op: 'ping', id: 1 }, { op: 'call', id: 2, msg: { text: 'x'.repeat(300) } }, { op: 'bye' }];
+  for (const name of ['json', 'msgpack']) {
+    const codec = choose([name]);
+    const bytes = codec.join(sent.map((fields) => codec.frame(fields)));
+    for (const size of [1, 2, 3, 5, 7, 311]) {
+      const splitter = new Splitter(codec, 400);
+      const read = [];
+      for (let at = 0; at < bytes.length; at += size) read.push(...splitter.feed(bytes.subarray(at, at + size)));
+      assert.deepEqual(read, sent, `${name} in pieces of ${size}`);
+    }
+  }
+});
