@@ -51,6 +51,10 @@ _LONGEST_WAIT = 2.0
 #: Seconds between two looks for jobs whose time has come, as RQ's own.
 TICK = 1.0
 
+#: Seconds between two attempts to take over a queue's time from a worker that may have died. RQ's
+#: own are 600: jobs that the dead one was to put into the queue would wait for so long.
+_TAKE_OVER = 10.0
+
 #: Seconds between two warnings that such looks fail.
 _QUIET = 60.0
 
@@ -205,8 +209,11 @@ def _scheduling(scheduler: RQScheduler) -> Iterator[None]:
 
 
 def _schedule(scheduler: Any, ended: threading.Event) -> None:
-    warned = float("-inf")
+    warned = asked = float("-inf")
     while not ended.wait(TICK):
+        if time.monotonic() - asked >= _TAKE_OVER:
+            asked = time.monotonic()
+            scheduler.lock_acquisition_time = None  # asks now for those locks that it lacks
         try:
             _look(scheduler)
         except RedisError as error:  # the worker itself waits for it as well

@@ -11,9 +11,10 @@ import pytest
 from redis import Redis
 from rq import Queue, Worker
 from rq.registry import StartedJobRegistry
+from rq.scheduler import RQScheduler
 
 from emit.dead import DeadLetters
-from emit.rq import EmitWorker
+from emit.rq import EmitWorker, _scheduling
 from tests.faults.servers import Server
 from tests.queues.notes import graph
 from tests.queues.worker import eventually, rq_worker
@@ -141,3 +142,17 @@ def test_an_idle_worker_runs_the_job_of_a_dead_one(
                 pipeline.execute()
             eventually(lambda: job.get_status() == "finished")
     assert outage.runs("held") == 2
+
+
+def test_the_time_of_a_dead_worker_is_watched(server: Server) -> None:
+    """A worker that finds another's lock takes it over once it has run out, and not much later."""
+    with Redis.from_url(server.url) as client:
+        lock = RQScheduler.get_locking_key("default")
+        client.set(lock, "a dead worker")
+        scheduler = RQScheduler([Queue(connection=client)], connection=client)
+        with _scheduling(scheduler):
+            eventually(lambda: scheduler.lock_acquisition_time)
+            assert not scheduler.acquired_locks
+            client.delete(lock)  # it runs out, a minute after its worker has died
+            eventually(lambda: scheduler.acquired_locks == {"default"})
+        assert not client.exists(lock)
