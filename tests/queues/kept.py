@@ -84,12 +84,16 @@ def deadly(msg: Any) -> Any:
 
 @router.node(())
 def once(msg: Any) -> Any:
-    """The first time it fails in the middle, so that the claim is taken back."""
+    """
+    The first time it fails in the middle, so that the claim is taken back. What is done is asked
+    for once more.
+    """
     with idempotent(connection, f"once:{msg.n}", lease=1) as first:
         if first and redis.sadd("begun", msg.n):
             raise RemoteError(node="once", type="Retry", message="no", retry=True, after=1)
         redis.incr(f"effect:{msg.n}")
-    done("once", msg.n)
+    with idempotent(connection, f"once:{msg.n}", lease=1):
+        done("once", msg.n)
     return NoResult
 
 
