@@ -12,20 +12,23 @@ from redis.exceptions import ConnectionError as Gone
 from tests.conftest import free_port
 from tests.queues.worker import eventually
 
+#: The user whose permissions tests change, for as long as the server runs.
+USER = ("--user", "emit", "on", ">secret", "~*", "&*", "+@all")
+
 
 class Server:
     """A Redis that survives a kill with its append-only file."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self._folder, self.port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 
     def start(self) -> None:
-        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
         kept = ["--appendonly", "yes", "--save", ""]
         self._process = subprocess.Popen(
-            ["redis-server", *options, *kept], stdout=subprocess.DEVNULL
+            ["redis-server", *options, *kept, *USER], stdout=subprocess.DEVNULL
         )
         eventually(self.is_there)
 
@@ -37,3 +40,8 @@ class Server:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def allow(self, *keys: str) -> None:
+        """Let the user ``emit`` touch these keys and no others."""
+        with Redis.from_url(self.url) as client:
+            client.execute_command("ACL", "SETUSER", "emit", "resetkeys", *keys)  # type: ignore[no-untyped-call]

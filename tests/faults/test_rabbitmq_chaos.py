@@ -1,6 +1,7 @@
 """
 Messages through Celery and RabbitMQ while its processes, the nodes, the worker and RabbitMQ are
-killed, the connections dropped, and Emit's own Redis refuses every command for a while.
+killed, programs at their starts as well, the connections dropped, and Emit's own Redis refuses
+every command for a while.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ import kombu
 import pytest
 from redis import Redis
 
-from emit.dead import DeadLetters
+from tests.faults.chaos import all_letters, check, count_done, kill_something, send, told
 from tests.faults.nodes import CHAOS
-from tests.faults.test_celery_chaos import kill_something
 from tests.queues.notes import graph
 from tests.queues.proxy import Proxy
 from tests.queues.rabbit import Rabbit, serving_rabbitmq
@@ -81,19 +81,18 @@ def allow(redis: Redis) -> None:
     )
 
 
-def test_nothing_is_lost(flow: Any, rabbit: Rabbit, proxy: Proxy, tmp_path: Path) -> None:
+def test_nothing_is_lost(
+    flow: Any, rabbit: Rabbit, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Each message is doubled by a program and added up: no number is missing, none is wrong. A
     repeat may count a number twice, so the sink notes them by their ids.
     """
     random.seed(1)
+    killed = tmp_path / "killed"
+    monkeypatch.setenv("EMIT_TEST_KILLED_STARTS", str(killed))
     proxy.every = EVERY
-    for start in range(0, MESSAGES, 500):
-        numbers = range(start, min(start + 500, MESSAGES))
-        # Most of them in batches, each fifth in a task of its own.
-        flow.router._carrier.carry("test", "flow.double", [{"n": n} for n in numbers if n % 5])
-        for n in numbers[::5]:
-            flow.router.dispatch("test", "flow.double", {"n": n})
+    send(flow, "flow.double", MESSAGES)
     faults: collections.Counter[str] = collections.Counter()
     while not is_over(flow, faults):
         with celery_worker(tmp_path / "worker.log") as worker:
@@ -102,13 +101,10 @@ def test_nothing_is_lost(flow: Any, rabbit: Rabbit, proxy: Proxy, tmp_path: Path
                 worker.kill()
                 faults["worker"] += 1
                 print(f"{done(flow)} of {MESSAGES} done, {dict(faults)}", file=sys.stderr)
-    letters = DeadLetters(flow.redis).list(limit=MESSAGES)
-    print(f"{MESSAGES} messages, {dict(faults)}, {proxy.resets} resets, {len(letters)} letters")
-    found = {int(n): int(value) for n, value in flow.redis.hgetall("doubled").items()}
-    assert {n: value for n, value in found.items() if value != 2 * n} == {}
-    given_up = {DeadLetters(flow.redis).show(letter.id).message.get("n") for letter in letters}
-    assert set(range(MESSAGES)) - found.keys() - given_up == set()
-    assert len(letters) <= faults.total() / 5
+    letters = all_letters(flow.redis)
+    told(MESSAGES, faults, killed, letters, resets=proxy.resets)
+    found = flow.redis.hgetall("doubled")
+    assert check(MESSAGES, found, letters, killed, faults.total() / 5) == set()
 
 
 def disturb(
@@ -161,8 +157,7 @@ def is_over(flow: Any, faults: collections.Counter[str]) -> bool:
 
 
 def done(flow: Any) -> int:
-    """Messages whose end is known."""
-    return int(flow.redis.hlen("doubled")) + len(DeadLetters(flow.redis))
+    return count_done(MESSAGES, flow.redis, flow.redis)
 
 
 def waiting(flow: Any, rabbit: Rabbit) -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
 
@@ -22,7 +24,8 @@ if "EMIT_TEST_LOG" in os.environ:
     logging.basicConfig(format=os.environ["EMIT_TEST_LOG"], level="INFO")
 
 URL = os.environ["EMIT_TEST_REDIS"]
-connection = Redis.from_url(URL)
+#: Where the jobs are. Without redis-py's own attempts, which take seconds.
+connection = Redis.from_url(os.environ.get("EMIT_TEST_BROKER", URL), retry=Retry(NoBackoff(), 0))
 redis = Redis.from_url(URL, decode_responses=True)
 nowhere = Redis(port=1)
 router = RQRouter(redis_connection=connection)
@@ -189,3 +192,17 @@ def answered(msg: Any) -> Any:
 @router.node(("pid",), timeout=50)
 class Busy(Program):
     program_node = "busy"
+
+
+@router.node(("n", "doubled"), name="jobs.double", batch=50, timeout=3)
+class Double(Program):
+    program_node = "double"
+    pass_env = (*Program.pass_env, "EMIT_TEST_KILLED_STARTS")
+
+
+@router.node((), "jobs.double", batch=50)
+def summed(msg: Any) -> Any:
+    with idempotent(connection, f"summed:{msg.n}", lease=5) as first:
+        if first:
+            redis.hset("doubled", msg.n, msg.doubled)
+    return NoResult

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import time
 from typing import Any
 
 from emit_sdk import Reject, Retry, context, node, serve
+
+#: The first start of a program, and each third one, ends as if memory had run out. The file counts.
+KILLED = os.environ.get("EMIT_TEST_KILLED_STARTS")
+if KILLED and (not os.path.exists(KILLED) or random.random() < 1 / 3):
+    with open(KILLED, "a") as count:
+        count.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @node
@@ -28,6 +37,8 @@ def answer(msg: Any) -> Any:
 
 @node
 def double(msg: Any) -> Any:
+    if msg.n % 100 == 13:
+        raise Reject("ill")
     return [msg.n, 2 * msg.n]
 
 

@@ -132,7 +132,7 @@ def rq_worker(
     log: Path, kind: str, *queues: str, cwd: Path = Path(__file__).parent, **env: str
 ) -> Iterator[Worker]:
     """A worker of the class *kind* that is ready. What is left of it at the end is killed."""
-    url = ("--url", os.environ["EMIT_TEST_REDIS"])
+    url = ("--url", os.environ.get("EMIT_TEST_BROKER", os.environ["EMIT_TEST_REDIS"]))
     command = ["rq.cli", "worker", "--worker-class", kind, *url, *(queues or ("default", "words"))]
     worker = Worker(command, log, cwd, **env)
     try:
