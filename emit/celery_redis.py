@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+import celery
+import kombu
 from celery import Celery
 from celery.app.backends import by_url
 from kombu.connection import Connection
@@ -181,7 +183,8 @@ def _backend(app: Celery) -> Place | None:
 
     def make() -> Any:
         backend: Any = app.backend
-        return backend._get_pool(**backend.connparams)
+        with _as_known(backend, celery):
+            return backend._get_pool(**backend.connparams)
 
     pools = [_checked("result_backend", shown, make)]
     return Place("result_backend", shown, str(options.get("global_keyprefix", "")), pools)
@@ -190,15 +193,38 @@ def _backend(app: Celery) -> Place | None:
 def _pool(connection: Any) -> Any:
     """The pool that kombu would make for *connection*. It makes it in a channel, which connects."""
     transport = connection.transport
-    channel = transport.Channel.__new__(transport.Channel)
-    channel.connection = transport
-    for name in channel.from_transport_options:
-        if name in connection.transport_options:
-            setattr(channel, name, connection.transport_options[name])
-    for name, seconds in _LIMITS.items():
-        if getattr(channel, name, None) is None:
-            setattr(channel, name, seconds)
-    return channel._get_pool()
+    with _as_known(transport, kombu):
+        channel = transport.Channel.__new__(transport.Channel)
+    with _as_known(channel, kombu):
+        channel.connection = transport
+        for name in channel.from_transport_options:
+            if name in connection.transport_options:
+                setattr(channel, name, connection.transport_options[name])
+        for name, seconds in _LIMITS.items():
+            if getattr(channel, name, None) is None:
+                setattr(channel, name, seconds)
+        return channel._get_pool()
+
+
+@contextmanager
+def _as_known(inside: Any, library: Any) -> Iterator[None]:
+    """
+    Say so if something *inside* of a library is not what it was: no version promises it.
+
+    Raises:
+        GraphError: It lacks what is asked of it.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        if error.obj is not inside:
+            raise
+        raise GraphError(
+            f"{library.__name__} {library.__version__} is not known to Emit (its "
+            f"{type(inside).__name__} has no {error.name}): install an earlier one; or set "
+            f"app.conf.emit_redis to an address that redis-py reads by itself, by one of its own "
+            f"options, such as redis://localhost:6379?db=0"
+        ) from error
 
 
 def _checked(said_by: str, shown: str, make: Callable[[], Any]) -> Callable[[], Any]:

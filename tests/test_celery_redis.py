@@ -16,6 +16,8 @@ import pytest
 
 pytest.importorskip("celery")
 
+import celery
+import kombu
 from celery import Celery
 from redis import Redis
 from redis.exceptions import RedisError
@@ -393,3 +395,29 @@ def test_a_sentinel(redis: str, tmp_path: Path) -> None:
         is_kept(tmp_path, broker_url=urls, broker_transport_options=options)
         with Redis.from_url(redis) as client:
             assert client.zcard("emit:dead@addressed") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "settings"),
+    [
+        ("kombu.transport.redis.Channel", "_get_pool", {"broker_url": "redis://h"}),
+        ("kombu.transport.redis.Channel", "_connparams", {"emit_redis": "redis://h"}),
+        (
+            "celery.backends.redis.RedisBackend",
+            "_get_pool",
+            {"broker_url": "memory://", "result_backend": "redis://h"},
+        ),
+    ],
+)
+def test_a_version_that_is_made_otherwise(
+    kind: str, name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emit takes from inside of Celery and kombu: the error says that it is gone."""
+    monkeypatch.delattr(f"{kind}.{name}")
+    library = {"kombu": kombu, "celery": celery}[kind.partition(".")[0]]
+    with pytest.raises(GraphError) as caught:
+        kept(**settings)
+    assert f"{library.__name__} {library.__version__} is not known to Emit" in str(caught.value)
+    assert f"has no {name})" in str(caught.value)
+    helps = {**settings, "emit_redis": "redis://h:1?db=2"}
+    assert told(kept(**helps)) == {**HOST, "db": 2}
