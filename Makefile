@@ -47,10 +47,11 @@ format: setup ## Format the Python and Go code, and mend what the linter can
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
 	@if command -v gofmt >/dev/null; then gofmt -l -w $$(find sdks runtimes examples -name "*.go" -not -path "*/template/*"); fi
 
-lint: setup ## Check style: ruff, ruby -wc, node --check, gofmt, go vet
+lint: setup ## Check style and shape: ruff, ruby -wc, node --check, gofmt, go vet, scripts.figures
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m scripts.languages lint
+	@$(PY) -m scripts.figures
 
 types: setup ## Check types: mypy --strict
 	@$(PY) -m mypy

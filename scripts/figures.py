@@ -1,0 +1,174 @@
+"""Measure the shape of ``emit/``, and fail if a figure is over its limit.
+
+``make lint`` runs this. A limit is a promise to the reader of the code: lower it when the code gets
+better, and write down the reason when you raise one.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from scripts import journeys, tools
+from scripts.journeys import PACKAGE, ROOT
+
+#: What no figure may be above. Where the comment names a target, it is not reached yet.
+LIMITS = {
+    "circles of imports": 5,  # 0
+    "depth of imports from emit/__init__": 13,  # 10, circles counted as one module
+    "modules in emit/": 147,  # 105
+    "public methods of a class": 27,  # 20
+    "lines in emit/": 27_000,  # as few as features allow
+    "files that a message passes, there and back": 19,  # 14
+    "calls on a message's way": 79,  # 60
+    "changes of file on a message's way": 49,
+    "files that only one of a message and a batch passes": 1,  # 0
+    "files that a batch passes": 20,  # 14
+    "files that a Celery delivery passes": 26,
+    "calls on a Celery delivery's way": 131,
+}
+
+#: The class whose public methods the documentation of 0.3 defines: no limit holds for it.
+DOCUMENTED = "emit.router.core.Router"
+
+#: Names of modules by the modules that they import.
+Imports = dict[str, set[str]]
+
+
+class Figure(NamedTuple):
+    """One row of what is printed; its name is one of LIMITS."""
+
+    name: str
+    value: int
+    detail: str = ""
+
+
+def main() -> int:
+    """Print the figures. Returns 1 if one is over its limit."""
+    figures = [*of_the_source(), *of_the_ways()]
+    for name, value, detail in figures:
+        verdict = "OVER" if value > LIMITS[name] else ""
+        print(f"{name:<52} {value:>6} of {LIMITS[name]:>6}  {verdict:<4} {detail}".rstrip())
+    return int(any(figure.value > LIMITS[figure.name] for figure in figures))
+
+
+# -- the source ----------------------------------------------------------------------------------
+
+
+def of_the_source() -> Iterator[Figure]:
+    sources = {name_of(path): path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))}
+    trees = {name: ast.parse(source) for name, source in sources.items()}
+    imports = {name: {*imported(name, tree, trees.keys())} for name, tree in trees.items()}
+    groups = circles(imports)
+    tangled = [group for group in groups if len(group) > 1]
+    longest = deepest(imports, groups)
+    widest, methods = max(public_methods(trees), key=lambda item: item[1])
+    lines = sum(len(source.splitlines()) for source in sources.values())
+    yield Figure("circles of imports", len(tangled), "; ".join(map(told, tangled)))
+    yield Figure(
+        "depth of imports from emit/__init__", len(longest), " > ".join(map(short, longest))
+    )
+    yield Figure("modules in emit/", len(sources))
+    yield Figure("public methods of a class", methods, widest)
+    yield Figure("lines in emit/", lines)
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(name: str, tree: ast.Module, modules: Collection[str]) -> Iterator[str]:
+    """Yield each module of ours that *tree* imports anywhere, for type checkers included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [full if full in modules else node.module for full in inside]
+        else:
+            continue
+        yield from (full for full in found if full in modules and full != name)
+
+
+def circles(imports: Imports) -> list[list[str]]:
+    """Return the strongly connected groups of modules (Tarjan), each after those it imports."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in sorted(imports[name]):
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            at = stack.index(name)
+            groups.append(stack[at:])
+            del stack[at:]
+
+    for name in sorted(imports):
+        if name not in index:
+            visit(name)
+    return groups
+
+
+def deepest(imports: Imports, groups: list[list[str]]) -> list[str]:
+    """Return the longest chain of imports from ``emit``; a circle counts as one module."""
+    group_of = {name: number for number, group in enumerate(groups) for name in group}
+    chains: list[list[str]] = []
+    for number, group in enumerate(groups):  # what a group imports comes before it
+        below = {group_of[other] for name in group for other in imports[name]} - {number}
+        longest = max((chains[other] for other in below), key=len, default=[])
+        chains.append([min(group, key=len), *longest])
+    return chains[group_of["emit"]]
+
+
+def public_methods(trees: dict[str, ast.Module]) -> Iterator[tuple[str, int]]:
+    for module, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and f"{module}.{node.name}" != DOCUMENTED:
+                kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+                defined = {item.name for item in node.body if isinstance(item, kinds)}
+                yield f"{short(module)}.{node.name}", sum(name[0] != "_" for name in defined)
+
+
+def short(module: str) -> str:
+    return module.removeprefix("emit.")
+
+
+def told(group: list[str]) -> str:
+    return " = ".join(sorted(map(short, group), key=len))
+
+
+# -- a message's way -----------------------------------------------------------------------------
+
+
+def of_the_ways() -> Iterator[Figure]:
+    if reason := tools.lack(tools.named("ruby")):
+        print(f"left out the ways of messages: {reason}")
+        return
+    message, batch = journeys.of_a_message(), journeys.of_a_batch()
+    delivery = journeys.of_a_delivery()
+    apart = message.files ^ batch.files
+    yield Figure("files that a message passes, there and back", len(message.files))
+    yield Figure("calls on a message's way", len(message.calls))
+    yield Figure("changes of file on a message's way", message.changes)
+    yield Figure(
+        "files that only one of a message and a batch passes", len(apart), ", ".join(sorted(apart))
+    )
+    yield Figure("files that a batch passes", len(batch.files))
+    yield Figure("files that a Celery delivery passes", len(delivery.files))
+    yield Figure("calls on a Celery delivery's way", len(delivery.calls))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
