@@ -1,70 +1,27 @@
-"""A message's way through both halves, held against the table in docs/architecture.md."""
+"""The ways of messages through both halves, held against the page that tells them."""
 
 from __future__ import annotations
 
-import functools
-import re
-import sys
-from collections.abc import Callable, Iterator
-from importlib import import_module
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from emit import Router, ShellNode
+from scripts import figures, journeys
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-ROWS = re.findall(r"^\| \d+ \| `emit/([\w/]+)\.py` `(\w+)\.(\w+)` \|", PAGE, re.MULTILINE)
-ECHO = "import emit_sdk; emit_sdk.serve(lambda msg: msg.word)"
+pytestmark = pytest.mark.requires("ruby")
 
 
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Names of the table's functions as they are called, a call's repeats left out."""
-    calls: list[str] = []
-    for module, class_name, name in ROWS:
-        owner = getattr(import_module("emit." + module.replace("/", ".")), class_name)
-        monkeypatch.setattr(
-            owner, name, noting(getattr(owner, name), f"{class_name}.{name}", calls)
-        )
-    return calls
+def test_ways() -> None:
+    """A message, a batch and a Celery task pass the files that the page has, in its order."""
+    page = journeys.PAGE.read_text("utf-8")
+    block = journeys.block(page)
+    should_be = (
+        f"{journeys.PAGE} should have this block (python -m scripts.journeys write):\n{block}"
+    )
+    assert journeys.written(page) == block, should_be
+    untold = [row for row in block.splitlines() if row.endswith(f"| {journeys.UNTOLD} |")]
+    assert not untold, "say what happens there"
 
 
-def noting(function: Callable[..., Any], label: str, calls: list[str]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        calls.append(label)
-        return function(*args, **kwargs)
-
-    return noted
-
-
-def test_way(seen: list[str]) -> None:
-    """One message passes every row of the table, in its order, and its result arrives."""
-    router = Router()
-    arrived: list[str] = []
-
-    class Echo(ShellNode):
-        command = (sys.executable, "-c", ECHO)
-        env = {"PYTHONPATH": str(ROOT / "sdks" / "python")}  # noqa: RUF012
-        mode = "persistent"
-
-    router.node(("word",), entry_point=True, name="echo")(Echo)
-    router.node((), "echo", name="sink")(lambda msg: arrived.append(msg.word))
-    with router:
-        router(word="warm")  # starts the process, so that its handshake is not in the way
-        seen.clear()
-        router(word="rain")
-    assert arrived == ["warm", "rain"]
-    way = [f"{class_name}.{name}" for _, class_name, name in ROWS]
-    assert list(in_order(seen, way)) == way
-
-
-def in_order(seen: list[str], way: list[str]) -> Iterator[str]:
-    """Those of *way* that *seen* has, each looked for after the one before it."""
-    rest = iter(seen)
-    for label in way:
-        if label in rest:
-            yield label
+def test_every_figure_has_a_limit() -> None:
+    """And each limit a figure: one that is no longer measured would be a promise of nothing."""
+    names = [figure.name for figure in (*figures.of_the_source(), *figures.of_the_ways())]
+    assert names == list(figures.LIMITS)
