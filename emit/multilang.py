@@ -11,10 +11,11 @@ import shlex
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
+from inspect import signature
 from itertools import takewhile
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from emit import declaration
 from emit.errors import EmitError, GraphError
 from emit.host.lines import logger_of
 from emit.host.settings import Settings, check
@@ -183,7 +184,7 @@ class ShellNode(Handler):
 
     def _misspelt(self) -> dict[str, str]:
         """Attributes of its author's that are no settings, each with the one that is near."""
-        return misspelt(declaration.own_attributes(self, ShellNode), (*self.options, *_OVERRIDDEN))
+        return misspelt(_own_attributes(self, ShellNode), (*self.options, *_OVERRIDDEN))
 
     def find(self) -> Program:
         """
@@ -351,16 +352,114 @@ class ShellNode(Handler):
 
     def _check_program(self, others: Iterable[str]) -> None:
         if self.file is not None:
-            declaration.check_file(self.name, self.file, self.command, self.mode)
+            _check_file(self.name, self.file, self.command, self.mode)
             self._source = None
             if type(self).get_cwd is ShellNode.get_cwd:  # else it may not be known yet
                 self._located()
         elif type(self).get_command is ShellNode.get_command:
             wrong = {**self._misspelt(), **misspelt(others, self.options)}
-            declaration.check_command(self.name, self.command, self.get_command, wrong)
-        declaration.check_cwd(self.name, getattr(self, "cwd", None))
-        declaration.check_env(self.name, self.env, self.pass_env)
-        declaration.check_dead_letter(self.name, self.dead_letter)
+            _check_command(self.name, self.command, self.get_command, wrong)
+        _check_cwd(self.name, getattr(self, "cwd", None))
+        _check_env(self.name, self.env, self.pass_env)
+        _check_dead_letter(self.name, self.dead_letter)
+
+
+def _check_file(name: str, file: Any, command: Any, mode: str) -> None:
+    """
+    Raises:
+        GraphError: *file* is no path, or stands beside what it excludes.
+    """
+    about = f'"{name}": file = {file!r}'
+    if command:
+        raise GraphError(f"{about} and command = {command!r}: give one of them")
+    if not isinstance(file, (str, os.PathLike)):
+        raise GraphError(f"{about}: must be a path, such as 'nodes/words.rb'")
+    if mode == "lines":
+        raise GraphError(f'{about} has no mode = "lines": its launcher speaks frames')
+
+
+def _check_command(
+    name: str, command: Any, split: Callable[[], Any], wrong: Mapping[str, str]
+) -> None:
+    """
+    Args:
+        name: The node's.
+        command: As it was given; empty: it was not.
+        split: Makes a list of it.
+        wrong: Names that were given, and the settings that were meant, for the error.
+
+    Raises:
+        GraphError: It names no program.
+    """
+    if command == ():
+        meant = "; ".join(f"is {given} meant to be {setting}?" for given, setting in wrong.items())
+        raise GraphError(
+            f'"{name}": neither a command nor a file is given, such as '
+            f"file = 'nodes/words.rb'{meant and '; '}{meant}"
+        )
+    try:
+        words = split()
+    except (ValueError, TypeError) as error:
+        raise GraphError(f'"{name}": command = {command!r}: {error}') from error
+    if not words or not all(isinstance(word, str) for word in words):
+        raise GraphError(
+            f'"{name}": command must be a string or a list of strings, such as '
+            f"'ruby words.rb', not {command!r}; or give a file, such as 'words.rb'"
+        )
+
+
+def _own_attributes(node: object, base: type) -> set[str]:
+    """
+    What its author has added to a node: on the object, and on its classes below *base*. Not what
+    his own methods read, by which he shows that it is meant to be there.
+    """
+    classes = [cls for cls in type(node).__mro__ if issubclass(cls, base) and cls is not base]
+    methods = [x for cls in classes for x in vars(cls).values() if isinstance(x, FunctionType)]
+    read = {name for method in methods for name in method.__code__.co_names}
+    given = set(vars(node)).union(*map(vars, classes))
+    return {name for name in given - read - set(dir(base)) if not name.startswith("_")}
+
+
+def _check_cwd(name: str, cwd: Any) -> None:
+    """
+    Raises:
+        GraphError: It is no path.
+    """
+    if not isinstance(cwd, (str, os.PathLike, type(None))):
+        raise GraphError(f'"{name}": cwd must be a path, not {cwd!r}')
+
+
+def _check_env(name: str, env: Mapping[str, str], pass_env: Sequence[str]) -> None:
+    """
+    Raises:
+        GraphError: A name or a value that no environment can hold.
+    """
+    try:
+        environment(env, pass_env)
+    except (TypeError, ValueError) as error:
+        raise GraphError(f'"{name}": {error}') from error
+
+
+def _check_dead_letter(name: str, dead_letter: Any) -> None:
+    """
+    Raises:
+        GraphError: It can't be called with one letter.
+    """
+    if dead_letter is not None and not _takes_one(dead_letter):
+        raise GraphError(
+            f'"{name}": dead_letter must be a function of one argument, the letter (a '
+            f"function in a class also gets self; staticmethod(function) does not)"
+        )
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    try:
+        signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # some builtins have no signature
+        return True
+    return True
 
 
 def _load() -> None:
