@@ -1,6 +1,7 @@
 """
-How messages get to the program of a :class:`emit.multilang.ShellNode`: with a process for each, or
-to pooled ones.
+The handlers behind a :class:`emit.multilang.ShellNode`, which declares what they run:
+:class:`OneShot` starts a process for each message, :class:`Pooled` has processes that live on, and
+:class:`Probing` finds out with the first message which of the two its program needs.
 
 This and the host below it take longer to import than all of the graph, so they are imported with
 the first message, or before a fork: who only declares nodes, to look at them or to send messages
@@ -9,130 +10,194 @@ to a queue, needs neither.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from emit.errors import FrameTooLarge, ProcessDied, ProtocolError
+from emit.errors import EmitError, FrameTooLarge, ProcessDied, ProtocolError
 from emit.host import host, oneshot
 from emit.host.calls import Calls
 from emit.host.fate import too_much
 from emit.host.host import AnyHost
+from emit.host.settings import Settings
 from emit.host.supervisor import backoff
+from emit.host.system.program import Program
 from emit.host.wire import plain
+from emit.node import Handler
 
-if TYPE_CHECKING:
-    from emit.multilang import ShellNode
-
-__all__ = ["Foreign"]
+__all__ = ["Declared", "OneShot", "Pooled", "Probing", "make_handler"]
 
 
-class Foreign:
+@dataclass(frozen=True)
+class Declared:
     """
-    Args:
-        node: Whose program it is; what its subclass overrides is asked of it each time.
+    What a handler has to know of the node that it is for.
+
+    Attributes:
+        name: The node's name.
+        settings: How its program is run.
+        stream: Give each result as it comes.
+        is_file: Its program is made of a file, by a launcher of Emit's.
+        logger: The node's.
+        program: Makes what is started for one message.
+        calls: Makes its calls on a host.
+        deserialize: Reads one line of what the program writes; None: that is JSON or msgpack.
     """
 
-    def __init__(self, node: ShellNode) -> None:
-        self._node = node
+    name: str
+    settings: Settings
+    stream: bool
+    is_file: bool
+    logger: logging.Logger
+    program: Callable[[], Program]
+    calls: Callable[[AnyHost], Calls]
+    deserialize: Callable[[str], Any] | None
+
+
+def make_handler(of: Declared) -> Handler:
+    """Return the handler for a node's mode."""
+    mode = of.settings.mode
+    if mode == "oneshot":
+        return OneShot(of)
+    return Probing(of) if mode == "auto" and not of.is_file else Pooled(of)
+
+
+class Pooled(Handler):
+    """Gives messages to processes that live on, on the host of this process."""
+
+    def __init__(self, of: Declared) -> None:
+        self._of = of
         self._calls: tuple[AnyHost, Calls] | None = None
 
-    def call(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
+    def __call__(self, msg: Any) -> Generator[Any, None, None]:
         """Give the program one message. Yields its results."""
-        if self._node._is_oneshot:
-            run = self._run_first if self._may_be_a_start else self._run_once
-            yield from run(fields)
-        elif self._node.stream:
-            yield from self.processes().stream(fields)
-        else:
-            yield from self.processes().call(fields)
+        calls, fields = self._current(), _fields(msg)
+        yield from calls.stream(fields) if self._of.stream else calls.call(fields)
 
-    # -- one process for each message ------------------------------------------------------
+    def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
+        """Give the program many messages, ahead of its answers."""
+        yield from self._current().call_many(map(_fields, messages))
 
-    @property
-    def _may_be_a_start(self) -> bool:
-        """True if it is the first run in mode auto: that of a program with an SDK is a start."""
-        return self._node.mode == "auto" and self._node._probed is None
+    def _current(self) -> Calls:
+        """
+        Return the calls on the host that there is now: a fork has made another.
 
-    def _run_first(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
-        """As `_run_once`; again if it is killed before it has said anything, as a start is."""
-        node = self._node
-        for attempt in count(1):
-            has_said = False
-            try:
-                with closing(self._run_once(fields)) as results:
-                    for result in results:
-                        has_said = True
-                        yield result
-                return
-            except ProcessDied as error:
-                again = error.signal is not None and not has_said and self._may_be_a_start
-                if not again or attempt >= node.max_attempts:
-                    raise
-                node.logger.warning("a first run is tried again: %s", error)
-            time.sleep(backoff(node.backoff, node.backoff_max, attempt, random.random()))
+        Raises:
+            StartError: The node's file can't be served.
+        """
+        current = host.current()
+        calls = self._calls
+        if calls is None or calls[0] is not current:
+            self._calls = calls = (current, self._of.calls(current))
+        if self._of.is_file:
+            calls[1].prepare()
+        return calls[1]
 
-    def _run_once(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
-        node = self._node
-        codec = node.codec or "json"
-        data = plain.encode_message(fields, node=node.name, codec=codec, max_frame=node.max_frame)
-        program = node._program_of_one()
-        probe = Probe() if self._may_probe(program.argv) else None
-        if probe is not None:
+    def open(self) -> None:
+        """
+        Begin to start the processes that are to be ready, if any.
+
+        Raises:
+            StartError: The node's file can't be served.
+        """
+        if self._of.settings.min_idle:
+            self._current()
+
+    def begin_close(self) -> None:
+        """Have the processes stopped with those of the next node that is closed."""
+        calls = self._calls
+        if calls is not None:
+            calls[0].begin_close(calls[1])
+
+    def close(self) -> None:
+        """Stop the processes. A later message starts others."""
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            calls[0].close(calls[1])
+
+
+class OneShot(Handler):
+    """
+    Starts a process for each message.
+
+    Args:
+        asks: Ask the program whether it has finished, if it may be asked.
+    """
+
+    def __init__(self, of: Declared, *, asks: bool = True) -> None:
+        self._of = of
+        self._asks = asks
+
+    def __call__(self, msg: Any) -> Generator[Any, None, None]:
+        """Give the program one message. Yields its results."""
+        yield from self.run(msg, Probe() if self._asks else None)
+
+    def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
+        """Give the program one message after the other."""
+        return each(self, messages)
+
+    def run(self, msg: Any, probe: Probe | None) -> Generator[Any, None, None]:
+        """
+        Give the program one message. Yields its results.
+
+        Args:
+            probe: Hears what the program says of itself; None: it is not asked.
+        """
+        of, settings = self._of, self._of.settings
+        codec, limit = settings.codec or "json", settings.max_frame
+        data = plain.encode_message(_fields(msg), node=of.name, codec=codec, max_frame=limit)
+        program = of.program()
+        if probe is not None and self._may_ask(program):
             program = replace(program, env={**program.env, "EMIT_PROBE": "1"})
+        else:
+            probe = None
         finished = probe.has_finished if probe else lambda: True
         number = size = 0
-        run = oneshot.run(program, data, timeout=node.timeout, has_finished=finished)
+        run = oneshot.run(program, data, timeout=settings.timeout, has_finished=finished)
         # Closed here: after a failure, who keeps the exception would keep the process, too.
-        try:
-            with closing(run) as chunks:
-                results = self._read(chunks, codec, probed=probe is not None)
-                for result, length in probe.results_in(results) if probe else results:
-                    number += 1
-                    size += length
-                    self._check(number, size)
-                    yield result
-        finally:
-            if probe and probe.has_sdk and node.mode == "auto":
-                node._probed = "persistent"
-        if node._probed is None and node.mode == "auto":
-            node._probed = "oneshot"
+        with closing(run) as chunks:
+            results = self._read(chunks, codec, probed=probe is not None)
+            for result, length in probe.results_in(results) if probe else results:
+                number += 1
+                size += length
+                self._check(number, size)
+                yield result
 
-    def _may_probe(self, argv: Sequence[str]) -> bool:
+    def _may_ask(self, program: Program) -> bool:
         """
-        True if the program may say whether it has an SDK, and whether it has finished. One that is
-        spoken to in its own format can't have one. All programs that a shell starts would hear the
-        question, and answer it to each other.
+        True if the program may be asked about itself. One that is spoken to in its own format
+        can't have an SDK. All programs that a shell starts would hear the question, and answer it
+        to each other; in mode auto this is how it is found out.
         """
-        node = self._node
-        if node._reads_its_own:
+        if self._of.deserialize is not None:
             return False
-        if node.mode == "auto":
-            return node._probed is None
-        is_shell = _SHELLS.intersection(map(os.path.basename, argv[:1]))
-        return node.file is not None or not is_shell
+        is_shell = _SHELLS.intersection(map(os.path.basename, program.argv[:1]))
+        return self._of.is_file or not is_shell or self._of.settings.mode == "auto"
 
     def _read(
         self, chunks: Iterable[bytes], codec: str, *, probed: bool
     ) -> Generator[tuple[Any, int], None, None]:
-        """The results, each with the bytes that it took."""
-        if self._node._reads_its_own:
-            yield from self._read_own(chunks)
+        """Yield the results, each with the bytes that it took."""
+        name, limit, own = self._of.name, self._of.settings.max_frame, self._of.deserialize
+        if own is not None:
+            yield from self._read_own(chunks, own)
             return
-        name, limit = self._node.name, self._node.max_frame
         reader = plain.results(node=name, codec=codec, max_frame=limit, probed=probed)
         for chunk in chunks:
             yield from zip(reader.feed(chunk), reader.sizes, strict=True)
         yield from zip(reader.end(), reader.sizes, strict=True)
 
-    def _read_own(self, chunks: Iterable[bytes]) -> Generator[tuple[Any, int], None, None]:
-        """Line by line, through an overridden ``deserialize``."""
-        name, limit = self._node.name, self._node.max_frame
+    def _read_own(
+        self, chunks: Iterable[bytes], deserialize: Callable[[str], Any]
+    ) -> Generator[tuple[Any, int], None, None]:
+        """Read line by line, by the node's own function."""
+        name, limit = self._of.name, self._of.settings.max_frame
         held: list[bytes] = []
         for chunk in chain(chunks, [b"\n"]):
             first, *more = chunk.split(b"\n")
@@ -143,54 +208,104 @@ class Foreign:
                 lines, held = [b"".join(held), *more[:-1]], more[-1:]
                 for line in lines:
                     if line.strip():
-                        yield self._node.deserialize(self._text(line)), len(line)
+                        yield deserialize(self._text(line)), len(line)
 
     def _text(self, line: bytes) -> str:
         try:
             return line.decode()
         except UnicodeDecodeError as error:
             reason = f"a line of {len(line)} bytes is no UTF-8, from its byte {error.start} on"
-            raise ProtocolError(node=self._node.name, reason=reason, sample=line) from None
+            raise ProtocolError(node=self._of.name, reason=reason, sample=line) from None
 
     def _check(self, count: int, size: int) -> None:
         """
         Raises:
             ResultError: So many results, or bytes of them, are too much.
         """
-        node = self._node
-        if count > node.max_results and not node.stream:
-            raise too_much(node.name, "max_results", node.max_results)
-        if size > node.max_result_bytes and not node.stream:
-            raise too_much(node.name, "max_result_bytes", node.max_result_bytes)
+        settings = self._of.settings
+        if count > settings.max_results and not self._of.stream:
+            raise too_much(self._of.name, "max_results", settings.max_results)
+        if size > settings.max_result_bytes and not self._of.stream:
+            raise too_much(self._of.name, "max_result_bytes", settings.max_result_bytes)
 
-    # -- pooled processes ------------------------------------------------------------------
 
-    def processes(self) -> Calls:
-        """
-        Its calls on this process's host.
+class Probing(Handler):
+    """
+    Finds out with the first message that its program answers whether the program has an SDK: it is
+    started as for one message, and asked.
+    """
 
-        Raises:
-            StartError: Its file can't be served.
-        """
-        current = host.current()
-        calls = self._calls
-        if calls is None or calls[0] is not current:
-            self._calls = calls = (current, self._node.calls_on(current))
-        if self._node.file is not None:
-            calls[1].prepare()
-        return calls[1]
+    def __init__(self, of: Declared) -> None:
+        self._of = of
+        self._pooled = Pooled(of)
+        self._once = OneShot(of, asks=False)
+        self._found: Pooled | OneShot | None = None  # what the program has turned out to need
+
+    def __call__(self, msg: Any) -> Generator[Any, None, None]:
+        """Give the program one message. Yields its results."""
+        return self._first(msg) if self._found is None else self._found(msg)
+
+    def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
+        """Give the program messages one after the other, until it has been found out."""
+        rest = iter(messages)
+        for msg in rest:
+            yield from each(self, [msg])
+            if self._found is not None:
+                yield from self._found.call_many(rest)
+
+    def _first(self, msg: Any) -> Generator[Any, None, None]:
+        """Ask; again if the program is killed before it has said anything, as a start is."""
+        settings = self._of.settings
+        for attempt in count(1):
+            has_said = False
+            try:
+                with closing(self._ask(msg)) as results:
+                    for result in results:
+                        has_said = True
+                        yield result
+                return
+            except ProcessDied as error:
+                again = error.signal is not None and not has_said and self._found is None
+                if not again or attempt >= settings.max_attempts:
+                    raise
+                self._of.logger.warning("a first run is tried again: %s", error)
+            time.sleep(backoff(settings.backoff, settings.backoff_max, attempt, random.random()))
+
+    def _ask(self, msg: Any) -> Generator[Any, None, None]:
+        probe = Probe()
+        try:
+            yield from self._once.run(msg, probe)
+        finally:
+            if probe.has_sdk:
+                self._found = self._pooled
+        if self._found is None:
+            self._found = self._once
+
+    def open(self) -> None:
+        """Begin to start what is to be ready, once it is known that the program lives on."""
+        if self._found is not None:
+            self._found.open()
 
     def begin_close(self) -> None:
-        """Have its processes stopped with those of the next node that is closed."""
-        calls = self._calls
-        if calls is not None:
-            calls[0].begin_close(calls[1])
+        """Have the processes stopped with those of the next node that is closed."""
+        self._pooled.begin_close()
 
     def close(self) -> None:
-        """Stop its processes. A later message starts others."""
-        calls, self._calls = self._calls, None
-        if calls is not None:
-            calls[0].close(calls[1])
+        """Stop the processes. A later message starts others; nothing is asked again."""
+        self._pooled.close()
+
+
+def each(handler: Handler, messages: Iterable[Any]) -> Generator[Any, None, None]:
+    """Call a handler with one message after the other. Yields as :meth:`Handler.call_many`."""
+    for msg in messages:
+        try:
+            yield list(handler(msg))
+        except EmitError as error:
+            yield error
+
+
+def _fields(msg: Any) -> Mapping[str, Any]:
+    return msg if isinstance(msg, dict) else dict(vars(msg))
 
 
 class Probe:

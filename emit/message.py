@@ -186,6 +186,8 @@ def make_fit(
                 return dict(zip(fields, result))  # noqa: B905  # checked; strict= costs 5 % of a hop
         elif isinstance(result, Mapping):
             if result.keys() == names:
+                if only is not None:
+                    return {only: result[only]}
                 return {field: result[field] for field in fields}
             if ORIGIN in result:
                 return fit(without_origin(result))

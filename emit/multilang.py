@@ -16,7 +16,7 @@ from itertools import takewhile
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from emit.errors import EmitError, GraphError
+from emit.errors import GraphError
 from emit.host.lines import logger_of
 from emit.host.settings import Settings, check
 from emit.host.system.command import language_of, resolve
@@ -26,7 +26,6 @@ from emit.nearest import misspelt
 from emit.node import Handler
 
 if TYPE_CHECKING:
-    from emit.foreign import Foreign
     from emit.host.calls import Calls
     from emit.host.host import AnyHost
     from emit.host.language.runtime import Source
@@ -84,6 +83,9 @@ class ShellNode(Handler):
         ({'n': 0}, {'n': 1})
     """
 
+    #: What gives messages to the program: see :mod:`emit.foreign`.
+    _handler: Handler | None = None
+
     #: Its tuples arrive as lists, and mean the same.
     foreign = True
 
@@ -130,7 +132,6 @@ class ShellNode(Handler):
         self.stream = False
         self.logger = logger_of(self.name)
         self._settings: Settings | None = None
-        self._probed: str | None = None  # what a program in mode "auto" has turned out to be
         self._source: Source | None = None  # what its file is, once that has been looked at
 
     # -- to override -----------------------------------------------------------------------
@@ -159,7 +160,8 @@ class ShellNode(Handler):
 
     def __call__(self, msg: Any) -> Generator[Any, None, None]:
         """Give the program one message. Yields its results."""
-        yield from self._running().call(_fields(msg))
+        results: Generator[Any, None, None] = (self._handler or self._make_handler())(msg)
+        return results
 
     @property
     def takes_many(self) -> bool:
@@ -227,14 +229,7 @@ class ShellNode(Handler):
             For each message, in order, a list of its results or the exception that stands
             for them.
         """
-        rest = iter(messages)
-        for msg in rest:
-            try:
-                yield list(self(msg))
-            except EmitError as error:
-                yield error
-            if not self._is_oneshot:
-                yield from self._running().processes().call_many(map(_fields, rest))
+        return (self._handler or self._make_handler()).call_many(messages)
 
     def configure(self, name: str, options: dict[str, Any], *, stream: bool) -> None:
         """Take the node's name, and from *options* what is a setting; then check them all."""
@@ -247,6 +242,8 @@ class ShellNode(Handler):
             setattr(self, option, options.pop(option))
         self._check_program(options)
         self._settings = self._make_settings()
+        self.close()
+        vars(self).pop("_handler", None)  # one that was made for a call before has other settings
 
     def open(self) -> None:
         """
@@ -255,58 +252,55 @@ class ShellNode(Handler):
         Raises:
             StartError: Its file can't be served.
         """
-        if self.min_idle and not self._is_oneshot:
-            self._running().processes()
+        if self.min_idle:
+            (self._handler or self._make_handler()).open()
 
     def begin_close(self) -> None:
         """Have its processes stopped with those of the next node that is closed."""
-        if "_foreign" in vars(self):
-            self._running().begin_close()
+        if self._handler is not None:
+            self._handler.begin_close()
 
     def close(self) -> None:
         """Stop its processes. A later message starts others."""
-        if "_foreign" in vars(self):
-            self._running().close()
+        if self._handler is not None:
+            self._handler.close()
 
-    # -- for what runs it: emit/foreign.py -------------------------------------------------
+    def _make_handler(self) -> Handler:
+        """Make what gives messages to the program, with the first one."""
+        from emit.foreign import Declared, make_handler
 
-    @property
-    def _is_oneshot(self) -> bool:
-        """Also while a program in mode "auto" has not been asked yet."""
-        if self.mode != "auto":
-            return self.mode == "oneshot"
-        return self.file is None and self._probed in ("oneshot", None)
-
-    @property
-    def _reads_its_own(self) -> bool:
-        """Whether what the program writes is read by a ``deserialize`` of a subclass."""
-        return type(self).deserialize is not ShellNode.deserialize
-
-    def _program_of_one(self) -> Program:
-        """What is started for one message."""
-        chosen = self._program_node()
-        program = self._program({"EMIT_NODE": chosen} if chosen else {})
-        # Else what hello would say: the node's own name, unless its author has set another.
-        return replace(program, env={"EMIT_NODE": self.name, **program.env})
-
-    def _running(self) -> Foreign:
-        """What gives it messages; made with the first one."""
-        made: Foreign | None = vars(self).get("_foreign")
-        if made is None:
-            from emit.foreign import Foreign
-
-            # In one step: two threads with a first message each get the same one.
-            made = vars(self).setdefault("_foreign", Foreign(self))
+        is_json = type(self).deserialize is ShellNode.deserialize
+        handler = make_handler(
+            Declared(
+                self.name,
+                self._settings or self._make_settings(),
+                self.stream,
+                is_file=self.file is not None,
+                logger=self.logger,
+                program=self._program_of_one,
+                calls=self.calls_on,
+                deserialize=None if is_json else self.deserialize,
+            )
+        )
+        # In one step: two threads with a first message each get the same one.
+        made: Handler = vars(self).setdefault("_handler", handler)
         return made
 
     # -- its program -----------------------------------------------------------------------
 
-    def _program(self, extra: Mapping[str, str] = {}) -> Program:  # read only
+    def _program_of_one(self) -> Program:
+        """What is started for one message."""
+        program = self._program()
+        chosen = self._program_node()
+        # What hello would say: the node's own name, unless its author has set another.
+        named = {"EMIT_NODE": self.name, **program.env} | ({"EMIT_NODE": chosen} if chosen else {})
+        return replace(program, env=named, limits=None)
+
+    def _program(self) -> Program:
         program = self._launched() if self.file is not None else self._bare()
         if self.file is None or type(self).get_command is not ShellNode.get_command:
             program = replace(program, argv=self._words())
-        limits = None if self._is_oneshot else self.limits
-        return replace(program, env={**program.env, **extra}, limits=limits)
+        return replace(program, limits=self.limits)
 
     def _words(self) -> tuple[str, ...]:
         command = self.get_command()
@@ -473,7 +467,3 @@ def _load() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_load)
-
-
-def _fields(msg: Any) -> dict[str, Any]:
-    return msg if isinstance(msg, dict) else dict(vars(msg))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec
 
@@ -96,3 +98,29 @@ def test_attributes_of_a_handler_are_its_own() -> None:
     with router:
         assert node(n=1) == {"options": ("timeout",), "n": 1}
     assert needs_of(router._nodes["own"], router).fields is None
+
+
+#: Who may be asked for an attribute that it may lack, and why; by module.
+ASKED = {
+    ("core", "node"): "what wrap_node of a subclass has put in the place of a node's function",
+    ("core", "func"): "the same",
+    ("naming", "func"): "get_name takes any function, class or object",
+    ("handlers", "called"): "a Python function, whose source is read",
+}
+#: What a handler, or what may be one, is called in the code.
+CALLED = {"handler", "node", "own", "func", "function", "called", "wrapped", "shell", "program"}
+ROOT = Path(emit.__file__).parent
+
+
+def test_handlers_are_not_asked_for_attributes() -> None:
+    """Who deals with handlers goes by what Handler has, and looks for nothing else in them."""
+    asked = set()
+    files = [ROOT / name for name in ("node.py", "multilang.py", "foreign.py", "testing.py")]
+    for folder in ("router", "drawing", "checks", "cli"):
+        files += sorted((ROOT / folder).glob("*.py"))
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(id="getattr" | "hasattr"), args=[whom, *_]):
+                    asked.add((file.stem, ast.unparse(whom)))
+    assert {(file, whom) for file, whom in asked if whom.split(".")[-1] in CALLED} == set(ASKED)

@@ -182,9 +182,4 @@ def _facts(router: Router, name: str) -> dict[str, Any]:
     node = router._nodes.get(name)
     if node is None or not node.foreign:
         return {"language": "python", "foreign": False, "size": None}
-    language = getattr(node.handler, "language", "python")
-    return {
-        "language": language,
-        "foreign": True,
-        "size": getattr(node.handler, "declared_size", None),
-    }
+    return {"language": node.language, "foreign": True, "size": node.declared_size}

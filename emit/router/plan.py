@@ -40,10 +40,9 @@ def read_plan(name: str, handler: Any, options: dict[str, Any]) -> Plan:
     """
     taken = {key: options.pop(key) for key in QUEUED if key in options}
     check_queued(name, taken, foreign=is_handler(handler) and handler.foreign)
-    # A program's node has some of them as attributes, for its host as well.
-    own = handler if is_handler(handler) else Policy
-    limits = {
-        key: taken.pop(key, getattr(own, key, getattr(Policy, key)))
-        for key in ("max_attempts", "max_retries", "max_deliveries")
-    }
-    return Plan(**taken, policy=Policy(**limits))
+    limits = ("max_attempts", "max_retries", "max_deliveries")
+    policy = {key: taken.pop(key) for key in limits if key in taken}
+    if is_handler(handler):  # of a program its host knows them as well
+        own = {"max_attempts": handler.max_attempts, "max_retries": handler.max_retries}
+        policy = own | policy
+    return Plan(**taken, policy=Policy(**policy))
