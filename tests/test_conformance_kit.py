@@ -450,6 +450,12 @@ SDK = [
         ("stop/SIGTERM", "stop/the author's cleanup at SIGTERM"),
     ),
     Wrong(
+        "says nothing of a broken frame",
+        "",
+        "emit_sdk._Session.give_up = lambda self, error: os._exit(1)",
+        ("broken/a call without an id", "broken/no map", "broken/no JSON"),
+    ),
+    Wrong(
         "carries 130 levels",
         "",
         "emit_sdk._is_plain.__defaults__ = (130,)",

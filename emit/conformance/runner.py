@@ -24,8 +24,8 @@ __all__ = ["FEATURES", "Plan", "Subject", "all_scenarios", "meet", "run"]
 #: The order of a report: what everybody needs comes first.
 FEATURES = (
     *("core", "plain", "values", "kinds", "refusals", "stream", "stack", "cause", "native"),
-    *("retry", "limits", "names", "exit", "deadline", "log", "context", "stdin", "cancel"),
-    *("concurrency", "stop", "busy"),
+    *("retry", "limits", "names", "exit", "broken", "deadline", "log", "context", "stdin"),
+    *("cancel", "concurrency", "stop", "busy"),
 )
 
 #: How many of the scenarios that only wait are played at a time.

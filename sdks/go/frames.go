@@ -165,8 +165,11 @@ func readFrame(c codec, data []byte) (f frame, err error) {
 		case "op":
 			return d.text(&f.op, &f.odd)
 		case "id":
-			f.hasID = true
-			return d.integer(&f.id, &f.odd)
+			fits, err := d.scalar(isInt, &f.odd)
+			if f.hasID = fits; fits {
+				f.id = int64(d.bits)
+			}
+			return err
 		case "n":
 			return d.integer(&f.n, &f.odd)
 		case "node":

@@ -106,6 +106,10 @@ func (s *session) receive(in *input) (calls []*Call, err error) {
 			return calls, err
 		}
 		f, err := readFrame(s.codec, body)
+		if err != nil && f.op == "call" && f.hasID {
+			s.send(errFrame{"err", &f.id, *describe(err)})
+			continue
+		}
 		if err != nil {
 			return calls, err
 		}

@@ -306,7 +306,7 @@ func TestFramesThatAreCut(t *testing.T) {
 }
 
 func TestBrokenFrames(t *testing.T) {
-	for _, line := range []string{"{", `{"op":"call","id":1}`, `{"op":"call","msg":{}}`, `{"op":"call","id":"1","msg":{}}`, "[]", `{"op":1}`} {
+	for _, line := range []string{"{", `{"op":"call","msg":{}}`, `{"op":"call","id":null,"msg":{}}`, `{"op":"call","id":"1","msg":{}}`, "[]", `{"op":1}`} {
 		k := converse(t, programOf(1, newNode("count", countTo)), "json")
 		if _, err := k.in.WriteString(line + "\n"); err != nil {
 			t.Fatal(err)
@@ -314,6 +314,22 @@ func TestBrokenFrames(t *testing.T) {
 		if err := <-k.ended; err == nil || !strings.Contains(err.Error(), "frame from the host is broken") {
 			t.Errorf("%s: %v", line, err)
 		}
+	}
+}
+
+func TestABrokenCallWithAnIDIsAnswered(t *testing.T) {
+	k := converse(t, programOf(1, newNode("count", countTo)), "json")
+	for _, rest := range []string{"", `,"msg":null`, `,"msg":[1]`, `,"msg":{},"node":5`, `,"msg":{},"meta":"now"`, `,"msg":{`} {
+		if _, err := k.in.WriteString(`{"op":"call","id":7` + rest + "}\n"); err != nil {
+			t.Fatal(err)
+		}
+		if got := k.answer(); got["op"] != "err" || got["id"] != int64(7) {
+			t.Errorf("%s: %v", rest, got)
+		}
+	}
+	k.send(Message{"op": "call", "id": 8, "msg": Message{"n": 1}})
+	if got := k.answer(); got["op"] != "end" || got["id"] != int64(8) {
+		t.Error(got)
 	}
 }
 

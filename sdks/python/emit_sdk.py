@@ -596,7 +596,8 @@ class _Session:
         self.waiting: collections.deque[Call] = collections.deque()
         self.partial: dict[Call, None] = {}  # calls with results that are in no frame yet
         self.unsent, self.oldest = bytearray(), 0.0
-        self.writing = self.armed = self.ended = self.gone = self.forked = False
+        self.writing = self.armed = self.ended = self.forked = False
+        self.gone = self.broken = False  # nobody listens any more; and that is our own doing
         self.leaving = 0.0  # when the input ended
         self.due = threading.Lock()  # held, but for the moment in which flush_late is wanted
         self.due.acquire()
@@ -640,7 +641,8 @@ class _Session:
                 break
         self.leaving = self.leaving or time.monotonic()
         with self.lock:
-            self.changed.wait_for(lambda: not self.open)  # watch() sees to the limit
+            # watch() sees to the limit.
+            self.changed.wait_for(lambda: self.broken or not self.open)
         if self.is_async:
             self.aloop.call_soon_threadsafe(self.stop.set)
             self.aloop_thread.join()
@@ -651,16 +653,32 @@ class _Session:
         data = self.source.read1(SLICE)  # type: ignore[attr-defined]
         self.input += data
         loads = self.codec.loads
-        for raw in self.codec.split(self.input):
-            frame = loads(raw)
-            receive = _RECEIVERS.get(frame.get("op"))
-            if receive:  # what is unknown comes from a newer host
-                receive(self, frame)
-        if len(self.input) > self.max_frame + 4:
-            raise FrameTooLarge(f"a frame beyond the {self.max_frame} bytes of max_frame")
+        try:
+            for raw in self.codec.split(self.input):
+                frame = loads(raw)
+                receive = _RECEIVERS.get(frame.get("op"))
+                if receive:  # what is unknown comes from a newer host
+                    receive(self, frame)
+            if len(self.input) > self.max_frame + 4:
+                raise FrameTooLarge(f"a frame beyond the {self.max_frame} bytes of max_frame")
+        except Exception as error:  # what came is no frame
+            self.give_up(error)
         return bool(data)
 
+    def give_up(self, error: Exception) -> None:
+        # At once. An exception would fly through the author's code, if that looks for a cancel.
+        self.leaving = self.leaving or time.monotonic()
+        self.waiting.clear()
+        self.send({"op": "err", "id": None, **_describe(error)})
+        self.broken = self.gone = True
+
     def accept(self, frame: dict[str, Any]) -> None:
+        wrong = _misfit(frame)
+        if wrong:
+            error = ValueError(f"a call of the host lacks its {wrong}, or it is of another type")
+            if wrong == "id":
+                raise error
+            return self.send({"op": "err", "id": frame["id"], **_describe(error)})
         call = Call(frame, self)
         call.node = self.only or call.node or self.preferred
         self.open[call.id] = call
@@ -725,8 +743,8 @@ class _Session:
 
     def run_call(self, call: Call) -> None:
         _current.set(call)
-        call._begin()
         try:
+            call._begin()
             result = self.invoke(call)
             if _is_stream(result):
                 _drain(result, lambda value: self.emit(call, value))
@@ -740,10 +758,10 @@ class _Session:
 
     async def run_call_async(self, call: Call) -> None:
         _current.set(call)
-        call._begin()
         # Not from outside: a task that is cancelled before it began would run none of this.
         call._task = self.asyncio.current_task()
         try:
+            call._begin()
             await _drain_async(self.invoke(call), lambda value: self.emit(call, value))
         except BaseException as error:
             self.finish(call, error)
@@ -896,6 +914,17 @@ class _Session:
         _silence(self.source.fileno())
         _silence(self.sink)
         _renew_prints()
+
+
+def _misfit(call: dict[str, Any]) -> str:
+    # Name the field by which a call of the host is broken. The id comes first: it says whose it is.
+    if type(call.get("id")) is not int:
+        return "id"
+    if type(call.get("msg")) is not dict:
+        return "msg"
+    if not isinstance(call.get("node"), (str, type(None))):
+        return "node"
+    return "" if isinstance(call.get("meta"), (dict, type(None))) else "meta"
 
 
 def _renew_prints() -> None:
@@ -1155,9 +1184,9 @@ def _serve(load: Callable[[], tuple[Any, int]]) -> None:
         session = _Session(nodes, concurrency)
         try:
             session.run(hello)
-        except Exception as error:  # what came is no frame
-            session.leaving = time.monotonic()
-            session.send({"op": "err", "id": None, **_describe(error)})
+        except Exception as error:  # no ready frame fits
+            session.give_up(error)
+        if session.broken:
             sys.exit(os.EX_PROTOCOL)
     else:
         _plain(nodes, concurrency, first)

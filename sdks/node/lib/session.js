@@ -2,11 +2,12 @@
 
 import { choose, Splitter } from './codec.js';
 import { Call, current } from './context.js';
-import { absent, Cancelled, Exit, FrameTooLarge } from './errors.js';
+import { absent, Cancelled, describe, Exit, FrameTooLarge } from './errors.js';
 import { readNow } from './frames.js';
 import { logThrough } from './log.js';
 import { isAsyncStream, isStream } from './nodes.js';
 import { LARGEST, LINGER, Sender } from './sender.js';
+import { isMap } from './values.js';
 
 /** Bytes worked on before a write: the host refills the pipe meanwhile. */
 const SLICE = 16 * 1024;
@@ -92,6 +93,7 @@ export class Session {
   }
 
   take(frame) {
+    if (!isMap(frame)) throw new TypeError('a frame of the host is no map');
     // What is unknown comes from a newer host.
     if (frame.op === 'call') this.accept(frame);
     else if (frame.op === 'cancel') this.cancel(frame.id);
@@ -100,6 +102,13 @@ export class Session {
   }
 
   accept(frame) {
+    const wrong = misfit(frame);
+    if (wrong) {
+      const error = new TypeError(`a call of the host lacks its ${wrong}, or it is of another type`);
+      if (wrong === 'id') throw error;
+      this.sender.send({ op: 'err', id: frame.id, ...describe(error) });
+      return;
+    }
     const call = new Call(frame, this);
     call.node = this.only ?? call.node ?? this.preferred;
     this.waiting.push(call);
@@ -286,6 +295,16 @@ function fitting({ inputs, ...ready }, maxFrame) {
     `the ready frame of this program takes ${size(ready)} bytes, and a frame holds at most ` +
       `${maxFrame}: raise max_frame of the node`,
   );
+}
+
+/** Names the field by which a call of the host is broken. The id comes first: it says whose it is. */
+function misfit({ id, msg, node, meta }) {
+  if (!Number.isInteger(id) && typeof id !== 'bigint') return 'id';
+  if (msg == null || !isMap(msg)) return 'msg';
+  if (node != null && typeof node !== 'string') return 'node';
+  if (meta == null) return '';
+  const hasTime = isMap(meta) && (meta.deadline_ms == null || typeof meta.deadline_ms === 'number');
+  return hasTime ? '' : 'meta';
 }
 
 /** An error for `throw undefined`. */

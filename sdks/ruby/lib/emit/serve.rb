@@ -56,11 +56,11 @@ module Emit
         hold(hello)
       end
 
+        exit(PROTOCOL_ERROR) if session.broken?
       def hold(hello)
         session.run(hello)
-      rescue StandardError => error # what came is no frame
-        session.tell({ op: "err", id: nil }.merge(Failure.describe(error)))
-        exit(PROTOCOL_ERROR)
+      rescue StandardError => error # no ready frame fits
+        session.give_up(error)
       end
     end
   end

@@ -45,7 +45,6 @@ module Emit
     # Serve until the input ends.
     #
     # @param hello [Hash] the host's first frame
-    # @raise [StandardError] what came is no frame
     def run(hello)
       @slot = Emit.slot
       @preferred = hello[:node]
@@ -60,8 +59,17 @@ module Emit
       @codec = codec
       start_threads
       converse
-      raise @broken if @broken
     end
+
+    # Tell the host that there will be no more. At once: a handler may be busy for long.
+    def give_up(error)
+      tell({ op: "err", id: nil }.merge(Failure.describe(error)))
+      @broken = @gone = true
+      @waiting.clear
+      end_calls
+    end
+
+    def broken? = @broken
 
     # A `cancel`, or the end, may wait in the pipe while the main thread is busy with a handler.
     def look
@@ -177,8 +185,7 @@ module Emit
     def receive_frames(*most)
       @codec.each_frame(*most) { |frame| frame[:op] == "call" ? accept(frame) : receive(frame) }
     rescue StandardError => error # what came is no frame
-      @broken = error
-      end_calls
+      give_up(error)
     end
 
     def end_calls
@@ -187,9 +194,29 @@ module Emit
     end
 
     def accept(frame)
+      wrong = misfit(frame)
+      return refuse_broken(frame, wrong) if wrong
+
       id = frame[:id]
       node = @only || frame[:node] || @preferred
       @waiting << (@open[id] = Call.new(self, node, id, frame[:msg], frame[:meta]))
+    end
+
+    # Name the field by which a call of the host is broken. The id comes first: it says whose it is.
+    def misfit(call)
+      return :id unless call[:id].is_a?(Integer)
+      return :msg unless call[:msg].is_a?(Hash)
+      return :node unless call[:node].nil? || call[:node].is_a?(String)
+
+      :meta unless call[:meta].nil? || call[:meta].is_a?(Hash)
+    end
+
+    # @raise [ArgumentError] it is not known whose it is
+    def refuse_broken(frame, field)
+      error = ArgumentError.new("a call of the host lacks its #{field}, or it is of another type")
+      raise error if field == :id
+
+      tell({ op: "err", id: frame[:id] }.merge(Failure.describe(error)))
     end
 
     def receive(frame)
