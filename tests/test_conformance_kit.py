@@ -243,9 +243,15 @@ TINY = [
     ),
     Wrong(
         "ignores EMIT_PROBE",
-        'os.environ.get("EMIT_PROBE") == "1"',
-        "False",
+        'if probed := os.environ.get("EMIT_PROBE") == "1"',
+        "if probed := False",
         ("plain/EMIT_PROBE",),
+    ),
+    Wrong(
+        "takes a message for a hello",
+        " and not by_hand",
+        "",
+        ("plain/EMIT_PROBE, a message like hello", "plain/EMIT_MSG, a message like hello"),
     ),
     Wrong(
         "says of no run that it has finished",
@@ -444,16 +450,16 @@ SDK = [
         ("limits/an err that is too large",),
     ),
     Wrong(
-        "ends at SIGTERM at once",
-        "",
-        "emit_sdk._Session.end_input = lambda self: os._exit(0)",
-        ("stop/SIGTERM", "stop/the author's cleanup at SIGTERM"),
-    ),
-    Wrong(
         "says nothing of a broken frame",
         "",
         "emit_sdk._Session.give_up = lambda self, error: os._exit(1)",
         ("broken/a call without an id", "broken/no map", "broken/no JSON"),
+    ),
+    Wrong(
+        "ends at SIGTERM at once",
+        "",
+        "emit_sdk._Session.end_input = lambda self: os._exit(0)",
+        ("stop/SIGTERM", "stop/the author's cleanup at SIGTERM"),
     ),
     Wrong(
         "carries 130 levels",

@@ -10,7 +10,8 @@
 #     });
 #     Emit::serve();
 #
-# Left out: msgpack, concurrency, cancel, deadlines, logging, SIGTERM. Each call is answered by one frame.
+# Left out: msgpack, concurrency, cancel, deadlines, logging, SIGTERM, the answer to a frame that is broken.
+# Each call is answered by one frame.
 
 package Emit;
 
@@ -43,13 +44,13 @@ sub node {
 sub serve {
     take_wire();
     my $first = exists $ENV{EMIT_MSG} ? $ENV{EMIT_MSG} : next_line();
-    return unless defined $first;
+    return unless ($first // '') =~ /\S/;
+    my $probed = (delete $ENV{EMIT_PROBE} // '') eq '1';
     my $hello = eval { decode($first) };
-    my $framed = ref $hello eq 'HASH' && ($hello->{op} // '') eq 'hello';
+    my $by_hand = $probed || exists $ENV{EMIT_MSG};    # a message may look like a hello
+    my $framed = !$by_hand && ref $hello eq 'HASH' && ($hello->{op} // '') eq 'hello';
     return converse($hello) if $framed;
-    return if eval { run_plain($first, defined $hello); 1 };
-    print STDERR $@;
-    exit 1;
+    exit 1 unless run_plain($first, defined $hello, $probed);
 }
 
 # The wire: private copies of descriptors 0 and 1, so that no print and no child can touch it. Perl
@@ -160,16 +161,21 @@ sub run {
 # By hand: a message per line, or one over several lines; a line of JSON for each result.
 
 sub run_plain {
-    my ($line, $is_whole) = @_;
-    my $probed = ($ENV{EMIT_PROBE} // '') eq '1';
+    my ($line, $is_whole, $probed) = @_;
+    my $failed = 0;
     put(ready()) if $probed;
-    my $handler = handler($ENV{EMIT_NODE});
     my $take = exists $ENV{EMIT_MSG} ? sub { undef } : \&next_line;
     while (!$is_whole && defined(my $more = $take->())) { $line .= $more }
     for (; defined $line; $line = $take->()) {
-        run($handler, decode($line), sub { write_all(encode($_, 'result') . "\n") for @_ });
+        my $emit = sub { write_all(encode($_, 'result') . "\n") for @_ };
+        next if eval { run(handler($ENV{EMIT_NODE}), decode($line), $emit); 1 };
+        print STDERR $@;
+        exit 1 if $@ =~ /^the handler ended the process: /;
+        $failed = 1;
     }
+    return 0 if $failed;
     write_all(qq({"op":"end","id":null}\n)) if $probed;    # so no handler has ended the process
+    return 1;
 }
 
 # JSON. true and false are \1 and \0, null is undef. A number is what was last used as one.

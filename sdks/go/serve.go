@@ -43,13 +43,17 @@ func serve(p *program, in *input, out *os.File) (status int) {
 	if len(p.nodes) == 0 {
 		p.fail(errors.New("no node is registered: call emit.Node before emit.Run"))
 	}
-	first := []byte(os.Getenv("EMIT_MSG"))
-	if len(first) > 0 {
-		in.end = true
+	var first []byte
+	given, byHand := os.LookupEnv("EMIT_MSG")
+	if byHand {
+		first, in.end = []byte(strings.TrimSpace(given)), true
 	} else {
 		first = in.line()
 	}
-	h := readHello(first)
+	var h *hello
+	if !byHand && os.Getenv("EMIT_PROBE") != "1" { // there a message may look like one: it may have a field "op"
+		h = readHello(first)
+	}
 	if h == nil {
 		return plain(p, first, in, out)
 	}

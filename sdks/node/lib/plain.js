@@ -90,7 +90,7 @@ async function* documents(first, rest) {
     return;
   }
   const document = await gather(first, rest);
-  if (document.length) yield () => parse(decode(document));
+  if (document.toString().trim()) yield () => parse(decode(document));
 }
 
 async function gather(first, rest) {

@@ -34,7 +34,7 @@ module Emit
 
     # One message per line, or one document over several lines, or the one of the environment.
     def messages(first, packed)
-      return [] unless first
+      return [] if first.to_s.b.strip.empty?
 
       lines = ENV.key?("EMIT_MSG") ? [] : @source.each_line
       return [[first, *lines].join] if packed || !complete?(first)

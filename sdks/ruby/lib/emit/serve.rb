@@ -13,8 +13,10 @@ module Emit
       def run(&load)
         wire = Frames.take
         served, failure = attempt(&load)
-        first = ENV["EMIT_MSG"] || Frames.first_line(wire[0])
-        hello = Frames.hello(first)
+        given = ENV.fetch("EMIT_MSG", nil)
+        first = given || Frames.first_line(wire[0])
+        # What looks like a hello is a message there: one may have a field "op".
+        hello = Frames.hello(first) unless given || ENV["EMIT_PROBE"] == "1"
         return converse(served, failure, hello, wire) if hello
         raise failure if failure
 
@@ -54,9 +56,9 @@ module Emit
         end
         @session = Session.new(*served, wire)
         hold(hello)
+        exit(PROTOCOL_ERROR) if session.broken?
       end
 
-        exit(PROTOCOL_ERROR) if session.broken?
       def hold(hello)
         session.run(hello)
       rescue StandardError => error # no ready frame fits
