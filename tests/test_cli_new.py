@@ -77,6 +77,11 @@ def test_a_new_node_works(language: str, sdk: bool, tmp_path: Path) -> None:
     ]
     tested = shell(test, tmp_path)
     assert tested.returncode == 0, tested.stdout + tested.stderr
+    if (language, sdk) == ("python", True):
+        # Without what is installed here: the SDK comes with Emit.
+        env, _, _ = test.partition(" python ")
+        lent = f"{env} python -S -c 'import emit_sdk'"
+        assert shell(lent, tmp_path).returncode == 0, lent
 
 
 #: A language of a project's own, with the least that a runtime.toml needs.

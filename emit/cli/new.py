@@ -71,7 +71,7 @@ def _new_node(arguments: argparse.Namespace) -> int:
     target = node.parent if language.folders else node
     print(f"\nTry it:   emit call {shlex.quote(str(target))} text='the rain'")
     for test in tests:
-        print(f"Test it:  {test_command(language, target, test)}")
+        print(f"Test it:  {test_command(language, target, test, arguments.sdk)}")
     if not tests:
         print(f"Look:     emit inspect {shlex.quote(str(target))}")
     return 0
@@ -94,7 +94,7 @@ def write(files: dict[Path, str]) -> None:
         print(f"created {path}")
 
 
-def test_command(language: Runtime, node: Path, test: Path) -> str:
+def test_command(language: Runtime, node: Path, test: Path, sdk: bool) -> str:
     """
     Return how a test file is run, as a line for a shell that is right on any machine: what comes
     with Emit is found where Emit is.
@@ -109,7 +109,9 @@ def test_command(language: Runtime, node: Path, test: Path) -> str:
         values["runtime"] = f"$(emit --share)/{language.folder.relative_to(share.root())}"
     elif language.folder.is_relative_to(Path.cwd()):
         values["runtime"] = str(language.folder.relative_to(Path.cwd()))
-    return " ".join(map(_quoted, fill(language.test, values)))
+    env = language.test_sdk_env.items() if sdk else ()
+    added = ("env", *(f"{name}={value}" for name, value in env)) if env else ()
+    return " ".join(map(_quoted, fill((*added, *language.test), values)))
 
 
 def _shorter(python: str) -> str:

@@ -52,6 +52,7 @@ _KEYS: dict[str, tuple[str, str]] = {
     "launch.env": ("a table of strings", "env"),
     "test.command": ("a list of strings", "test"),
     "test.test_file": ("a string", "test_file"),
+    "test.sdk_env": ("a table of strings", "test_sdk_env"),
     "debug.command": ("a list of strings", "debug"),
 }
 _REQUIRED = ("name", "suffixes", "detect.command", "launch.command")
@@ -87,6 +88,7 @@ class Runtime:
         env: Added to the node's environment.
         test: Runs an author's test file.
         test_file: The name of a test file, with ``{name}`` for the node's.
+        test_sdk_env: Added to the environment of a test of a node that uses the SDK.
         debug: Runs the file under a debugger: shown, not run.
     """
 
@@ -109,6 +111,7 @@ class Runtime:
     env: Mapping[str, str] = field(default_factory=dict)
     test: tuple[str, ...] = ()
     test_file: str = ""
+    test_sdk_env: Mapping[str, str] = field(default_factory=dict)
     debug: tuple[str, ...] = ()
 
     def takes(self, path: Path) -> bool:
