@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from emit import Router, ShellNode
-from emit.errors import GraphError, StartError
+from emit.errors import GraphError, ProcessDied, StartError
 from emit.host import host
 from emit.host.language import build, launch
 from tests.hosts import ROOT, until
@@ -199,6 +199,17 @@ def test_a_start_that_fails_with_an_old_toolchain(toys: Toys, toy: Declare) -> N
         toy(env={"VERSION": "1.9"})
     with pytest.raises(StartError) as caught:
         toy()
+    assert "older" not in str(caught.value)
+
+
+def test_a_message_that_fails_with_an_old_toolchain(toys: Toys, toy: Declare) -> None:
+    """In mode oneshot each message is a start. No packages are checked for it: that takes long."""
+    toys.write("words.toy", "wreck")
+    with pytest.raises(ProcessDied, match=r"exit code 1.*toy 1\.9 is older than 1\.10.*get toy"):
+        toy(env={"VERSION": "1.9"}, mode="oneshot")
+    assert toys.called("check") == 0
+    with pytest.raises(ProcessDied) as caught:
+        toy(mode="oneshot")
     assert "older" not in str(caught.value)
 
 

@@ -62,14 +62,20 @@ def run(
             poll.step(remaining(deadline))
         if child.status != 0 or not has_finished():
             reason = f"{describe_status(0)} before it had answered," if child.status == 0 else ""
+            signal = signal_of(child.status)
+            hints = [describe_missing(pipes.lines.tail, program.argv, program.cwd)]
+            if child.status and not signal:  # the language may be why; it is asked by this module
+                from emit.host.language.launch import explain
+
+                hints.append(explain(program, packages=False))
             raise ProcessDied(
                 node=program.node,
                 status=child.status,
                 reason=reason,
                 stderr_tail=pipes.lines.tail,
                 uptime=time.monotonic() - began,
-                said=pipes.lines.last_words(signal_of(child.status)),
-                hint=describe_missing(pipes.lines.tail, program.argv, program.cwd),
+                said=pipes.lines.last_words(signal),
+                hint="; ".join(filter(None, hints)),
             )
     except BaseException:
         child.kill_tree()

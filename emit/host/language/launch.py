@@ -186,10 +186,14 @@ def _find(program: Program, toolchain: Toolchain) -> Program:
     return found
 
 
-def explain(program: Program) -> str:
+def explain(program: Program, *, packages: bool = True) -> str:
     """
     Return what is known to be wrong with the toolchain or the packages of a program whose start
     has failed; "" if nothing is.
+
+    Args:
+        program: It has been started.
+        packages: Run the check of all packages as well, which may take seconds.
     """
     toolchain = program.toolchain
     if toolchain is None:
@@ -199,7 +203,7 @@ def explain(program: Program) -> str:
         installed_version(program, toolchain)
     except StartError as error:
         found.append(_in_a_line(error))
-    if toolchain.check:
+    if toolchain.check and packages:
         folder = os.path.dirname(toolchain.manifest)
         checking = replace(program, argv=toolchain.check, cwd=folder, toolchain=None)
         hint = f"run: {toolchain.install_packages or 'its installer'}, in {folder}"
