@@ -23,6 +23,7 @@ from celery import Celery, Task, current_task, signals
 from celery.app.task import Context as Request
 from celery.app.trace import ExceptionInfo
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
+from celery.states import STARTED
 from celery.utils.imports import cwd_in_path
 
 from emit.celery import (
@@ -167,6 +168,7 @@ class CeleryRouter(QueueRouter):
 
         task.apply_async, task.signature, task.emit = apply_async, signature, (self, node)
         task.retry = retry
+        task.tells_start, task.track_started = task.track_started, False
         if task.delay is Task.delay:
             task.delay = _delay  # any field may be called "self"
         if task.Strategy == Task.Strategy:
@@ -279,6 +281,7 @@ class CeleryRouter(QueueRouter):
         try:
             delivery = _delivery(task, args, kwargs, bound)
             self._wait_on(delivery)
+            self._tell_start(node, delivery)
             outcome = self._receiver.deliver(node, delivery)
         except self.signals:
             raise
@@ -314,6 +317,26 @@ class CeleryRouter(QueueRouter):
         left = until - time.time()
         if left > 0:
             self.put_back(delivery, None, delay=left, past=delivery.past, repeat=delivery.repeat)
+
+    def _tell_start(self, node: Any, delivery: Delivery) -> None:
+        """
+        Tell the result backend that a task has begun, if ``task_track_started`` asks for it. To
+        Celery a backend that is away would be the task's failure, and the message would be gone.
+        """
+        task = delivery.native
+        told, request = task.tells_start, task.request
+        is_wanted = task.app.conf.task_track_started if told is None else told
+        if not is_wanted or delivery.eager or request.ignore_result or task.ignore_result:
+            return
+        by = {"pid": os.getpid(), "hostname": request.hostname}
+        try:
+            task.backend.store_result(delivery.id, by, STARTED, request=request)
+        except self.interrupts:
+            raise
+        except Exception as error:
+            hide_arguments(error)
+            text = "%s: the result backend could not be told that it has begun: %s"
+            self._receiver.say(node, "start", text, delivery.id, one_line(str(error)))
 
     def wants_retry(self, delivery: Delivery, error: Exception) -> bool:
         """Whether Celery's own ``autoretry_for`` is about to try again."""

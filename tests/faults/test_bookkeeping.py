@@ -259,3 +259,25 @@ def test_its_user_may_not_and_then_may(
         assert letters_at(redis) == []
         allowed(client, "~*")
         eventually(lambda: letters_at(redis) == [("kept.ill", "ValueError")])
+
+
+def test_the_result_backend_refuses(
+    redis: str, keeper: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery is to note there what begins: no message depends on that."""
+    monkeypatch.setenv("EMIT_TEST_QUEUE", "celery")
+    monkeypatch.setenv("EMIT_TEST_BACKEND", keeper.url.replace("//", "//emit:secret@"))
+    go = {"EMIT_TEST_GO": str(tmp_path / "go")}
+    keeper.allow()
+    with graph("kept", redis) as kept, celery_worker(tmp_path / "log", app="kept", **go) as worker:
+        for kind in ("ill", "well"):
+            kept.send("test", f"kept.{kind}", {"n": 1})
+        eventually(lambda: kept.redis.smembers("done:well") == {"1"})
+        eventually(lambda: letters_at(redis) == [("kept.ill", "ValueError")])
+        worker.said("the result backend could not be told that it has begun")
+        keeper.allow("~*")
+        begun = kept.held.delay(n=2)
+        eventually(lambda: begun.state == "STARTED")
+        (tmp_path / "go").touch()
+        eventually(lambda: begun.state == "FAILURE")
+        kept.app.close()

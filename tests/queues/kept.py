@@ -29,6 +29,7 @@ if "EMIT_TEST_FAULTS" in os.environ:
 app = Celery("kept", broker=URL)
 configure(app, time_limit=float(os.environ.get("EMIT_TEST_LIMIT", "60")))
 app.conf.emit_redis = keeper
+app.conf.update(task_track_started=True, result_backend=os.environ.get("EMIT_TEST_BACKEND"))
 router: QueueRouter
 if os.environ["EMIT_TEST_QUEUE"] == "celery":
     router = CeleryRouter(app.task)
