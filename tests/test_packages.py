@@ -177,9 +177,14 @@ TYPESCRIPT = {
 @pytest.mark.parametrize("kind", ["commonjs", "module", None])
 @pytest.mark.parametrize("major", [0, *tools.OTHER_NODES])
 def test_typescript_with_tsx(
-    major: int, kind: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    major: int,
+    kind: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Of both kinds of modules, and of neither, with the Node that is here and with others."""
+    caplog.set_level("INFO", "emit.node")
     need_modules()
     if major:
         node = tools.other_node(major)
@@ -193,6 +198,9 @@ def test_typescript_with_tsx(
     (tmp_path / "node_modules" / "tsx").symlink_to(MODULES / "tsx")
     for file in TYPESCRIPT:
         assert call(tmp_path / file) == "rain!", file
+    if kind == "commonjs":  # by the kind of the file it is known that Node can't read it
+        plain = [record for record in caplog.messages if "plain.ts" in record]
+        assert plain == []
 
 
 @pytest.mark.requires("node")

@@ -3,7 +3,7 @@
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Handler } from './nodes.js';
-import { advised, hasTsx, isOfTheLanguage, useTsx } from './typescript.js';
+import { advised, hasTsx, isOfTheLanguage, isUnfit, useTsx } from './typescript.js';
 
 /** The handler of *file*, or undefined when it has *registered* nodes by itself. */
 export async function load(file, name, registered, missing) {
@@ -33,7 +33,8 @@ async function importFile(file, missing, again = '') {
  * without a suffix, `import` and `export` where package.json says "type": "commonjs".
  */
 async function importTypeScript(file, missing) {
-  if (process.features.typescript) {
+  const isNative = process.features.typescript && !(isUnfit(file) && hasTsx(file));
+  if (isNative) {
     try {
       return await importFile(file, missing);
     } catch (error) {
@@ -43,7 +44,7 @@ async function importTypeScript(file, missing) {
   }
   await useTsx(file);
   // Node keeps the failure of the first. tsx writes a query as URLSearchParams does, with a value.
-  return importFile(file, missing, process.features.typescript ? '?by=tsx' : '');
+  return importFile(file, missing, isNative ? '?by=tsx' : '');
 }
 
 function lacksUs(error) {

@@ -1,6 +1,6 @@
 // TypeScript by tsx, for what Node does not read by itself.
 
-import { existsSync, realpathSync } from 'node:fs';
+import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import Module, { createRequire } from 'node:module';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -11,6 +11,16 @@ UNREAD.push('ERR_MODULE_NOT_FOUND', 'ERR_UNSUPPORTED_DIR_IMPORT', 'ERR_AMBIGUOUS
 
 export function isOfTheLanguage(error) {
   return error instanceof SyntaxError || UNREAD.includes(error?.code);
+}
+
+/**
+ * Whether Node would try *file* in vain, with a warning: `import` and `export` in a project of
+ * "type": "commonjs", as `npm init` makes it.
+ */
+export function isUnfit(file) {
+  if (!file.endsWith('.ts') || !/^(import|export)\b/m.test(readFileSync(file, 'utf8'))) return false;
+  const manifest = Module.findPackageJSON(pathToFileURL(file));
+  return manifest !== undefined && JSON.parse(readFileSync(manifest, 'utf8')).type === 'commonjs';
 }
 
 export function hasTsx(file) {
