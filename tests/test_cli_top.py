@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,24 @@ def test_before_the_first_start() -> None:
     assert (row.language, row.p50, row.open) == ("", 0.01 * 0, 1)
     assert format_row(row)[1] == "-"
     assert "open" in format_row(row)[HEAD.index("restarts")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [
+        (0.0, "-"),
+        (4e-6, "4 µs"),
+        (9.9e-5, "99 µs"),
+        (1e-4, "0.1 ms"),
+        (1.5, "1500.0 ms"),
+        (12, "12 s"),
+    ],
+)
+def test_times(seconds: float, says: str) -> None:
+    """No message is answered in no time: a pipelined one may take microseconds."""
+    [row] = rows({}, snapshots(one={"a": node()}), 1.0)
+    cells = format_row(replace(row, p50=seconds, p99=seconds))
+    assert [cells[HEAD.index(name)] for name in ("p50", "p99")] == [says, says]
 
 
 def test_a_node_that_cannot_start() -> None:

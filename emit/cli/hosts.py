@@ -35,8 +35,8 @@ def format_row(row: Row) -> tuple[str, ...]:
         f"{row.busy}/{row.processes}",
         f"{row.queued}",
         f"{row.calls_per_second:,.0f}",
-        _milliseconds(row.p50),
-        _milliseconds(row.p99),
+        _time(row.p50),
+        _time(row.p99),
         f"{row.failures:,}",
         f"{row.restarts:,}" + (" open" if row.open else ""),
         f"{row.rss_bytes / 1e6:.0f} MB",
@@ -51,7 +51,9 @@ def troubles(rows: Iterable[Row]) -> Iterator[str]:
             yield clean(f"cannot start, next try {next_try}; last cause: {row.start_error}")
 
 
-def _milliseconds(seconds: float) -> str:
+def _time(seconds: float) -> str:
     if not seconds:  # no message has been answered
         return "-"
+    if seconds < 1e-4:  # of many messages in a pipeline
+        return f"{seconds * 1e6:.0f} µs"
     return f"{seconds * 1000:.1f} ms" if seconds < 10 else f"{seconds:.0f} s"
