@@ -14,7 +14,6 @@ import { Session } from './session.js';
 import { VERSION } from './version.js';
 
 const VERSIONS = [1];
-const PROTOCOL_ERROR = 76; // EX_PROTOCOL of sysexits.h
 const HERE = import.meta.dirname;
 
 const registered = [];
@@ -149,24 +148,15 @@ function ready(nodes) {
 
 function converse(nodes, wire, hello, rest) {
   const session = new Session(nodes, concurrency, wire, () => shutDown(0));
-  const receive = (bytes) => {
-    try {
-      session.receive(bytes);
-    } catch (error) {
-      session.giveUp(error); // what came is no frame
-      process.exit(PROTOCOL_ERROR);
-    }
-  };
   if (Error.stackTraceLimit === 10) Error.stackTraceLimit = 40; // for the author's lines in it
   try {
     session.start(hello, ready(nodes));
   } catch (error) {
-    session.giveUp(error);
-    process.exit(PROTOCOL_ERROR);
+    session.breakOff(error); // no ready frame fits
   }
-  if (rest.length > 1) receive(rest.subarray(1)); // behind the end of the line
+  if (rest.length > 1) session.receive(rest.subarray(1)); // behind the end of the line
   const { stream } = wire.input;
-  stream.on('data', receive);
+  stream.on('data', (bytes) => session.receive(bytes));
   stream.on('end', () => session.leave());
   stream.on('error', () => session.leave());
   stream.resume();

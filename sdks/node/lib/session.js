@@ -14,6 +14,7 @@ const SLICE = 16 * 1024;
 /** Milliseconds from the end of the input to the exit: 5 s in all. */
 const GRACE = 4500;
 const PARENT = process.ppid;
+const PROTOCOL_ERROR = 76; // EX_PROTOCOL of sysexits.h
 
 export class Session {
   // A Map of all open calls would cost more than a simple handler does.
@@ -24,6 +25,7 @@ export class Session {
   rest = Buffer.alloc(0); // arrived, and not looked at yet
   ended = false;
   leaving = false;
+  broken = false;
 
   /** *cleanUp* is what to do when all is done; it ends the process. */
   constructor(nodes, concurrency, { input, sink }, cleanUp) {
@@ -89,7 +91,11 @@ export class Session {
   }
 
   takeAll(bytes) {
-    for (const frame of this.splitter.feed(bytes)) this.take(frame);
+    try {
+      for (const frame of this.splitter.feed(bytes)) this.take(frame);
+    } catch (error) {
+      this.breakOff(error); // what came is no frame
+    }
   }
 
   take(frame) {
@@ -264,7 +270,7 @@ export class Session {
   exit(status) {
     // What Node ends the process for has been told by `thrown`, which closed the call.
     const call = current.getStore();
-    if (call?.id != null && !call.closed) this.giveUp(new Exit(status));
+    if (call?.id != null && !call.closed && !this.broken) this.giveUp(new Exit(status));
     this.sender.flush();
   }
 
@@ -283,6 +289,13 @@ export class Session {
     const call = current.getStore();
     if (call?.id != null) this.finish(call, error);
     this.sender.failAll(error);
+  }
+
+  /** It is the host that is to blame. A handler may be looking for a cancel: its call is open, as others are. */
+  breakOff(error) {
+    this.broken = true;
+    this.sender.failAll(error);
+    process.exit(PROTOCOL_ERROR);
   }
 }
 

@@ -20,6 +20,12 @@ export default node(function* count({ count }) {
 });
 `;
 
+/** Runs count.mjs at the end of a pipe: a child of Node has a socket for one. */
+const PIPED = `
+const { spawnSync } = require('node:child_process');
+spawnSync('sh', ['-c', 'cat input | "$0" count.mjs', process.execPath], { stdio: 'inherit' });
+`;
+
 /** A folder in which the SDK is installed, with these files; removed with the others in /tmp. */
 function project(files, installed = true) {
   const folder = mkdtempSync(path.join(tmpdir(), 'emit-node-'));
@@ -170,6 +176,25 @@ test('what is no frame is answered once, with exit code 76', async () => {
   const cwd = project({ 'count.mjs': COUNT });
   const ran = await run(['count.mjs'], { cwd, input: `${HELLO}{"op":\n` });
   assert.deepEqual([frames(ran).at(-1).id, ran.status], [null, 76]);
+});
+
+test('what is no frame is told at once while a handler looks for a cancel, whose call is not to blame', async () => {
+  const program = `
+import { node } from 'emit-graph-sdk';
+node('count', (msg, call) => {
+  try {
+    while (!call.cancelled);
+  } catch (error) {
+    return 'the error was thrown into the handler';
+  }
+});
+`;
+  const later = '{"op":"unknown"}\n'.repeat(2000); // more than is read before the first call begins
+  const input = calls({ msg: {} }) + later + '{"op":"call","id":"one","msg":{}}\n';
+  const cwd = project({ 'count.mjs': program, input });
+  const [ready, ...rest] = frames(await run(['-e', PIPED], { cwd }));
+  assert.equal(ready.op, 'ready');
+  assert.deepEqual(rest.map(({ op, id }) => [op, id]), [['err', null]]);
 });
 
 test('a promise that nothing can settle is an error of its call', async () => {
