@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from emit import errors
 from emit.errors import GraphError
-from emit.router.delivery import NAMESPACE, Policy, judge, message_id
+from emit.router.delivery import NAMESPACE, Plan, Policy, judge, message_id, read_plan
 from emit.router.outbox import Outbox
-from emit.router.plan import Plan, read_plan
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 

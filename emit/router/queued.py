@@ -15,6 +15,7 @@ from emit.graph import ENTRY
 from emit.letter import DeadLetter
 from emit.node import Node
 from emit.router.core import Router
+from emit.router.delivery import Plan, read_plan
 from emit.router.envelope import Packed, Past, pack
 from emit.router.ledger import Ledger
 from emit.router.options import (
@@ -27,7 +28,6 @@ from emit.router.options import (
     unknown_options,
 )
 from emit.router.outbox import Outbox
-from emit.router.plan import Plan, read_plan
 from emit.router.receiver import RAW, Delivery, Receiver
 
 

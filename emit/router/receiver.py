@@ -26,10 +26,9 @@ from emit.exact import Inexact, to_text
 from emit.letter import Cause, DeadLetter
 from emit.message import Message, NoResult
 from emit.node import Node
-from emit.router.delivery import Verdict, asks_again, judge
+from emit.router.delivery import Plan, Verdict, asks_again, judge
 from emit.router.envelope import Packed, Parcel, Past, pack, read
 from emit.router.outbox import Outbox
-from emit.router.plan import Plan
 from emit.text import one_line
 
 if TYPE_CHECKING:
