@@ -12,7 +12,7 @@ from emit.host.system import family, sentinel, tree
 from emit.host.system.child import kill_trees
 from emit.host.system.environment import environment
 from emit.host.system.spawn import Child, Limits, Program, start
-from tests.hosts import PREAMBLE, ROOT, count, open_host, sleepers, tagged, until
+from tests.hosts import PREAMBLE, ROOT, count, open_host, run_host, sleepers, tagged, until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
 
@@ -391,3 +391,34 @@ def test_process_1_of_a_container() -> None:
 def test_a_sweep_ends_in_time() -> None:
     """What cannot be killed does not hold the host for longer than the bound."""
     assert not sentinel.sweep(sentinel.hunt(lambda process: process.pid == 0), seconds=0.0)
+
+
+def test_the_collector_kills_in_the_middle_of_a_sweep() -> None:
+    """It closes an abandoned generator, whose process is swept for in the same thread."""
+    said = run_host("""
+        import gc
+        from emit.host import oneshot
+        from emit.host.system import sentinel
+
+        def collect_once(pid):
+            sentinel.look = look
+            gc.collect()
+            return look(pid)
+
+        gc.disable()
+        look = sentinel.look
+        sleeper = start(Program("n", ("sleep", "600"), environment({})))
+        program = Program("n", ("sh", "-c", "echo $$; exec sleep 600"), environment({}))
+        run = oneshot.run(program, b"", timeout=100.0)
+        abandoned = int(next(run))
+        circle = [run]
+        circle.append(circle)
+        del run, circle
+        sentinel.look = collect_once
+        sweep = threading.Thread(target=sleeper.close, daemon=True)
+        sweep.start()
+        sweep.join(60.0)
+        print(sweep.is_alive(), sentinel.look is look, look(abandoned), flush=True)
+        os._exit(0)
+    """)
+    assert said == "False True None\n"

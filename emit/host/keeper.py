@@ -30,7 +30,7 @@ class Keeper:
     def __init__(self, keep: Callable[[], bool]) -> None:
         self._keep = keep
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # guards the thread's making
+        self._lock = threading.RLock()  # guards the thread's making; reentrant as the pool's
         self._thread: threading.Thread | None = None
 
     def do(self, job: Callable[[], None]) -> None:
@@ -38,8 +38,10 @@ class Keeper:
         self._jobs.put(job)
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="emit-keeper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="emit-keeper", daemon=True)
+                if self._thread is None:  # the collector may have had something to do just now
+                    self._thread = thread
+                    thread.start()
 
     def wake(self) -> None:
         """Have a round of housekeeping done soon."""

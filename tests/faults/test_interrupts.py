@@ -7,6 +7,7 @@ import ctypes
 import gc
 import os
 import pty
+import queue
 import random
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 
 from emit.errors import HostError
 from emit.host.calls import Calls
+from emit.host.keeper import Keeper
 from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
 from tests.hosts import ROOT, lives, until
 
@@ -331,3 +333,22 @@ def test_ctrl_c_at_a_terminal() -> None:
     finally:
         os.close(near)
         os.close(far)
+
+
+def test_the_collector_has_something_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives an abandoned process back while the keeper's thread is made, which asks for that."""
+    keeper = Keeper(lambda: False)
+    done: queue.SimpleQueue[str] = queue.SimpleQueue()
+    make = threading.Thread
+
+    def collect(*args: Any, **options: Any) -> threading.Thread:
+        monkeypatch.setattr(threading, "Thread", make)
+        keeper.do(lambda: done.put("the collector's"))
+        return make(*args, **options)
+
+    monkeypatch.setattr(threading, "Thread", collect)
+    caller = make(target=keeper.do, args=(lambda: done.put("the caller's"),), daemon=True)
+    caller.start()
+    assert {done.get(timeout=60.0), done.get(timeout=60.0)} == {"the collector's", "the caller's"}
+    keeper.stop(60.0)
+    assert "emit-keeper" not in {thread.name for thread in threading.enumerate()}

@@ -142,7 +142,9 @@ class Table:
         self._tokens = tuple(token.encode() for token in tokens)
         self._host = os.getpid()
         self._since = int(boot_clock() * _TICKS) - 1
-        self._lock = threading.Lock()  # guards what follows: two threads may sweep at a time
+        # Guards what follows: two threads may sweep at a time. Reentrant: the collector may close
+        # an abandoned generator, and so kill its process, in the middle of a sweep.
+        self._lock = threading.RLock()
         self._sessions: set[int] = set()  # of programs that were started and not closed
         self._past: deque[int] = deque(maxlen=_PAST)  # of those that were closed
         self._killed: deque[tuple[int, float]] = deque(maxlen=_PAST)  # by number and start
