@@ -668,9 +668,10 @@ class _Session:
     def give_up(self, error: Exception) -> None:
         # At once. An exception would fly through the author's code, if that looks for a cancel.
         self.leaving = self.leaving or time.monotonic()
-        self.waiting.clear()
-        self.send({"op": "err", "id": None, **_describe(error)})
-        self.broken = self.gone = True
+        with self.lock:
+            self.waiting.clear()
+            self.send({"op": "err", "id": None, **_describe(error)})
+            self.broken = self.gone = True
 
     def accept(self, frame: dict[str, Any]) -> None:
         wrong = _misfit(frame)
