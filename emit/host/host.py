@@ -53,7 +53,8 @@ class Host:
         self.pid = os.getpid()
         self.keeper = Keeper(self._keep)
         self.admission = Admission(max_processes, max_rss, lambda: self.pools)
-        self._lock = threading.Lock()  # guards the three below
+        # Guards the three below. Reentrant: a signal's handler may close the host at any moment.
+        self._lock = threading.RLock()
         self._nodes: list[Calls] = []
         self._shared: dict[Any, Pool] = {}
         self._ending: list[tuple[Pool, Process]] = []

@@ -317,3 +317,28 @@ def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "never came true"
         time.sleep(0.002)
+
+
+def test_a_signal_handler_closes_the_host() -> None:
+    """In the middle of whatever the main thread does with it, as where SIGTERM ends a service."""
+    said = run_host("""
+        from emit.host.host import Host
+        from emit.host.settings import Settings
+        from emit.host.system.program import Program
+
+        class Nodes(list):
+            def __iter__(self):
+                signal.raise_signal(signal.SIGTERM)
+                return super().__iter__()
+
+        signal.alarm(60)  # a main thread that waits for itself hears nothing else
+        host = Host()
+        cat = Program("n", ("cat",), environment({}))
+        node = host.calls("n", lambda: cat, Settings(mode="lines"))
+        node.call({"n": 1})
+        closed = []
+        signal.signal(signal.SIGTERM, lambda *_: closed or (closed.append(1), host.close()))
+        host._nodes = Nodes(host._nodes)
+        print(len(host.pools), closed)
+    """)
+    assert said == "1 [1]\n"
