@@ -159,7 +159,9 @@ class OneShot(Handler):
             probe = None
         finished = probe.has_finished if probe else lambda: True
         number = size = 0
-        run = oneshot.run(program, data, timeout=settings.timeout, has_finished=finished)
+        run = oneshot.run(
+            program, data, timeout=settings.timeout, has_finished=finished, explain=_explain
+        )
         # Closed here: after a failure, who keeps the exception would keep the process, too.
         with closing(run) as chunks:
             results = self._read(chunks, codec, probed=probe is not None)
@@ -353,3 +355,10 @@ _NOTHING: tuple[Any, int] = (None, 0)
 
 def _is_ready(value: Any) -> bool:
     return isinstance(value, dict) and value.get("op") == "ready" and type(value.get("v")) is int
+
+
+def _explain(program: Program) -> str:
+    """Return what is wrong with the language of a program; its packages take too long to check."""
+    from emit.host.language.launch import explain
+
+    return explain(program, packages=False)

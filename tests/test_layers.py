@@ -71,6 +71,7 @@ LATE = {
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.nearest", "difflib"): "only a wrong name needs it",
     ("emit.host.process", "emit.host.language.launch"): "only a start that has failed needs it",
+    ("emit.foreign", "emit.host.language.launch"): "the same of a message",
     ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.foreign"): "the host, which takes as long as all else together",
     ("emit.multilang", "emit.host.process"): "the same",

@@ -20,6 +20,7 @@ def run(
     *,
     timeout: float,
     has_finished: Callable[[], bool] = lambda: True,
+    explain: Callable[[Program], str] = lambda program: "",
 ) -> Generator[bytes, None, None]:
     """
     Run a program on one message.
@@ -33,6 +34,7 @@ def run(
         timeout: Seconds for all of it, without what the caller takes between two chunks.
         has_finished: Asked when it has ended with exit code 0 and all of its output was taken:
             whether that was all. A handler may have ended the process.
+        explain: Asked when it has failed: what is known to be wrong with it, or "".
 
     Raises:
         StartError: It can't be started.
@@ -64,10 +66,8 @@ def run(
             reason = f"{describe_status(0)} before it had answered," if child.status == 0 else ""
             signal = signal_of(child.status)
             hints = [describe_missing(pipes.lines.tail, program.argv, program.cwd)]
-            if child.status and not signal:  # the language may be why; it is asked by this module
-                from emit.host.language.launch import explain
-
-                hints.append(explain(program, packages=False))
+            if child.status and not signal:
+                hints.append(explain(program))
             raise ProcessDied(
                 node=program.node,
                 status=child.status,
