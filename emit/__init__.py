@@ -40,8 +40,8 @@ __all__ = [
 #: Imported when they are asked for: a graph of Python functions needs neither a host, which
 #: takes as long to import as all the rest, nor a queue.
 _LATER = {
-    "CeleryRouter": "emit.router.celery",
-    "RQRouter": "emit.router.rq",
+    "CeleryRouter": "emit.router",
+    "RQRouter": "emit.router",
     "ShellNode": "emit.multilang",
     "idempotent": "emit.once",
 }

@@ -82,6 +82,26 @@ def test_a_router_that_fails_to_import(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("CeleryRouter", "celery", "celery"), ("RQRouter", "rq", "rq")]
+)
+@pytest.mark.parametrize("where", ["emit", "emit.router"])
+def test_a_router_whose_package_is_not_installed(
+    name: str, package: str, extra: str, where: str, tmp_path: Path
+) -> None:
+    """The error names the extra of Emit's that brings it."""
+    (tmp_path / "app.py").write_text(
+        f"import sys\nsys.modules[{package!r}] = None\nfrom {where} import {name}\n"
+    )
+    done = run("graph", "app.router", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        'emit graph: "app.router": the module app can\'t be imported: ModuleNotFoundError: '
+        f"{name} needs {package}, which is not installed: pip install 'emit-graph[{extra}]'",
+        f"    {tmp_path}/app.py:3 in <module>",
+    ]
+
+
 def test_node_modules_that_fail_to_import(tmp_path: Path) -> None:
     """It ends with code 2 and says that one of the router's node_modules is meant."""
     code = "from emit import Router\nrouter = Router(node_modules=['tsks'])\n"

@@ -207,7 +207,8 @@ def _redis() -> Any:
     try:
         import redis
     except ModuleNotFoundError as error:
-        raise CommandError("it needs redis-py: pip install redis") from error
+        extras = "'emit-graph[celery]' or 'emit-graph[rq]'"
+        raise CommandError(f"it needs redis-py: pip install {extras}") from error
     return redis
 
 

@@ -16,6 +16,13 @@ _LATER = {"CeleryRouter": "emit.router.celery", "RQRouter": "emit.router.rq"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
+    if name not in _LATER:
+        raise AttributeError(f"module 'emit.router' has no attribute {name!r}")
+    try:
         return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'emit.router' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        extra = _LATER[name].rpartition(".")[2]
+        raise ModuleNotFoundError(
+            f"{name} needs {error.name}, which is not installed: pip install 'emit-graph[{extra}]'",
+            name=error.name,
+        ) from error
