@@ -287,14 +287,16 @@ class Batch:
             return self._failed(lane, error)
         now = time.monotonic()
         if done:
-            settled = [one for one in self._kept(done) if not isinstance(one, CallTimeout)]
+            settled = self._kept(done)
+            if again := [job for job in done if self._runs_again(job)]:  # charged below
+                settled = [one for one in settled if all(one is not job.outcome for job in again)]
             if settled:
                 self._calls.account.answered(settled, (now - lane.progress) / len(done))
             lane.progress, lane.deadline = now, now + self._settings.timeout
-            for job in done:
+            for job in again:
                 if isinstance(job.outcome, CallTimeout):
                     self._gave_up(job, job.outcome)
-                elif isinstance(job.outcome, RemoteError) and self._calls.tries_again(job):
+                elif isinstance(job.outcome, RemoteError):
                     self._again(job, job.outcome)
             self._pool.retire_if_worn(process)
             if process.condemned and not lane.load:
@@ -303,6 +305,12 @@ class Batch:
             self._failed(lane, process.timed_out())
         if lane in self._lanes and self._is_crowded:
             self._drop_partial(process)
+
+    def _runs_again(self, job: Job) -> bool:
+        """True if the answer to a message asks for another attempt, as far as it may have one."""
+        if isinstance(job.outcome, RemoteError):
+            return self._calls.tries_again(job)
+        return isinstance(job.outcome, CallTimeout)
 
     def _kept(self, done: list[Job]) -> list[Any]:
         """The outcomes of jobs that are open no more, as far as there is room for them."""
