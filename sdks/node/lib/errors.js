@@ -43,8 +43,8 @@ export class DecodeError extends Error {
 const HERE = import.meta.dirname;
 const OURS = [`${HERE}/`, `${HERE.slice(0, -'lib'.length)}index.js`];
 /** Of a stack's line: the scheme of its URL, and the query with which load.js imports once more. */
-const NO_PLACE = /file:\/\/|\?again(?=:)/g;
-const FOR_US = /node:async_hooks|\/runtimes\/node\/(launch|resolve)\.mjs/;
+const NO_PLACE = /file:\/\/|\?(?:again=1|by=tsx)(?=:)/g;
+const FOR_US = /node:async_hooks|\/runtimes\/node\/(launch\.cjs|resolve\.mjs)/;
 
 /** The fields of an `err` frame: type, message, stack, cause, and what it says about a retry. */
 export function describe(error, depth = 4) {
