@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from emit import errors
 from emit.errors import GraphError
 from emit.router.delivery import NAMESPACE, Plan, Policy, judge, message_id, read_plan
-from emit.router.outbox import Outbox
+from emit.router.sender import Outbox
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -1,6 +1,6 @@
 """
 A carrier brings the messages of a router to their nodes. :class:`Runner` is the carrier of this
-process; that of a queue is in queued.py.
+process; that of a queue is in sender.py.
 
 The runner works off a list in the calling thread, and hands what a node emits back to the router.
 There is no recursion: a chain of any length, or a cycle that ends, needs no more stack than one

@@ -5,13 +5,11 @@ receiver (receiver.py); what only one queue knows is left to a subclass.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from emit.errors import DispatchError, GraphError
-from emit.graph import ENTRY
 from emit.letter import DeadLetter
 from emit.node import Node
 from emit.router.core import Router
@@ -27,8 +25,8 @@ from emit.router.options import (
     take_many,
     unknown_options,
 )
-from emit.router.outbox import Outbox
 from emit.router.receiver import RAW, Delivery, Receiver
+from emit.router.sender import Outbox, Sender
 
 
 class QueueRouter(Router):
@@ -226,72 +224,6 @@ class QueueRouter(Router):
         """Number what is sent inside the block. All is sent at its end, unless that fails."""
         with self._sender.sending() as outbox:
             yield outbox
-
-
-class Sender:
-    """
-    The carrier of a queue: packs messages, numbers them, and has them travel together.
-
-    Args:
-        send: :meth:`QueueRouter.send`.
-        plans: What the nodes' declarations say about the queue.
-    """
-
-    def __init__(self, send: Callable[[str, str, Packed], Any], plans: Mapping[str, Plan]) -> None:
-        self._send = send
-        self._plans = plans
-        self._here = _Here()
-
-    def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> Any:
-        """Send one message. Returns what the queue's own library does."""
-        return self.send_text(origin, destination, pack(_blamed(origin, destination), fields))
-
-    def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
-        """Send messages. Those that travel together may wait for the end of :meth:`sending`."""
-        # All are written before one is sent: results that fail send nothing on.
-        blamed = _blamed(origin, destination)
-        texts = [pack(blamed, result) for result in results]
-        plan, outbox = self._plans.get(destination), self._here.outbox
-        if plan is None or plan.batch == 1:
-            for text in texts:
-                self.send_text(origin, destination, text)
-        elif outbox is None:
-            self._send_batches(origin, destination, Outbox().add(origin, destination, texts))
-        elif len(outbox.add(origin, destination, texts).ids) >= plan.batch:
-            self._send_batches(origin, destination, outbox.take(origin, destination))
-
-    @contextmanager
-    def sending(self) -> Iterator[Outbox]:
-        """Number what is sent inside the block. All is sent at its end, unless that fails."""
-        outer, outbox = self._here.outbox, Outbox()
-        self._here.outbox = outbox
-        try:
-            yield outbox
-            for origin, destination, packed in outbox.take_all():
-                self._send_batches(origin, destination, packed)
-        finally:
-            self._here.outbox = outer
-
-    def send_text(self, origin: str, destination: str, text: bytes) -> Any:
-        """Send one message that is packed already."""
-        id = (self._here.outbox or Outbox()).next_id(destination)
-        return self._send(origin, destination, Packed([id], [text]))
-
-    def _send_batches(self, origin: str, destination: str, packed: Packed) -> None:
-        plan = self._plans[destination]
-        for part in packed.cut(plan.batch, plan.batch_bytes):
-            self._send(origin, destination, part)
-
-
-class _Here(threading.local):
-    """What the delivery that this thread handles has to send, if it handles one."""
-
-    outbox: Outbox | None = None
-
-
-def _blamed(origin: str, destination: str) -> str:
-    """Return the node to name if a value can't travel: a call of the router is no node's."""
-    return destination if origin in ("", ENTRY) else origin
 
 
 def _others(own: Iterable[str]) -> list[str]:

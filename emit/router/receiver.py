@@ -28,7 +28,7 @@ from emit.message import Message, NoResult
 from emit.node import Node
 from emit.router.delivery import Plan, Verdict, asks_again, judge
 from emit.router.envelope import Packed, Parcel, Past, pack, read
-from emit.router.outbox import Outbox
+from emit.router.sender import Outbox
 from emit.text import one_line
 
 if TYPE_CHECKING:

@@ -1,0 +1,125 @@
+"""
+The carrier of a queue: :class:`Sender`; and :class:`Outbox`, what the handling of one delivery has
+to send: its ids, and what waits for company.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from emit.graph import ENTRY
+from emit.router.delivery import Plan, message_id
+from emit.router.envelope import Packed, pack
+
+
+class Sender:
+    """
+    The carrier of a queue: packs messages, numbers them, and has them travel together.
+
+    Args:
+        send: :meth:`QueueRouter.send`.
+        plans: What the nodes' declarations say about the queue.
+    """
+
+    def __init__(self, send: Callable[[str, str, Packed], Any], plans: Mapping[str, Plan]) -> None:
+        self._send = send
+        self._plans = plans
+        self._here = _Here()
+
+    def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> Any:
+        """Send one message. Returns what the queue's own library does."""
+        return self.send_text(origin, destination, pack(_blamed(origin, destination), fields))
+
+    def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
+        """Send messages. Those that travel together may wait for the end of :meth:`sending`."""
+        # All are written before one is sent: results that fail send nothing on.
+        blamed = _blamed(origin, destination)
+        texts = [pack(blamed, result) for result in results]
+        plan, outbox = self._plans.get(destination), self._here.outbox
+        if plan is None or plan.batch == 1:
+            for text in texts:
+                self.send_text(origin, destination, text)
+        elif outbox is None:
+            self._send_batches(origin, destination, Outbox().add(origin, destination, texts))
+        elif len(outbox.add(origin, destination, texts).ids) >= plan.batch:
+            self._send_batches(origin, destination, outbox.take(origin, destination))
+
+    @contextmanager
+    def sending(self) -> Iterator[Outbox]:
+        """Number what is sent inside the block. All is sent at its end, unless that fails."""
+        outer, outbox = self._here.outbox, Outbox()
+        self._here.outbox = outbox
+        try:
+            yield outbox
+            for origin, destination, packed in outbox.take_all():
+                self._send_batches(origin, destination, packed)
+        finally:
+            self._here.outbox = outer
+
+    def send_text(self, origin: str, destination: str, text: bytes) -> Any:
+        """Send one message that is packed already."""
+        id = (self._here.outbox or Outbox()).next_id(destination)
+        return self._send(origin, destination, Packed([id], [text]))
+
+    def _send_batches(self, origin: str, destination: str, packed: Packed) -> None:
+        plan = self._plans[destination]
+        for part in packed.cut(plan.batch, plan.batch_bytes):
+            self._send(origin, destination, part)
+
+
+class Outbox:
+    """
+    Numbers the results of one message after the other, and keeps those that travel in batches
+    until there are enough of them, or the delivery ends.
+
+    Attributes:
+        parent: Id of the message whose results come next; None: of none.
+    """
+
+    def __init__(self) -> None:
+        self.parent: str | None = None
+        self._counts: dict[str, int] = {}
+        self._waiting: dict[tuple[str, str], Packed] = {}
+
+    def begin(self, parent: str) -> None:
+        self.parent = parent
+        self._counts = {}
+
+    def next_id(self, destination: str) -> str:
+        if self.parent is None:
+            return str(uuid.uuid4())
+        index = self._counts.get(destination, 0)
+        self._counts[destination] = index + 1
+        return message_id(self.parent, destination, index)
+
+    def add(self, origin: str, destination: str, texts: Iterable[bytes]) -> Packed:
+        """Keep packed messages. Returns all that wait with them."""
+        packed = self._waiting.setdefault((origin, destination), Packed([], []))
+        for text in texts:
+            packed.ids.append(self.next_id(destination))
+            packed.texts.append(text)
+        return packed
+
+    def take(self, origin: str, destination: str) -> Packed:
+        return self._waiting.pop((origin, destination))
+
+    def take_all(self) -> Iterator[tuple[str, str, Packed]]:
+        """(origin, destination, messages) of all that still wait."""
+        while self._waiting:
+            (origin, destination), packed = self._waiting.popitem()
+            yield origin, destination, packed
+
+
+class _Here(threading.local):
+    """What the delivery that this thread handles has to send, if it handles one."""
+
+    outbox: Outbox | None = None
+
+
+def _blamed(origin: str, destination: str) -> str:
+    """Return the node to name if a value can't travel: a call of the router is no node's."""
+    return destination if origin in ("", ENTRY) else origin
