@@ -336,7 +336,7 @@ def test_a_whole_batch_waits(kind: str, request: Any) -> None:
 
 def test_retry_of_one_message_of_a_batch(sent: Any) -> None:
     """The handler sees its message in the task's request, and sends that alone again."""
-    with sent.router.sending() as outbox:
+    with sent.router._sender.sending() as outbox:
         outbox.begin("parent")
         numbers = [{"n": n} for n in range(5)]
         sent.router._carrier.carry("test", "flow.insistent", numbers)

@@ -15,9 +15,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from emit import context
 from emit.context import Context
@@ -26,14 +26,11 @@ from emit.exact import Inexact, to_text
 from emit.letter import Cause, DeadLetter
 from emit.message import Message, NoResult
 from emit.node import Node
+from emit.router.carrier import Routing, Runner
 from emit.router.delivery import Plan, Verdict, asks_again, judge
 from emit.router.envelope import Packed, Parcel, Past, pack, read
-from emit.router.sender import Outbox
+from emit.router.sender import Outbox, Sender
 from emit.text import one_line
-
-if TYPE_CHECKING:
-    from emit.router.queued import QueueRouter
-
 
 #: (number, results or an exception) of the messages of a batch, as they get ready.
 Outcomes = Generator[tuple[int, Any], None, None]
@@ -132,15 +129,111 @@ class Tally:
     failed: dict[int, Exception] = field(default_factory=dict)
 
 
+class Queue(Routing, Protocol):
+    """
+    What the receiver asks of the router of a queue.
+
+    Attributes:
+        interrupts: By these a worker cuts a task off in mid-run, as for a time limit.
+        signals: These a handler raises to speak to the queue itself, as ``task.retry()`` does.
+    """
+
+    interrupts: tuple[type[Exception], ...] = ()
+    signals: tuple[type[Exception], ...] = ()
+
+    def send(
+        self,
+        origin: str,
+        destination: str,
+        packed: Packed,
+        *,
+        delay: float = 0.0,
+        past: Past = Past(),  # noqa: B008  # it can't be changed
+    ) -> Any:
+        """
+        Give the queue one or several messages, as one of its own.
+
+        Args:
+            origin: The node that they come from.
+            destination: The node that they go to.
+            packed: The messages.
+            delay: Seconds until they are to be delivered.
+            past: What has happened to them before.
+
+        Raises:
+            GraphError: There is no node *destination*.
+            DispatchError: The queue refused.
+        """
+
+    def put_back(
+        self, delivery: Delivery, error: Exception, *, delay: float, past: Past, repeat: str
+    ) -> NoReturn:
+        """
+        Have what was delivered delivered again.
+
+        Args:
+            delivery: What was delivered.
+            error: Why.
+            delay: In so many seconds.
+            past: What has happened to it, this delivery included.
+            repeat: The name of this delivery if its end is not known; the next one takes it over.
+
+        Raises:
+            Exception: One of :attr:`signals`, by which the queue is told; or the queue refused.
+        """
+
+    def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
+        """
+        Keep a dead letter.
+
+        Raises:
+            LedgerError: It could not be kept.
+        """
+
+    def count(self, delivery: Delivery) -> int:
+        """
+        Count a repeated delivery. Returns its number, 2 for the first that is counted.
+
+        Raises:
+            LedgerError: It could not be counted.
+        """
+
+    def forget(self, delivery: Delivery) -> None:
+        """
+        Its end is known: count from the start, should it ever come again.
+
+        Raises:
+            LedgerError: The count stays.
+        """
+
+    def wants_retry(self, delivery: Delivery, error: Exception) -> bool:
+        """Whether the task's own options ask for another attempt after *error*."""
+        return False
+
+    @contextmanager
+    def as_single(self, delivery: Delivery, number: int) -> Iterator[None]:
+        """Let a handler that takes the queue's own task see one message in it, as its fields."""
+        yield
+
+    def tell_failed(self, delivery: Delivery, number: int, error: Exception) -> None:
+        """Tell who watches the queue that a message of a batch was given up."""
+
+
 class Receiver:
     """
     Args:
-        router: Whose nodes these are.
-        plans: What their declarations say about the queue.
+        queue: The queue, and the routes of what comes of a message.
+        runner: Runs the nodes.
+        sender: Keeps what comes of a message until its handling has ended.
+        plans: What the nodes' declarations say about the queue.
     """
 
-    def __init__(self, router: QueueRouter, plans: dict[str, Plan]) -> None:
-        self._router = router
+    def __init__(
+        self, queue: Queue, runner: Runner, sender: Sender, plans: Mapping[str, Plan]
+    ) -> None:
+        self._queue = queue
+        self._runner = runner
+        self._sender = sender
         self._plans = plans
         self._warned: dict[tuple[str, str], float] = {}  # when, for each node and kind of trouble
 
@@ -148,7 +241,7 @@ class Receiver:
         """A call in this process: run the node here, and give its results to the queue."""
         if native is not None:
             node = node.bound(native)
-        return self._router._runner.call(node, message)
+        return self._runner.call(node, message)
 
     def deliver(self, node: Node, delivery: Delivery) -> Any:
         """
@@ -167,7 +260,7 @@ class Receiver:
             node = node.bound(delivery.native)
         try:
             return self._receive(node, delivery)
-        except self._router.signals:
+        except self._queue.signals:
             raise
         except (Ended, Unsettled):
             raise
@@ -181,7 +274,7 @@ class Receiver:
             delivery.read(node.name)
         except Unreadable as error:
             raw = {name: getattr(delivery, name) for name in ("header", "args", "kwargs")}
-            if not delivery.eager and not self._router.wants_retry(delivery, error):
+            if not delivery.eager and not self._queue.wants_retry(delivery, error):
                 self.bury_raw(delivery, error, raw)
             raise Ended(error) from None
         plan = self._plans[node.name]
@@ -190,7 +283,7 @@ class Receiver:
         if delivery.is_batch and not plan.many:
             return self._split(node, delivery)
         limit = plan.policy.max_deliveries
-        if self._router.count(delivery) > limit:
+        if self._queue.count(delivery) > limit:
             outcome = self._give_up(node, delivery, Undelivered(node=node.name, deliveries=limit))
         else:
             try:
@@ -211,7 +304,7 @@ class Receiver:
     def _forget(self, node: Node, delivery: Delivery) -> None:
         """Forget the count of the deliveries. What comes of them does not depend on it."""
         try:
-            self._router.forget(delivery)
+            self._queue.forget(delivery)
         except Exception as error:
             self.say(node, "forget", "%s: %s", delivery.id, error)
 
@@ -242,8 +335,8 @@ class Receiver:
         """
         past = delivery.past.waited() if past is None else past
         try:
-            self._router.put_back(delivery, error, delay=delay, past=past, repeat=repeat)
-        except self._router.signals:
+            self._queue.put_back(delivery, error, delay=delay, past=past, repeat=repeat)
+        except self._queue.signals:
             raise
         except Exception as second:
             raise Unsettled(f"{error}; and it can't be put back: {second}") from second
@@ -262,14 +355,14 @@ class Receiver:
     def _deliver_one(self, node: Node, delivery: Delivery) -> Any:
         context.current.set(_context(node, delivery, 0))
         try:
-            with self._router.sending() as outbox:
+            with self._sender.sending() as outbox:
                 outbox.begin(delivery.id)
                 with self._shown(delivery, 0):
-                    outcome = self._router._runner.call(node, self._message(delivery, 0))
-        except self._router.signals:
+                    outcome = self._runner.call(node, self._message(delivery, 0))
+        except self._queue.signals:
             raise
         except Exception as error:
-            if not delivery.eager and not self._router.wants_retry(delivery, error):
+            if not delivery.eager and not self._queue.wants_retry(delivery, error):
                 self._failed(node, delivery, error)
             raise Ended(error) from error
         if self._plans[node.name].return_results:
@@ -277,7 +370,7 @@ class Receiver:
         return len(outcome) if type(outcome) is tuple else int(outcome is not NoResult)
 
     def _shown(self, delivery: Delivery, number: int) -> AbstractContextManager[None]:
-        return self._router.as_single(delivery, number) if delivery.bound else nullcontext()
+        return self._queue.as_single(delivery, number) if delivery.bound else nullcontext()
 
     def _failed(self, node: Node, delivery: Delivery, error: Exception) -> None:
         verdict = self._judge(node, delivery, error)
@@ -297,8 +390,8 @@ class Receiver:
             self._plans[node.name].policy,
             asked=delivery.past.retries,
             waits=delivery.past.waits,
-            again=isinstance(error, self._router.interrupts)
-            or self._router.wants_retry(delivery, error),
+            again=isinstance(error, self._queue.interrupts)
+            or self._queue.wants_retry(delivery, error),
         )
 
     def _bury(self, node: Node, delivery: Delivery, number: int, error: Exception) -> None:
@@ -316,7 +409,7 @@ class Receiver:
             attempts=delivery.past.attempts + (died or len(causes)),
             at=now,
         )
-        self._router.bury(delivery, full)
+        self._queue.bury(delivery, full)
 
     def bury_raw(self, delivery: Delivery, error: Unreadable, raw: Mapping[str, Any]) -> None:
         """
@@ -344,7 +437,7 @@ class Receiver:
             at=now,
             route={RAW: is_whole},
         )
-        self._router.bury(delivery, letter)
+        self._queue.bury(delivery, letter)
 
     # -- a batch ---------------------------------------------------------------------------
 
@@ -353,9 +446,9 @@ class Receiver:
         tally = Tally()
         run = self._run_together if self._plans[node.name].many else self._run_each
         try:
-            with self._router.sending() as outbox:
+            with self._sender.sending() as outbox:
                 run(node, delivery, tally, outbox)
-        except self._router.interrupts:
+        except self._queue.interrupts:
             tally = Tally()  # those done have not been able to send their results
         if delivery.eager and tally.failed:
             raise next(iter(tally.failed.values()))
@@ -371,7 +464,7 @@ class Receiver:
         except Exception as error:
             return self._apart(node, delivery, error)
         try:
-            self._router.send_on(node.name, results)
+            self._queue.send_on(node.name, results)
         except EncodeError as error:  # none of them was sent
             return self._apart(node, delivery, error)
         tally.results = len(results)
@@ -395,7 +488,7 @@ class Receiver:
                     tally.failed[number] = outcome
                     continue
                 try:
-                    self._router.send_on(node.name, outcome)
+                    self._queue.send_on(node.name, outcome)
                 except EncodeError as error:  # none of its results was sent
                     tally.failed[number] = error
                     continue
@@ -407,14 +500,14 @@ class Receiver:
             outbox.begin(delivery.parcel.ids[number])
             outcome = self._outcome(node, delivery, number, message)
             yield number, outcome
-            if isinstance(outcome, self._router.interrupts):
+            if isinstance(outcome, self._queue.interrupts):
                 return  # there is no second one before the hard limit
 
     def _outcome(self, node: Node, delivery: Delivery, number: int, message: Message) -> Any:
         try:
             with self._shown(delivery, number):
                 return _results(node.run(message))
-        except self._router.signals:
+        except self._queue.signals:
             return ()  # the handler has told the queue itself what is to be done
         except Exception as error:
             return error
@@ -438,7 +531,7 @@ class Receiver:
 
     def _message(self, delivery: Delivery, number: int) -> Message:
         fields = delivery.parcel.messages[number]
-        return self._router.message_class({**fields, "_origin": delivery.origin})
+        return self._queue.message_class({**fields, "_origin": delivery.origin})
 
     # -- what is left of a batch -----------------------------------------------------------
 
@@ -462,7 +555,7 @@ class Receiver:
                 # A second task of the same id would end with this one: RQ deletes what is done.
                 self._put_back(delivery, why, delay)
             past = Past(waits=delivery.past.waits + 1)
-            self._router.send(delivery.origin, node.name, later, delay=delay, past=past)
+            self._queue.send(delivery.origin, node.name, later, delay=delay, past=past)
         settled = tally.done | tally.failed.keys()
         for number in range(len(ids)):
             if number not in settled:
@@ -476,7 +569,7 @@ class Receiver:
             self._bury(node, delivery, number, error)
         except LedgerError as second:
             return self._judge(node, delivery, second), second
-        self._router.tell_failed(delivery, number, error)
+        self._queue.tell_failed(delivery, number, error)
         return Verdict("dead"), error
 
     def _tell(self, node: Node, id: str, delay: float, error: Exception) -> None:
@@ -510,7 +603,7 @@ class Receiver:
         parcel = Parcel([delivery.parcel.ids[number]], [delivery.parcel.messages[number]])
         past = Past() if error is None else _and_failed(Past(), error)
         packed = parcel.packed(node.name)
-        self._router.send(delivery.origin, node.name, packed, delay=delay, past=past)
+        self._queue.send(delivery.origin, node.name, packed, delay=delay, past=past)
 
 
 def _and_failed(past: Past, error: Exception) -> Past:
