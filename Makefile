@@ -10,7 +10,7 @@ JOBS ?= 4
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .NOTPARALLEL:
-.PHONY: help setup demo demo-celery test check format lint types bench chaos docs examples conformance
+.PHONY: help setup demo demo-celery test quick check format lint types bench chaos docs examples conformance
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,10 @@ demo-celery: setup ## Count words through a Celery worker: without a server, and
 test: setup ## Run every test: of the Ruby, Node and Go SDKs, then of Python
 	@$(PY) -m scripts.languages test
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal --durations=10 $(ARGS)
+	@$(PY) -m scripts.tools
+
+quick: setup ## Run what is pure, and one program of each language: in a minute
+	@$(PY) -m pytest -n 2 --dist worksteal --durations=5 -m "quick or not slow" $(ARGS)
 	@$(PY) -m scripts.tools
 
 chaos: setup ## Run the tests of faults with ten times as many messages, kills and interrupts

@@ -169,6 +169,7 @@ def of_a_delivery() -> Way:
             router(word=f"word {number}")
             if not ended.acquire(timeout=PATIENCE):
                 raise TimeoutError(f"the worker has not run task {number}")
+        app.control.shutdown()  # it looks for messages all the time, and for its end every 2 s
     return tracer.shortest
 
 

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,13 @@ from tests.leaks import no_leaks
 #: The shell reads until this test run is gone, killed included, and then ends Redis. It closes its
 #: own standard output, so that Redis alone holds the pipe: its end is the end of a failed start.
 GUARD = 'redis-server "$@" & exec >&-; read -r _; kill -9 $!; wait'
+
+#: A test that needs one of these is slow: its server has to come up, and mostly workers, too.
+SERVERS = {"redis-server", "rabbitmq-server"}
+SLOW_FIXTURES = {"redis_server", "usual_redis", "rabbitmq", "builds"}
+
+#: What each process of xdist has left out.
+left_out: list[int] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,6 +53,33 @@ def pytest_configure(config: pytest.Config) -> None:
     slow = [hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is slow by what it takes; modules and tests mark themselves for other reasons."""
+    for item in items:
+        programs = {name for mark in item.iter_markers("requires") for name in mark.args}
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "faults" in item.path.parts or programs & SERVERS or fixtures & SLOW_FIXTURES:
+            item.add_marker("slow")
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Have a process of xdist say how many it leaves out: xdist itself does not."""
+    output = getattr(items[0].config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = output.get("left_out", 0) + len(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """All processes of xdist leave out the same."""
+    left_out.append(getattr(node, "workeroutput", {}).get("left_out", 0))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if any(left_out):
+        terminalreporter.write_line(f"{max(left_out)} tests were left out; make test runs all")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

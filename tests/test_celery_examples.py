@@ -12,6 +12,8 @@ from redis import Redis
 
 from tests.queues.worker import celery_worker, eventually
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 #: As the documentation of 2013 prints it, but for the order of zincrby's arguments.

@@ -13,11 +13,10 @@ import pytest
 from emit.errors import DispatchError, EncodeError, GraphError, ResultError
 from emit.testing import capture
 from tests.faults.nodes import PATH, raw
-from tests.queues.worker import eventually
+from tests.queues.worker import eventually, working
 
 celery = pytest.importorskip("celery")
 
-from celery.contrib.testing.worker import start_worker  # noqa: E402
 from kombu.transport.memory import Channel  # noqa: E402
 
 from emit import CeleryRouter, NoResult, Router, ShellNode  # noqa: E402
@@ -39,6 +38,7 @@ def app() -> Iterator[Any]:
     app = celery.Celery(
         "local", broker="memory://", backend="cache+memory://", set_as_current=False
     )
+    app.conf.broker_transport_options = {"polling_interval": 0.05}  # 1 s unless one says so
     yield app
     app.close()
     # The broker in memory is one for the whole process: what is left would be another test's.
@@ -75,13 +75,6 @@ def test_what_makes_no_tasks(app: Any, router: CeleryRouter) -> None:
         with pytest.raises(GraphError, match=r'"local\.test": celery_task must be'):
             router.node(("n",), name="local.test", celery_task=wrong)(working)
     assert not router.names
-
-
-def working(app: Any, **options: Any) -> Any:
-    """A real worker, in a thread."""
-    return start_worker(
-        app, perform_ping_check=False, pool="solo", shutdown_timeout=60.0, **options
-    )
 
 
 def test_it_can_be_had_from_all_three_places() -> None:
@@ -453,7 +446,7 @@ def test_what_can_be_neither_read_nor_kept(
     log = logging.getLogger("emit.celery")
     log.addHandler(caplog.handler)
     try:
-        with start_worker(app, perform_ping_check=False, pool="solo", loglevel="WARNING"):
+        with working(app, loglevel="WARNING"):
             eventually(lambda: len(said()) > 1)
             length.delay(word="sun")
             eventually(lambda: len(got) > 1)
@@ -486,7 +479,7 @@ def test_a_program_that_can_not_be_started(
         return [record for record in caplog.records if "no-such" in record.getMessage()]
 
     caplog.set_level(logging.INFO, "emit")  # the worker's own would be that of all later tests
-    with start_worker(app, perform_ping_check=False, pool="solo", loglevel="WARNING"):
+    with working(app, loglevel="WARNING"):
         split.delay(text="the rain")
         split.delay(text="in Spain")
         eventually(lambda: len(said()) > 1)
@@ -497,6 +490,7 @@ def test_a_program_that_can_not_be_started(
     assert {record.levelno for record in others} == {logging.INFO}
 
 
+@pytest.mark.slow
 def test_the_broker_is_not_there(app: Any, router: CeleryRouter) -> None:
     """One clear error of Emit's, with Celery's own as its cause."""
     app.conf.broker_url = "redis://127.0.0.1:1/0"

@@ -18,6 +18,8 @@ import emit
 from emit.cli import COMMANDS
 from emit.cli.screen import paint
 
+pytestmark = pytest.mark.slow
+
 #: The installed program, beside the interpreter that runs the tests.
 EMIT = str(Path(sys.executable).parent / "emit")
 

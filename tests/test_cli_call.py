@@ -13,6 +13,8 @@ import pytest
 
 from tests.test_cli import EMIT, run
 
+pytestmark = pytest.mark.slow
+
 SDK = str(Path(__file__).parent.parent / "sdks" / "python")
 
 APP = """

@@ -10,6 +10,8 @@ import pytest
 
 from tests.test_cli import run
 
+pytestmark = pytest.mark.slow
+
 SDK = Path(__file__).parent.parent / "sdks" / "python"
 
 APP = f"""

@@ -11,6 +11,8 @@ import pytest
 from emit.cli import COMMANDS
 from tests.test_cli import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("line", "words"),

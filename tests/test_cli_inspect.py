@@ -13,6 +13,8 @@ from emit.host.examine import ping
 from emit.multilang import ShellNode
 from tests.test_cli import run
 
+pytestmark = pytest.mark.slow
+
 WORDS = """
 def words(text, times=1):
     for word in text.split():

@@ -17,6 +17,8 @@ from tests.conftest import require
 from tests.queues.worker import eventually
 from tests.test_cli import EMIT, run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 LANGUAGES = list(forms(runtimes()))

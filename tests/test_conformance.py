@@ -14,6 +14,8 @@ from tests import tiny
 from tests.conftest import require
 from tests.hosts import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: sdk.language)
 def test_an_sdk(sdk: Sdk) -> None:

@@ -19,6 +19,8 @@ from emit.host.wire.frames import Ready
 from tests.hosts import ROOT, count
 from tests.tiny import NAMES, PROGRAM
 
+pytestmark = pytest.mark.slow
+
 SCENARIOS = {scenario.title: scenario for scenario in all_scenarios()}
 
 #: What a program that is wrong elsewhere passes.

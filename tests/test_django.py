@@ -14,6 +14,8 @@ from tests.hosts import ROOT
 from tests.queues.worker import celery_worker, eventually
 from tests.test_cli import EMIT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("django")
 
 CELERY = """

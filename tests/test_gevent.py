@@ -10,6 +10,8 @@ import pytest
 
 from tests.shared_hosts import listening
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 BEGIN = """

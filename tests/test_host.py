@@ -542,6 +542,7 @@ def test_a_stream_has_no_limit_of_results() -> None:
         assert list(node.stream({})) == list(range(5_000))
 
 
+@pytest.mark.slow
 def test_an_endless_list_of_results_is_told_as_one() -> None:
     """At its timeout, by the limit that it broke; other attempts would end in the same way."""
     code = "import itertools\nserve(lambda msg: itertools.count())"

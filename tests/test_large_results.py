@@ -11,6 +11,8 @@ from emit import Message, ShellNode
 from emit.errors import FrameTooLarge, RemoteError
 from tests.conftest import require
 
+pytestmark = pytest.mark.slow
+
 #: A plain file in each language, with a function that emits a text of so many characters.
 FILES = {
     "python": (".py", "def large(msg):\n    return 'x' * msg.n\n"),

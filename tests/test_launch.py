@@ -21,6 +21,8 @@ from emit.host.language import build, launch
 from tests.hosts import ROOT, until
 from tests.leaks import no_leaks
 
+pytestmark = pytest.mark.slow
+
 #: A toy file holds the word that the node emits. It is built into a program, by a compiler that
 #: keeps count, fails at "mistake", takes its time at "slow", and is "killed", or a "part" of it.
 TOML = """

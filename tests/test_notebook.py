@@ -15,6 +15,8 @@ from emit.errors import GraphError
 from tests.hosts import ROOT
 from tests.queues.worker import are_gone, eventually
 
+pytestmark = pytest.mark.slow
+
 BEGIN = "from emit import Router, ShellNode\nrouter = Router()\nseen = []"
 
 WORDS = """

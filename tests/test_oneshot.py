@@ -19,7 +19,7 @@ from emit.host.system.environment import environment
 from emit.host.system.program import Program
 from tests.hosts import count
 
-pytestmark = pytest.mark.usefixtures("leak_free")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("leak_free")]
 
 #: Seconds after which a test has hung. No test waits for it to pass.
 GUARD = 60.0

@@ -20,6 +20,7 @@ from tests.hosts import count, lives, open_host, run_host, sleepers, until
 CHAOS = os.environ.get("EMIT_CHAOS") == "1"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc"),
     pytest.mark.usefixtures("leak_free"),
 ]

@@ -21,6 +21,8 @@ from tests.conftest import require
 from tests.hosts import ROOT
 from tests.leaks import no_leaks
 
+pytestmark = pytest.mark.slow
+
 #: Where `npm ci` puts what the Node SDK's own development needs.
 MODULES = ROOT / "sdks" / "node" / "node_modules"
 

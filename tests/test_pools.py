@@ -15,7 +15,7 @@ import pytest
 from tests.queues.notes import dead, graph, wait_for
 from tests.queues.worker import ROOT, are_gone, celery_worker, eventually
 
-pytestmark = pytest.mark.requires("redis-server")
+pytestmark = [pytest.mark.slow, pytest.mark.requires("redis-server")]
 
 COUNT = 10
 

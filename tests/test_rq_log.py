@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from rq.scheduler import RQScheduler
 
 import emit.rq
@@ -67,7 +69,7 @@ def test_redis_is_away(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
     caplog.set_level(logging.DEBUG, logger="emit.rq")
     monkeypatch.setattr(emit.rq, "TICK", 0.01)
     ended = threading.Event()
-    with Redis(port=1) as nowhere:
+    with Redis(port=1, retry=Retry(NoBackoff(), 0)) as nowhere:
         arguments = (RQScheduler(["default"], nowhere, logging_level="WARNING"), ended)
         thread = threading.Thread(target=emit.rq._schedule, args=arguments)
         thread.start()

@@ -82,6 +82,7 @@ def test_every_language_is_here() -> None:
 # Which function is the node
 
 
+@pytest.mark.quick
 def test_the_one_that_is_named_as_the_file(language: Language, declare: Declare) -> None:
     """Also where there are others; it emits several results, or none."""
     node = declare("words", language.words("other"))

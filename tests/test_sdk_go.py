@@ -18,7 +18,7 @@ from tests.conftest import require
 from tests.hosts import ROOT
 from tests.leaks import no_leaks
 
-pytestmark = pytest.mark.requires("go")
+pytestmark = [pytest.mark.slow, pytest.mark.requires("go")]
 
 PROGRAM = """package main
 

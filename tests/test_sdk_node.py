@@ -19,7 +19,7 @@ from emit.errors import CallTimeout, NodeError, RemoteError
 from tests.hosts import ROOT
 from tests.leaks import no_leaks
 
-pytestmark = pytest.mark.requires("node")
+pytestmark = [pytest.mark.slow, pytest.mark.requires("node")]
 
 SDK = ROOT / "sdks" / "node"
 IMPORT = f"import {{ context, log, node, Reject, Retry, serve }} from '{SDK}/index.js';\n"

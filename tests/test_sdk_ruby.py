@@ -16,7 +16,7 @@ from emit.errors import EncodeError, ProcessDied, RemoteError
 from tests.hosts import ROOT
 from tests.leaks import no_leaks
 
-pytestmark = pytest.mark.requires("ruby", "ruby-msgpack")
+pytestmark = [pytest.mark.slow, pytest.mark.requires("ruby", "ruby-msgpack")]
 
 SDK = ROOT / "sdks" / "ruby"
 

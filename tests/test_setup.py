@@ -11,6 +11,8 @@ import pytest
 
 from scripts import tools
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

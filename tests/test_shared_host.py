@@ -49,7 +49,7 @@ from tests.faults.nodes import CHAOS, PATH, raw, sdk
 from tests.hosts import lives, until
 from tests.shared_hosts import EMIT, client, listening, open_client, start, status, wait_for
 
-pytestmark = pytest.mark.usefixtures("leak_free")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("leak_free")]
 
 ECHO = sdk("def echo(msg): return [msg.n, os.getpid()]\nserve(echo)")
 

@@ -21,6 +21,8 @@ from tests.conftest import require
 from tests.hosts import ROOT
 from tests.leaks import no_leaks
 
+pytestmark = pytest.mark.slow
+
 CHAOS = os.environ.get("EMIT_CHAOS") == "1"
 
 #: Values in one batch; batches in a test: 10^3 values for each SDK and codec, or 10^5.

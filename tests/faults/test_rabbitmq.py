@@ -13,7 +13,6 @@ from typing import Any
 import kombu
 import pytest
 from celery import Celery
-from celery.contrib.testing.worker import start_worker
 from celery.exceptions import SoftTimeLimitExceeded
 
 from emit import CeleryRouter
@@ -22,7 +21,7 @@ from emit.errors import DispatchError, RemoteError
 from tests.queues.notes import graph, wait_for
 from tests.queues.proxy import Proxy
 from tests.queues.rabbit import Rabbit, serving_rabbitmq
-from tests.queues.worker import celery_worker, eventually
+from tests.queues.worker import celery_worker, eventually, working
 
 pytestmark = pytest.mark.requires("redis-server", "rabbitmq-server")
 
@@ -178,13 +177,6 @@ def alone(rabbitmq: Rabbit, redis: str) -> Iterator[Any]:
     app.close()
 
 
-def working(app: Any) -> Any:
-    """A worker, in a thread."""
-    return start_worker(
-        app, perform_ping_check=False, pool="solo", loglevel="WARNING", shutdown_timeout=60.0
-    )
-
-
 def letters_of(router: CeleryRouter) -> list[Any]:
     letters = router.dead_letters
     assert letters is not None
@@ -207,7 +199,7 @@ def test_many_attempts_with_long_causes(alone: Any) -> None:
             after=0.01,
         )
 
-    with working(app):
+    with working(app, loglevel="WARNING"):
         router.dispatch("test", "alone.node", {"n": 1})
         eventually(lambda: letters_of(router))
     (letter,) = letters_of(router)
@@ -234,7 +226,7 @@ def test_a_retry_of_celerys_that_is_refused(alone: Any) -> None:
             router.dispatch("test", "alone.other", {})
             raise task.retry(countdown=0)
 
-    with working(app):
+    with working(app, loglevel="WARNING"):
         router.dispatch("test", "alone.node", {})
         eventually(lambda: len(runs) == 3)
     assert sorted(runs) == ["node", "node", "other"]
@@ -253,7 +245,7 @@ def test_a_dead_letter_exchange(alone: Any) -> None:
         raise KeyError("for good")
 
     channel.queue_declare("graveyard", durable=True, auto_delete=False)
-    with working(app):
+    with working(app, loglevel="WARNING"):
         router.dispatch("test", "alone.node", {"n": 1})
         eventually(lambda: channel.queue_declare("graveyard", passive=True).message_count)
     assert [letter.message for letter in letters_of(router)] == [{"n": 1}]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from celery.contrib.testing.worker import start_worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -104,6 +105,20 @@ class Worker:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
+
+
+@contextlib.contextmanager
+def working(app: Any, **options: Any) -> Iterator[Any]:
+    """
+    A real worker of Celery's in a thread of this process.
+
+    It is told to end by a message, and looks for messages all the time. At the flag that Celery's
+    own helper sets it looks every two seconds.
+    """
+    options = {"pool": "solo", "perform_ping_check": False, "shutdown_timeout": PATIENCE, **options}
+    with start_worker(app, **options) as worker:
+        yield worker
+        app.control.shutdown()
 
 
 def _command(process: psutil.Process) -> list[str]:
