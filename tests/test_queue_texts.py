@@ -20,7 +20,7 @@ from rq import Queue
 from rq.job import Job
 
 from emit.dead import DeadLetters
-from emit.errors import DispatchError, EncodeError
+from emit.errors import DispatchError, EncodeError, GraphError
 from emit.router.delivery import batch_id, message_id
 from tests.queues.notes import dead, forget, graph, seen, wait_for
 from tests.queues.worker import Worker, celery_worker, eventually, rq_worker
@@ -193,6 +193,20 @@ def test_celerys_worker_keeps_what_it_can_not_read(sent: Any, celery: Worker) ->
     assert "canary" not in celery.text
     assert sent.keep.AsyncResult("newer").state == "FAILURE"
     eventually(lambda: sent.redis.hlen("unacked") == 0)
+
+
+def test_a_node_that_the_worker_does_not_know(sent: Any, celery: Worker) -> None:
+    """Newer code has sent it: Celery would throw it away, and write it into the log."""
+    text = '{"v":1,"origin":"words","messages":[{"word":"canary"}]}'
+    sent.app.send_task("flow.absent", args=[text], task_id="9", headers={"emit": {"v": 1}})
+    (letter,) = dead(sent, 1)
+    assert (letter.id, letter.node) == ("9", "flow.absent")
+    assert "this worker knows no node of that name" in letter.causes[-1].text
+    assert json.loads(letter.message["raw"])["args"] == [text]
+    eventually(lambda: sent.redis.hlen("unacked") == 0)
+    assert "canary" not in celery.text
+    with pytest.raises(GraphError, match=r'"flow.absent" is not the name of a node'):
+        sent.router.dead_letters.replay("9", sent.router.resend)
 
 
 def test_such_a_letter_is_shown_sent_again_and_dropped(sent: Any) -> None:

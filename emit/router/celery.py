@@ -39,6 +39,7 @@ from emit.errors import DispatchError, GraphError, LedgerError
 from emit.exact import from_text, to_json
 from emit.letter import DeadLetter, shortened
 from emit.router import celery_host
+from emit.router.celery_worker import HEADER, keep_unknown
 from emit.router.envelope import Packed, Parcel, Past, by_hand, is_emits, shown, unpack
 from emit.router.ledger import Ledger, try_out
 from emit.router.naming import get_name
@@ -47,9 +48,6 @@ from emit.router.receiver import RAW, Delivery, Ended
 from emit.text import hide_arguments, one_line
 
 __all__ = ["CeleryRouter"]
-
-#: The header of a Celery message by which Emit's own are known, with the past of the message.
-HEADER = "emit"
 
 #: The header of one that waits longer than the broker allows: until when, in seconds since the
 #: epoch.
@@ -493,6 +491,8 @@ class CeleryRouter(QueueRouter):
         pool = instance.pool_cls.__module__.rpartition(".")[2]
         name = {"thread": "threads"}.get(pool, pool)
         check_worker(instance.app, self._all_tasks(), self._timeouts(), name)
+        if any(app is instance.app for app in self._apps()):
+            keep_unknown(self, instance.consumer)
         try:
             ledgers = [*self.ledgers()]
         except GraphError as error:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
@@ -14,11 +15,15 @@ from celery.worker.strategy import default
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from emit.errors import Unreadable
+from emit.router.envelope import is_emits
 from emit.router.receiver import Delivery
 
-__all__ = ["NodeRequest", "strategy"]
+__all__ = ["HEADER", "NodeRequest", "keep_unknown", "strategy"]
 
 logger = logging.getLogger("emit.celery")
+
+#: The header of a Celery message by which Emit's own are known, with the past of the message.
+HEADER = "emit"
 
 #: Seconds before what can be neither read nor kept goes back to the queue.
 _PAUSE = 1.0
@@ -78,18 +83,63 @@ def _check(message: Any) -> None:
         raise _Unfit('it has a field "self", which a task takes in one dictionary only')
 
 
+def keep_unknown(router: Any, consumer: Any) -> None:
+    """
+    Have a worker that gets a message for a node that it does not know make it a dead letter: newer
+    code has sent it, say. Celery would log it, message and all, and throw it away.
+    """
+    inherited = consumer.on_unknown_task
+
+    def on_unknown_task(body: Any, message: Any, error: Any) -> None:
+        if is_emits(message.headers.get(HEADER)):
+            _give_up_unknown(router, consumer, message)
+        else:
+            inherited(body, message, error)
+
+    consumer.on_unknown_task = on_unknown_task
+
+
+def _give_up_unknown(router: Any, consumer: Any, message: Any) -> None:
+    node, app = message.headers["task"], consumer.app
+    reason = (
+        "this worker knows no node of that name: upgrade it, or have it import the node's module, "
+        "and replay this"
+    )
+    try:
+        _check(message)
+        raw = dict(zip(("args", "kwargs"), message.payload, strict=False))
+        raw["header"] = message.headers[HEADER]
+    except (ContentDisallowed, DecodeError, _Unfit):
+        raw = _raw(message)
+    native = SimpleNamespace(app=app, backend=app.backend)
+    _keep(router, consumer, message, native, Unreadable(node=node, reason=reason), raw)
+
+
 def _give_up(task: Any, consumer: Any, message: Any, error: Exception) -> None:
     router, node = task.emit
     # Not the text of a decoder, which may have what it could not decode.
     reason = str(error) if isinstance(error, (_Unfit, InvalidTaskError)) else type(error).__name__
     unreadable = Unreadable(node=node, reason=f"Celery can't read it: {reason}")
+    _keep(router, consumer, message, task, unreadable, _raw(message))
+
+
+def _keep(
+    router: Any,
+    consumer: Any,
+    message: Any,
+    task: Any,
+    unreadable: Unreadable,
+    raw: Mapping[str, Any],
+) -> None:
+    """Make a dead letter of a message, or leave it in the queue."""
     headers = message.headers if isinstance(message.headers, Mapping) else {}
     delivery = Delivery(str(headers.get("id") or ""), native=task)
     reject = partial(message.reject_log_error, logger, consumer.connection_errors)
     try:
-        router._receiver.bury_raw(delivery, unreadable, _raw(message))
+        router._receiver.bury_raw(delivery, unreadable, raw)
     except Exception as failure:
-        logger.error('"%s": %s stays in the queue: %s', node, delivery.id, failure)
+        text = '"%s": %s stays in the queue: %s'
+        logger.error(text, unreadable.node, delivery.id, failure)
         consumer.timer.call_after(_PAUSE, reject, kwargs={"requeue": True})
         return
     logger.error("%s", unreadable)
