@@ -20,7 +20,7 @@ from rq.defaults import DEFAULT_MAINTENANCE_TASK_INTERVAL
 from rq.scheduler import RQScheduler
 
 from emit.router.ledger import Ledger, try_out
-from emit.router.rq_log import log_with_worker
+from emit.router.rq import log_with_worker
 
 __all__ = ["EmitWorker"]
 

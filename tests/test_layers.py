@@ -89,7 +89,7 @@ OPTIONAL = {
         *("emit.router.celery", "emit.router.celery_host", "emit.router.celery_worker"),
         *("emit.celery", "emit.celery_redis"),
     },
-    "rq": {"emit.router.rq", "emit.router.lane", "emit.rq", "emit.cli.queues"},
+    "rq": {"emit.router.rq", "emit.rq", "emit.cli.queues"},
     "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.queues", "emit.celery_redis"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from rq.scheduler import RQScheduler
 
 import emit.rq
-from emit.router.rq_log import log_with_worker
+from emit.router.rq import log_with_worker
 from tests.queues.notes import dead, graph, wait_for
 from tests.queues.worker import eventually, rq_worker
 

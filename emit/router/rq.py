@@ -11,12 +11,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import reduce
 from typing import Any, NoReturn
@@ -24,25 +26,25 @@ from typing import Any, NoReturn
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, Retry, get_current_job
+from rq.defaults import DEFAULT_WORKER_TTL
+from rq.exceptions import TimeoutFormatError
 from rq.job import Job, JobStatus
 from rq.scheduler import RQScheduler
 from rq.timeouts import JobTimeoutException
-from rq.utils import now
+from rq.utils import now, parse_timeout
 
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, InProgress, LedgerError
 from emit.exact import from_text
 from emit.letter import DeadLetter, shortened
 from emit.router.envelope import Packed, Past, by_hand, shown
-from emit.router.lane import Lane, problems, seconds
 from emit.router.ledger import Ledger, is_away
 from emit.router.naming import look_like
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
-from emit.router.rq_log import log_with_worker
 from emit.text import hide_arguments
 
-__all__ = ["RQRouter"]
+__all__ = ["RQRouter", "log_with_worker"]
 
 #: The key in a job's ``meta`` by which Emit's own are known, with the past of the message. For a
 #: job that somebody enqueues by RQ's own means RQ counts what it was told to.
@@ -57,6 +59,31 @@ _LONGEST_WAIT = 5.0
 
 #: Seconds beyond its time limit after which RQ takes a job for one whose worker died.
 _GRACE = 60
+
+#: RQ sets up handlers and the level of its own loggers only.
+_worker = logging.getLogger("rq.worker")
+_emit = logging.getLogger("emit")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """
+    Where a node's jobs go.
+
+    Attributes:
+        queue: RQ's own.
+        timeout: Seconds that a job may take; None: what the queue says, which is 180 by default.
+        result_ttl: Seconds that RQ keeps what a job has returned.
+    """
+
+    queue: Queue
+    timeout: int | None
+    result_ttl: int
+
+    @property
+    def limit(self) -> int:
+        """Seconds that a job may take; -1: any number."""
+        return self.queue._default_timeout if self.timeout is None else self.timeout
 
 
 class Again(Exception):
@@ -153,7 +180,7 @@ class RQRouter(QueueRouter):
         return run
 
     def problems(self) -> list[str]:
-        """What the settings of its queues and jobs do to messages; see `emit.router.lane`."""
+        """What the settings of its queues and jobs do to messages; see :func:`problems`."""
         return problems(self._lanes, self._timeouts())
 
     # -- sending ---------------------------------------------------------------------------
@@ -434,3 +461,96 @@ def _publishing(origin: str, destination: str) -> Iterator[None]:
         hide_arguments(error)
         text = f'"{destination}": RQ could not enqueue a message from "{origin}": {error}'
         raise DispatchError(text) from error
+
+
+def seconds(node: str, option: str, value: Any) -> int:
+    """
+    Read a time as RQ does: whole seconds, or such as ``"1h"``. -1 stands for no end.
+
+    Raises:
+        GraphError: It is none.
+    """
+    try:
+        read = parse_timeout(value)
+    except (TimeoutFormatError, TypeError, AssertionError, OverflowError) as error:
+        raise GraphError(f'"{node}": {option} = {value!r}: {error}') from error
+    cut_off = isinstance(value, float) and value != read  # RQ would do it without a word
+    if read is None or cut_off or read < -1 or (read == 0 and option == "timeout"):
+        raise GraphError(f'"{node}": {option} = {value!r} is no number of whole seconds, nor -1')
+    return read
+
+
+def problems(lanes: Mapping[str, Lane], timeouts: Mapping[str, float] = {}) -> list[str]:
+    """
+    What the settings of nodes do to messages, one line each. Empty: nothing bad.
+
+    Args:
+        lanes: Of each node, by its name.
+        timeouts: Of each node that is a program its ``timeout``, in seconds.
+
+    Example:
+        >>> problems({"words": Lane(Queue(connection=Redis()), timeout=None, result_ttl=500)})
+        []
+    """
+    each = [text for name, lane in lanes.items() for text in _of(name, lane, timeouts.get(name))]
+    return [*each, *_mixed(lanes)]
+
+
+def _of(name: str, lane: Lane, timeout: float | None) -> Iterator[str]:
+    queue, limit = lane.queue, lane.limit
+    if not queue.is_async:
+        yield (
+            f'"{name}": the queue "{queue.name}" has is_async=False: a job runs where it is sent, '
+            f"and its message is lost if that process dies"
+        )
+    if limit < 0:
+        yield (
+            f'"{name}": its jobs have no time limit: one that hangs is never ended, and one that '
+            f"takes more than {DEFAULT_WORKER_TTL} s in an EmitWorker is taken for dead and run "
+            f"again beside it; set timeout, of a program Queue(default_timeout=...)"
+        )
+    elif timeout is not None and timeout >= limit:
+        yield (
+            f'"{name}": timeout = {timeout:g} s is not below the time limit of its job, {limit} s: '
+            f"set the node's timeout, or Queue(default_timeout=...)"
+        )
+    if lane.result_ttl < 0:
+        yield (
+            f'"{name}": result_ttl is -1: Redis keeps every job for ever, and the message with it'
+        )
+
+
+def _mixed(lanes: Mapping[str, Lane]) -> Iterator[str]:
+    """A worker reads all of a queue's jobs with one serializer."""
+    first: dict[Any, tuple[str, Lane]] = {}
+    for name, lane in lanes.items():
+        queue = lane.queue
+        other, known = first.setdefault((queue.name, id(queue.connection)), (name, lane))
+        if known.queue.serializer is not queue.serializer:
+            yield (
+                f'"{name}" and "{other}": the queue "{queue.name}" has two serializers: a worker '
+                f"fails the jobs of one of them unread, and makes no dead letter of them"
+            )
+
+
+class _WithWorker(logging.Handler):
+    """Gives a record to the worker's log, unless its user has set up handlers for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _emit.handlers == [self] and not (_emit.propagate and logging.root.handlers):
+            named = copy(record)
+            named.msg, named.args = f"{record.name}: {record.getMessage()}", ()
+            _worker.handle(named)
+
+
+def log_with_worker() -> None:
+    """
+    Log what goes to the logger ``emit`` as the worker does its own: same handlers, form and level.
+
+    Of no effect where there is a handler for it already, or no worker's log in this process.
+    """
+    if _emit.hasHandlers() or not _worker.hasHandlers():
+        return
+    _emit.addHandler(_WithWorker())
+    if _emit.level == logging.NOTSET:
+        _emit.setLevel(_worker.getEffectiveLevel())
