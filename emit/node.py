@@ -83,9 +83,8 @@ class Handler:
         """End what it keeps. It begins anew with a later message."""
 
 
-def is_handler(func: Any) -> bool:
-    """True if *func* is a :class:`Handler`, and not a mock that says so for a test's sake."""
-    return issubclass(type(func), Handler)
+#: What a handler can do that is not a subclass of Handler: nothing but to be called.
+_CALLABLE = Handler()
 
 
 class Node:
@@ -100,6 +99,7 @@ class Node:
         stream: Route each result as it comes, instead of all after the handler has ended.
         fields: The declared fields, for *pass_through*.
         pass_through: Each result also has those fields of the message that it does not name.
+        seam: What may be asked of the handler: itself, or a Handler that can do nothing else.
         foreign: The handler speaks to another program, where a tuple arrives as a list.
         takes_many: It has a ``call_many``: messages in, for each an outcome (a list of what it
             emitted, or an exception) in their order.
@@ -108,7 +108,7 @@ class Node:
 
     __slots__ = (
         *("fields", "fit", "foreign", "function", "handler", "name"),
-        *("pass_through", "stream", "takes_many"),
+        *("pass_through", "seam", "stream", "takes_many"),
     )
 
     def __init__(
@@ -126,51 +126,22 @@ class Node:
         self.stream = stream
         self.fields: tuple[str, ...] = ()
         self.pass_through = pass_through
-        self.foreign = is_handler(handler) and handler.foreign
+        # By its type, since isinstance is true of a mock that says so for a test's sake.
+        self.seam: Handler = handler if issubclass(type(handler), Handler) else _CALLABLE
+        self.foreign = self.seam.foreign
         self.takes_many = False
         self.function: Callable[..., Any] | None = None
 
     def configure(self, options: dict[str, Any]) -> None:
         """Let the handler take from *options* what it knows, as a ShellNode its ``timeout``."""
-        if is_handler(self.handler):
-            self.handler.configure(self.name, options, stream=self.stream)
-            self.takes_many = self.handler.takes_many and not self.stream
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """What ``router.node`` takes for its handler."""
-        return tuple(self.handler.options) if is_handler(self.handler) else ()
+        self.seam.configure(self.name, options, stream=self.stream)
+        self.takes_many = self.seam.takes_many and not self.stream
 
     def bound(self, first: Any) -> Node:
         """The same node, whose handler is given *first* before the message, as a Celery task."""
         node = copy(self)
         node.handler = partial(self.handler, first)
         return node
-
-    @property
-    def language(self) -> str:
-        """The language of its function or program."""
-        return self.handler.language if is_handler(self.handler) else "python"
-
-    @property
-    def declared_size(self) -> int | None:
-        """How many processes its author gives it, if its author has said so."""
-        return self.handler.declared_size if is_handler(self.handler) else None
-
-    def open(self) -> None:
-        """Let the handler begin what it wants to have ready before its first message."""
-        if is_handler(self.handler):
-            self.handler.open()
-
-    def begin_close(self) -> None:
-        """Let the handler begin to end what it keeps; :meth:`close` follows."""
-        if is_handler(self.handler):
-            self.handler.begin_close()
-
-    def close(self) -> None:
-        """Let the handler end what it keeps; it begins anew with a later message."""
-        if is_handler(self.handler):
-            self.handler.close()
 
     def run(self, message: Any) -> Any:
         """

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from emit import errors
 from emit.errors import GraphError
+from emit.node import Handler
 from emit.router.delivery import NAMESPACE, Plan, Policy, judge, message_id, read_plan
 from emit.router.sender import Outbox
 
@@ -168,18 +169,18 @@ def test_the_outbox_keeps_by_way() -> None:
 def test_a_plan_that_cannot_work(key: str, value: Any) -> None:
     """The text names the node, the option and the value."""
     with pytest.raises(GraphError, match=f'"n": {key} must be a whole number of 1 or more'):
-        read_plan("n", None, {key: value})
+        read_plan("n", Handler(), {key: value})
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "10", True])
 def test_retries_that_cannot_be(value: Any) -> None:
     with pytest.raises(GraphError, match='"n": max_retries must be a whole number of 0 or more'):
-        read_plan("n", None, {"max_retries": value})
+        read_plan("n", Handler(), {"max_retries": value})
 
 
 def test_a_plan_takes_only_its_own() -> None:
     """The rest is left for others to know."""
     options = {"batch": 10, "queue": "words", "max_attempts": 7, "max_retries": 0}
     policy = Policy(max_attempts=7, max_retries=0)
-    assert read_plan("n", None, options) == Plan(batch=10, policy=policy)
+    assert read_plan("n", Handler(), options) == Plan(batch=10, policy=policy)
     assert options == {"queue": "words"}

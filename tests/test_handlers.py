@@ -108,7 +108,7 @@ ASKED = {
     ("handlers", "called"): "a Python function, whose source is read",
 }
 #: What a handler, or what may be one, is called in the code.
-CALLED = {"handler", "node", "own", "func", "function", "called", "wrapped", "shell", "program"}
+CALLED = {"handler", "node", "seam", "func", "function", "called", "wrapped", "shell", "program"}
 ROOT = Path(emit.__file__).parent
 
 

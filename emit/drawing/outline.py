@@ -182,4 +182,4 @@ def _facts(router: Router, name: str) -> dict[str, Any]:
     node = router._nodes.get(name)
     if node is None or not node.foreign:
         return {"language": "python", "foreign": False, "size": None}
-    return {"language": node.language, "foreign": True, "size": node.declared_size}
+    return {"language": node.seam.language, "foreign": True, "size": node.seam.declared_size}

@@ -29,7 +29,7 @@ from emit.node import PLAIN, Node
 from emit.text import one_line
 
 #: (origin, destination, fields); for a stream (origin, None, generator of its results).
-Delivery = tuple[str, Any, Any]
+Listed = tuple[str, Any, Any]
 
 
 class Carrier(Protocol):
@@ -183,7 +183,7 @@ class Runner:
         is_plain = self._router.message_class.__init__ is Message.__init__
         return is_plain and not work.logged and self._router.sends_here()
 
-    def _deliver(self, delivery: Delivery, work: WorkList) -> None:
+    def _deliver(self, delivery: Listed, work: WorkList) -> None:
         """Do one delivery of any kind."""
         origin, destination, fields = delivery
         if destination is None:
@@ -250,7 +250,7 @@ class Runner:
     ) -> Generator[dict[str, Any], None, None]:
         """Yield the results of messages that a program gets together, as they come in order."""
         sent: deque[Message] = deque()
-        with closing(node.handler.call_many(self._noting(messages, node, sent, work))) as outcomes:
+        with closing(node.seam.call_many(self._noting(messages, node, sent, work))) as outcomes:
             for outcome in outcomes:
                 yield from _fitted(node, outcome, sent.popleft())
 
@@ -293,8 +293,8 @@ class WorkList:
 
     def __init__(self, logged: bool) -> None:
         self.logged = logged
-        self.inbox: list[Delivery] = []
-        self.stack: list[Delivery] = []
+        self.inbox: list[Listed] = []
+        self.stack: list[Listed] = []
         self.delivering: Node | None = None
 
     def push(self, origin: str, results: Generator[Any, None, None]) -> None:

@@ -22,7 +22,7 @@ from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message, check_fields, make_fit
 from emit.node import Node, make_handler
 from emit.router.carrier import Carrier, Runner
-from emit.router.naming import Place, Places, get_name, look_like
+from emit.router.naming import Declaration, Declarations, get_name, look_like
 from emit.router.options import (
     CELERY,
     OPTIONS,
@@ -87,7 +87,7 @@ class Router:
         self.logger = logging.getLogger("emit")
         self._graph = Graph()
         self._nodes: dict[str, Node] = {}
-        self._places = Places()
+        self._declarations = Declarations()
         self._logged: set[tuple[str, str]] = set()
         self._has_warned = False
         self._lock = threading.RLock()  # guards everything that registration writes
@@ -180,7 +180,7 @@ class Router:
             own = {key: options.pop(key) for key in OPTIONS if key in options}
             wrapped = self.wrap_as_node(func, **own)
             node = wrapped.node  # type: ignore[attr-defined]
-            self._places.check(node.name, Place.of_caller())
+            self._declarations.check(node.name, Declaration.of_caller())
             node.configure(options)
             wrapped = self.wrap_node(wrapped, options)
             self.register(node.name, wrapped, fields, subscribe_to, entry_point, ignore)
@@ -240,7 +240,7 @@ class Router:
         known: tuple[str, ...] = OPTIONS
         if isinstance(wrapped, Node) and options:
             self._do_without_queue(wrapped, options)
-            known = (*OPTIONS, *QUEUED, *CELERY, *RQ, *wrapped.options)
+            known = (*OPTIONS, *QUEUED, *CELERY, *RQ, *wrapped.seam.options)
         if options:
             raise GraphError(unknown_options(get_name(node), type(self).__name__, options, known))
         return node
@@ -290,9 +290,9 @@ class Router:
         subscribe_to, ignore = _kept(subscribe_to), _kept(ignore)
         self._read(subscribe_to, name)
         ignores = self._read(ignore, name)
-        place = Place.of_caller()
+        place = Declaration.of_caller()
         with self._lock:
-            if self._places.claim(name, place):
+            if self._declarations.claim(name, place):
                 self._graph.clear(name)
             self.fields[name] = copy(fields) if isinstance(fields, Sequence) else checked
             self.functions[name] = func
@@ -306,7 +306,7 @@ class Router:
             if entry_point:
                 self.add_entry_point(name)
         if replaced is not None:
-            replaced.close()
+            replaced.seam.close()
         self.logger.debug('registered "%s"', name)
 
     def _node_of(self, func: Any) -> Any:
@@ -438,13 +438,13 @@ class Router:
         ``with router:`` does it at the end of the block, and every program does it at its end.
         """
         for node in self._nodes.values():  # so that the processes of all stop side by side
-            node.begin_close()
+            node.seam.begin_close()
         for node in self._nodes.values():
-            node.close()
+            node.seam.close()
 
     def __enter__(self) -> Router:
         for node in self._nodes.values():
-            node.open()
+            node.seam.open()
         return self
 
     def __exit__(self, *exception: object) -> None:

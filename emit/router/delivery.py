@@ -29,7 +29,7 @@ from emit.errors import (
     StartTimeout,
     Unavailable,
 )
-from emit.node import is_handler
+from emit.node import Handler
 from emit.router.options import QUEUED, check_queued
 
 #: What the ids of messages are made in. It only has to differ from everybody else's.
@@ -122,7 +122,7 @@ class Plan:
     policy: Policy = field(default_factory=Policy)
 
 
-def read_plan(name: str, handler: Any, options: dict[str, Any]) -> Plan:
+def read_plan(name: str, seam: Handler, options: dict[str, Any]) -> Plan:
     """
     Take from *options* what is about the queue.
 
@@ -130,12 +130,11 @@ def read_plan(name: str, handler: Any, options: dict[str, Any]) -> Plan:
         GraphError: A value that can't work.
     """
     taken = {key: options.pop(key) for key in QUEUED if key in options}
-    check_queued(name, taken, foreign=is_handler(handler) and handler.foreign)
+    check_queued(name, taken, foreign=seam.foreign)
     limits = ("max_attempts", "max_retries", "max_deliveries")
     policy = {key: taken.pop(key) for key in limits if key in taken}
-    if is_handler(handler):  # of a program its host knows them as well
-        own = {"max_attempts": handler.max_attempts, "max_retries": handler.max_retries}
-        policy = own | policy
+    # Of a program its host knows these as well.
+    policy = {"max_attempts": seam.max_attempts, "max_retries": seam.max_retries} | policy
     return Plan(**taken, policy=Policy(**policy))
 
 

@@ -48,7 +48,7 @@ def look_like(function: Callable[..., Any], func: Any, name: str) -> None:
 _OPTIMIZED = 1
 
 
-class Place(NamedTuple):
+class Declaration(NamedTuple):
     """
     Where a node was declared.
 
@@ -66,7 +66,7 @@ class Place(NamedTuple):
     code: CodeType | None
 
     @classmethod
-    def of_caller(cls) -> Place:
+    def of_caller(cls) -> Declaration:
         """The nearest frame outside of this package."""
         frame = sys._getframe(1)
         while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
@@ -75,7 +75,7 @@ class Place(NamedTuple):
         where = (module, module.get("__spec__"))
         return cls(frame.f_code.co_filename, frame.f_lineno, where, _top_code(frame))
 
-    def repeats(self, earlier: Place) -> bool:
+    def repeats(self, earlier: Declaration) -> bool:
         """
         True if this is the declaration of *earlier* made anew, and not another one of its name.
 
@@ -106,13 +106,13 @@ def _top_code(frame: FrameType | None) -> CodeType | None:
     return None
 
 
-class Places:
+class Declarations:
     """Which place each node's name was declared at."""
 
     def __init__(self) -> None:
-        self._taken: dict[str, Place] = {}
+        self._taken: dict[str, Declaration] = {}
 
-    def check(self, name: str, place: Place) -> bool:
+    def check(self, name: str, place: Declaration) -> bool:
         """
         Return True if a declaration at *place* may take the place of an earlier one.
 
@@ -129,7 +129,7 @@ class Places:
             )
         return taken is not None
 
-    def claim(self, name: str, place: Place) -> bool:
+    def claim(self, name: str, place: Declaration) -> bool:
         """Take a name, and return and raise as :meth:`check` does."""
         is_taken = self.check(name, place)
         self._taken[name] = place

@@ -66,12 +66,12 @@ class QueueRouter(Router, Queue):
             GraphError: One that nobody knows, or a value that can't work.
         """
         wrapped: Node = node.node  # type: ignore[attr-defined]
-        plan = read_plan(wrapped.name, wrapped.handler, options)
+        plan = read_plan(wrapped.name, wrapped.seam, options)
         if plan.many:
             take_many(wrapped)
         self._leave_out(wrapped, options)
         if options:
-            known = (*OPTIONS, *QUEUED, *self.queue_options, *wrapped.options)
+            known = (*OPTIONS, *QUEUED, *self.queue_options, *wrapped.seam.options)
             raise GraphError(unknown_options(wrapped.name, type(self).__name__, options, known))
         self._plans[wrapped.name] = plan
 
@@ -92,7 +92,7 @@ class QueueRouter(Router, Queue):
 
     def _timeouts(self) -> dict[str, float]:
         """Of each node that is a program its ``timeout``: the queue must leave it that."""
-        return {node.name: node.handler.timeout for node in self._nodes.values() if node.foreign}
+        return {node.name: node.seam.timeout for node in self._nodes.values() if node.foreign}
 
     def get_name(self, func: Any) -> str:
         """The name to refer to a node or a function by; see :meth:`Router.get_name`."""

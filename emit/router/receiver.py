@@ -516,7 +516,7 @@ class Receiver:
         """Through the node's processes. What that raises is nobody's: the rest runs alone."""
         ids = delivery.parcel.ids
         try:
-            with closing(node.handler.call_many(self._messages(node, delivery))) as outcomes:
+            with closing(node.seam.call_many(self._messages(node, delivery))) as outcomes:
                 for number, outcome in enumerate(outcomes):
                     outbox.begin(ids[number])
                     yield number, _fitted(node, outcome, delivery.parcel.messages[number])
