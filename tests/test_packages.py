@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from emit import Router, ShellNode
-from emit.errors import EmitError, StartError
+from emit.errors import EmitError, RemoteError, StartError
 from emit.host.language.missing import describe_missing
 from scripts import tools
 from tests.conftest import require
@@ -165,6 +165,8 @@ TYPESCRIPT = {
     # Of no Node, as there is an enum and a file without its suffix.
     "tsx.ts": "import { low } from './low';\nenum Mark { Loud = '!' }\n"
     "export function tsx({ word }: { word: string }): string { return low(word) + Mark.Loud; }\n",
+    "bad.ts": "enum Mark { Loud = '!' }\n"
+    "export function bad({ word }: { word: string }): never { throw new Error(Mark.Loud); }\n",
     "plain.ts": "import { low } from './low.ts';\n"
     "export default ({ word }: { word: string }): string => low(word) + '!';\n",
     "sdk.ts": "import { node } from 'emit-graph-sdk';\n"
@@ -198,8 +200,11 @@ def test_typescript_with_tsx(
     write(tmp_path, {"package.json": manifest, "low.ts": low, **TYPESCRIPT})
     (tmp_path / "node_modules").mkdir()
     (tmp_path / "node_modules" / "tsx").symlink_to(MODULES / "tsx")
-    for file in TYPESCRIPT:
+    for file in TYPESCRIPT.keys() - {"bad.ts"}:
         assert call(tmp_path / file) == "rain!", file
+    with pytest.raises(RemoteError) as caught:
+        call(tmp_path / "bad.ts")
+    assert re.search(rf"{tmp_path}/bad\.ts:2:\d+\)?$", caught.value.stack[0])
     if kind == "commonjs":  # by the kind of the file it is known that Node can't read it
         plain = [record for record in caplog.messages if "plain.ts" in record]
         assert plain == []
@@ -217,8 +222,9 @@ def test_typescript_without_tsx(lock: str, tmp_path: Path) -> None:
             "nodes/up.ts": "export const up = ({ word }: { word: string }) => word;\n",
         },
     )
-    with pytest.raises(StartError, match="or pnpm add -D tsx"):
+    with pytest.raises(StartError, match="or pnpm add -D tsx") as caught:
         call(tmp_path / "nodes" / "up.ts")
+    assert "async launch" not in str(caught.value)  # the launcher's own line says nothing
 
 
 # Ruby
