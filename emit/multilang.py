@@ -94,6 +94,7 @@ class ShellNode(Handler):
 
     command: str | Sequence[str] = ()
     file: str | os.PathLike[str] | None = None
+    cwd: str | None = None
     env: Mapping[str, str] = {}  # read only; subclasses replace it
     pass_env: Sequence[str] = DEFAULT
     program_node: str | None = None
@@ -144,7 +145,7 @@ class ShellNode(Handler):
 
     def get_cwd(self) -> str | None:
         """The directory to start the program in; None: the current one."""
-        return getattr(self, "cwd", None)
+        return self.cwd
 
     def deserialize(self, msg: str | bytes) -> Any:
         """
@@ -165,7 +166,7 @@ class ShellNode(Handler):
 
     @property
     def takes_many(self) -> bool:
-        """Whether :meth:`call_many` does what calling does: not where that is overridden."""
+        """True unless a subclass overrides ``__call__``."""
         return type(self).__call__ is ShellNode.__call__
 
     # -- for the command line --------------------------------------------------------------
@@ -179,18 +180,14 @@ class ShellNode(Handler):
 
     @property
     def declared_size(self) -> int | None:
-        """Its ``size``, where its author gave one; the default depends on the machine."""
+        """The ``size`` that its author gave it, if any; the default depends on the machine."""
         mine = takewhile(lambda cls: cls is not ShellNode, type(self).__mro__)
         declared = "size" in vars(self) or any("size" in vars(cls) for cls in mine)
         return self.size if declared and self.mode != "oneshot" else None
 
-    def _misspelt(self) -> dict[str, str]:
-        """Attributes of its author's that are no settings, each with the one that is near."""
-        return misspelt(_own_attributes(self, ShellNode), (*self.options, *_OVERRIDDEN))
-
     def find(self) -> Program:
         """
-        What would be started, with the full path of its command.
+        Return what would be started, with the full path of its command.
 
         Raises:
             StartError: There is no such command.
@@ -209,7 +206,7 @@ class ShellNode(Handler):
         return Process.start(self._program(), self._settings or self._make_settings())
 
     def calls_on(self, host: AnyHost, **changes: Any) -> Calls:
-        """Its calls, with processes of *host*, and with *changes* to its settings."""
+        """Return its calls, by processes of *host*, and with *changes* to its settings."""
         return host.calls(
             self.name,
             self._program,
@@ -266,7 +263,7 @@ class ShellNode(Handler):
             self._handler.close()
 
     def _make_handler(self) -> Handler:
-        """Make what gives messages to the program, with the first one."""
+        """Make the handler that gives messages to the program. The first message needs it."""
         from emit.foreign import Declared, make_handler
 
         is_json = type(self).deserialize is ShellNode.deserialize
@@ -289,7 +286,7 @@ class ShellNode(Handler):
     # -- its program -----------------------------------------------------------------------
 
     def _program_of_one(self) -> Program:
-        """What is started for one message."""
+        """Return what is started for one message."""
         program = self._program()
         chosen = self._program_node()
         # What hello would say: the node's own name, unless its author has set another.
@@ -316,7 +313,7 @@ class ShellNode(Handler):
 
     def _launched(self) -> Program:
         """
-        What serves its file.
+        Return the launcher that serves its file.
 
         Raises:
             StartError: Its language is not here, or it can't be built: see `launch.prepare`.
@@ -334,7 +331,7 @@ class ShellNode(Handler):
         return self._source
 
     def _program_node(self) -> str | None:
-        """Which of the program's nodes it is, as it says or as its file does."""
+        """Return which of the program's nodes it is, if it or its file says so."""
         if self.program_node is None and self.file is not None:
             return self._located().function or None
         return self.program_node
@@ -345,105 +342,72 @@ class ShellNode(Handler):
         return settings
 
     def _check_program(self, others: Iterable[str]) -> None:
+        """
+        Check what is not a setting.
+
+        Args:
+            others: Options that the router has for somebody else; one may be misspelt.
+
+        Raises:
+            GraphError: Something can't work.
+        """
         if self.file is not None:
-            _check_file(self.name, self.file, self.command, self.mode)
-            self._source = None
-            if type(self).get_cwd is ShellNode.get_cwd:  # else it may not be known yet
-                self._located()
+            self._check_file()
         elif type(self).get_command is ShellNode.get_command:
-            wrong = {**self._misspelt(), **misspelt(others, self.options)}
-            _check_command(self.name, self.command, self.get_command, wrong)
-        _check_cwd(self.name, getattr(self, "cwd", None))
-        _check_env(self.name, self.env, self.pass_env)
-        _check_dead_letter(self.name, self.dead_letter)
+            self._check_command({**self._misspelt(), **misspelt(others, self.options)})
+        if not isinstance(self.cwd, (str, os.PathLike, type(None))):
+            raise GraphError(f'"{self.name}": cwd must be a path, not {self.cwd!r}')
+        try:
+            environment(self.env, self.pass_env)
+        except (TypeError, ValueError) as error:
+            raise GraphError(f'"{self.name}": {error}') from error
+        if self.dead_letter is not None and not _takes_one(self.dead_letter):
+            raise GraphError(
+                f'"{self.name}": dead_letter must be a function of one argument, the letter (a '
+                f"function in a class also gets self; staticmethod(function) does not)"
+            )
 
+    def _check_file(self) -> None:
+        about = f'"{self.name}": file = {self.file!r}'
+        if self.command:
+            raise GraphError(f"{about} and command = {self.command!r}: give one of them")
+        if not isinstance(self.file, (str, os.PathLike)):
+            raise GraphError(f"{about}: must be a path, such as 'nodes/words.rb'")
+        if self.mode == "lines":
+            raise GraphError(f'{about} has no mode = "lines": its launcher speaks frames')
+        self._source = None
+        if type(self).get_cwd is ShellNode.get_cwd:  # else it may not be known yet
+            self._located()
 
-def _check_file(name: str, file: Any, command: Any, mode: str) -> None:
-    """
-    Raises:
-        GraphError: *file* is no path, or stands beside what it excludes.
-    """
-    about = f'"{name}": file = {file!r}'
-    if command:
-        raise GraphError(f"{about} and command = {command!r}: give one of them")
-    if not isinstance(file, (str, os.PathLike)):
-        raise GraphError(f"{about}: must be a path, such as 'nodes/words.rb'")
-    if mode == "lines":
-        raise GraphError(f'{about} has no mode = "lines": its launcher speaks frames')
+    def _check_command(self, wrong: Mapping[str, str]) -> None:
+        if self.command == ():
+            meant = "".join(f"; is {name} meant to be {near}?" for name, near in wrong.items())
+            raise GraphError(
+                f'"{self.name}": neither a command nor a file is given, such as '
+                f"file = 'nodes/words.rb'{meant}"
+            )
+        try:
+            words = self.get_command()
+        except (ValueError, TypeError) as error:
+            raise GraphError(f'"{self.name}": command = {self.command!r}: {error}') from error
+        if not words or not all(isinstance(word, str) for word in words):
+            raise GraphError(
+                f'"{self.name}": command must be a string or a list of strings, such as '
+                f"'ruby words.rb', not {self.command!r}; or give a file, such as 'words.rb'"
+            )
 
-
-def _check_command(
-    name: str, command: Any, split: Callable[[], Any], wrong: Mapping[str, str]
-) -> None:
-    """
-    Args:
-        name: The node's.
-        command: As it was given; empty: it was not.
-        split: Makes a list of it.
-        wrong: Names that were given, and the settings that were meant, for the error.
-
-    Raises:
-        GraphError: It names no program.
-    """
-    if command == ():
-        meant = "; ".join(f"is {given} meant to be {setting}?" for given, setting in wrong.items())
-        raise GraphError(
-            f'"{name}": neither a command nor a file is given, such as '
-            f"file = 'nodes/words.rb'{meant and '; '}{meant}"
-        )
-    try:
-        words = split()
-    except (ValueError, TypeError) as error:
-        raise GraphError(f'"{name}": command = {command!r}: {error}') from error
-    if not words or not all(isinstance(word, str) for word in words):
-        raise GraphError(
-            f'"{name}": command must be a string or a list of strings, such as '
-            f"'ruby words.rb', not {command!r}; or give a file, such as 'words.rb'"
-        )
-
-
-def _own_attributes(node: object, base: type) -> set[str]:
-    """
-    What its author has added to a node: on the object, and on its classes below *base*. Not what
-    his own methods read, by which he shows that it is meant to be there.
-    """
-    classes = [cls for cls in type(node).__mro__ if issubclass(cls, base) and cls is not base]
-    methods = [x for cls in classes for x in vars(cls).values() if isinstance(x, FunctionType)]
-    read = {name for method in methods for name in method.__code__.co_names}
-    given = set(vars(node)).union(*map(vars, classes))
-    return {name for name in given - read - set(dir(base)) if not name.startswith("_")}
-
-
-def _check_cwd(name: str, cwd: Any) -> None:
-    """
-    Raises:
-        GraphError: It is no path.
-    """
-    if not isinstance(cwd, (str, os.PathLike, type(None))):
-        raise GraphError(f'"{name}": cwd must be a path, not {cwd!r}')
-
-
-def _check_env(name: str, env: Mapping[str, str], pass_env: Sequence[str]) -> None:
-    """
-    Raises:
-        GraphError: A name or a value that no environment can hold.
-    """
-    try:
-        environment(env, pass_env)
-    except (TypeError, ValueError) as error:
-        raise GraphError(f'"{name}": {error}') from error
-
-
-def _check_dead_letter(name: str, dead_letter: Any) -> None:
-    """
-    Raises:
-        GraphError: It can't be called with one letter.
-    """
-    if dead_letter is not None and not _takes_one(dead_letter):
-        raise GraphError(
-            f'"{name}": dead_letter must be a function of one argument, the letter (a '
-            f"function in a class also gets self; staticmethod(function) does not)"
-        )
+    def _misspelt(self) -> dict[str, str]:
+        """
+        Return what the author has added to the node that is not a setting, but is spelt almost as
+        one. What the author's own methods read is meant to be there.
+        """
+        kinds = [cls for cls in type(self).__mro__ if issubclass(cls, ShellNode)]
+        kinds.remove(ShellNode)
+        methods = [x for cls in kinds for x in vars(cls).values() if isinstance(x, FunctionType)]
+        read = {name for method in methods for name in method.__code__.co_names}
+        added = set(vars(self)).union(*map(vars, kinds)) - read - set(dir(ShellNode))
+        public = (name for name in added if not name.startswith("_"))
+        return misspelt(public, (*self.options, *_OVERRIDDEN))
 
 
 def _takes_one(function: Callable[..., Any]) -> bool:
@@ -458,8 +422,8 @@ def _takes_one(function: Callable[..., Any]) -> bool:
 
 def _load() -> None:
     """
-    Before a fork: what each child would import for itself, in some workers for every job. And what
-    another thread is just importing: the child would wait for that thread, which it has not.
+    Import, before a fork, what each child would import for itself, in some workers for every job.
+    And wait for what another thread is importing: in the child nobody would finish that.
     """
     import emit.foreign
     import emit.host.language.launch  # noqa: F401
