@@ -17,7 +17,7 @@ from pathlib import Path
 from scripts import tools
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONS = ("--require", "all", "--codec", "both", "--timeout", "30")
+OPTIONS = ("--require", "all", "--timeout", "30")
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,13 @@ def check(sdk: Sdk) -> bool:
 
 
 def play(
-    command: tuple[str, ...], known: str = "", *, capture: bool = False
+    command: tuple[str, ...], known: str = "", *, codec: str = "both", capture: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run ``emit conformance`` on a program, from the root of the checkout."""
     may_fail = ("--expected-failures", known) if known else ()
+    options = (*OPTIONS, "--codec", codec, *may_fail)
     return subprocess.run(
-        [sys.executable, "-m", "emit.cli", "conformance", *OPTIONS, *may_fail, "--", *command],
+        [sys.executable, "-m", "emit.cli", "conformance", *options, "--", *command],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "sdks" / "python")},
         stdin=subprocess.DEVNULL,

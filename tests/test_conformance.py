@@ -17,12 +17,13 @@ from tests.hosts import ROOT
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
 @pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: sdk.language)
-def test_an_sdk(sdk: Sdk) -> None:
+def test_an_sdk(sdk: Sdk, codec: str) -> None:
     """Every scenario and value vector passes, in both codecs: what `make conformance` says."""
     require(*sdk.tools)
     with sdk.built() as command:
-        done = conformance.play(command, sdk.known, capture=True)
+        done = conformance.play(command, sdk.known, codec=codec, capture=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
