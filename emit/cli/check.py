@@ -23,6 +23,7 @@ from emit.drawing.outline import Outline, outline
 from emit.errors import GraphError, HostError
 from emit.nearest import nearest
 from emit.router import Router
+from emit.router.queued import QueueRouter
 
 HELP = "Find what is wrong with a graph before a message runs; exit code 1 if there is something."
 
@@ -104,8 +105,7 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
             except (HostError, NoSuchNode) as error:
                 programs.append(Finding("program", name, str(error)))
     needs = {name: known.fields for name, known in report.needs.items() if known.fields}
-    ask = getattr(router, "problems", None)  # only a router of a queue has some
-    queue = [] if ask is None else [*ask(), *_try_out(router)]
+    queue = [*router.problems(), *_try_out(router)] if isinstance(router, QueueRouter) else []
     report.findings = [
         *find_misspelt(router),
         *find_unmatched(router),

@@ -11,6 +11,7 @@ from emit.errors import GraphError, LedgerError
 from emit.once import address
 from emit.router import Router
 from emit.router.ledger import Ledger, is_away, said
+from emit.router.queued import QueueRouter
 
 #: Where Redis is if nobody says where.
 USUAL = "redis://localhost:6379/0"
@@ -77,9 +78,8 @@ def find_unkept(router: Router) -> Iterator[tuple[str, bool]]:
 
 def _tried(router: Router) -> Iterator[tuple[Ledger, LedgerError | None]]:
     """Each ledger of a router, by a client that does not wait for long, and what is wrong there."""
-    ask = getattr(router, "ledgers", tuple)
     try:
-        ledgers = [*ask()]
+        ledgers = [*router.ledgers()] if isinstance(router, QueueRouter) else []
     except GraphError:  # problems() and check_redis have it
         return
     for ledger in ledgers:
