@@ -113,9 +113,11 @@ def working(app: Any, **options: Any) -> Iterator[Any]:
     A real worker of Celery's in a thread of this process.
 
     It is told to end by a message, and looks for messages all the time. At the flag that Celery's
-    own helper sets it looks every two seconds.
+    own helper sets it looks every two seconds. With RabbitMQ it looks at what it has to do itself,
+    such as an acknowledgement, when it wakes up: after 10 s if there is no heartbeat.
     """
     options = {"pool": "solo", "perform_ping_check": False, "shutdown_timeout": PATIENCE, **options}
+    options |= {"without_heartbeat": False, "heartbeat_interval": 0.2}
     with start_worker(app, **options) as worker:
         yield worker
         app.control.shutdown()
