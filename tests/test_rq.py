@@ -296,7 +296,7 @@ def test_a_url_instead_of_a_client(jobs: Any) -> None:
     assert len(queue) == 1
     queue.empty()
     router.redis_connection.close()
-    router._lanes[f"{__name__}.two"].queue.connection.close()
+    router._jobs[f"{__name__}.two"].queue.connection.close()
 
 
 @pytest.mark.parametrize("wrong", ["localhost:6379", "redis://:secret@host:port/0", None, 6379])

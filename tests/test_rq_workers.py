@@ -144,7 +144,7 @@ def test_a_requeued_job_kills_its_process(jobs: Any, tmp_path: Path) -> None:
 def test_a_job_is_requeued_that_rq_failed_itself(jobs: Any, tmp_path: Path) -> None:
     """It has no dead letter, as its code could not be imported, say: it runs then."""
     job = jobs.moody.delay(how="end", _origin="test")
-    jobs.router._lanes["jobs.moody"].queue.remove(job)
+    jobs.router._jobs["jobs.moody"].queue.remove(job)
     job.retries_left = 0
     job.set_status(JobStatus.FAILED)
     job.failed_job_registry.add(job, exc_string="ModuleNotFoundError")
@@ -157,7 +157,7 @@ def test_a_job_is_requeued_that_rq_failed_itself(jobs: Any, tmp_path: Path) -> N
 
 def test_a_job_that_was_enqueued_by_hand(jobs: Any, tmp_path: Path) -> None:
     """RQ's own way of enqueuing: RQ tries it as often as it is told there."""
-    queue = jobs.router._lanes["jobs.moody"].queue
+    queue = jobs.router._jobs["jobs.moody"].queue
     for how, retry in (("end", Retry(max=1)), ("kill once", Retry(max=1)), ("error", None)):
         job = Job.fetch(queue.enqueue(jobs.moody, how=how, retry=retry).id, jobs.connection)
         with rq_worker(tmp_path / how, "rq.Worker"):

@@ -118,14 +118,12 @@ def _impatient(redis: Any, client: Any) -> Any:
 def check_workers(router: Router, app: str) -> Iterator[Checked]:
     """Whether the brokers of a router can be reached, and whether workers answer."""
     apps = {id(task.app): task.app for task in router.functions.values() if hasattr(task, "app")}
-    lanes = getattr(router, "_lanes", {}).values()  # of an RQRouter
+    jobs = getattr(router, "_jobs", {}).values()  # of an RQRouter
     for celery in apps.values():
         yield _ask_celery(celery, app.rpartition(".")[0])
-    for queue in {
-        (lane.queue.name, id(lane.queue.connection)): lane.queue for lane in lanes
-    }.values():
+    for queue in {(one.queue.name, id(one.queue.connection)): one.queue for one in jobs}.values():
         yield _ask_rq(queue)
-    if not apps and not lanes:
+    if not apps and not jobs:
         yield Checked("queue", "workers", "broken", f'"{app}" has no node of a queue', "see --app")
 
 

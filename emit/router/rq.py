@@ -66,7 +66,7 @@ _emit = logging.getLogger("emit")
 
 
 @dataclass(frozen=True)
-class Lane:
+class Jobs:
     """
     Where a node's jobs go.
 
@@ -135,7 +135,7 @@ class RQRouter(QueueRouter):
         super().__init__(*args, **kwargs)
         self._app = app
         self.redis_connection = _client("RQRouter: redis_connection", redis_connection)
-        self._lanes: dict[str, Lane] = {}
+        self._jobs: dict[str, Jobs] = {}
         self._limits: dict[str, int] = {}  # by what RQ calls a node: its max_deliveries
         self._found: set[str] = set()
 
@@ -144,18 +144,18 @@ class RQRouter(QueueRouter):
     def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
         """Make a node something that RQ can run, with ``delay`` and ``enqueue``."""
         name = node.node.name  # type: ignore[attr-defined]
-        self._lanes[name] = self._lane(name, options)
+        self._jobs[name] = self._jobs_of(name, options)
         self.plan_node(node, options)
         return self._job(node)
 
-    def _lane(self, name: str, options: dict[str, Any]) -> Lane:
+    def _jobs_of(self, name: str, options: dict[str, Any]) -> Jobs:
         own = options.pop("connection", None)
         connection = self.redis_connection if own is None else _client(f'"{name}": connection', own)
         queue = options.pop("queue", "default")
         if not isinstance(queue, Queue):
             queue = Queue(queue, connection=connection)
         timeout = options.pop("timeout", None)
-        return Lane(
+        return Jobs(
             queue,
             timeout if timeout is None else seconds(name, "timeout", timeout),
             seconds(name, "result_ttl", options.pop("result_ttl", 500)),
@@ -180,8 +180,8 @@ class RQRouter(QueueRouter):
         return run
 
     def problems(self) -> list[str]:
-        """What the settings of its queues and jobs do to messages; see :func:`problems`."""
-        return problems(self._lanes, self._timeouts())
+        """Return how the settings of its queues and jobs harm messages; see :func:`problems`."""
+        return problems(self._jobs, self._timeouts())
 
     # -- sending ---------------------------------------------------------------------------
 
@@ -231,19 +231,19 @@ class RQRouter(QueueRouter):
         self._enqueue(letter.origin, letter.node, job)
 
     def _make_job(self, destination: str, id: str, what: str, **options: Any) -> Job:
-        function, lane = self._find(destination), self._lanes[destination]
-        return lane.queue.create_job(
+        function, jobs = self._find(destination), self._jobs[destination]
+        return jobs.queue.create_job(
             function,
             job_id=id,
-            timeout=lane.timeout,
-            result_ttl=lane.result_ttl,
+            timeout=jobs.timeout,
+            result_ttl=jobs.result_ttl,
             description=f"{destination}({what})",
             retry=Retry(max=self._life(_path(function))),
             **options,
         )
 
     def _enqueue(self, origin: str, destination: str, job: Job, delay: float = 0.0) -> Job:
-        queue = self._lanes[destination].queue
+        queue = self._jobs[destination].queue
         with _publishing(origin, destination):
             if queue.is_async and self._schedules(queue, delay):
                 job.set_status(JobStatus.SCHEDULED)
@@ -258,14 +258,14 @@ class RQRouter(QueueRouter):
             InProgress: The worker that gave it up has not ended its job yet, or was killed then.
                 What RQ writes of that end would be written over the new job, of the same id.
         """
-        lane = self._lanes.get(letter.node)
-        if lane is not None:
+        jobs = self._jobs.get(letter.node)
+        if jobs is not None:
             with _publishing(letter.origin, letter.node):
-                status = lane.queue.connection.hget(Job.key_for(letter.id), "status")
+                status = jobs.queue.connection.hget(Job.key_for(letter.id), "status")
             if status in (JobStatus.STARTED, JobStatus.STARTED.encode()):
-                raise InProgress(letter.id, max(lane.limit, 0) + _GRACE)
+                raise InProgress(letter.id, max(jobs.limit, 0) + _GRACE)
             with _publishing(letter.origin, letter.node):  # else `rq requeue` sends it once more
-                lane.queue.failed_job_registry.remove(letter.id)
+                jobs.queue.failed_job_registry.remove(letter.id)
         super().resend(letter)
 
     def _find(self, destination: str) -> Any:
@@ -279,7 +279,7 @@ class RQRouter(QueueRouter):
         return function
 
     def _schedules(self, queue: Queue, delay: float) -> bool:
-        """Whether there is a *delay*, and a worker that watches the time for this queue."""
+        """Return True if there is a *delay*, and a worker watches the time for this queue."""
         if round(delay) < 1:
             return False
         return bool(queue.connection.exists(RQScheduler.get_locking_key(queue.name)))
@@ -357,7 +357,7 @@ class RQRouter(QueueRouter):
             repeat=str(left) if counted else "",
             traceparent=traceparent if isinstance(traceparent, str) else None,
             native=job,
-            eager=not self._lanes[node.name].queue.is_async,
+            eager=not self._jobs[node.name].queue.is_async,
         )
 
     # -- what Redis keeps ------------------------------------------------------------------
@@ -368,8 +368,8 @@ class RQRouter(QueueRouter):
         return self._ledger(self.redis_connection).letters
 
     def ledgers(self) -> Iterator[Ledger]:
-        """What each Redis keeps that jobs come from."""
-        clients = [self.redis_connection, *(lane.queue.connection for lane in self._lanes.values())]
+        """Yield a ledger for each Redis that jobs come from."""
+        clients = [self.redis_connection, *(jobs.queue.connection for jobs in self._jobs.values())]
         yield from map(self._ledger, {id(client): client for client in clients}.values())
 
     def _ledger(self, client: Any) -> Ledger:
@@ -381,7 +381,7 @@ class RQRouter(QueueRouter):
         of the same message: its job was requeued.
         """
         # By the node's client: a worker's own asks again and again, also for what is not allowed.
-        ledger = self._ledger(self._lanes[letter.node].queue.connection)
+        ledger = self._ledger(self._jobs[letter.node].queue.connection)
         try:
             _bury(ledger, letter)
         except LedgerError as error:
@@ -434,7 +434,7 @@ def _after(earlier: DeadLetter, letter: DeadLetter) -> DeadLetter:
 
 
 def _path(function: Any) -> str:
-    """What RQ calls a function."""
+    """Return RQ's name for a function."""
     return f"{function.__module__}.{function.__qualname__}"
 
 
@@ -480,24 +480,24 @@ def seconds(node: str, option: str, value: Any) -> int:
     return read
 
 
-def problems(lanes: Mapping[str, Lane], timeouts: Mapping[str, float] = {}) -> list[str]:
+def problems(of_nodes: Mapping[str, Jobs], timeouts: Mapping[str, float] = {}) -> list[str]:
     """
     What the settings of nodes do to messages, one line each. Empty: nothing bad.
 
     Args:
-        lanes: Of each node, by its name.
+        of_nodes: Of each node, by its name.
         timeouts: Of each node that is a program its ``timeout``, in seconds.
 
     Example:
-        >>> problems({"words": Lane(Queue(connection=Redis()), timeout=None, result_ttl=500)})
+        >>> problems({"words": Jobs(Queue(connection=Redis()), timeout=None, result_ttl=500)})
         []
     """
-    each = [text for name, lane in lanes.items() for text in _of(name, lane, timeouts.get(name))]
-    return [*each, *_mixed(lanes)]
+    each = [text for name, jobs in of_nodes.items() for text in _of(name, jobs, timeouts.get(name))]
+    return [*each, *_mixed(of_nodes)]
 
 
-def _of(name: str, lane: Lane, timeout: float | None) -> Iterator[str]:
-    queue, limit = lane.queue, lane.limit
+def _of(name: str, jobs: Jobs, timeout: float | None) -> Iterator[str]:
+    queue, limit = jobs.queue, jobs.limit
     if not queue.is_async:
         yield (
             f'"{name}": the queue "{queue.name}" has is_async=False: a job runs where it is sent, '
@@ -514,18 +514,18 @@ def _of(name: str, lane: Lane, timeout: float | None) -> Iterator[str]:
             f'"{name}": timeout = {timeout:g} s is not below the time limit of its job, {limit} s: '
             f"set the node's timeout, or Queue(default_timeout=...)"
         )
-    if lane.result_ttl < 0:
+    if jobs.result_ttl < 0:
         yield (
             f'"{name}": result_ttl is -1: Redis keeps every job for ever, and the message with it'
         )
 
 
-def _mixed(lanes: Mapping[str, Lane]) -> Iterator[str]:
+def _mixed(of_nodes: Mapping[str, Jobs]) -> Iterator[str]:
     """A worker reads all of a queue's jobs with one serializer."""
-    first: dict[Any, tuple[str, Lane]] = {}
-    for name, lane in lanes.items():
-        queue = lane.queue
-        other, known = first.setdefault((queue.name, id(queue.connection)), (name, lane))
+    first: dict[Any, tuple[str, Jobs]] = {}
+    for name, jobs in of_nodes.items():
+        queue = jobs.queue
+        other, known = first.setdefault((queue.name, id(queue.connection)), (name, jobs))
         if known.queue.serializer is not queue.serializer:
             yield (
                 f'"{name}" and "{other}": the queue "{queue.name}" has two serializers: a worker '
