@@ -143,7 +143,7 @@ class Graph:
         return {origin: tuple(destinations) for origin, destinations in heard.items()}
 
     def edges(self) -> Iterator[Edge]:
-        """Who hears whom, and by which wish, as the subscriptions stand now."""
+        """Yield who hears whom, and by which wish, as the subscriptions stand now."""
         names = {ENTRY: None, **self.names}
         for destination, origins in self._heard():
             for origin, wish in origins.items():

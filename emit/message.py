@@ -125,7 +125,7 @@ class NoResult:
 
 def check_fields(name: str, fields: Any) -> tuple[str, ...]:
     """
-    The declared fields as a tuple.
+    Return the declared fields as a tuple.
 
     Raises:
         GraphError: Not an ordered iterable of different strings, or a reserved name.
@@ -236,7 +236,7 @@ def make_fit_over(
 
 
 def without_origin(fields: Mapping[str, Any] | Message) -> dict[str, Any]:
-    """The fields of a message or of a result, without what Emit has added."""
+    """Return the fields of a message or of a result, without the one that Emit has added."""
     own: dict[str, Any] = dict(vars(fields) if isinstance(fields, Message) else fields)
     own.pop(ORIGIN, None)
     return own
@@ -251,7 +251,7 @@ def _misfit(node: str, fields: tuple[str, ...], result: Any) -> ResultError:
 
 
 def _describe(result: Any) -> str:
-    """What came, by shape and never by content: the text may end in a log."""
+    """Describe a result by its shape, never by its content: the text may end in a log."""
     if isinstance(result, (Mapping, Message)):
         return f"a {type(result).__name__} with the keys ({names_of(result)})"
     if isinstance(result, (tuple, list)):

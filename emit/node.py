@@ -1,4 +1,4 @@
-"""A node: its name, its handler, and what a handler's outcome can be."""
+"""A node: its name, its handler, and the results that a handler's outcome stands for."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Node:
         self.takes_many = self.seam.takes_many and not self.stream
 
     def bound(self, first: Any) -> Node:
-        """The same node, whose handler is given *first* before the message, as a Celery task."""
+        """Return a copy whose handler gets *first* before the message, as a Celery task does."""
         node = copy(self)
         node.handler = partial(self.handler, first)
         return node
@@ -159,7 +159,7 @@ class Node:
         return self.settle(self.handler(message), fit)
 
     def fit_for(self, message: Any) -> Callable[[Any], dict[str, Any]]:
-        """Return what fits the results of *message*."""
+        """Return the function that fits the results of *message*."""
         return make_fit_over(message, self.fit, self.fields) if self.pass_through else self.fit
 
     def settle(self, outcome: Any, fit: Callable[[Any], dict[str, Any]]) -> Any:
@@ -204,7 +204,7 @@ def _fitted_all(
 
 
 def _settle(outcome: Any) -> Any:
-    """What comes of it: a generator of values, or the one value that a coroutine returns."""
+    """Run a coroutine for its value; make an asynchronous generator a plain one."""
     coroutines = _coroutines()
     if isinstance(outcome, CoroutineType):
         return coroutines.run(outcome)
@@ -231,7 +231,7 @@ if hasattr(os, "register_at_fork"):
 
 def make_handler(func: Any) -> Callable[[Any], Any]:
     """
-    The callable that handles messages: *func*, or its one instance where it is a class.
+    Return the callable that handles messages: *func*, or one instance of it if it is a class.
 
     Raises:
         GraphError: Not callable, or a class that can't be made without arguments.

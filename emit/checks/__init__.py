@@ -1,1 +1,1 @@
-"""What can be said against a graph before a message runs. No I/O here."""
+"""The faults of a graph that show before a message runs. No I/O here."""

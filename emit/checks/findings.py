@@ -112,7 +112,7 @@ def find_lacking(outline: Outline, needs: Mapping[str, Iterable[str]]) -> Iterat
 
 
 def _missing(wanted: Iterable[str], fields: Iterable[str], *, foreign: bool) -> list[str]:
-    """Of a program it may be right that capitals differ: Go reads a field in spite of it."""
+    """Ignore differences in case for programs: Go matches field names case-insensitively."""
     form = str.casefold if foreign else str
     wanted = (name for name in wanted if name != ORIGIN)  # which every message has
     given = set(map(form, fields))

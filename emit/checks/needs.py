@@ -46,7 +46,7 @@ def certain_reads(
 
 
 def _expressions(body: Sequence[ast.stmt]) -> Iterator[ast.expr]:
-    """What is evaluated for certain, in order."""
+    """Yield the expressions that are evaluated for certain, in order."""
     for statement in body:
         match statement:
             case ast.With() | ast.AsyncWith():

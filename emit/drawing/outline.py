@@ -1,4 +1,4 @@
-"""What a picture of a graph shows: its nodes, their languages and fields, and who hears whom."""
+"""The contents of a graph's picture: nodes, their languages and fields, and who hears whom."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _joined(given: list[tuple[str, ...]], own: tuple[str, ...]) -> tuple[str, ..
 
 
 def reach(edges: Iterable[Edge], starts: Iterable[str]) -> set[str]:
-    """All names that *starts* lead to, themselves included."""
+    """Return all names that *starts* lead to, themselves included."""
     heard: dict[str, list[str]] = {}
     for edge in edges:
         heard.setdefault(edge.origin, []).append(edge.destination)
@@ -167,7 +167,7 @@ def reach(edges: Iterable[Edge], starts: Iterable[str]) -> set[str]:
 
 
 def roots(outline: Outline, names: Iterable[str]) -> list[str]:
-    """Few of *names* that lead to all others: those that hear nobody, and one of each circle."""
+    """Return few of *names* that lead to all others: those that hear nobody, one of each circle."""
     hearing = {edge.destination for edge in outline.edges}
     begins: list[str] = []
     covered = set[str]()

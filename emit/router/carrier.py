@@ -33,7 +33,7 @@ Listed = tuple[str, Any, Any]
 
 
 class Carrier(Protocol):
-    """What takes messages from a router, and brings them to their nodes."""
+    """Takes messages from a router, and brings them to their nodes."""
 
     def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
         """
@@ -50,7 +50,7 @@ class Carrier(Protocol):
         Take one message, and let it wait for no other.
 
         Returns:
-            What the queue says of it.
+            The queue's receipt, in the form of its library.
 
         Raises:
             Exception: As :meth:`carry`.
@@ -58,7 +58,7 @@ class Carrier(Protocol):
 
 
 class Routing(Protocol):
-    """What the runner asks of a router."""
+    """The part of a router that the runner needs."""
 
     functions: dict[str, Callable[..., Any]]
     logger: logging.Logger
@@ -326,12 +326,12 @@ class _Here(threading.local):
 
 
 def _message_maker(message_class: type[Message]) -> Callable[[dict[str, Any]], Message]:
-    """Makes messages of dictionaries that nobody else holds: without a copy where it can."""
+    """Return what makes a message of a dictionary that nobody else holds; it seldom copies."""
     return message_class.of if message_class.__init__ is Message.__init__ else message_class
 
 
 def _fitted(node: Node, outcome: Any, message: Message) -> list[dict[str, Any]]:
-    """What one of many messages has come to, as results."""
+    """Fit the outcome of one of many messages."""
     try:
         if isinstance(outcome, Exception):
             raise outcome
@@ -345,7 +345,7 @@ def _fitted(node: Node, outcome: Any, message: Message) -> list[dict[str, Any]]:
 def _noted(
     results: Generator[Any, None, None], name: str, message: Message
 ) -> Generator[Any, None, None]:
-    """The results of a stream, which runs when they are asked for, long after Node.run."""
+    """Yield the results of a stream, which runs as it is read, long after Node.run."""
     try:
         yield from results
     except Exception as error:
@@ -354,7 +354,7 @@ def _noted(
 
 
 def _add_note(error: Exception, name: str, message: Message) -> None:
-    """Say where it happened, below the traceback; the type and the text stay as they are."""
+    """Name the node below the traceback; the error's type and text stay as they are."""
     note = f'{IN_NODE}"{name}", with a message from "{vars(message).get("_origin") or "a call"}"'
     if hasattr(error, "add_note"):
         error.add_note(note)

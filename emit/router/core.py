@@ -1,5 +1,5 @@
 """
-The router: who is called next.
+The router: declares nodes, and sends results on to those that hear them.
 
 A message's way: ``__call__`` -> ``route`` -> ``send_on`` chooses the destinations, and gives the
 carrier (carrier.py) a message for each -> the carrier brings it to the node, and hands the results
@@ -119,7 +119,7 @@ class Router:
 
     def get_message_from_call(self, /, *args: Any, **kwargs: Any) -> Message:
         """
-        The message of a node's call: a single dictionary (or message), or keyword arguments.
+        Make the message of a node's call from a single dictionary (or message), or from keywords.
 
         Raises:
             TypeError: Called in any other way.
@@ -260,7 +260,7 @@ class Router:
 
     def get_name(self, func: Any) -> str:
         """
-        The name to refer to a function by: its ``name`` if it has one, else ``module.name``.
+        Return the name of a function: its ``name`` if it has one, else ``module.name``.
 
         Example:
             >>> import json
@@ -334,7 +334,7 @@ class Router:
         return [wish.pattern for wish in wishes]
 
     def register_ignore(self, origins: Any, destination: str) -> list[Any]:
-        """The opposite of :meth:`register_route`: what *destination* does not hear after all."""
+        """Have a node not hear *origins* after all: the opposite of :meth:`register_route`."""
         with self._lock:
             wishes = self._graph.ignore(destination, self._read(origins, destination))
         return [wish.pattern for wish in wishes]
@@ -535,7 +535,7 @@ class Router:
 
     def wrap_result(self, name: str, result: Any) -> dict[str, Any]:
         """
-        One result of a node as a dictionary of its fields; see :func:`emit.message.make_fit`.
+        Return one result of a node as a dictionary of its fields; see `emit.message.make_fit`.
 
         Raises:
             ValueError: The name has no associated fields.
@@ -549,5 +549,5 @@ class Router:
 
 
 def _kept(wish: Any) -> Any:
-    """A subscription that can be read twice."""
+    """Return a subscription that can be read twice."""
     return list(wish) if isinstance(wish, Iterator) else wish

@@ -138,8 +138,8 @@ def read_plan(name: str, seam: Handler, options: dict[str, Any]) -> Plan:
     return Plan(**taken, policy=Policy(**policy))
 
 
-class Verdict(NamedTuple):
-    """What is done with a message whose attempt failed, and in how many seconds."""
+class Decision(NamedTuple):
+    """The fate of a message whose attempt failed, and the seconds until it is carried out."""
 
     fate: Fate
     delay: float = 0.0
@@ -158,7 +158,7 @@ def judge(
     asked: int = 0,
     waits: int = 0,
     again: bool = False,
-) -> Verdict:
+) -> Decision:
     """
     Decide what is done with a message whose attempt has ended in *error*.
 
@@ -184,7 +184,7 @@ def judge(
     """
     if isinstance(error, _NOT_TRIED):
         soonest = getattr(error, "retry_in", 0.0)
-        return Verdict("later", max(policy.wait(waits + 1), soonest))
+        return Decision("later", max(policy.wait(waits + 1), soonest))
     asks = asks_again(error)
     if policy.max_retries is None:
         allowed = (asks or again) and attempt < policy.max_attempts
@@ -193,6 +193,6 @@ def judge(
     else:
         allowed = again and attempt - asked < policy.max_attempts
     if not allowed:
-        return Verdict("dead")
+        return Decision("dead")
     after = getattr(error, "after", None)
-    return Verdict("retry", policy.wait(attempt) if after is None else min(after, LONGEST_WAIT))
+    return Decision("retry", policy.wait(attempt) if after is None else min(after, LONGEST_WAIT))

@@ -323,12 +323,12 @@ class Past:
 
 
 def is_emits(header: object) -> bool:
-    """Whether Emit wrote the text that came with this header."""
+    """Return True if Emit wrote the text that came with this header."""
     return isinstance(header, Mapping) and "v" in header
 
 
 def shown(origin: str, count: int) -> str:
-    """What logs, events and monitors show in place of a task's arguments."""
+    """Return the text that logs, events and monitors show in place of a task's arguments."""
     what = "a message" if count == 1 else f"{count} messages"
     return f"<{what} from {origin or 'a call'}>"
 

@@ -1,4 +1,4 @@
-"""What a node is called, and where it was declared."""
+"""The names of nodes, and the places in the source where they were declared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from emit.graph import ENTRY
 
 def get_name(func: Any) -> str:
     """
-    ``func.name`` where that is a string, else ``module.name`` of a function or class, of what
-    a partial calls, or of the class of a callable object.
+    Return ``func.name`` if that is a string. Otherwise return ``module.name``: of the function or
+    class, of the function that a partial calls, or of a callable object's class.
     """
     name = getattr(func, "name", None)
     if isinstance(name, str):
@@ -32,7 +32,7 @@ def _named(func: Any) -> Any:
 
 
 def look_like(function: Callable[..., Any], func: Any, name: str) -> None:
-    """Do as functools.wraps, also for classes and callable objects, which lack some attributes."""
+    """Do as functools.wraps does, also for classes and objects, which lack some attributes."""
     source = _named(func)
     for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
         value = getattr(source, attribute, None)
@@ -67,7 +67,7 @@ class Declaration(NamedTuple):
 
     @classmethod
     def of_caller(cls) -> Declaration:
-        """The nearest frame outside of this package."""
+        """Return the declaration at the nearest frame outside of this package."""
         frame = sys._getframe(1)
         while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
             frame = frame.f_back
@@ -77,10 +77,10 @@ class Declaration(NamedTuple):
 
     def repeats(self, earlier: Declaration) -> bool:
         """
-        True if this is the declaration of *earlier* made anew, and not another one of its name.
+        Return True if this replaces *earlier*, and is not a second node of the same name.
 
-        It is the same file run once more, as by a reload; or it is typed in, where a name is
-        given again as a function's is: a notebook's cell, changed or not, or a line at a prompt.
+        It replaces it if the same file runs once more, as in a reload. It also does if it is typed
+        in: a notebook's cell, changed or not, or a line at a prompt, gives a name anew.
         """
         module, spec = self.module
         if module is not earlier.module[0] or spec is not earlier.module[1]:
@@ -94,7 +94,7 @@ class Declaration(NamedTuple):
 
 
 def _top_code(frame: FrameType | None) -> CodeType | None:
-    """The code at the top of *frame*'s module that runs it; None if the module has ended."""
+    """Return the code at the top of *frame*'s module; None if that code has ended."""
     module = frame.f_globals if frame is not None else None
     while frame is not None:
         code = frame.f_code
@@ -107,7 +107,7 @@ def _top_code(frame: FrameType | None) -> CodeType | None:
 
 
 class Declarations:
-    """Which place each node's name was declared at."""
+    """The declarations of a router's nodes, by name."""
 
     def __init__(self) -> None:
         self._taken: dict[str, Declaration] = {}
@@ -117,7 +117,7 @@ class Declarations:
         Return True if a declaration at *place* may take the place of an earlier one.
 
         Raises:
-            GraphError: Another place has the name, or it can be no node's.
+            GraphError: Another place has the name, or no node can have it.
         """
         if not isinstance(name, str) or not name or name == ENTRY:
             raise GraphError(f"a node can't be called {name!r}: give a string, such as 'words'")

@@ -34,7 +34,7 @@ _numbers = count(1)
 
 def unknown_options(node: str, router: str, given: Iterable[str], known: Iterable[str]) -> str:
     """
-    Which options are not taken, each with what may have been meant, and which are.
+    Say which options are not taken, each with the nearest that is, and which are.
 
     Example:
         >>> unknown_options("words", "Router", ["nme"], ["name", "stream"])

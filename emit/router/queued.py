@@ -49,11 +49,11 @@ class QueueRouter(Router, Queue):
     # -- for the subclass, with what Queue lists --------------------------------------------
 
     def send_raw(self, letter: DeadLetter) -> None:
-        """Give the queue again what no message could be read from, as it came."""
+        """Give an unreadable message back to the queue as it came."""
         raise NotImplementedError
 
     def ledgers(self) -> Iterable[Ledger]:
-        """What is kept in Redis for the nodes; nothing is asked of it yet."""
+        """Return the ledgers in Redis for the nodes. None of them has been used yet."""
         raise NotImplementedError
 
     # -- declaring -------------------------------------------------------------------------
@@ -87,11 +87,11 @@ class QueueRouter(Router, Queue):
             )
 
     def problems(self) -> list[str]:
-        """What the queue's settings do to messages, one line each, for ``emit check``."""
+        """Return how the queue's settings harm messages, one line each, for ``emit check``."""
         raise NotImplementedError
 
     def _timeouts(self) -> dict[str, float]:
-        """Of each node that is a program its ``timeout``: the queue must leave it that."""
+        """Return the ``timeout`` of every program; the queue's own limits must be longer."""
         return {node.name: node.seam.timeout for node in self._nodes.values() if node.foreign}
 
     def get_name(self, func: Any) -> str:

@@ -27,7 +27,7 @@ from emit.letter import Cause, DeadLetter
 from emit.message import Message, NoResult
 from emit.node import Node
 from emit.router.carrier import Routing, Runner
-from emit.router.delivery import Plan, Verdict, asks_again, judge
+from emit.router.delivery import Decision, Plan, asks_again, judge
 from emit.router.envelope import Packed, Parcel, Past, pack, read
 from emit.router.sender import Outbox, Sender
 from emit.text import one_line
@@ -94,7 +94,7 @@ class Delivery:
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is; 1 is the first."""
+        """The number of this attempt; 1 is the first."""
         return self.past.attempts + 1
 
     @property
@@ -122,7 +122,7 @@ class Unsettled(Exception):
 
 @dataclass
 class Tally:
-    """What has become of a batch: the number of results, who is done, and who failed of what."""
+    """The state of a batch: how many results, which messages are done, and the errors of others."""
 
     results: int = 0
     done: set[int] = field(default_factory=set)
@@ -131,7 +131,7 @@ class Tally:
 
 class Queue(Routing, Protocol):
     """
-    What the receiver asks of the router of a queue.
+    The part of a queue's router that the receiver needs.
 
     Attributes:
         interrupts: By these a worker cuts a task off in mid-run, as for a time limit.
@@ -207,7 +207,7 @@ class Queue(Routing, Protocol):
         """
 
     def wants_retry(self, delivery: Delivery, error: Exception) -> bool:
-        """Whether the task's own options ask for another attempt after *error*."""
+        """Return True if the task's own options ask for another attempt after *error*."""
         return False
 
     @contextmanager
@@ -373,17 +373,17 @@ class Receiver:
         return self._queue.as_single(delivery, number) if delivery.bound else nullcontext()
 
     def _failed(self, node: Node, delivery: Delivery, error: Exception) -> None:
-        verdict = self._judge(node, delivery, error)
-        if verdict.fate == "dead":
+        decision = self._judge(node, delivery, error)
+        if decision.fate == "dead":
             self._bury(node, delivery, 0, error)
-        elif verdict.fate == "retry":
+        elif decision.fate == "retry":
             past = _and_failed(delivery.past, error)
-            self._put_back(delivery, error, verdict.delay, past=past)
+            self._put_back(delivery, error, decision.delay, past=past)
         else:
-            self._tell(node, delivery.id, verdict.delay, error)
-            self._put_back(delivery, error, verdict.delay)
+            self._tell(node, delivery.id, decision.delay, error)
+            self._put_back(delivery, error, decision.delay)
 
-    def _judge(self, node: Node, delivery: Delivery, error: Exception) -> Verdict:
+    def _judge(self, node: Node, delivery: Delivery, error: Exception) -> Decision:
         return judge(
             error,
             delivery.attempt,
@@ -540,15 +540,15 @@ class Receiver:
         ids, messages = delivery.parcel
         later, delay = Packed([], []), 0.0
         for number, error in tally.failed.items():
-            verdict = self._judge(node, delivery, error)
-            if verdict.fate == "dead":
-                verdict, error = self._try_to_bury(node, delivery, number, error)
-            if verdict.fate == "retry":
-                self._send_alone(node, delivery, number, verdict.delay, error)
-            elif verdict.fate == "later":
+            decision = self._judge(node, delivery, error)
+            if decision.fate == "dead":
+                decision, error = self._try_to_bury(node, delivery, number, error)
+            if decision.fate == "retry":
+                self._send_alone(node, delivery, number, decision.delay, error)
+            elif decision.fate == "later":
                 later.ids.append(ids[number])
                 later.texts.append(pack(node.name, messages[number]))
-                delay, why = max(delay, verdict.delay), error
+                delay, why = max(delay, decision.delay), error
         if later.ids:
             self._tell(node, delivery.id, delay, why)
             if len(later.ids) == len(ids):
@@ -563,14 +563,14 @@ class Receiver:
 
     def _try_to_bury(
         self, node: Node, delivery: Delivery, number: int, error: Exception
-    ) -> tuple[Verdict, Exception]:
+    ) -> tuple[Decision, Exception]:
         """Bury a message of a batch. If that can't be done it alone runs again, later."""
         try:
             self._bury(node, delivery, number, error)
         except LedgerError as second:
             return self._judge(node, delivery, second), second
         self._queue.tell_failed(delivery, number, error)
-        return Verdict("dead"), error
+        return Decision("dead"), error
 
     def _tell(self, node: Node, id: str, delay: float, error: Exception) -> None:
         """
@@ -588,7 +588,7 @@ class Receiver:
         _log.log(logging.WARNING if is_news else logging.INFO, f'"%s": {text}', node.name, *values)
 
     def _split(self, node: Node, delivery: Delivery) -> int:
-        """Its worker died with it, and one message may be why: each runs again alone."""
+        """Run each message again alone: the worker died with the batch, and one may be why."""
         self._settle(node, delivery, Tally())
         return 0
 
@@ -626,7 +626,7 @@ def _context(node: Node, delivery: Delivery, number: int) -> Context:
 
 
 def _results(outcome: Any) -> Any:
-    """What :meth:`Node.run` gives, as a sequence of results."""
+    """Return the outcome of :meth:`Node.run` as a sequence of results."""
     if type(outcome) is dict:
         return (outcome,)
     if outcome is NoResult:

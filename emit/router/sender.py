@@ -31,7 +31,7 @@ class Sender:
         self._here = _Here()
 
     def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> Any:
-        """Send one message. Returns what the queue's own library does."""
+        """Send one message. Returns the receipt of the queue's own library."""
         return self.send_text(origin, destination, pack(_blamed(origin, destination), fields))
 
     def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
@@ -115,7 +115,7 @@ class Outbox:
 
 
 class _Here(threading.local):
-    """What the delivery that this thread handles has to send, if it handles one."""
+    """The outbox of the delivery that this thread handles, if it handles one."""
 
     outbox: Outbox | None = None
 
