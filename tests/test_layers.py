@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,26 @@ HOST = ("host",)
 KIT = ("conformance",)
 DOOR = "emit.multilang"
 DOORS = ("multilang", "foreign", "cli")
+
+#: What users import, and from where: these paths stay, however the modules move.
+PUBLIC = {
+    "emit": "CeleryRouter Message NoResult RQRouter Router ShellNode __version__ idempotent",
+    "emit.celery": "configure problems",
+    "emit.context": "Context current",
+    "emit.dead": "DeadLetters",
+    "emit.host.host": "Host current",
+    "emit.host.system.program": "Limits",
+    "emit.letter": "Cause DeadLetter",
+    "emit.message": "Message NoResult",
+    "emit.multilang": "Limits ShellNode",
+    "emit.once": "idempotent",
+    "emit.router": "CeleryRouter RQRouter Router",
+    "emit.router.celery": "CeleryRouter",
+    "emit.router.core": "Router",
+    "emit.router.rq": "RQRouter",
+    "emit.rq": "EmitWorker",
+    "emit.testing": "Sent capture",
+}
 
 #: The layers of the graph half: each may import only what stands before it.
 ORDER = (
@@ -140,6 +161,13 @@ def test_the_source_was_found() -> None:
     """The other tests look at something."""
     assert {"emit", "emit.errors", "emit.router.core", "emit.host.system.spawn", DOOR} <= set(FILES)
     assert "emit.errors" in own_imports("emit.router.core")
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_import_paths(module: str) -> None:
+    """Every path that users import from has what they import."""
+    imported = importlib.import_module(module)
+    assert [name for name in PUBLIC[module].split() if not hasattr(imported, name)] == []
 
 
 def test_errors_imports_nothing() -> None:

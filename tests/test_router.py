@@ -14,6 +14,7 @@ from collections import UserList
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -806,6 +807,35 @@ def test_a_subclass_that_overrides_dispatch(router_class: type[Recording]) -> No
         ("source", "end", {"n": 2}),
     ]
     assert got == [("source", 1), ("source", 2)]
+
+
+def test_a_dispatch_on_the_instance(router: Router) -> None:
+    """A dispatch that a test puts on the router gets every message, and none is delivered."""
+    seen: list[int] = []
+    source = router.node(("n",), entry_point=True, name="source")(lambda msg: msg.n)
+    router.node((), "source", name="end")(lambda msg: seen.append(msg.n))
+    sent = mock.Mock()
+    router.dispatch = sent  # type: ignore[method-assign]
+    assert source(n=1) == {"n": 1}
+    assert sent.call_args_list == [mock.call("source", "end", Message(n=1))]
+    del router.dispatch
+    router(n=2)
+    assert seen == [2]
+
+
+def test_dispatching(router: Router) -> None:
+    """A function takes the place of dispatch inside the block, also of one on the instance."""
+    seen: list[int] = []
+    source = router.node(("n",), name="source")(lambda msg: msg.n)
+    router.node((), "source", name="end")(lambda msg: seen.append(msg.n))
+    outer, inner = mock.Mock(), mock.Mock()
+    with router.dispatching(outer):
+        with router.dispatching(inner):
+            source(n=1)
+        source(n=2)
+    source(n=3)
+    assert [args[2].n for sent in (inner, outer) for args, _ in sent.call_args_list] == [1, 2]
+    assert seen == [3]
 
 
 def test_overriding_dispatch_keeps_the_loop() -> None:
