@@ -9,6 +9,10 @@ JOBS ?= 4
 # Node and Go are linked into .venv where the distribution's own are too old.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
+# Tests start Python some thousand times: without its caches, which images of Docker like to turn
+# off, each start compiles all of Emit and each process of xdist all tests, for a third of the time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .NOTPARALLEL:
 .PHONY: help setup demo demo-celery test quick check format lint types bench chaos docs examples conformance
 
