@@ -21,7 +21,7 @@ LIMITS = {
     "depth of imports from emit/__init__": 14,  # 10, circles counted as one module
     "modules in emit/": 143,  # 105
     "public methods of a class": 27,  # 20
-    "lines in emit/": 27_100,  # as few as features allow
+    "lines in emit/": 27_300,  # as few as features allow
     "files that a message passes, there and back": 19,  # 14
     "calls on a message's way": 72,  # 60
     "changes of file on a message's way": 46,
