@@ -90,6 +90,42 @@ def test_greenlets_of_a_shared_host(tmp_path: Path, short_folder: Path) -> None:
         meet(tmp_path / "meeting", str(short_folder / "host.sock"))
 
 
+LATE = """
+import emit
+from gevent import event, monkey
+monkey.patch_all()
+import gevent
+router, met, got = emit.Router(), event.Event(), []
+
+def first(msg):
+    if msg.waits:
+        met.wait(60)
+    else:
+        met.set()
+    return msg.waits
+
+router.node(("waits",), entry_point=True, name="first")(first)
+router.node((), "first", name="last")(lambda msg: got.append((msg.waits, gevent.getcurrent())))
+
+def call(waits):
+    router(waits=waits)
+    return waits, gevent.getcurrent()
+
+calls = [gevent.spawn(call, waits) for waits in (True, False)]
+gevent.joinall(calls, raise_error=True)
+print(sorted(one.value[0] for one in calls), all(one.value in got for one in calls))
+"""
+
+
+def test_patched_after_emit_was_imported() -> None:
+    """What follows from a greenlet's message runs in that greenlet, and not in one that waits."""
+    pytest.importorskip("gevent")
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LATE]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    assert (done.stdout, done.stderr) == ("[False, True] True\n", "")
+
+
 ONESHOT = '''
 if sys.argv[1] == "loop":  # as on a kernel before 6.15
     import emit.host.system.child

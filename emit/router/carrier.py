@@ -89,11 +89,13 @@ class Runner:
         self._router = router
         self._graph = graph
         self._nodes = nodes
-        self._here = _Here()
+        # Of each thread, ``work``: the list that it is working off. Made here and not of a class of
+        # ours, since gevent may patch threading.local after this module was imported.
+        self._here = threading.local()
 
     def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
         """Put messages on this thread's list; if it works none off, work these off."""
-        work = self._here.work
+        work: WorkList | None = getattr(self._here, "work", None)
         if work is None:
             self.work_off(self.carry, origin, destination, results)
         else:
@@ -109,11 +111,12 @@ class Runner:
         Call *first*. Inside a handler the deliveries that it adds wait for the handler's end;
         otherwise they are worked off here, with all that follows from them.
         """
-        return self.work_off(first, *args) if self._here.work is None else first(*args)
+        is_working = getattr(self._here, "work", None) is not None
+        return first(*args) if is_working else self.work_off(first, *args)
 
     def work_off(self, first: Callable[..., Any], *args: Any) -> Any:
         """Call *first*, then do all deliveries that follow from it. Returns what *first* does."""
-        outer = self._here.work
+        outer = getattr(self._here, "work", None)
         work = self._here.work = WorkList(self._router.logger.isEnabledFor(logging.INFO))
         try:
             outcome = first(*args)
@@ -125,7 +128,7 @@ class Runner:
 
     def call(self, node: Node, message: Message) -> Any:
         """Run a node for a user's call of its function, or (through a wrapper) for a delivery."""
-        work = self._here.work
+        work: WorkList | None = getattr(self._here, "work", None)
         if work is not None and work.delivering is node:
             work.delivering = None
             # A copy: what the wrapper does to it must not change what is routed.
@@ -217,8 +220,7 @@ class Runner:
 
     def _collect(self, node: Node, message: Message) -> Any:
         """Do as :meth:`_run`, but return the results of a stream, with all done that follows."""
-        work = self._here.work
-        assert work is not None
+        work: WorkList = self._here.work
         outcome = self._outcome(node, message, work)
         if type(outcome) is not GeneratorType:
             return self._send_on(node, outcome, message, work)
@@ -317,12 +319,6 @@ class WorkList:
                 results.close()
         self.stack.clear()
         self.inbox.clear()
-
-
-class _Here(threading.local):
-    """The list that this thread is working off, if any."""
-
-    work: WorkList | None = None
 
 
 def _message_maker(message_class: type[Message]) -> Callable[[dict[str, Any]], Message]:

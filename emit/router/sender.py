@@ -28,7 +28,7 @@ class Sender:
     def __init__(self, send: Callable[[str, str, Packed], Any], plans: Mapping[str, Plan]) -> None:
         self._send = send
         self._plans = plans
-        self._here = _Here()
+        self._here = threading.local()  # its ``outbox``: that of the delivery being handled
 
     def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> Any:
         """Send one message. Returns the receipt of the queue's own library."""
@@ -39,7 +39,7 @@ class Sender:
         # All are written before one is sent: results that fail send nothing on.
         blamed = _blamed(origin, destination)
         texts = [pack(blamed, result) for result in results]
-        plan, outbox = self._plans.get(destination), self._here.outbox
+        plan, outbox = self._plans.get(destination), self._outbox
         if plan is None or plan.batch == 1:
             for text in texts:
                 self.send_text(origin, destination, text)
@@ -51,7 +51,7 @@ class Sender:
     @contextmanager
     def sending(self) -> Iterator[Outbox]:
         """Number what is sent inside the block. All is sent at its end, unless that fails."""
-        outer, outbox = self._here.outbox, Outbox()
+        outer, outbox = self._outbox, Outbox()
         self._here.outbox = outbox
         try:
             yield outbox
@@ -60,9 +60,13 @@ class Sender:
         finally:
             self._here.outbox = outer
 
+    @property
+    def _outbox(self) -> Outbox | None:
+        return getattr(self._here, "outbox", None)
+
     def send_text(self, origin: str, destination: str, text: bytes) -> Any:
         """Send one message that is packed already."""
-        id = (self._here.outbox or Outbox()).next_id(destination)
+        id = (self._outbox or Outbox()).next_id(destination)
         return self._send(origin, destination, Packed([id], [text]))
 
     def _send_batches(self, origin: str, destination: str, packed: Packed) -> None:
@@ -112,12 +116,6 @@ class Outbox:
         while self._waiting:
             (origin, destination), packed = self._waiting.popitem()
             yield origin, destination, packed
-
-
-class _Here(threading.local):
-    """The outbox of the delivery that this thread handles, if it handles one."""
-
-    outbox: Outbox | None = None
 
 
 def _blamed(origin: str, destination: str) -> str:
