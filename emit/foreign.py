@@ -26,7 +26,7 @@ from emit.host.calls import Calls
 from emit.host.fate import too_much
 from emit.host.host import AnyHost
 from emit.host.settings import Settings
-from emit.host.supervisor import backoff
+from emit.host.starts import backoff
 from emit.host.system.program import Program
 from emit.host.wire import plain
 from emit.node import Handler

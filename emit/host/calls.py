@@ -19,7 +19,7 @@ from emit.host.batch import Batch
 from emit.host.fate import AHEAD, FAILURES, Job, too_much
 from emit.host.lines import logger_of
 from emit.host.pool import Lease, Pool
-from emit.host.supervisor import backoff
+from emit.host.starts import backoff
 from emit.host.transport import pause
 from emit.letter import DeadLetter
 

@@ -29,8 +29,8 @@ from emit.host.lines import logger_of
 from emit.host.prepared import Prepared
 from emit.host.process import Process, is_permanent
 from emit.host.settings import Settings
+from emit.host.starts import Starts
 from emit.host.stopping import stop_all
-from emit.host.supervisor import Starts
 from emit.host.system.program import Program
 from emit.host.transport import pause, remaining
 

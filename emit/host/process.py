@@ -34,7 +34,7 @@ from emit.host.fate import Job
 from emit.host.language.missing import describe_missing
 from emit.host.lines import Lines, logger_of
 from emit.host.settings import Settings
-from emit.host.supervisor import Lifespan
+from emit.host.starts import Lifespan
 from emit.host.system import spawn
 from emit.host.system.command import is_transient
 from emit.host.system.program import Program

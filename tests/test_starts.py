@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from emit.host.settings import Settings
-from emit.host.supervisor import Lifespan, Starts
+from emit.host.starts import Lifespan, Starts
 
 ERROR = RuntimeError("no database")
 
