@@ -133,8 +133,8 @@ def raw(pool: Calls) -> Iterator[Callable[[], None]]:
         child = process.child
         os.set_blocking(child.stdin, True)
         os.set_blocking(child.stdout, True)
-        _, data = process.session.call(MESSAGE, meta={"deadline_ms": 30000})
-        del process.session._open[next(iter(process.session.open))]
+        _, data = process.talk.session.call(MESSAGE, meta={"deadline_ms": 30000})
+        del process.talk.session._open[next(iter(process.talk.session.open))]
 
         def exchange() -> None:
             os.write(child.stdin, data)

@@ -31,7 +31,7 @@ PYTHON = "import sys\nfor l in sys.stdin: print(l, end='', flush=True) # node %d
 #: A worker does what it is told by a line, and answers by one.
 WORKER = """
 import json, sys, time
-from emit.host import host
+from emit.host.host import current
 from emit.host.system.environment import environment
 from emit.host.system.program import Limits, Program
 from emit.host.settings import Settings
@@ -40,7 +40,7 @@ MESSAGE = {"word": "rain" * 5, "count": 12, "_origin": "graph.words", "text": "t
 
 def node(number, argv):
     program = Program(f"n{number}", tuple(argv), environment({}), limits=Limits())
-    return host.current().calls(f"n{number}", lambda: program, Settings(mode="lines", size=1))
+    return current().calls(f"n{number}", lambda: program, Settings(mode="lines", size=1))
 
 def warm(count):
     for each in nodes:

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from emit.host.calls import Calls
 from emit.host.settings import Settings
-from emit.host.shared.remote import RemoteHost
+from emit.host.shared.client import RemoteHost
 from emit.host.system.environment import environment
 from emit.host.system.program import Program
 from emit.letter import DeadLetter
@@ -74,10 +75,20 @@ def client(
     program = Program(name, tuple(argv), environment({"PYTHONPATH": PATH}))
     chosen = Settings(**{"mode": "persistent", "size": 1, **settings})
     host = RemoteHost(str(path))
+    node = host.calls(name, lambda: program, chosen, dead_letter=dead_letter)
+    _hosts[node] = host
     try:
-        yield host.calls(name, lambda: program, chosen, dead_letter=dead_letter)
+        yield node
     finally:
         host.close()
+
+
+def host_of(node: Calls) -> RemoteHost:
+    """The shared host, as a node's client sees it, of a node that `client` has made."""
+    return _hosts[node]
+
+
+_hosts: weakref.WeakKeyDictionary[Calls, RemoteHost] = weakref.WeakKeyDictionary()
 
 
 def open_client(path: Path, code: str) -> subprocess.Popen[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from emit.errors import CallTimeout, ProtocolError
-from emit.host.examine import ping
 from emit.multilang import ShellNode
 from tests.test_cli import run
 
@@ -119,7 +118,7 @@ def test_ping() -> None:
         process = node.start()
         try:
             with pytest.raises(error):
-                ping(process, 1.0 if error is CallTimeout else 60.0)
+                process.ping(1.0 if error is CallTimeout else 60.0)
         finally:
             process.discard()
 

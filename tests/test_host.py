@@ -150,10 +150,10 @@ def test_the_replacement_is_started_first(tmp_path: Path) -> None:
 def test_a_process_that_is_replaced_as_it_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its replacement, ready before that is done, is the only one left."""
     with pool(ECHO, max_calls=1, jitter=0) as node:
-        monkeypatch.setattr(node.pool._host.keeper, "do", lambda job: job())
+        monkeypatch.setattr(node.pool, "_later", lambda job: job())
         assert node.call({"n": 1}) == [1]
         (process,) = node.pool.processes
-        assert (process.calls, process.condemned) == (0, None)
+        assert (process.talk.count, process.talk.condemned) == (0, None)
 
 
 def test_a_process_that_is_replaced_while_a_batch_is_not_asked(

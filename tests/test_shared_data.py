@@ -10,11 +10,12 @@ import pytest
 from emit import errors
 from emit.context import Context
 from emit.errors import GraphError, HostError, ProcessDied, StartError, Unavailable
+from emit.host.fate import Job
 from emit.host.settings import Settings
 from emit.host.shared.data import (
     Described,
-    from_context,
     from_error,
+    from_job,
     from_node,
     to_context,
     to_error,
@@ -159,7 +160,7 @@ def test_a_setting_that_cannot_work() -> None:
 def test_what_a_queue_knows() -> None:
     """What a later version knows besides is left out; what is missing is told."""
     known = Context("7", "n", "words", 2, None)
-    told = crossed(from_context(known))
+    told = crossed(from_job(Job({}, context=known)))
     told["context"]["priority"] = 3
     assert to_context("n", told) == known
     assert to_context("n", None) is to_context("n", {}) is None

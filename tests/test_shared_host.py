@@ -37,9 +37,10 @@ from emit.errors import (
 from emit.host.host import Host
 from emit.host.place import Place, socket_path
 from emit.host.settings import Settings
-from emit.host.shared import link, served, server
+from emit.host.shared import client as remote
+from emit.host.shared import server
+from emit.host.shared.client import RemoteHost
 from emit.host.shared.data import Described, from_node
-from emit.host.shared.remote import RemoteHost
 from emit.host.system.environment import environment
 from emit.host.system.program import Program
 from emit.host.wire.codec import encode
@@ -47,7 +48,16 @@ from emit.host.wire.frames import Call, End, Err, Failure, Hello, Ready
 from emit.host.wire.reader import Reader
 from tests.faults.nodes import CHAOS, PATH, raw, sdk
 from tests.hosts import lives, until
-from tests.shared_hosts import EMIT, client, listening, open_client, start, status, wait_for
+from tests.shared_hosts import (
+    EMIT,
+    client,
+    host_of,
+    listening,
+    open_client,
+    start,
+    status,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("leak_free")]
 
@@ -462,7 +472,7 @@ def test_a_host_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         client(path, ECHO, timeout=0.5) as late,
     ):
         assert node.call({"n": 1})
-        monkeypatch.setattr(link, "_SILENCE", 0.3)
+        monkeypatch.setattr(remote, "SILENCE", 0.3)
         host.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, host.pid, os.WSTOPPED | os.WNOWAIT)  # one of its threads may run on
         for each, may_have_run in ((node, True), (late, False)):
@@ -483,10 +493,10 @@ def test_a_slow_node_is_no_dead_host(
     with serving(path), client(path, raw(HELD)) as node:
         thread, found = in_thread(lambda: node.call(held(tmp_path)))
         until(lambda: _lines(tmp_path / "began"))
-        (used,) = node._all  # type: ignore[attr-defined]
+        (used,) = node.pool.processes
         for _ in range(5):
-            before = used._heard
-            until(lambda before=before: used._heard > before)
+            before = used.talk.transport.until
+            until(lambda before=before: used.talk.transport.until > before)
         assert thread.is_alive()
         (tmp_path / "go").touch()
         thread.join()
@@ -558,7 +568,7 @@ def test_closed_in_the_middle(path: Path, tmp_path: Path) -> None:
     with listening(path), client(path, raw(HELD)) as node:
         thread, found = in_thread(lambda: node.call(held(tmp_path)))
         until(lambda: _lines(tmp_path / "began"))
-        node.close()
+        host_of(node).close()
         thread.join()
         assert isinstance(found[0], PoolClosed)
         assert found[0].may_have_run
@@ -642,14 +652,14 @@ def test_a_fork_after_the_first_use(path: Path) -> None:
     """Parent and child have links of their own, and the host sees the parent's end."""
     code = f"""
 import os, sys
-from emit.host import host
+from emit.host.host import current
 from emit.host.system.environment import environment
 from emit.host.system.program import Program
 from emit.host.settings import Settings
 program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
 
 def check(first):
-    node = host.current().calls("n", lambda: program, Settings(mode="persistent", size=1))
+    node = current().calls("n", lambda: program, Settings(mode="persistent", size=1))
     return sum(node.call({{"n": n}})[0][0] != n for n in range(first, first + 500))
 
 wrong = check(0)
@@ -670,13 +680,13 @@ def test_a_link_that_a_forked_child_inherits(path: Path, tmp_path: Path) -> None
     code = f"""
 import os, sys
 from pathlib import Path
-from emit.host import host
+from emit.host.host import current
 from emit.host.system.environment import environment
 from emit.host.system.program import Program
 from emit.host.settings import Settings
 from tests.test_shared_host import HELD, _lines, held, in_thread, raw, until
 program = Program("n", tuple(raw(HELD)), environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
-node = host.current().calls("n", lambda: program, Settings(mode="persistent", size=1))
+node = current().calls("n", lambda: program, Settings(mode="persistent", size=1))
 in_thread(lambda: node.call(held(Path({str(tmp_path)!r}))))
 until(lambda: _lines(Path({str(tmp_path / "began")!r})))
 pid = os.fork()
@@ -698,12 +708,12 @@ os.kill(os.getpid(), 9)
 
 WORK = f"""
 import os, sys, threading
-from emit.host import host
+from emit.host.host import current
 from emit.host.system.environment import environment
 from emit.host.system.program import Program
 from emit.host.settings import Settings
 program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
-node = host.current().calls("n", lambda: program, Settings(mode="persistent", size=2))
+node = current().calls("n", lambda: program, Settings(mode="persistent", size=2))
 me, count = map(int, sys.stdin.read().split())
 wrong = []
 
@@ -1002,7 +1012,7 @@ def test_more_clients_than_there_is_room_for(path: Path) -> None:
 
 def test_clients_that_say_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are let go after a while, so that a storm of them is over by itself."""
-    monkeypatch.setattr(served, "_HELLO", 0.2)
+    monkeypatch.setattr(server, "_HELLO", 0.2)
     monkeypatch.setattr(server, "_most_clients", lambda: 4)
     with serving(path), contextlib.ExitStack() as stack:
         crowd = [stack.enter_context(connected(path)) for _ in range(4)]

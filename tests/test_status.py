@@ -25,7 +25,8 @@ ROOT = Path(__file__).parent.parent
 #: A host with one node, which says when it has answered, and works until its input ends.
 HOST = """
 import os, sys
-from emit.host import host, status
+from emit.host import status
+from emit.host.host import current
 from emit.multilang import ShellNode
 
 status.PATIENCE = 60.0  # a loaded machine is slow

@@ -124,7 +124,7 @@ def _measure_pooled(
         calls.prepare()
         calls.call(fields)
         [process] = calls.pool.processes
-        if process.session.codec != codec:
+        if process.talk.session.codec != codec:
             return None
         times = _repeat(lambda: calls.call(fields), seconds)
         speed = _throughput(calls, fields, seconds)

@@ -119,16 +119,16 @@ def _deadline(seconds: float | None) -> Iterator[None]:
 
 def _report_late(seconds: float, name: str) -> int:
     """Say that the time is over, how many attempts there were, and why the last one failed."""
-    from emit.host import host
+    from emit.host.host import Host, current
 
-    current = host.current()
-    node = current.snapshot()["nodes"].get(name, {})
+    host = current()
+    node = host.snapshot()["nodes"].get(name, {})
     tries = sum(node.get("retries", {}).values())
     text = f"no result within --timeout = {seconds:g} s"
     text += f", in {plural(tries + 1, 'attempt')}" if tries else ""
     print(paint(text, "red", sys.stderr), file=sys.stderr)
-    if tries and isinstance(current, host.Host):
-        print(f"    {current.describe(name)['errors'][-1]['text']}", file=sys.stderr)
+    if tries and isinstance(host, Host):
+        print(f"    {host.describe(name)['errors'][-1]['text']}", file=sys.stderr)
     return 1
 
 

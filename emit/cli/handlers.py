@@ -12,7 +12,7 @@ from typing import NamedTuple
 from emit.checks.findings import Finding
 from emit.checks.needs import certain_reads
 from emit.errors import HostError
-from emit.host.stopping import stop_all
+from emit.host.process import stop_all
 from emit.host.system.program import Program
 from emit.message import Message
 from emit.multilang import ShellNode
@@ -58,7 +58,7 @@ def needs_of(node: Node, router: Router) -> Needs:
 def _asked(handler: ShellNode) -> Needs:
     process = handler.start()
     try:
-        ready = process.session.ready
+        ready = process.talk.session.ready
         inputs = (ready.inputs if ready else None) or {}
         nodes = (ready.nodes if ready else None) or list(inputs)
     finally:

@@ -10,11 +10,11 @@ import signal
 from typing import Any
 
 from emit.cli.errors import CommandError
+from emit.errors import HostLost
 from emit.host import status
-from emit.host.fate import Job
 from emit.host.host import Host
 from emit.host.place import VARIABLE, Place, PlaceTaken, socket_path
-from emit.host.shared.link import Link, LinkLost
+from emit.host.shared.client import ask
 from emit.host.shared.server import Server
 
 HELP = "Run the programs of nodes for all processes of this user that have EMIT_HOST=shared."
@@ -96,12 +96,6 @@ def _serve(place: Place, arguments: argparse.Namespace) -> None:
 
 def _status(path: str) -> dict[str, Any]:
     try:
-        link = Link(path, "status", {"asked": "snapshot"})
-    except LinkLost as error:
-        raise CommandError(f"no shared host at {path}: {error}") from error
-    job = Job({})
-    link.run(job)
-    link.close()
-    assert isinstance(job.outcome, list)
-    snapshot: dict[str, Any] = job.outcome[0]
-    return snapshot
+        return ask(path)
+    except HostLost as error:
+        raise CommandError(f"no shared host at {path}: {error.reason}") from error

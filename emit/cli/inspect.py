@@ -13,7 +13,6 @@ from emit.cli.failure import report_failure, show_logs
 from emit.cli.nodes import TARGET, load_program
 from emit.cli.screen import paint
 from emit.errors import HostError, describe_status
-from emit.host.examine import end, ping
 from emit.host.process import Process
 from emit.multilang import ShellNode
 from emit.text import clean
@@ -114,11 +113,11 @@ def examine(node: ShellNode) -> Look:
 
 
 def _look(node: ShellNode, process: Process) -> Look:
-    ready = process.session.ready
+    ready = process.talk.session.ready
     assert ready is not None
-    answered = ping(process, _PING)
+    answered = process.ping(_PING)
     rss = process.rss()
-    stopped = end(process, process.graces[0])
+    stopped = process.ask_to_end(process.graces[0])
     return Look(
         command=list(process.program.argv),
         language=node.language,
@@ -131,7 +130,7 @@ def _look(node: ShellNode, process: Process) -> Look:
         start_seconds=process.start_seconds,
         ping_seconds=answered,
         rss_bytes=rss,
-        strays=process.answers.strays,
+        strays=process.talk.strays,
         stop_seconds=stopped,
         status=process.child.status if stopped is not None else None,
     )

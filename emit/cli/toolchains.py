@@ -109,4 +109,4 @@ def try_out(language: Runtime, folder: Path) -> Tried:
         calls.prepare()
         results = calls.call(_QUESTION)
         [process] = calls.pool.processes
-        return Tried(time.monotonic() - began, process.session.codec, results)
+        return Tried(time.monotonic() - began, process.talk.session.codec, results)

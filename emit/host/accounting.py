@@ -11,12 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from emit.host.system.tree import used
-
-if TYPE_CHECKING:
-    from emit.host.process import Process
+from typing import Any, Protocol
 
 #: Buckets to a doubling: a percentile is told to within 25 %.
 _FINENESS = 4
@@ -176,6 +171,16 @@ def _as_data(error: Exception) -> dict[str, Any]:
     }
 
 
+class Measured(Protocol):
+    """What has used something, and can say so: a process."""
+
+    def usage(self) -> Usage:
+        """What it has used by now."""
+
+    def describe(self, usage: Usage) -> dict[str, Any]:
+        """Its row in a snapshot."""
+
+
 class ProcessAccount:
     """
     What the processes of a pool have cost. Each method may be called from any thread.
@@ -195,28 +200,29 @@ class ProcessAccount:
         self._past = Usage()
         self._peak = 0
 
-    def started(self, process: Process) -> None:
+    def started(self, seconds: float) -> None:
+        """A process is ready, after so many seconds."""
         with self._lock:
             self._starts += 1
             self.start_error = None
-            self._start_times.add(process.start_seconds)
+            self._start_times.add(seconds)
 
     def failed_to_start(self, error: Exception) -> None:
         with self._lock:
             self._start_failures += 1
             self.start_error = _as_data(error)
 
-    def ended(self, process: Process, cause: str) -> None:
+    def ended(self, process: Measured, cause: str) -> None:
         """A process is about to be gone: keep what it has used."""
-        usage = usage_of(process)
+        usage = process.usage()
         with self._lock:
             self._ends[cause] += 1
             self._past += usage
             self._peak = max(self._peak, usage.rss_bytes)
 
-    def snapshot(self, processes: list[Process]) -> dict[str, Any]:
+    def snapshot(self, processes: Sequence[Measured]) -> dict[str, Any]:
         """The figures as plain data; *processes* are those that live now."""
-        each = [(process, usage_of(process)) for process in processes]
+        each = [(process, process.usage()) for process in processes]
         live = sum((usage for _, usage in each), Usage())
         with self._lock:
             self._peak = max([self._peak, *(usage.rss_bytes for _, usage in each)])
@@ -233,7 +239,7 @@ class ProcessAccount:
                 "cpu_seconds": total.cpu_seconds,
                 "rss_bytes": live.rss_bytes,
                 "peak_rss_bytes": self._peak,
-                "processes": [_describe(process, usage) for process, usage in each],
+                "processes": [process.describe(usage) for process, usage in each],
             }
 
 
@@ -261,22 +267,3 @@ class Usage:
 
 
 _FIGURES = ("cpu_seconds", "rss_bytes", "sent_bytes", "received_bytes", "strays")
-
-
-def usage_of(process: Process) -> Usage:
-    """What a process and its children use now; the pipes' bytes alone where it has ended."""
-    cpu, rss = used(process.child.pid)
-    return Usage(cpu, rss, process.pipes.sent, process.pipes.taken, process.answers.strays)
-
-
-def _describe(process: Process, usage: Usage) -> dict[str, Any]:
-    now = time.monotonic()
-    return {
-        "pid": process.child.pid,
-        "state": "busy" if process.open_jobs else "idle",
-        "calls": process.calls,
-        "age_seconds": now - process.born,
-        "idle_seconds": 0.0 if process.open_jobs else now - process.used,
-        "cpu_seconds": usage.cpu_seconds,
-        "rss_bytes": usage.rss_bytes,
-    }

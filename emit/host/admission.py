@@ -15,14 +15,10 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from emit.host.pool import Lease, Pool
-    from emit.host.process import Process
-
-__all__ = ["CONCURRENT_STARTS", "Admission", "Turn"]
+__all__ = ["CONCURRENT_STARTS", "Admission", "Rival", "Sized", "Turn"]
 
 #: Processes that may be starting at the same time: 16 are back in 1.2 s, and a herd of 500
 #: does not start 500 interpreters at once.
@@ -30,6 +26,28 @@ CONCURRENT_STARTS = 2
 
 #: Seconds after which one that has not asked again has been thrown out, and is passed over.
 _GONE = 2.0
+
+
+class Sized(Protocol):
+    """What takes memory: a process."""
+
+    def rss(self) -> int:
+        """Bytes of memory."""
+
+
+class Rival(Protocol):
+    """One of the pools that share the limits."""
+
+    @property
+    def processes(self) -> Sequence[Sized]:
+        """All of its processes, idle and leased."""
+
+    @property
+    def longest_idle(self) -> float:
+        """Since when its longest idle process has idled; infinite if none idles."""
+
+    def evict(self) -> Callable[[], None] | None:
+        """Take the process that has idled longest out of the pool. Returns what stops it."""
 
 
 class Turn:
@@ -40,15 +58,15 @@ class Turn:
         pool: Where it waits.
         since: Since when, by the monotonic clock.
         asked: When it last asked for a start.
-        box: Gets a process, or None: something has changed.
+        box: Gets a lease of a process, or None: something has changed.
     """
 
     __slots__ = ("__weakref__", "asked", "box", "pool", "since")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Rival) -> None:
         self.pool = pool
         self.since = self.asked = time.monotonic()
-        self.box: queue.SimpleQueue[Lease | None] = queue.SimpleQueue()
+        self.box: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
 
 class Admission:
@@ -57,6 +75,7 @@ class Admission:
         max_processes: Of all nodes together; None: as many as their sizes allow.
         max_rss: Bytes of memory of all processes together; None: no limit.
         pools: All pools there are.
+        most_starts: How many may be starting at a time.
 
     The sets are weak: a caller that is thrown out anywhere leaves them with its `Turn`.
     """
@@ -65,13 +84,15 @@ class Admission:
         self,
         max_processes: int | None,
         max_rss: int | None,
-        pools: Callable[[], list[Pool]],
+        pools: Callable[[], Sequence[Rival]],
+        most_starts: float = CONCURRENT_STARTS,
     ) -> None:
         self.max_processes = max_processes
         self.max_rss = max_rss
         #: Whether somebody waits for room. Looked at with each process that is given back.
         self.is_contended = False
         self._pools = pools
+        self._most_starts = most_starts
         # Guards what follows. Reentrant, as the collector may give a process back at any moment;
         # and never held while a pool's lock is waited for, since a pool asks with its own held.
         self._lock = threading.RLock()
@@ -100,7 +121,7 @@ class Admission:
         if turn not in self._admitted and not self._admit(turn, evict):
             return False
         with self._lock:
-            if len(self._starting) >= CONCURRENT_STARTS:
+            if len(self._starting) >= self._most_starts:
                 return False
             self._starting.add(turn)
             self._waiting.discard(turn)
@@ -141,17 +162,16 @@ class Admission:
         # Only the first that waits goes on, so nobody else takes its room meanwhile.
         if self.first() is not turn:
             return False
-        victim: tuple[Pool, Process] | None = None
+        stop: Callable[[], None] | None = None
         if self.is_full:
             self.is_contended = True
-            victim = self._take_idle() if evict else None
-            if victim is None:
+            stop = self._evict() if evict else None
+            if stop is None:
                 return False
         with self._lock:
             self._admitted.add(turn)
-        if victim is not None:
-            pool, process = victim
-            pool.stop(process, "evicted")
+        if stop is not None:
+            stop()
         return True
 
     @property
@@ -166,10 +186,10 @@ class Admission:
             return True
         return self.max_rss is not None and sum(p.rss() for p in processes) >= self.max_rss
 
-    def _take_idle(self) -> tuple[Pool, Process] | None:
-        """The process that has idled longest, taken from its pool."""
+    def _evict(self) -> Callable[[], None] | None:
+        """Take the process that has idled longest from its pool. Returns what stops it."""
         for pool in sorted(self._pools(), key=lambda pool: pool.longest_idle):
-            process = pool.take_longest_idle()
-            if process is not None:
-                return pool, process
+            stop = pool.evict()
+            if stop is not None:
+                return stop
         return None

@@ -11,7 +11,8 @@ What becomes of a message whose process failed: pure rules. No I/O here.
    had up to 30 innocents, one process start for each, for every message that kills.) The same is
    so of the only one in a process that had announced its end: it may have been another's doing.
 3. A death before ``ready`` charges nobody.
-4. After ``max_attempts`` charges the message becomes a dead letter, with all its causes. With
+4. The loss of a shared host charges nobody either.
+5. After ``max_attempts`` charges the message becomes a dead letter, with all its causes. With
    ``max_retries`` the attempts after which the handler asks for another have a count of their own.
 """
 
@@ -24,8 +25,8 @@ from typing import Any
 from emit.context import Context
 from emit.errors import (
     CallTimeout,
-    FrameTooLarge,
     HostError,
+    HostLost,
     ProcessDied,
     ProtocolError,
     RemoteError,
@@ -36,8 +37,8 @@ from emit.letter import Cause, DeadLetter
 #: The overflow of a job whose results had to be dropped, as too many others waited: see `Batch`.
 AHEAD = "ahead"
 
-#: Failures of a process, as opposed to answers: the message may run again on a fresh one.
-FAILURES = (ProcessDied, CallTimeout, ProtocolError)
+#: Failures of a peer, as opposed to answers: the message may run again with another one.
+FAILURES = (ProcessDied, CallTimeout, ProtocolError, HostLost)
 
 
 @dataclass(eq=False, slots=True)
@@ -53,6 +54,7 @@ class Job:
         context: What a queue knows of the message; None: it came from no queue.
         causes: Why the charged attempts failed.
         asked: After how many of them the handler asked for another.
+        losses: How often a shared host was lost with it.
         alone: Run it with no other message in the process.
         results: What has come of it so far, where it comes in parts.
         size: The bytes of what has come of it.
@@ -69,6 +71,7 @@ class Job:
     context: Context | None = None
     causes: tuple[Cause, ...] = ()
     asked: int = 0
+    losses: int = 0
     alone: bool = False
     results: list[Any] | None = field(default=None, repr=False)
     size: int = 0
@@ -149,6 +152,8 @@ def split(
     """
     if not open_jobs:
         return None, []
+    if isinstance(error, HostLost):
+        return None, open_jobs
     is_at_the_oldest = concurrency == 1 and not isinstance(error, ProcessDied)
     is_certain = len(open_jobs) == 1 and (open_jobs[0].alone or not announced)
     if is_at_the_oldest or is_certain:
@@ -166,10 +171,3 @@ def too_much(node: str, setting: str, limit: int) -> ResultError:
         f"once, raise {setting} of the node, or declare it with stream=True, which has no limit",
         node=node,
     )
-
-
-def is_final(error: Exception) -> bool:
-    """Whether an outcome stands as it is: the author's answer, or what no process can change."""
-    if isinstance(error, RemoteError):
-        return error.retry is not True
-    return not isinstance(error, FAILURES) or isinstance(error, FrameTooLarge)

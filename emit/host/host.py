@@ -20,10 +20,9 @@ from emit.host.calls import Calls
 from emit.host.keeper import Keeper
 from emit.host.place import socket_path
 from emit.host.pool import Pool
-from emit.host.process import Process
+from emit.host.process import Launcher, Process, stop_all
 from emit.host.settings import Settings
-from emit.host.shared.remote import RemoteHost
-from emit.host.stopping import stop_all
+from emit.host.shared.client import RemoteHost
 from emit.host.system.command import name_of
 from emit.host.system.program import Program
 from emit.letter import DeadLetter
@@ -56,8 +55,8 @@ class Host:
         # Guards the three below. Reentrant: a signal's handler may close the host at any moment.
         self._lock = threading.RLock()
         self._nodes: list[Calls] = []
-        self._shared: dict[Any, Pool] = {}
-        self._ending: list[tuple[Pool, Process]] = []
+        self._shared: dict[Any, Pool[Process]] = {}
+        self._ending: list[tuple[Pool[Process], Process]] = []
         self._closed = False
 
     def calls(
@@ -78,7 +77,7 @@ class Host:
         """
         pool = self._shared_pool(program(), settings) if program_node and shared else None
         if pool is None:
-            pool = Pool(node, program, settings, self)
+            pool = self._pool(node, program, settings)
         calls = Calls(node, pool, program_node, dead_letter)
         with self._lock:
             self._nodes.append(calls)
@@ -86,16 +85,20 @@ class Host:
             self.keeper.wake()
         return calls
 
-    def _shared_pool(self, program: Program, settings: Settings) -> Pool:
+    def _shared_pool(self, program: Program, settings: Settings) -> Pool[Process]:
         key = (program.argv, program.cwd, frozenset(program.env.items()), settings)
         with self._lock:
             if key not in self._shared:
                 program = replace(program, node=program.name or name_of(program.argv))
-                self._shared[key] = Pool(program.node, lambda: program, settings, self)
+                self._shared[key] = self._pool(program.node, lambda: program, settings)
             return self._shared[key]
 
+    def _pool(self, node: str, program: Callable[[], Program], settings: Settings) -> Pool[Process]:
+        source = Launcher(program, settings)
+        return Pool(node, source, settings, self.admission, self.keeper)
+
     @property
-    def pools(self) -> list[Pool]:
+    def pools(self) -> list[Pool[Process]]:
         with self._lock:
             return list({id(calls.pool): calls.pool for calls in self._nodes}.values())
 
@@ -215,7 +218,7 @@ class Host:
             self._ending += idle
 
 
-def _stop_together(stopping: list[tuple[Pool, Process]]) -> None:
+def _stop_together(stopping: list[tuple[Pool[Process], Process]]) -> None:
     for pool, process in stopping:
         pool.account.ended(process, "stopped")
     stop_all([process for _, process in stopping])

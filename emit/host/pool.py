@@ -20,33 +20,93 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 from emit.errors import HostError, PoolClosed, PoolTimeout, StartError, Unavailable
-from emit.host.accounting import ProcessAccount
-from emit.host.admission import Turn
+from emit.host.accounting import ProcessAccount, Usage
+from emit.host.admission import Admission, Turn
+from emit.host.conversation import Conversation
+from emit.host.keeper import Keeper
 from emit.host.lines import logger_of
-from emit.host.prepared import Prepared
-from emit.host.process import Process, is_permanent
 from emit.host.settings import Settings
-from emit.host.starts import Starts
-from emit.host.stopping import stop_all
-from emit.host.system.program import Program
+from emit.host.starts import Lifespan, Starts
 from emit.host.transport import pause, remaining
 
-if TYPE_CHECKING:
-    from emit.host.host import Host
+__all__ = ["Lease", "Member", "Pool", "Source"]
 
 #: Seconds after which a waiting caller looks again, should its wake-up have gone to another
 #: that was thrown out in that moment.
 _RECHECK = 0.1
 
-
 #: Seconds between two looks of a message that waits for its next attempt.
 _SLICE = 0.25
 
 
-class Lease:
+class Member(Protocol):
+    """
+    What a pool has to know of a process: or of a shared host, for its clients have a pool of
+    connections.
+
+    Attributes:
+        talk: The conversation with it.
+        born: When it was started, by the monotonic clock.
+        used: When it was last given back.
+        start_seconds: What its start took.
+        lifespan: When it is to be replaced.
+        retiring: A replacement is being started.
+        replaced: Why there is a replacement, once that is ready.
+    """
+
+    talk: Conversation
+    born: float
+    used: float
+    start_seconds: float
+    lifespan: Lifespan
+    retiring: bool
+    replaced: str | None
+
+    def serve(self, node: str) -> None: ...
+    def worn(self) -> str | None: ...
+    def replace(self, reason: str) -> None: ...
+    def failure(self, *, may_have_run: bool | None = None) -> HostError: ...
+    def rss(self) -> int: ...
+    def usage(self) -> Usage: ...
+    def describe(self, usage: Usage) -> dict[str, Any]: ...
+    def warn(self) -> None: ...
+    def stop(self) -> None: ...
+    def discard(self) -> None: ...
+    @property
+    def is_finished(self) -> bool: ...
+    @property
+    def gave_up(self) -> bool: ...
+
+
+P = TypeVar("P", bound=Member)
+P_co = TypeVar("P_co", bound=Member, covariant=True)
+
+
+class Source(Protocol[P_co]):
+    """What a pool's processes come from."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `prepare` has nothing to do."""
+
+    def prepare(self) -> object:
+        """Make what is started. Raises StartError."""
+
+    def start(self) -> P_co:
+        """Start a process. Raises HostError."""
+
+    def is_permanent(self, error: HostError) -> bool:
+        """Whether a failed start says nothing about the next: neither backoff nor breaker count."""
+
+    def describe(self) -> dict[str, Any]:
+        """Its part of a node in :meth:`emit.host.host.Host.snapshot`."""
+
+
+class Lease(Generic[P]):
     """
     A slot in a pool, with or (while it is being started) without its process.
 
@@ -57,16 +117,17 @@ class Lease:
     __slots__ = ("__weakref__", "process")
 
     def __init__(self) -> None:
-        self.process: Process | None = None
+        self.process: P | None = None
 
 
-class Pool:
+class Pool(Generic[P]):
     """
     Args:
         node: The node's name; or the command, where several nodes share its processes.
-        program: Makes what is started; called at the first start.
+        source: What its processes come from.
         settings: Its knobs.
-        host: Whose pool it is: it bounds processes and starts over all nodes.
+        admission: Who may start a process, over all pools.
+        keeper: What starts and stops processes beside the messages. None: nothing does.
 
     Attributes:
         account: What its processes have cost.
@@ -75,22 +136,24 @@ class Pool:
     def __init__(
         self,
         node: str,
-        program: Callable[[], Program],
+        source: Source[P],
         settings: Settings,
-        host: Host,
+        admission: Admission,
+        keeper: Keeper | None,
     ) -> None:
         self.node = node
         self.settings = settings
         self.account = ProcessAccount()
-        self._program = Prepared(program)
-        self._host = host
-        self._admission = host.admission
+        self._source = source
+        self._admission = admission
+        self._later = keeper.do if keeper is not None else _never
+        self._pid = os.getpid()
         # Guards all below. Reentrant: the collector may close an abandoned generator, and so
         # release its lease, in the middle of what this thread does here.
         self._lock = threading.RLock()
-        self._idle: list[Lease] = []  # the one used last is used next: others can time out
-        self._leaving: list[Lease] = []  # idle ones that make room for a start of another node
-        self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+        self._idle: list[Lease[P]] = []  # the one used last is used next: others can time out
+        self._leaving: list[Lease[P]] = []  # idle ones that make room for a start of another node
+        self._leases: weakref.WeakSet[Lease[P]] = weakref.WeakSet()
         self._waiters: deque[Turn] = deque()
         self._starts = Starts(settings)
         self._growing = False
@@ -100,7 +163,7 @@ class Pool:
     # -- leases ----------------------------------------------------------------------------
 
     @contextmanager
-    def lease(self, deadline: float) -> Generator[Process, None, None]:
+    def lease(self, deadline: float) -> Generator[P, None, None]:
         """
         Borrow a process for a ``with`` block. It is kept if it has answered all that it was
         asked by then, and killed otherwise: what is half-read would answer the next caller.
@@ -119,12 +182,12 @@ class Pool:
         finally:
             self.release(lease)
 
-    def acquire(self, deadline: float) -> Lease:
+    def acquire(self, deadline: float) -> Lease[P]:
         """As :meth:`lease`; the caller has to give it back to :meth:`release`."""
         lease = self.try_acquire()
         return lease if lease is not None else self._wait_for_lease(deadline)
 
-    def try_acquire(self) -> Lease | None:
+    def try_acquire(self) -> Lease[P] | None:
         """A lease of an idle process, if there is one."""
         if self._leaving and self._admission.first() is None:
             with self._lock:  # nobody waits for their room any more
@@ -135,35 +198,35 @@ class Pool:
                 if not self._idle:
                     break
                 lease = self._idle.pop()
-            if lease.process is not None and lease.process.look() is None:
+            if lease.process is not None and lease.process.talk.look() is None:
                 return lease
             self._drop(lease)
         return None
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease[P]) -> None:
         """Take a process back, or kill it where it is not fit for the next caller."""
-        if self._host.pid != os.getpid():
+        if self._pid != os.getpid():
             return  # an abandoned call in a forked child: the process is the parent's
         process = lease.process
-        if process is None or process.answers.jobs or process.condemned:
+        if process is None or process.talk.jobs or process.talk.condemned:
             self._drop(lease)
             return
-        if process.node != process.program.node:  # several nodes share it
-            process.serve(process.program.node)
+        if process.talk.node != self.node:  # several nodes share it
+            process.serve(self.node)
         self.retire_if_worn(process)
         if not self._offer(lease):
             self._drop(lease)
 
-    def retire_if_worn(self, process: Process) -> None:
+    def retire_if_worn(self, process: P) -> None:
         """Have a leased process replaced soon, if it is worn; it serves until then."""
         if process.retiring or process.lifespan.is_endless:
             return
         reason = process.worn()
         if reason is not None:
             process.retiring = True
-            self._host.keeper.do(lambda: self.replace(process, reason))
+            self._later(lambda: self.replace(process, reason))
 
-    def _offer(self, lease: Lease) -> bool:
+    def _offer(self, lease: Lease[P]) -> bool:
         """
         Let the next caller have it. False: the pool is closed, or it was replaced just now.
 
@@ -175,7 +238,7 @@ class Pool:
         other = self._admission.first() if self._admission.is_contended else None
         with self._lock:
             lease.process.used = time.monotonic()
-            if self._closed or lease.process.condemned:
+            if self._closed or lease.process.talk.condemned:
                 return False
             if other is not None and self._gives_way(lease.process, other):
                 self._leaving.append(lease)
@@ -187,13 +250,13 @@ class Pool:
             other.box.put(None)
         return True
 
-    def _gives_way(self, process: Process, other: Turn) -> bool:
+    def _gives_way(self, process: P, other: Turn) -> bool:
         """Whether a process makes room for one of another node."""
         mine = self._waiters[0].since if self._waiters else float("inf")
         served = time.monotonic() - process.born - process.start_seconds
         return other.pool is not self and other.since < mine and served >= process.start_seconds
 
-    def _wait_for_lease(self, deadline: float) -> Lease:
+    def _wait_for_lease(self, deadline: float) -> Lease[P]:
         turn = Turn(self)
         end = min(deadline, turn.since + self._patience())
         killed: list[StartError] = []
@@ -214,7 +277,7 @@ class Pool:
         """Whether somebody waits for a process, or for its room, since the host has no other."""
         return self._admission.is_contended and self._admission.first() is not None
 
-    def _begin(self, turn: Turn) -> Lease | None:
+    def _begin(self, turn: Turn) -> Lease[P] | None:
         """The right to start a process, if one may be started now."""
         with self._lock:
             may = turn.box.empty() and self._may_start()
@@ -246,7 +309,7 @@ class Pool:
     def _unavailable(self, retry_in: float) -> Unavailable:
         return Unavailable(node=self.node, retry_in=retry_in, last=self._starts.last)
 
-    def _start_for(self, turn: Turn, lease: Lease, killed: list[StartError]) -> None:
+    def _start_for(self, turn: Turn, lease: Lease[P], killed: list[StartError]) -> None:
         """
         Start a process for a caller that waits. One that is killed before it is ready, as by the
         kernel when memory runs out, says nothing about the program: the caller tries again.
@@ -259,7 +322,7 @@ class Pool:
                 raise
             logger_of(self.node).warning("a start is tried again: %s", error)
 
-    def _await(self, turn: Turn, end: float, killed: Sequence[StartError]) -> Lease | None:
+    def _await(self, turn: Turn, end: float, killed: Sequence[StartError]) -> Lease[P] | None:
         """A process that another caller gives back. None, after a while: look again."""
         with self._lock:
             if self._idle:
@@ -270,7 +333,10 @@ class Pool:
         if remaining(end) <= 0:
             raise self._out_of_time(turn, delay, killed)
         with suppress(queue.Empty):
-            return turn.box.get(timeout=min(remaining(end), delay or _RECHECK, _RECHECK))
+            lease: Lease[P] | None = turn.box.get(
+                timeout=min(remaining(end), delay or _RECHECK, _RECHECK)
+            )
+            return lease
         return None
 
     def _out_of_time(self, turn: Turn, delay: float, killed: Sequence[StartError]) -> HostError:
@@ -294,9 +360,9 @@ class Pool:
             if late is not None:
                 self.release(late)
 
-    def _begin_start(self, now: float) -> Lease:
+    def _begin_start(self, now: float) -> Lease[P]:
         self._starts.began(now)
-        lease = Lease()
+        lease = Lease[P]()
         self._leases.add(lease)
         return lease
 
@@ -311,12 +377,12 @@ class Pool:
         if self._waiters:
             self._waiters.popleft().box.put(None)
 
-    def _drop(self, lease: Lease) -> None:
+    def _drop(self, lease: Lease[P]) -> None:
         """Kill a lease's process, and free its slot. One that has done its work is stopped."""
         process, lease.process = lease.process, None
         try:
             if process is not None and process.is_finished and not self._closed:
-                self._host.keeper.do(lambda: self.stop(process, process.replaced or ""))
+                self._later(lambda: self.stop(process, process.replaced or ""))
             elif process is not None:
                 process.warn()
                 if process.gave_up:
@@ -330,7 +396,7 @@ class Pool:
             if self._admission.is_contended:
                 self._admission.wake()
 
-    def _relapse(self, process: Process) -> None:
+    def _relapse(self, process: P) -> None:
         """A process that gave up before its first answer counts as a start that has failed."""
         error = process.failure()
         self.account.failed_to_start(error)
@@ -339,7 +405,7 @@ class Pool:
 
     # -- starts and replacements -----------------------------------------------------------
 
-    def _start_into(self, lease: Lease, turn: Turn) -> None:
+    def _start_into(self, lease: Lease[P], turn: Turn) -> None:
         try:
             lease.process = self._start()
         except BaseException:
@@ -350,20 +416,18 @@ class Pool:
         finally:
             self._admission.leave(turn)
 
-    def _start(self) -> Process:
+    def _start(self) -> P:
         try:
-            process = Process.start(self._program.get(), self.settings)
+            process = self._source.start()
         except HostError as error:
-            if is_permanent(error):
-                self._program.forget()
-            else:
+            if not self._source.is_permanent(error):
                 with self._lock:
                     self._starts.failed(time.monotonic(), error, random.random())
             self.account.failed_to_start(error)
             raise
         with self._lock:
             self._starts.worked()
-        self.account.started(process)
+        self.account.started(process.start_seconds)
         return process
 
     def prepare(self) -> None:
@@ -374,10 +438,10 @@ class Pool:
         Raises:
             StartError: It can't be made.
         """
-        if self._program.is_made or self._leases:
+        if self._source.is_ready or self._leases:
             return
         try:
-            self._program.get()
+            self._source.prepare()
         except HostError as error:
             self.account.failed_to_start(error)
             raise
@@ -388,7 +452,7 @@ class Pool:
             if self._growing or not self._has_room():
                 return
             self._growing = True
-        self._host.keeper.do(self.grow)
+        self._later(self.grow)
 
     def grow(self, *, evict: bool = True) -> None:
         """
@@ -404,7 +468,7 @@ class Pool:
             self._start_into(lease, turn)
             self.release(lease)
 
-    def _begin_beside(self, *, evict: bool) -> tuple[Lease | None, Turn]:
+    def _begin_beside(self, *, evict: bool) -> tuple[Lease[P] | None, Turn]:
         """The right to start a process beside those there are, if one may be started now."""
         turn = Turn(self)
         lease = None
@@ -422,14 +486,14 @@ class Pool:
             delay = self._starts.delay(time.monotonic())
             return not self._closed and self._has_room() and delay == 0
 
-    def replace(self, old: Process, reason: str) -> None:
+    def replace(self, old: P, reason: str) -> None:
         """
         Start another process, and only then stop *old*. For the keeper's thread.
 
         If the host has no room for both, *old* is stopped first, and the next message starts the
         other one.
         """
-        fresh: Lease | None = None
+        fresh: Lease[P] | None = None
         turn = Turn(self)
         try:
             with self._lock:
@@ -438,7 +502,7 @@ class Pool:
                 with self._lock:
                     fresh = self._begin_start(time.monotonic())
                 self._start_into(fresh, turn)
-                if fresh.process is not None and fresh.process.condemned:
+                if fresh.process is not None and fresh.process.talk.condemned:
                     self._drop(fresh)
                     old.retiring = False
                     return
@@ -455,17 +519,17 @@ class Pool:
             if worn is not None:
                 self._give_up(worn)
             # Where it is in use, its caller's release ends it.
-            old.replaced = reason
+            old.replace(reason)
             if fresh is not None:
                 self._idle.insert(0, fresh)
             self._wake()
         if worn is not None:
             self.stop(old, reason)
 
-    def stop(self, process: Process, cause: str) -> None:
+    def stop(self, process: P, cause: str) -> None:
         """Stop a process politely; *cause* is for the account."""
         self.account.ended(process, cause)
-        stop_all([process])
+        process.stop()
 
     def rest(self, seconds: float, caller: int | None) -> None:
         """
@@ -503,26 +567,27 @@ class Pool:
         for _ in range(self.settings.min_idle - len(self._idle)):
             self.grow(evict=False)  # else two nodes would have their idle processes in turn
 
-    def _take_expired(self) -> list[Process]:
+    def _take_expired(self) -> list[P]:
         now = time.monotonic()
         with self._lock:
             spare = max(0, len(self._idle) - self.settings.min_idle)
             expired = [lease for lease in self._idle if _is_expired(lease, now)][:spare]
             return [self._give_up(lease) for lease in expired]
 
-    def _find_worn(self) -> list[tuple[Process, str]]:
+    def _find_worn(self) -> list[tuple[P, str]]:
         with self._lock:
             idle = [lease.process for lease in self._idle if lease.process is not None]
         worn = [(process, process.worn()) for process in idle if not process.retiring]
         return [(process, reason) for process, reason in worn if reason is not None]
 
-    def take_longest_idle(self) -> Process | None:
-        """Give up the process that has idled longest, one first that makes room anyway."""
+    def evict(self) -> Callable[[], None] | None:
+        """Give up the process that has idled longest. Returns what stops it; None: none idles."""
         with self._lock:
             lease = min(self._leaving or self._idle, key=_last_use, default=None)
-            return None if lease is None else self._give_up(lease)
+            process = None if lease is None else self._give_up(lease)
+        return None if process is None else partial(self.stop, process, "evicted")
 
-    def _give_up(self, lease: Lease) -> Process:
+    def _give_up(self, lease: Lease[P]) -> P:
         (self._leaving if lease in self._leaving else self._idle).remove(lease)
         self._leases.discard(lease)
         assert lease.process is not None
@@ -538,6 +603,11 @@ class Pool:
             if self._leaving:
                 return float("-inf")
             return min(map(_last_use, self._idle), default=float("inf"))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more messages."""
+        return self._closed
 
     @property
     def busy(self) -> int:
@@ -558,17 +628,17 @@ class Pool:
                 "idle": len(self._idle) + len(self._leaving),
                 "queued": len(self._waiters),
                 "breaker": "open" if self._starts.is_open(now) else "closed",
-                **self._program.describe(),
+                **self._source.describe(),
             }
         return figures
 
     @property
-    def processes(self) -> list[Process]:
+    def processes(self) -> list[P]:
         """All of its processes, idle and leased."""
         with self._lock:
             return [lease.process for lease in self._leases if lease.process is not None]
 
-    def close(self) -> list[Process]:
+    def close(self) -> list[P]:
         """Take no more messages. Returns the idle processes, for the host to stop together."""
         with self._lock:
             self._closed = True
@@ -591,10 +661,14 @@ class Pool:
         return " | Breaker: open" if self._starts.is_open(time.monotonic()) else ""
 
 
-def _last_use(lease: Lease) -> float:
+def _never(job: Callable[[], None]) -> None:
+    """Do nothing, where there is no keeper."""
+
+
+def _last_use(lease: Lease[Any]) -> float:
     return lease.process.used if lease.process is not None else float("inf")
 
 
-def _is_expired(lease: Lease, now: float) -> bool:
+def _is_expired(lease: Lease[Any], now: float) -> bool:
     process = lease.process
     return process is not None and process.lifespan.is_idle_too_long(now - process.used)

@@ -1,12 +1,5 @@
 """
-One supervised process of a node, and the conversation with it.
-
-1. One thread at a time uses a process: the holder of its lease.
-2. Whatever interrupts an exchange (a soft time limit, Ctrl-C, an abandoned generator) leaves
-   bytes of the old answer in the pipe, which the next caller would take for his. So a process
-   that is left in the middle of an exchange is discarded, never used again.
-3. A call is open from `submit` until its job has an outcome; jobs that are open when the
-   process fails are in `open_jobs`, the oldest first.
+One supervised process of a node: a program that runs, the conversation with it, and its lifespan.
 """
 
 from __future__ import annotations
@@ -14,8 +7,9 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from emit.errors import (
@@ -28,31 +22,31 @@ from emit.errors import (
     describe_status,
     signal_of,
 )
-from emit.host.accounting import usage_of
-from emit.host.answers import Answers
+from emit.host.accounting import Usage
+from emit.host.conversation import Conversation, error_of
 from emit.host.fate import Job
 from emit.host.language.missing import describe_missing
 from emit.host.lines import Lines, logger_of
 from emit.host.settings import Settings
 from emit.host.starts import Lifespan
 from emit.host.system import spawn
-from emit.host.system.command import is_transient
+from emit.host.system.child import kill_trees
+from emit.host.system.command import is_transient, language_of
 from emit.host.system.program import Program
 from emit.host.system.stalled import describe_stall, is_ending
+from emit.host.system.tree import used
 from emit.host.transport import Pipes, Poll, remaining
 from emit.host.wire import frames
 from emit.host.wire.line_session import LineSession
 from emit.host.wire.session import Session
 from emit.text import one_line
 
+__all__ = ["Launcher", "Process", "stop_all"]
+
 #: Seconds to wait for an exit status after stdout has come to its end; and where the kernel says
 #: that the process is ending.
 _STATUS = 0.1
 _ENDING = 10.0
-
-#: Seconds between two looks at the memory of a process that has ``max_rss`` and works: one that
-#: allocates 1 GB/s is then found 110 MB above its limit.
-MEMORY_TICK = 0.1
 
 
 class Process:
@@ -61,13 +55,11 @@ class Process:
 
     Attributes:
         program: What was started.
-        node: The node that it serves just now: the program's, unless several share it.
         child: The program as the system has it.
-        session: The conversation; `session.ready` tells what the process announced.
+        pipes: Its pipes.
+        talk: The conversation with it.
         born: When it was started, by the monotonic clock.
         used: When it was last given back.
-        unsent: Bytes of calls that it had not taken by the last `flush`, and of those since.
-        answers: Its open calls, what has come for them, and what else it has said.
         start_seconds: What it took to be ready.
         lifespan: When it is to be replaced.
         retiring: A replacement is being started.
@@ -76,23 +68,17 @@ class Process:
 
     def __init__(self, program: Program, settings: Settings, child: spawn.Child) -> None:
         self.program = program
-        self.node = program.node
         self.child = child
-        self.session: Session | LineSession = _converse(program, settings)
+        self.pipes = Pipes(child, Lines(program.node))
+        session = _session(program, settings)
+        logger = self.pipes.lines.logger
+        self.talk = Conversation(program.node, session, self.pipes, self, settings, logger)
         self.born = self.used = child.started
         self.start_seconds = 0.0
+        self.lifespan = Lifespan.draw(settings, random.random())
         self.retiring = False
         self.replaced: str | None = None
         self._settings = settings
-        self._unsent: list[bytes] = []
-        self.unsent = 0
-        self._memory_due = 0.0
-        self._last_moment: float | None = None
-        self.lifespan = Lifespan.draw(settings, random.random())
-        self.pipes = Pipes(child, Lines(program.node))
-        limits = (settings.max_results, settings.max_result_bytes, settings.timeout)
-        self.answers = Answers(program.node, *limits, self.pipes.lines.logger)
-        self._poll = Poll([self.pipes])
 
     @classmethod
     def start(cls, program: Program, settings: Settings) -> Process:
@@ -114,159 +100,111 @@ class Process:
         process.start_seconds = time.monotonic() - process.born
         return process
 
-    @property
-    def concurrency(self) -> int:
-        """How many messages it works on at a time, as it announced."""
-        return self.session.ready.concurrency if self.session.ready else 1
+    # -- for its pool ----------------------------------------------------------------------
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more can come of it; `receive` then says why."""
-        return self.answers.fault is not None or self.pipes.over
-
-    @property
-    def calls(self) -> int:
-        """Messages it has answered."""
-        return self.answers.count
-
-    @property
-    def condemned(self) -> str | None:
-        """Why it must go, at the latest when its open calls are done; None: it may stay."""
-        return self.answers.condemned or self.replaced
+    def replace(self, reason: str) -> None:
+        """Have it serve nobody else: a replacement is ready."""
+        self.replaced = reason
+        self.talk.condemned = self.talk.condemned or reason
 
     @property
     def is_finished(self) -> bool:
         """Whether it is replaced, and has answered all and well: it is to be stopped politely."""
-        answers = self.answers
-        return self.replaced is not None and answers.condemned is None and not answers.jobs
+        return self._is_well and self.replaced is not None and not self.talk.jobs
 
     @property
-    def open_count(self) -> int:
-        return len(self.answers.jobs)
+    def gave_up(self) -> bool:
+        """Whether it has said that it can't go on, before it had answered anything."""
+        return self.talk.failed is not None and not self.talk.count
 
-    @property
-    def open_jobs(self) -> list[Job]:
-        return list(self.answers.jobs.values())
+    def worn(self) -> str | None:
+        """Why it should be replaced now, or None."""
+        lifespan = self.lifespan
+        rss = self.rss() if lifespan.max_rss is not None else None
+        age = time.monotonic() - self.born
+        return lifespan.is_over(calls=self.talk.count, age=age, rss=rss)
 
-    # -- calls -----------------------------------------------------------------------------
+    def rss(self) -> int:
+        """Bytes of memory of it and its children."""
+        return used(self.child.pid)[1]
 
-    def submit(self, job: Job, meta: Mapping[str, Any] | None = None) -> None:
-        """
-        Encode a call. It is sent with the next `flush`.
+    def usage(self) -> Usage:
+        """What it and its children use now; the pipes' bytes alone if it has ended."""
+        cpu, rss = used(self.child.pid)
+        return Usage(cpu, rss, self.pipes.sent, self.pipes.taken, self.talk.strays)
 
-        Raises:
-            EncodeError, FrameTooLarge: It can't be sent. Nothing of it was, and the process
-                stays usable.
-            ProcessDied: The process has said that it can't go on.
-        """
-        if self.answers.failed is not None:
-            raise self.failure(may_have_run=False)
-        if job.node and job.node != self.node:
-            self.serve(job.node)
-        number, data = self.session.call(job.fields, node=job.program_node, meta=meta)
-        self.answers.jobs[number] = job
-        self._unsent.append(data)
-        self.unsent += len(data)
+    def describe(self, usage: Usage) -> dict[str, Any]:
+        """Its row in :meth:`emit.host.host.Host.snapshot`."""
+        now, is_busy = time.monotonic(), bool(self.talk.jobs)
+        return {
+            "pid": self.child.pid,
+            "state": "busy" if is_busy else "idle",
+            "calls": self.talk.count,
+            "age_seconds": now - self.born,
+            "idle_seconds": 0.0 if is_busy else now - self.used,
+            "cpu_seconds": usage.cpu_seconds,
+            "rss_bytes": usage.rss_bytes,
+        }
+
+    # -- for its conversation --------------------------------------------------------------
 
     def serve(self, node: str) -> None:
-        """From now on its errors, and its lines in the log, are those of *node*."""
+        """Have its errors, and its lines in the log, be those of *node* from now on."""
         self.pipes.drain_errors()  # what it has said belongs to the one before
-        self.node = self.session.node = self.answers.node = node
-        self.pipes.lines.logger = self.answers.logger = logger_of(node)
+        self.pipes.lines.logger = logger_of(node)
+        self.talk.serve(node, self.pipes.lines.logger)
 
-    def flush(self) -> None:
-        """Send what was submitted, as much as the pipe takes; `wait` sends the rest."""
-        if self._settings.max_rss is not None:
-            self._memory_due = time.monotonic() + MEMORY_TICK
-        if self._unsent:
-            self.pipes.send(b"".join(self._unsent))
-            self._unsent.clear()
-        self.unsent = self.pipes.pending
+    def ended(self, fault: ProtocolError | None) -> HostError | None:
+        """Say what has become of it. None: there is more to take."""
+        if fault is not None:
+            return fault
+        self._see_end()
+        if self.pipes.received:
+            return None
+        if self.talk.failed is not None and self.talk.session.ready is not None:
+            return self.failure()
+        if self.pipes.dead:
+            return self._died(self.child.status)
+        closed = "stdout" if self.pipes.ended else "stdin"
+        reason = f"it closed its {closed} and lives on"
+        tail = self.pipes.lines.tail
+        return self._lost(ProtocolError(node=self.talk.node, reason=reason, stderr_tail=tail))
 
-    def call(self, job: Job, meta: Mapping[str, Any] | None, deadline: float) -> None:
-        """
-        One message, until its job has an outcome.
+    def failure(self, *, may_have_run: bool | None = None) -> HostError:
+        """Make the error of a process that has said that it can't go on, with its own words."""
+        failed, status = self.talk.failed, self.child.status
+        assert failed is not None
+        end = describe_status(status) if self.child.poll() else "did not end by itself"
+        reason = f"could not go on ({failed.type}: {failed.message}) and {end}"
+        return self._died(status, reason, may_have_run)
 
-        Raises:
-            ProcessDied, CallTimeout, ProtocolError: The process is of no more use.
-            EncodeError, FrameTooLarge: The message can't be sent; the process stays usable.
-        """
-        self.submit(job, meta)
-        self.flush()
-        while job.outcome is None:
-            self.wait(deadline)
-            self.receive()
-
-    def attending(self, caller: int | None) -> contextlib.AbstractContextManager[None]:
-        """Have `wait` raise `Abandoned` when the other end of this socket, if any, is closed."""
-        return self._poll.attending(caller)
-
-    def wait(self, deadline: float) -> None:
-        """
-        Wait until something has come from the process.
-
-        Raises:
-            CallTimeout: Nothing has until *deadline*.
-            ProcessDied: It has grown over ``max_rss`` and is to be killed.
-        """
-        if self.is_over:
-            return
-        left = min(deadline, self.last_moment) - time.monotonic()
-        if left <= 0:
-            raise self.timed_out()
-        self._poll.step(left if self._settings.max_rss is None else min(left, MEMORY_TICK))
-        if not self.pipes.received:
-            self.check_memory()
-
-    @property
-    def last_moment(self) -> float:
-        """When a process that has said that it can't go on must have ended; else infinite."""
-        if self.answers.failed is None:
-            return float("inf")
-        if self._last_moment is None:
-            self._last_moment = time.monotonic() + self._settings.stop_grace
-        return self._last_moment
+    def overdue(self) -> HostError:
+        """Make the error of a process that has not answered in time."""
+        if self.talk.failed is not None:
+            return self.failure()
+        error = CallTimeout(
+            node=self.talk.node,
+            timeout=self._settings.timeout,
+            stderr_tail=self.pipes.lines.tail,
+            hint=describe_stall(self.child.pid),
+        )
+        return self._lost(error)
 
     def check_memory(self) -> None:
         """
-        Look how much memory it has, if it has been at work for a while since it was last sent
-        something: a quick call is looked at when it is over.
+        Look how much memory it has.
 
         Raises:
             ProcessDied: More than ``max_rss``. It is to be killed.
         """
-        limit, now = self._settings.max_rss, time.monotonic()
-        if limit is None or now < self._memory_due:
-            return
-        self._memory_due = now + MEMORY_TICK
-        rss = self.rss()
-        if rss > limit:
+        limit, rss = self._settings.max_rss, self.rss()
+        if limit is not None and rss > limit:
             reason = f"was killed with {rss} bytes of memory, over max_rss = {limit},"
             raise self._died(-signal.SIGKILL, reason)
 
-    def receive(self) -> list[Job]:
-        """
-        Take what has come.
-
-        Returns:
-            The jobs that have an outcome now.
-
-        Raises:
-            ProcessDied, ProtocolError: The process is of no more use. What it had answered
-                before is in its jobs.
-        """
-        done: list[Job] = []
-        pipes = self.pipes
-        if self.answers.fault is not None:
-            raise self.answers.fault
-        if pipes.over and not pipes.received:
-            self._see_end()
-            if not pipes.received:
-                raise self._failure()
-        chunks, pipes.received = pipes.received, []
-        for chunk in chunks:
-            self.answers.take(self.session.receive(chunk), done, self.session.sizes)
-        return done
+    def error_of(self, job: Job, err: frames.Err) -> Exception:
+        """Make the outcome of a job whose handler has failed."""
+        return error_of(job.node, self._settings.timeout, err)
 
     def _see_end(self) -> None:
         """A pipe is at its end: is the process, too? Then take all that it had written."""
@@ -276,97 +214,44 @@ class Process:
         ):
             self.pipes.drain()
 
-    def _failure(self) -> HostError:
-        """What has become of a process whose pipes are at an end."""
-        if self.answers.failed is not None and self.session.ready is not None:
-            return self.failure()
-        if self.pipes.dead:
-            return self._died(self.child.status)
-        closed = "stdout" if self.pipes.ended else "stdin"
-        reason = f"it closed its {closed} and lives on"
-        tail = self.pipes.lines.tail
-        return self._lost(ProtocolError(node=self.node, reason=reason, stderr_tail=tail))
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether it has said that it can't go on, before it had answered anything."""
-        return self.answers.failed is not None and not self.calls
-
-    def failure(self, *, may_have_run: bool | None = None) -> HostError:
-        """The error of a process that has said that it can't go on, with its own words."""
-        failed, status = self.answers.failed, self.child.status
-        assert failed is not None
-        end = describe_status(status) if self.child.poll() else "did not end by itself"
-        reason = f"could not go on ({failed.type}: {failed.message}) and {end}"
-        return self._died(status, reason, may_have_run)
-
     def _died(
         self, status: int | None, reason: str = "", may_have_run: bool | None = None
     ) -> HostError:
         tail, argv = self.pipes.lines.tail, self.program.argv
         said = "" if reason else self.pipes.lines.last_words(signal_of(status))
-        if not reason and self.answers.jobs and status is not None and status >= 0:
+        if not reason and self.talk.jobs and status is not None and status >= 0:
             reason = f"{describe_status(status)} before it had answered,"
         error = ProcessDied(
-            node=self.node,
+            node=self.talk.node,
             status=status,
             reason=reason,
             stderr_tail=tail,
             uptime=time.monotonic() - self.born,
-            calls=self.calls,
+            calls=self.talk.count,
             may_have_run=may_have_run,
             said=said,
-            hint="" if self.calls else describe_missing(tail, argv, self.program.cwd),
-        )
-        return self._lost(error)
-
-    def timed_out(self) -> HostError:
-        if self.answers.failed is not None:
-            return self.failure()
-        error = CallTimeout(
-            node=self.node,
-            timeout=self._settings.timeout,
-            stderr_tail=self.pipes.lines.tail,
-            hint=describe_stall(self.child.pid),
+            hint="" if self.talk.count else describe_missing(tail, argv, self.program.cwd),
         )
         return self._lost(error)
 
     def _lost(self, error: HostError) -> HostError:
-        """The process is of no more use; what it had done wrong before is the better cause."""
-        self.answers.condemned = self.answers.condemned or str(error)
+        """It is of no more use; what it had done wrong before is the better cause."""
+        if self._is_well:
+            self.talk.condemned = str(error)
         return error
-
-    def look(self) -> str | None:
-        """
-        Look at an idle process before it is used again.
-
-        Returns:
-            Why it can't be used: it has died, or said what nobody asked for. None: it can.
-        """
-        if self.condemned is None and self._poll.is_quiet:
-            return None
-        with contextlib.suppress(HostError):  # it is condemned by that
-            self._poll.step(0)
-            self.receive()
-        return self.condemned
-
-    def worn(self) -> str | None:
-        """Why it should be replaced now, or None."""
-        lifespan = self.lifespan
-        rss = self.rss() if lifespan.max_rss is not None else None
-        return lifespan.is_over(calls=self.calls, age=time.monotonic() - self.born, rss=rss)
-
-    def rss(self) -> int:
-        """Bytes of memory of it and its children."""
-        return usage_of(self).rss_bytes
 
     # -- its end ---------------------------------------------------------------------------
 
+    @property
+    def _is_well(self) -> bool:
+        """Whether nothing speaks against it, but that it is replaced."""
+        return self.talk.condemned in (None, self.replaced)
+
     def warn(self) -> None:
         """Log why it is lost, if it is its own fault and not that of a caller who has left."""
-        if self.answers.condemned is not None:
+        if not self._is_well:
             logger = self.pipes.lines.logger
-            logger.warning("%r is discarded: %s", self, one_line(self.answers.condemned))
+            logger.warning("%r is discarded: %s", self, one_line(str(self.talk.condemned)))
 
     def discard(self) -> None:
         """Kill it and all it has started, at once."""
@@ -376,23 +261,67 @@ class Process:
 
     def begin_stop(self) -> None:
         """Ask it to end: ``bye``, unless it can't go on anyway, then the end of its input."""
-        if self.answers.failed is None:
+        if self.talk.failed is None:
             with contextlib.suppress(ProtocolError):
-                self.pipes.send(self.session.bye())
+                self.pipes.send(self.talk.session.bye())
         self.pipes.finish()
+
+    def stop(self) -> None:
+        """Stop it politely, and in the end by force: see `stop_all`."""
+        stop_all([self])
+
+    def ask_to_end(self, grace: float) -> float | None:
+        """
+        Ask it to end, and wait; its status is then ``child.status``.
+
+        Returns:
+            Seconds that it took; None: it had not ended after *grace* seconds, and still runs.
+        """
+        began = time.monotonic()
+        self.begin_stop()
+        return None if _wait_for_ends([self], grace) else time.monotonic() - began
 
     @property
     def graces(self) -> tuple[float, float]:
         """Seconds to end after the end of its input, and after SIGTERM."""
         return self._settings.stop_grace, self._settings.term_grace
 
+    def ping(self, timeout: float) -> float | None:
+        """
+        Ask it for a sign of life, while it idles.
+
+        Returns:
+            Seconds until it came; None for a process without an SDK, which can't be asked.
+
+        Raises:
+            CallTimeout, ProtocolError: None came.
+        """
+        session, pipes = self.talk.session, self.pipes
+        if not isinstance(session, Session):
+            return None
+        began = time.monotonic()
+        pipes.send(session.ping(1))
+        poll = Poll([pipes])
+        while remaining(began + timeout) > 0 and not pipes.over:
+            poll.step(remaining(began + timeout))
+            chunks, pipes.received = pipes.received, []
+            events = [event for chunk in chunks for event in session.receive(chunk)]
+            if any(isinstance(event, frames.Pong) for event in events):
+                return time.monotonic() - began
+        if pipes.over:
+            reason = "it ended instead of answering a ping"
+            raise ProtocolError(node=self.program.node, reason=reason)
+        tail = pipes.lines.tail
+        raise CallTimeout(node=self.program.node, timeout=timeout, stderr_tail=tail)
+
     # -- its start -------------------------------------------------------------------------
 
     def _shake_hands(self, deadline: float) -> None:
-        self.pipes.send(self.session.hello())
+        poll = Poll([self.pipes])
+        self.pipes.send(self.talk.session.hello())
         try:
-            while self.session.ready is None:
-                if (failed := self.answers.failed) is not None:
+            while self.talk.session.ready is None:
+                if (failed := self.talk.failed) is not None:
                     said = f"{failed.type}: {failed.message}"
                     hints = (
                         *failed.stack[:1],
@@ -400,20 +329,20 @@ class Process:
                     )
                     reason = f"it could not load: {said}"
                     raise self._not_ready(reason, "; ".join(filter(None, hints)))
-                large = self.answers.oversized
+                large = self.talk.oversized
                 if large is not None and large.op == "ready":
                     reason = f"its ready frame is over max_frame = {large.limit} bytes"
                     raise self._not_ready(reason, "raise max_frame of the node")
                 if remaining(deadline) <= 0:
                     raise StartTimeout(
-                        node=self.node,
+                        node=self.talk.node,
                         timeout=self._settings.start_timeout,
                         stderr_tail=self.pipes.lines.tail,
                         hint=_skipped(large) or describe_stall(self.child.pid),
                     )
-                if not self.is_over:
-                    self._poll.step(remaining(deadline))
-                self.receive()
+                if not self.talk.is_over:
+                    poll.step(remaining(deadline))
+                self.talk.receive()
         except (ProcessDied, ProtocolError) as error:
             # It has not had any message, so what it wrote is its own.
             sample = getattr(error, "sample", "")
@@ -428,7 +357,7 @@ class Process:
         if signal is None:  # else it is not the language's fault, and each question takes memory
             hint = "; ".join(filter(None, (hint, explain(self.program))))
         return StartError(
-            node=self.node,
+            node=self.talk.node,
             argv=self.program.argv,
             reason=reason,
             hint=hint,
@@ -438,19 +367,113 @@ class Process:
         )
 
     def __repr__(self) -> str:
-        state = f"{self.open_count} open" if self.open_count else "idle"
-        return f"<Process {self.node} pid {self.child.pid} [{state}, {self.calls} calls]>"
+        talk = self.talk
+        state = f"{len(talk.jobs)} open" if talk.jobs else "idle"
+        return f"<Process {talk.node} pid {self.child.pid} [{state}, {talk.count} calls]>"
 
 
-def is_permanent(error: HostError) -> bool:
+def stop_all(processes: Sequence[Process]) -> None:
     """
-    Whether another start would fail alike: the command itself is wrong. A program that was
-    started and ended, or hung, may do better next time, when a database is back.
+    Stop processes politely and side by side, by the ladder: the end of their input,
+    *stop_grace*, SIGTERM, *term_grace*, SIGKILL. One that has died already is told of.
     """
-    return isinstance(error, StartError) and not error.started and not is_transient(error)
+    for process in processes:
+        process.talk.look()
+        process.warn()
+        process.begin_stop()
+    stubborn = _wait_for_ends(processes, max((p.graces[0] for p in processes), default=0.0))
+    for process in stubborn:
+        process.child.terminate()
+    _wait_for_ends(stubborn, max((p.graces[1] for p in stubborn), default=0.0))
+    _discard_all(processes)
 
 
-def _converse(program: Program, settings: Settings) -> Session | LineSession:
+def _discard_all(processes: Sequence[Process]) -> None:
+    """Kill processes and all that they have started, together and at once."""
+    kill_trees([process.child for process in processes])
+    for process in processes:
+        process.pipes.drain_errors()
+        process.child.close()
+
+
+def _wait_for_ends(processes: Sequence[Process], grace: float) -> list[Process]:
+    """Wait until the processes have ended. Returns those that have not."""
+    end = time.monotonic() + grace
+    poll = Poll([process.pipes for process in processes])
+    living = [process for process in processes if not process.pipes.dead]
+    while living and remaining(end) > 0:
+        poll.step(remaining(end))
+        for process in living:
+            process.pipes.received.clear()
+        living = [process for process in living if not process.pipes.dead]
+    return living
+
+
+class Launcher:
+    """
+    Starts processes of one program, which is made once: later changes of PATH change nothing.
+
+    Args:
+        make: Makes the program, which may mean to build it. One thread calls this, and others wait
+            for what it makes.
+        settings: The node's knobs.
+    """
+
+    def __init__(self, make: Callable[[], Program], settings: Settings) -> None:
+        self._make = make
+        self._settings = settings
+        self._making = threading.Lock()
+        self._made: Program | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the program is made."""
+        return self._made is not None
+
+    def prepare(self) -> Program:
+        """
+        Make the program, if it is not made yet.
+
+        Raises:
+            StartError: It can't be made. The next call tries again.
+        """
+        program = self._made
+        if program is None:
+            with self._making:
+                program = self._made = self._made or self._make()
+        return program
+
+    def start(self) -> Process:
+        """
+        Start a process.
+
+        Raises:
+            StartError, StartTimeout: See `Process.start`.
+        """
+        try:
+            return Process.start(self.prepare(), self._settings)
+        except StartError as error:
+            if self.is_permanent(error):
+                self._made = None  # what it names may have been moved, or is to be built anew
+            raise
+
+    def is_permanent(self, error: HostError) -> bool:
+        """
+        Whether another start would fail alike: the command itself is wrong. A program that was
+        started and ended, or hung, may do better next time, when a database is back.
+        """
+        return isinstance(error, StartError) and not error.started and not is_transient(error)
+
+    def describe(self) -> dict[str, Any]:
+        """Its part of a node in :meth:`emit.host.host.Host.snapshot`."""
+        program = self._made
+        if program is None:
+            return {"language": "", "command": []}
+        language = program.language or language_of(program.argv)
+        return {"language": language, "command": list(program.argv)}
+
+
+def _session(program: Program, settings: Settings) -> Session | LineSession:
     if settings.mode == "lines":
         return LineSession(program.node, max_frame=settings.max_frame)
     codecs = ("json",) if settings.codec == "json" else ("msgpack", "json")

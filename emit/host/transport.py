@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from emit.host.lines import Lines
 from emit.host.system.child import Child
@@ -35,6 +35,47 @@ class Abandoned(BaseException):
     """Who asked has hung up. No Exception, so that nothing takes it for the process's failure."""
 
 
+#: What to do when a descriptor is ready. It returns whether to watch it no longer.
+Move = Callable[[], bool]
+
+
+class Transport(Protocol):
+    """
+    What carries bytes to one peer and back: the pipes of a program, or a socket.
+
+    Attributes:
+        received: What has come and was not taken yet.
+        over: Whether no exchange is possible any more.
+        sending: Whether there is something left to write.
+        until: When the peer is given up, by the monotonic clock, whatever else its callers allow.
+    """
+
+    received: list[bytes]
+    over: bool
+    sending: bool
+    until: float
+
+    def send(self, data: bytes | bytearray) -> None:
+        """Write *data*, as much as the peer takes now; the rest goes out as it is polled."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes that are still to be written."""
+
+    def watched(self) -> list[tuple[int, Move]]:
+        """The descriptors to read from, each with what to do when it is ready."""
+
+    def writer(self) -> tuple[int, Move]:
+        """The descriptor to write to, and what to do when it takes more."""
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether no descriptor tells of the peer's end, so that `see_death` has to be asked."""
+
+    def see_death(self) -> bool:
+        """Look whether the peer has ended."""
+
+
 class Pipes:
     """
     The pipes of one child.
@@ -50,6 +91,7 @@ class Pipes:
         sending: Whether there is something left to write.
         sent: Bytes written in its life.
         taken: Bytes read from stdout in its life.
+        until: When it is given up, by the monotonic clock.
     """
 
     def __init__(self, child: Child, lines: Lines) -> None:
@@ -63,6 +105,7 @@ class Pipes:
         self.sent = 0
         self.taken = 0
         self.sending = False
+        self.until = float("inf")
         self._outgoing = memoryview(b"")
         self._finishing = False
 
@@ -84,6 +127,24 @@ class Pipes:
     def pending(self) -> int:
         """Bytes that are still to be written."""
         return len(self._outgoing)
+
+    def watched(self) -> list[tuple[int, Move]]:
+        """See `Transport`."""
+        child = self.child
+        watched: list[tuple[int, Move]] = [
+            (child.stdout, self.read),
+            (child.stderr, self.read_errors),
+        ]
+        return watched if child.pidfd is None else [*watched, (child.pidfd, self.see_death)]
+
+    def writer(self) -> tuple[int, Move]:
+        """See `Transport`."""
+        return self.child.stdin, self.push
+
+    @property
+    def is_blind(self) -> bool:
+        """See `Transport`."""
+        return self.child.pidfd is None
 
     def flush(self) -> None:
         while self.sending:
@@ -162,74 +223,64 @@ class Pipes:
 
 class Poll:
     """
-    Waits for several programs at once.
+    Waits for several peers at once.
 
     Args:
-        all_pipes: Whose pipes to watch. Descriptors of others are left alone, so the cost
-            does not grow with the number of programs that idle.
+        transports: Whose descriptors to watch. Those of others are left alone, so the cost does
+            not grow with the number of peers that idle.
     """
 
-    def __init__(self, all_pipes: Sequence[Pipes]) -> None:
-        self._pipes = tuple(all_pipes)
+    def __init__(self, transports: Sequence[Transport]) -> None:
+        self._transports = tuple(transports)
         self._poll = select.poll()
-        #: What to do when a descriptor is ready. It returns whether to watch it no longer.
-        self._handlers: dict[int, Callable[[], bool]] = {}
-        self._blind = [pipes for pipes in self._pipes if pipes.child.pidfd is None]
+        self._moves: dict[int, Move] = {}
+        self._blind = [transport for transport in self._transports if transport.is_blind]
         # gevent's poll can miss what happens on a pipe whose number was just reused.
         is_patched = type(self._poll).__module__ != "select"
         self._tick = _TICK if self._blind or is_patched else float("inf")
-        for pipes in self._pipes:
-            child = pipes.child
-            self._watch(child.stdout, pipes.read)
-            self._watch(child.stderr, pipes.read_errors)
-            if child.pidfd is not None:
-                self._watch(child.pidfd, pipes.see_death)
+        for transport in self._transports:
+            for fd, move in transport.watched():
+                self._watch(fd, move)
 
     def step(self, timeout: float) -> None:
         """
         Wait until something can be moved, *timeout* seconds at most, and move it.
 
         Returns also when it was only stderr that moved, or nothing: the caller looks at its
-        pipes, and at the clock.
+        transports, and at the clock.
         """
-        handlers = self._handlers
-        for pipes in self._pipes:
-            if pipes.sending and pipes.child.stdin not in handlers:
-                self._watch(pipes.child.stdin, pipes.push, select.POLLOUT)
+        moves = self._moves
+        for transport in self._transports:
+            if transport.sending:
+                fd, move = transport.writer()
+                if fd not in moves:
+                    self._watch(fd, move, select.POLLOUT)
         if timeout > self._tick:
             timeout = self._tick
         for fd, _ in self._poll.poll(timeout * 1000):
-            if fd in handlers and handlers[fd]():
+            if fd in moves and moves[fd]():
                 self._poll.unregister(fd)
-                del handlers[fd]
-        for pipes in self._blind:
-            pipes.see_death()
+                del moves[fd]
+        for transport in self._blind:
+            transport.see_death()
 
     def attend(self, caller: int) -> None:
         """From now on `step` raises `Abandoned` when the other end of this socket is closed."""
         self._watch(caller, _hang_up, 0)  # no events: a hang-up is always told
 
-    @contextmanager
-    def attending(self, caller: int | None) -> Generator[None, None, None]:
-        """`attend` a caller, if there is one, for a ``with`` block."""
-        if caller is None:
-            yield
-            return
-        self.attend(caller)
-        try:
-            yield
-        finally:
+    def leave(self, caller: int) -> None:
+        """Attend a caller no longer, if it was."""
+        if self._moves.pop(caller, None) is not None:
             self._poll.unregister(caller)
-            del self._handlers[caller]
 
     @property
     def is_quiet(self) -> bool:
         """Whether nothing can be moved just now."""
         return not self._poll.poll(0) and not self._blind
 
-    def _watch(self, fd: int, handler: Callable[[], bool], events: int = select.POLLIN) -> None:
+    def _watch(self, fd: int, move: Move, events: int = select.POLLIN) -> None:
         self._poll.register(fd, events)
-        self._handlers[fd] = handler
+        self._moves[fd] = move
 
 
 def _hang_up() -> bool:

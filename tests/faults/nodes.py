@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,20 @@ def pool(
     program = Program(name, tuple(argv), environment({"PYTHONPATH": PATH}))
     chosen = Settings(**{"mode": "persistent", "size": 1, **settings})
     host = Host()
+    node = host.calls(name, lambda: program, chosen, dead_letter=dead_letter)
+    _hosts[node] = host
     try:
-        yield host.calls(name, lambda: program, chosen, dead_letter=dead_letter)
+        yield node
     finally:
         host.close()
+
+
+def host_of(node: Calls) -> Host:
+    """The host of a node that `pool` has made."""
+    return _hosts[node]
+
+
+_hosts: weakref.WeakKeyDictionary[Calls, Host] = weakref.WeakKeyDictionary()
 
 
 def started(node: Calls) -> None:

@@ -19,7 +19,7 @@ import pytest
 from emit import Router, errors
 from emit.dead import DeadLetters
 from emit.errors import EmitError
-from emit.host import host
+from emit.host.host import Host, current
 from emit.letter import DeadLetter
 from emit.once import asking
 from emit.router.envelope import unpack
@@ -101,10 +101,10 @@ def test_in_this_process(slug: str, nodes: Router, caplog: pytest.LogCaptureFixt
             assert len(str(error)) < 1000
     assert CANARY not in caplog.text
     assert CANARY not in repr(caplog.records)
-    current = host.current()
-    assert isinstance(current, host.Host)
-    assert CANARY not in repr(current.describe(f"canary.{slug}"))
-    assert CANARY not in repr(current.snapshot())
+    host = current()
+    assert isinstance(host, Host)
+    assert CANARY not in repr(host.describe(f"canary.{slug}"))
+    assert CANARY not in repr(host.snapshot())
 
 
 def test_at_debug(nodes: Router, caplog: pytest.LogCaptureFixture) -> None:

@@ -82,7 +82,7 @@ def test_in_the_middle_of_a_read() -> None:
         node.call({"n": 0})
         (process,) = node.pool.processes
         pid = process.child.pid
-        interrupted(lambda: node.call({"n": 1, "pause": 60}), lambda: process.open_count)
+        interrupted(lambda: node.call({"n": 1, "pause": 60}), lambda: process.talk.jobs)
         all_is_well(node)
         assert pid not in [process.child.pid for process in node.pool.processes]
 
@@ -142,7 +142,7 @@ def test_while_a_process_starts_or_is_killed(at: str) -> None:
 
             def when(pause: float = n * 0.05) -> bool:
                 if at == "end":
-                    return any(process.open_count for process in node.pool.processes)
+                    return any(process.talk.jobs for process in node.pool.processes)
                 if node.pool.busy:
                     time.sleep(pause)  # into the start
                 return node.pool.busy > 0

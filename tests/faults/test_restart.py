@@ -16,7 +16,7 @@ from emit.errors import HostError, ProcessDied, StartError, StartTimeout, Unavai
 from emit.host.calls import Calls
 from emit.letter import DeadLetter
 from tests import shared_hosts
-from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk, started
+from tests.faults.nodes import CHAOS, PATH, host_of, pool, raw, sdk, started
 from tests.hosts import until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
@@ -320,7 +320,7 @@ def test_a_probe_whose_caller_is_thrown_out(monkeypatch: pytest.MonkeyPatch) -> 
         while node.snapshot()["breaker"] == "open":
             threading.Event().wait(0.01)
         with monkeypatch.context() as patch:
-            patch.setattr(node.pool._host.admission, "may_start", interrupted)
+            patch.setattr(host_of(node).admission, "may_start", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 node.call({})
         with pytest.raises(StartError):
@@ -426,7 +426,9 @@ def test_a_replacement_that_does_not_start(tmp_path: Path) -> None:
         flag.touch()
         while not node.snapshot()["start_failures"]:
             assert node.call({"n": 1}) == [1]
-        assert [process.child.pid for process in node.pool.processes if process.calls] == [first]
+        assert [process.child.pid for process in node.pool.processes if process.talk.count] == [
+            first
+        ]
         flag.unlink()
         while node.snapshot()["starts"] < 2:
             assert node.call({"n": 1}) == [1]
@@ -450,7 +452,7 @@ def test_closing_under_load() -> None:
             thread.start()
         while len(outcomes) < 100:
             threads[0].join(0.005)
-        node.pool._host.close()
+        host_of(node).close()
         for thread in threads:
             thread.join()
     assert set(outcomes) == {True, "PoolClosed"}

@@ -16,13 +16,13 @@ KILLS = 60 if CHAOS else 4
 CLIENT = f"""
 import os, sys, threading
 from emit.errors import HostLost
-from emit.host import host
+from emit.host.host import current
 from emit.host.system.environment import environment
 from emit.host.system.program import Program
 from emit.host.settings import Settings
 program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
 settings = Settings(mode="persistent", size=2, max_attempts=100)
-node = host.current().calls("n", lambda: program, settings)
+node = current().calls("n", lambda: program, settings)
 told = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), told.set()), daemon=True).start()
 me, wrong, done = os.getpid(), 0, 0

@@ -17,7 +17,7 @@ from emit import Router
 from emit.errors import CallTimeout, PoolClosed
 from emit.host.calls import Calls
 from emit.multilang import ShellNode
-from tests.faults.nodes import PATH, pool, raw, started
+from tests.faults.nodes import PATH, host_of, pool, raw, started
 from tests.hosts import count, open_host, run_host
 
 pytestmark = pytest.mark.usefixtures("leak_free")
@@ -39,7 +39,7 @@ for id, msg in calls():
 ROUTER = f"""
 from emit import Router
 from emit.multilang import ShellNode
-from tests.faults.nodes import pool, raw
+from tests.faults.nodes import host_of, pool, raw
 
 router = Router()
 
@@ -79,7 +79,7 @@ def test_the_end_of_the_program_in_the_middle_of_calls(end: str, tag: str) -> No
     """Eight threads are in a call: it ends at once, and so do their processes."""
     code = f"""
         import logging
-        from tests.faults.nodes import pool, raw
+        from tests.faults.nodes import host_of, pool, raw
 
         class Busy(logging.Handler):
             def emit(self, record):
@@ -105,7 +105,7 @@ def test_the_end_of_the_program_in_the_middle_of_calls(end: str, tag: str) -> No
 def test_a_killed_host_in_the_middle_of_a_call(tag: str) -> None:
     """Its process is busy, does not look at its input, and ends all the same."""
     code = f"""
-        from tests.faults.nodes import pool, raw
+        from tests.faults.nodes import host_of, pool, raw
         with pool(raw({HANG!r}, {tag!r})) as node:
             node.call({{}})
     """
@@ -201,7 +201,7 @@ def test_close_twice() -> None:
     """The second time does nothing; no message is taken any more."""
     with pool(raw(PIDS)) as node:
         node.call({})
-        host = node.pool._host
+        host = host_of(node)
         host.close()
         host.close()
         with pytest.raises(PoolClosed):
@@ -235,7 +235,7 @@ def test_close_during_a_call(tmp_path: Path) -> None:
             thread.start()
         _until(lambda: (node.pool.snapshot()["queued"], node.pool.busy) == (1, 1))
         with open(go, "w"):  # opens when the program reads: it is in the call
-            closing = threading.Thread(target=node.pool._host.close)
+            closing = threading.Thread(target=host_of(node).close)
             closing.start()
             closing.join()
             _until(lambda: len(outcomes) == 1)
@@ -265,7 +265,7 @@ def test_close_by_many_threads_during_calls() -> None:
             for thread in callers:
                 thread.start()
             _until(lambda outcomes=outcomes: len(outcomes) > 20)
-            closers = [threading.Thread(target=node.pool._host.close) for _ in range(4)]
+            closers = [threading.Thread(target=host_of(node).close) for _ in range(4)]
             for thread in closers:
                 thread.start()
             for thread in [*closers, *callers]:

@@ -19,14 +19,15 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from emit import errors
 from emit.context import Context
 from emit.errors import EmitError, HostError, StartError
+from emit.host.fate import Job
 from emit.host.settings import Settings, check
 from emit.host.system.program import Limits, Program, Toolchain
 from emit.letter import Cause, DeadLetter
 
 __all__ = [
     "Described",
-    "from_context",
     "from_error",
+    "from_job",
     "from_node",
     "to_context",
     "to_error",
@@ -152,9 +153,10 @@ def _to_toolchain(data: Mapping[str, Any] | None) -> Toolchain | None:
     return Toolchain(**{**data, **commands})
 
 
-def from_context(told: Context | None) -> dict[str, Any]:
-    """What a queue knows of a message, for the ``meta`` of its call."""
-    return {} if told is None else {"context": asdict(told)}
+def from_job(job: Job) -> dict[str, Any]:
+    """What the host is told of a call: what a queue knows of it, and whether it is streamed."""
+    meta: dict[str, Any] = {} if job.context is None else {"context": asdict(job.context)}
+    return {**meta, "stream": True} if job.streamed else meta
 
 
 def to_context(node: str, meta: Mapping[str, Any] | None) -> Context | None:

@@ -14,20 +14,29 @@ import os
 import resource
 import select
 import socket
+import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any
 
+from emit import context
+from emit.context import Context
+from emit.errors import EmitError, FrameTooLarge, HostError, HostLost, StartError
 from emit.host.calls import Calls
 from emit.host.host import Host
 from emit.host.place import Place, peer_of
-from emit.host.shared.data import to_node
-from emit.host.shared.link import BEAT
-from emit.host.shared.served import Connection, refuse
-from emit.host.transport import remaining
+from emit.host.shared.client import BEAT
+from emit.host.shared.data import from_error, to_context, to_node
+from emit.host.transport import Abandoned, remaining
+from emit.host.wire import frames
+from emit.host.wire.codec import Msgpack
+from emit.host.wire.frames import Call, Err, Failure, Hello, Ping, Pong, Ready
+from emit.host.wire.reader import Reader
+from emit.host.wire.values import MAX_FRAME, Encoder
 
 __all__ = ["Server"]
 
@@ -48,6 +57,31 @@ _QUIET = 10.0
 #: Seconds between two looks at what needs looking at.
 _TICK = 1.0
 
+#: Bytes per read.
+_CHUNK = 256 * 1024
+
+#: Bytes of results in one frame, unless a single one is larger.
+_PART = 256 * 1024
+
+#: Bytes of the largest single result: the frame around it takes less than the rest.
+_LARGEST = MAX_FRAME - 64
+
+#: Bytes of answers that are sent together while more are to come: a client that gets a whole
+#: window at once runs in lockstep with the host.
+_TOGETHER = 8 * 1024
+
+#: Bytes of answers that are kept while messages are with the processes.
+_KEPT = 4 * MAX_FRAME
+
+#: Seconds for a client to say hello, which it does as it connects.
+_HELLO = 5.0
+
+#: A call, and what its client's queue knows of it.
+_Asked = tuple[Call, Context | None]
+
+_BEAT = Msgpack().wrap(Msgpack().body(Pong(0)))
+_length = struct.Struct(">BI").pack
+
 
 class Server:
     """
@@ -55,7 +89,7 @@ class Server:
         place: Where to listen; it has been taken.
         host: Whose pools the messages go to. It is closed at the end.
         parent: The process that has started this one: end when it has ended. None: do not look.
-        max_clients: Connections at most; a client has one for each node and each thread that calls
+        max_clients: Clients at most; a client has one for each node and each thread that calls
             it. Others are told so, and try again. None: half of the open files that this process
             may have, so that programs can be started, and `MOST_CLIENTS` at most.
     """
@@ -75,7 +109,7 @@ class Server:
         self._refused, self._told = 0, -_QUIET
         self._lock = threading.Lock()  # guards the two below
         self._nodes: dict[Any, Node] = {}
-        self._connections: dict[Connection, threading.Thread] = {}
+        self._clients: dict[Client, threading.Thread] = {}
         self._wake, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
 
@@ -122,13 +156,13 @@ class Server:
             logger.warning("a client of user %d is refused; this is %d", owner, os.geteuid())
             connected.close()
             return
-        if len(self._connections) >= self._max_clients:
+        if len(self._clients) >= self._max_clients:
             self._refuse(connected)
             return
-        connection = Connection(connected, self)
+        connection = Client(connected, self)
         thread = threading.Thread(target=connection.run, name="emit-client", daemon=True)
         with self._lock:
-            self._connections[connection] = thread
+            self._clients[connection] = thread
         try:
             thread.start()
         except RuntimeError as error:
@@ -147,18 +181,18 @@ class Server:
 
     def _beat(self) -> None:
         with self._lock:
-            connections = list(self._connections)
+            clients = list(self._clients)
             now = time.monotonic()
             unused = {k: n for k, n in self._nodes.items() if n.is_unused(now)}
             for key in unused:
                 del self._nodes[key]
-        for connection in connections:
+        for connection in clients:
             connection.beat()
         for node in unused.values():
             logger.info('"%s" has had no client for %g s: it is stopped', node.calls.node, LINGER)
             self._host.keeper.do(partial(self._host.close, node.calls))
 
-    # -- for the connections ---------------------------------------------------------------
+    # -- for the clients ---------------------------------------------------------------
 
     def node(self, name: str, config: Mapping[str, Any]) -> Node:
         """
@@ -183,28 +217,28 @@ class Server:
             self._nodes[key].users += 1
             return self._nodes[key]
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Client) -> None:
         """It has hung up."""
         with self._lock:
-            self._connections.pop(connection, None)
+            self._clients.pop(connection, None)
 
     def snapshot(self) -> dict[str, Any]:
         """As :meth:`emit.host.host.Host.snapshot`, and how many ``clients`` are connected."""
         with self._lock:
-            clients = len(self._connections)
+            clients = len(self._clients)
         return {**self._host.snapshot(), "clients": clients}
 
     # -- the end ---------------------------------------------------------------------------
 
     def _end(self) -> None:
         with self._lock:
-            connections = dict(self._connections)
-        for connection in connections:
+            clients = dict(self._clients)
+        for connection in clients:
             connection.stop()
-        _join(connections, GRACE)
-        for connection in connections:
+        _join(clients, GRACE)
+        for connection in clients:
             connection.cut()
-        _join(connections, GRACE)
+        _join(clients, GRACE)
         self._host.close()
         os.close(self._wake)
         os.close(self._waker)
@@ -241,7 +275,291 @@ def _most_clients() -> int:
     return MOST_CLIENTS if files < 0 else max(1, min(MOST_CLIENTS, files // 2))
 
 
-def _join(connections: Mapping[Connection, threading.Thread], seconds: float) -> None:
+def _join(clients: Mapping[Client, threading.Thread], seconds: float) -> None:
     end = time.monotonic() + seconds
-    for thread in connections.values():
+    for thread in clients.values():
         thread.join(remaining(end))
+
+
+class Client:
+    """
+    One client: a connection, for one node, served by a thread of its own.
+
+    1. Bytes in, messages to the node's processes, outcomes back in the order of the messages. What
+       has come together goes to the processes together, a window's worth at most: then they are
+       there for whoever waits longest, so that one client's million messages keep no other waiting.
+    2. While messages are with the processes, nothing waits for the client: its answers are kept, up
+       to a limit. A client that does not read stops only itself.
+    3. When it hangs up, what it had asked for ends at once, and the process with it: nobody would
+       read the answer, and the next caller must not.
+
+    Args:
+        connected: The socket.
+        server: Whose client it is.
+    """
+
+    def __init__(self, connected: socket.socket, server: Server) -> None:
+        self._socket = connected
+        self._server = server
+        self._reader = Reader(max_frame=MAX_FRAME)
+        self._codec = Msgpack()
+        self._encode = Encoder().msgpack
+        self._inbox: deque[Call] = deque()
+        self._hello: Hello | None = None
+        self._out = _Outbox(connected)
+        self.busy = False
+
+    def run(self) -> None:
+        """Serve it until it hangs up."""
+        try:
+            self._serve()
+        except (Abandoned, OSError) as error:
+            logger.debug("a client is gone: %r", error)
+        except Exception as error:
+            logger.exception("a client could not be served")
+            self._apologize(error)
+        finally:
+            self._server.forget(self)
+            self._socket.close()
+
+    def beat(self) -> None:
+        """Say that its work goes on. From another thread."""
+        if self.busy:
+            self._out.offer(_BEAT)
+
+    def stop(self) -> None:
+        """Take no more from it. What it has asked for is answered. From another thread."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+
+    def cut(self) -> None:
+        """Hang up in the middle. From another thread."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    # -- the conversation ------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        end = time.monotonic() + _HELLO
+        while self._hello is None:
+            self._socket.settimeout(max(0.001, end - time.monotonic()))
+            if not self._receive():
+                return
+        self._socket.settimeout(None)
+        config = self._hello.config or {}
+        if "asked" in config:
+            return self._look()
+        try:
+            node = self._server.node(self._hello.node, config)
+        except EmitError as error:
+            return self._refuse(error)
+        with node:
+            self._ready()
+            calls = node.calls.asked_by(self._socket.fileno())
+            while self._has_next():
+                self.busy = True
+                self._answer(calls)
+                self.busy = False
+                self._out.flush()
+
+    def _ready(self) -> None:
+        self._out.send(self._codec.wrap(self._codec.body(Ready(1, "msgpack", "emit-host"))))
+
+    def _look(self) -> None:
+        """It wants no node but to see what there is."""
+        self._ready()
+        while self._has_next():
+            self._tell(self._inbox.popleft(), [self._server.snapshot()])
+            self._out.flush()
+
+    def _has_next(self) -> bool:
+        """Wait for a call. False: there is none any more."""
+        while not self._inbox:
+            if not self._receive():
+                return False
+        return True
+
+    def _receive(self) -> bool:
+        """Wait for the next bytes. False: there are none any more."""
+        data = self._socket.recv(_CHUNK)
+        for frame in self._reader.feed(data):
+            match frame:
+                case Call():
+                    self._inbox.append(frame)
+                case Hello():
+                    self._hello = frame
+                case Ping(n):
+                    self._out.send(self._codec.wrap(self._codec.body(Pong(n))))
+                case frames.Bye() | frames.Cancel():
+                    pass
+                case _:
+                    self._hang_up(getattr(frame, "reason", f"it wrote {type(frame).__name__}"))
+                    return False
+        return bool(data)
+
+    def _hang_up(self, reason: str) -> None:
+        logger.warning("a client breaks the protocol: %s", reason)
+        node = self._hello.node if self._hello else "?"
+        text = f"the shared host and its client speak differently: {reason}"
+        self._refuse(StartError(node=node, argv=(), reason=text, hint="restart the older one"))
+
+    def _apologize(self, error: Exception) -> None:
+        """Tell a client that this host has failed: the client would wait for another one else."""
+        with contextlib.suppress(OSError):
+            text = f"the shared host has failed: {type(error).__name__}"
+            self._refuse(HostError(text, node=self._hello.node if self._hello else ""))
+
+    def _refuse(self, error: EmitError) -> None:
+        failure = Failure(type(error).__name__, str(error), cause=from_error(error))
+        self._out.send(self._codec.wrap(self._codec.body(failure)))
+
+    # -- messages --------------------------------------------------------------------------
+
+    def _answer(self, calls: Calls) -> None:
+        count = min(len(self._inbox), calls.settings.window)
+        batch = deque(self._understood([self._inbox.popleft() for _ in range(count)], calls.node))
+        try:
+            if len(batch) == 1 or any(_is_streamed(call) for call, _ in batch):
+                while batch:
+                    self._one(calls, batch)
+            else:
+                self._many(calls, batch)
+        except HostError as error:  # of the pool, so of all that are left
+            for call, _ in batch:
+                self._fail(call, error)
+
+    def _understood(self, calls: Iterable[Call], node: str) -> Iterator[_Asked]:
+        """The calls, each with what its client's queue knows of it; others have failed."""
+        for call in calls:
+            try:
+                yield call, to_context(node, call.meta)
+            except EmitError as error:
+                self._fail(call, error)
+
+    def _one(self, calls: Calls, batch: deque[_Asked]) -> None:
+        call = batch[0][0]
+        job = calls.job(_message(batch[0]))
+        job.streamed = _is_streamed(call)
+        for results in calls.parts(job):
+            self._results(call, results, last=False)
+            self._out.flush()
+        batch.popleft()
+        self._tell(call, calls.settle(job))
+
+    def _many(self, calls: Calls, batch: deque[_Asked]) -> None:
+        for outcome in calls.call_many(map(_message, list(batch))):
+            self._tell(batch.popleft()[0], outcome)
+
+    # -- answers ---------------------------------------------------------------------------
+
+    def _tell(self, call: Call, outcome: list[Any] | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self._fail(call, outcome)
+        else:
+            self._results(call, outcome, last=True)
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        kind, data = type(error).__name__, from_error(error)
+        body = self._codec.body(Err(call.id, kind, "", cause=data))
+        if len(body) > MAX_FRAME:
+            return self._fail(call, self._too_large(len(body)))
+        self._out.keep(self._codec.wrap(body))
+
+    def _too_large(self, size: int) -> FrameTooLarge:
+        node = self._hello.node if self._hello else ""
+        return FrameTooLarge(node=node, size=size, limit=_LARGEST, outgoing=False)
+
+    def _results(self, call: Call, results: Iterable[Any], *, last: bool) -> None:
+        """In one frame, or in as many as they take."""
+        part: list[bytes] = []
+        size = 0
+        for result in results:
+            packed = self._encode(result)
+            if len(packed) > _LARGEST:
+                return self._fail(call, self._too_large(len(packed)))
+            if part and size + len(packed) > _PART:
+                self._out.keep(_frame(call.id, part, last=False))
+                part, size = [], 0
+            part.append(packed)
+            size += len(packed)
+        if last or part:
+            self._out.keep(_frame(call.id, part, last=last))
+
+
+def refuse(connected: socket.socket, reason: str) -> None:
+    """Tell a client why it has to try again, if it can be told at once, and hang up."""
+    codec = Msgpack()
+    with connected, contextlib.suppress(OSError):
+        failure = Failure(HostLost.__name__, reason)
+        connected.send(codec.wrap(codec.body(failure)), socket.MSG_DONTWAIT)
+
+
+def _is_streamed(call: Call) -> bool:
+    return bool((call.meta or {}).get("stream"))
+
+
+def _message(asked: _Asked) -> Mapping[str, Any]:
+    """Its fields; what its queue knows of it is what jobs that are made now belong to."""
+    call, told = asked
+    context.current.set(told)
+    return call.msg
+
+
+def _frame(id: int, results: list[bytes], *, last: bool) -> bytes:
+    """An out or an end, of results that are encoded already: each up to the limit of depth."""
+    op = b"end" if last else b"out"
+    head = b"\x83\xa2op\xa3%b\xa2id\xcf%b\xa4msgs" % (op, id.to_bytes(8, "big"))
+    body = b"".join([head, _length(0xDD, len(results)), *results])
+    return len(body).to_bytes(4, "big") + body
+
+
+class _Outbox:
+    """What is to be sent to a client: by its own thread, and beats by another."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._data = bytearray()
+        self._lock = threading.Lock()  # guards the data and their order
+
+    def send(self, data: bytes) -> None:
+        """Send all of it, however long the client takes."""
+        with self._lock:
+            self._data += data
+        self.flush()
+
+    def keep(self, data: bytes) -> None:
+        """Send what the client takes now, and keep the rest, up to a limit."""
+        with self._lock:
+            self._data += data
+            if len(self._data) > _TOGETHER:
+                self._push()
+            full = len(self._data) > _KEPT
+        if full:
+            self.flush()
+
+    def offer(self, data: bytes) -> None:
+        """Send it if the client takes it now and nothing is before it; else not at all."""
+        with self._lock, contextlib.suppress(OSError):
+            if not self._data:
+                self._data += data
+                self._push()
+
+    def flush(self) -> None:
+        """Send all that is kept, however long the client takes."""
+        while True:
+            with self._lock:
+                self._push()
+                if not self._data:
+                    return
+            poller = select.poll()
+            poller.register(self._socket, select.POLLOUT)
+            poller.poll()
+
+    def _push(self) -> None:
+        while self._data:
+            try:
+                flags = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+                sent = self._socket.send(memoryview(self._data)[:_CHUNK], flags)
+            except BlockingIOError:
+                return
+            del self._data[:sent]
