@@ -85,18 +85,11 @@ class Pooled(Handler):
         yield from self._current().call_many(map(_fields, messages))
 
     def _current(self) -> Calls:
-        """
-        Return the calls on the host that there is now: a fork has made another.
-
-        Raises:
-            StartError: The node's file can't be served.
-        """
+        """Return the calls on the host that there is now: a fork has made another."""
         current = host.current()
         calls = self._calls
         if calls is None or calls[0] is not current:
             self._calls = calls = (current, self._of.calls(current))
-        if self._of.is_file:
-            calls[1].prepare()
         return calls[1]
 
     def open(self) -> None:
@@ -107,7 +100,7 @@ class Pooled(Handler):
             StartError: The node's file can't be served.
         """
         if self._of.settings.min_idle:
-            self._current()
+            self._current().prepare()
 
     def begin_close(self) -> None:
         """Have the processes stopped with those of the next node that is closed."""

@@ -117,7 +117,7 @@ def _look(node: ShellNode, process: Process) -> Look:
     assert ready is not None
     answered = process.ping(_PING)
     rss = process.rss()
-    stopped = process.ask_to_end(process.graces[0])
+    stopped = process.ask_to_end()
     return Look(
         command=list(process.program.argv),
         language=node.language,

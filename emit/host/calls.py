@@ -117,7 +117,12 @@ class Calls:
         return calls
 
     def prepare(self) -> None:
-        """Make what is started, before the time of a message begins: see :meth:`Pool.prepare`."""
+        """
+        Make what is started, before the time of a message begins.
+
+        Raises:
+            StartError: It can't be made.
+        """
         try:
             self.pool.prepare()
         except HostError as error:
@@ -184,6 +189,7 @@ class Calls:
         caller = self.caller
         while job.outcome is None:
             has_gone_on = False
+            self.prepare()
             began = time.monotonic()
             deadline = began + self.limit
             lease = self.acquire(deadline, job.losses)
@@ -515,6 +521,7 @@ class Batch:
         if not self._ready:
             return
         if not self._lanes:
+            self._calls.prepare()
             self._add(self._calls.acquire(time.monotonic() + self._calls.limit, self._losses))
         elif len(self._ready) > self._settings.window or self._ready[0].alone:
             lease = self._pool.try_acquire()

@@ -438,7 +438,7 @@ class Pool(Generic[P]):
         Raises:
             StartError: It can't be made.
         """
-        if self._source.is_ready or self._leases:
+        if self._idle or self._leases or self._source.is_ready:
             return
         try:
             self._source.prepare()
@@ -452,9 +452,9 @@ class Pool(Generic[P]):
             if self._growing or not self._has_room():
                 return
             self._growing = True
-        self._later(self.grow)
+        self._later(self._grow)
 
-    def grow(self, *, evict: bool = True) -> None:
+    def _grow(self, *, evict: bool = True) -> None:
         """
         Start one more process, if there is room, and let it idle. For the keeper's thread.
 
@@ -565,7 +565,7 @@ class Pool(Generic[P]):
         for process, reason in self._find_worn():
             self.replace(process, reason)
         for _ in range(self.settings.min_idle - len(self._idle)):
-            self.grow(evict=False)  # else two nodes would have their idle processes in turn
+            self._grow(evict=False)  # else two nodes would have their idle processes in turn
 
     def _take_expired(self) -> list[P]:
         now = time.monotonic()

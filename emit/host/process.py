@@ -55,6 +55,7 @@ class Process:
 
     Attributes:
         program: What was started.
+        settings: The node's knobs.
         child: The program as the system has it.
         pipes: Its pipes.
         talk: The conversation with it.
@@ -68,6 +69,7 @@ class Process:
 
     def __init__(self, program: Program, settings: Settings, child: spawn.Child) -> None:
         self.program = program
+        self.settings = settings
         self.child = child
         self.pipes = Pipes(child, Lines(program.node))
         session = _session(program, settings)
@@ -78,7 +80,6 @@ class Process:
         self.lifespan = Lifespan.draw(settings, random.random())
         self.retiring = False
         self.replaced: str | None = None
-        self._settings = settings
 
     @classmethod
     def start(cls, program: Program, settings: Settings) -> Process:
@@ -184,7 +185,7 @@ class Process:
             return self.failure()
         error = CallTimeout(
             node=self.talk.node,
-            timeout=self._settings.timeout,
+            timeout=self.settings.timeout,
             stderr_tail=self.pipes.lines.tail,
             hint=describe_stall(self.child.pid),
         )
@@ -197,14 +198,14 @@ class Process:
         Raises:
             ProcessDied: More than ``max_rss``. It is to be killed.
         """
-        limit, rss = self._settings.max_rss, self.rss()
+        limit, rss = self.settings.max_rss, self.rss()
         if limit is not None and rss > limit:
             reason = f"was killed with {rss} bytes of memory, over max_rss = {limit},"
             raise self._died(-signal.SIGKILL, reason)
 
     def error_of(self, job: Job, err: frames.Err) -> Exception:
         """Make the outcome of a job whose handler has failed."""
-        return error_of(job.node, self._settings.timeout, err)
+        return error_of(job.node, self.settings.timeout, err)
 
     def _see_end(self) -> None:
         """A pipe is at its end: is the process, too? Then take all that it had written."""
@@ -270,21 +271,17 @@ class Process:
         """Stop it politely, and in the end by force: see `stop_all`."""
         stop_all([self])
 
-    def ask_to_end(self, grace: float) -> float | None:
+    def ask_to_end(self) -> float | None:
         """
         Ask it to end, and wait; its status is then ``child.status``.
 
         Returns:
-            Seconds that it took; None: it had not ended after *grace* seconds, and still runs.
+            Seconds that it took; None: it had not ended after *stop_grace*, and still runs.
         """
         began = time.monotonic()
         self.begin_stop()
-        return None if _wait_for_ends([self], grace) else time.monotonic() - began
-
-    @property
-    def graces(self) -> tuple[float, float]:
-        """Seconds to end after the end of its input, and after SIGTERM."""
-        return self._settings.stop_grace, self._settings.term_grace
+        stays = _wait_for_ends([self], self.settings.stop_grace)
+        return None if stays else time.monotonic() - began
 
     def ping(self, timeout: float) -> float | None:
         """
@@ -336,7 +333,7 @@ class Process:
                 if remaining(deadline) <= 0:
                     raise StartTimeout(
                         node=self.talk.node,
-                        timeout=self._settings.start_timeout,
+                        timeout=self.settings.start_timeout,
                         stderr_tail=self.pipes.lines.tail,
                         hint=_skipped(large) or describe_stall(self.child.pid),
                     )
@@ -381,10 +378,13 @@ def stop_all(processes: Sequence[Process]) -> None:
         process.talk.look()
         process.warn()
         process.begin_stop()
-    stubborn = _wait_for_ends(processes, max((p.graces[0] for p in processes), default=0.0))
+    grace = max((process.settings.stop_grace for process in processes), default=0.0)
+    stubborn = _wait_for_ends(processes, grace)
     for process in stubborn:
         process.child.terminate()
-    _wait_for_ends(stubborn, max((p.graces[1] for p in stubborn), default=0.0))
+    _wait_for_ends(
+        stubborn, max((process.settings.term_grace for process in stubborn), default=0.0)
+    )
     _discard_all(processes)
 
 

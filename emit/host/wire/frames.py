@@ -13,12 +13,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from emit.errors import ProtocolError
+
 __all__ = [
     "FIELDS",
     "FROM_HOST",
     "OPS",
     "VERSION",
     "BadFrame",
+    "Broken",
     "Bye",
     "Call",
     "Cancel",
@@ -36,6 +39,7 @@ __all__ = [
     "Ready",
     "Stray",
     "TooLarge",
+    "Unmatched",
     "Violation",
     "from_wire",
     "op_of",
@@ -173,6 +177,18 @@ class Violation(NamedTuple):
 
     reason: str
     sample: bytes
+
+
+class Unmatched(NamedTuple):
+    """An answer to no open call. Discard the process once its open calls are done."""
+
+    frame: Out | End | Err
+
+
+class Broken(NamedTuple):
+    """The last event: the process broke the protocol. ``Session.open`` tells who was waiting."""
+
+    error: ProtocolError
 
 
 Frame = Hello | Ready | Call | Out | End | Err | Failure | Log | Cancel | Ping | Pong | Bye

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from emit.errors import EncodeError, FrameTooLarge, ProtocolError
-from emit.host.wire.frames import End, Ready
-from emit.host.wire.session import Broken
+from emit.host.wire.frames import Broken, End, Ready
 from emit.host.wire.values import Encoder, Malformed, Unfit, from_json
 
 

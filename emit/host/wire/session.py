@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 from emit.errors import EncodeError, FrameTooLarge, ProtocolError
 from emit.host.wire.codec import CODECS, Codec, Json
 from emit.host.wire.frames import (
     FROM_HOST,
     VERSION,
+    Broken,
     Bye,
     Call,
     Cancel,
@@ -42,6 +43,7 @@ from emit.host.wire.frames import (
     Ready,
     Stray,
     TooLarge,
+    Unmatched,
     Violation,
     op_of,
 )
@@ -100,18 +102,6 @@ TRANSITIONS: dict[State, dict[type[Frame], State]] = {
     },
     State.BROKEN: {},
 }
-
-
-class Unmatched(NamedTuple):
-    """An answer to no open call. Discard the process once its open calls are done."""
-
-    frame: Out | End | Err
-
-
-class Broken(NamedTuple):
-    """The last event: the process broke the protocol. ``Session.open`` tells who was waiting."""
-
-    error: ProtocolError
 
 
 Event = Ready | Out | End | Err | Failure | Log | Pong | Stray | TooLarge | Unmatched | Broken
