@@ -17,18 +17,18 @@ from scripts.journeys import PACKAGE, ROOT
 
 #: What no figure may be above. Where the comment names a target, it is not reached yet.
 LIMITS = {
-    "circles of imports": 3,  # 0
-    "depth of imports from emit/__init__": 14,  # 10, circles counted as one module
-    "modules in emit/": 143,  # 105
-    "public methods of a class": 27,  # 20
+    "circles of imports": 0,
+    "depth of imports from emit/__init__": 13,  # 10, circles counted as one module
+    "modules in emit/": 137,  # 105
+    "public methods of a class": 20,
     "lines in emit/": 27_300,  # as few as features allow
-    "files that a message passes, there and back": 19,  # 14
-    "calls on a message's way": 72,  # 60
-    "changes of file on a message's way": 46,
-    "files that only one of a message and a batch passes": 1,  # 0
-    "files that a batch passes": 20,  # 14
-    "files that a Celery delivery passes": 25,
-    "calls on a Celery delivery's way": 124,
+    "files that a message passes, there and back": 17,  # 14
+    "calls on a message's way": 65,  # 60
+    "changes of file on a message's way": 43,
+    "files that only one of a message and a batch passes": 0,
+    "files that a batch passes": 17,  # 14
+    "files that a Celery delivery passes": 23,
+    "calls on a Celery delivery's way": 117,
 }
 
 #: The class whose public methods the documentation of 0.3 defines: no limit holds for it.

@@ -94,7 +94,6 @@ LATE = {
     ("emit.host.process", "emit.host.language.launch"): "only a start that has failed needs it",
     ("emit.foreign", "emit.host.language.launch"): "the same of a message",
     ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",
-    ("emit.foreign", "emit.host.language.launch"): "only a failed one-shot program needs it",
     ("emit.multilang", "emit.foreign"): "the host, which takes as long as all else together",
     ("emit.multilang", "emit.host.process"): "the same",
     ("emit.multilang", "emit.host.wire.values"): "orjson and msgpack, which only messages need",

@@ -79,7 +79,8 @@ class RemoteHost:
         self.path = path
         self.pid = os.getpid()
         self._admission = Admission(None, None, list, most_starts=float("inf"))
-        self._lock = threading.Lock()  # guards the nodes
+        # Guards the nodes. Reentrant: a signal's handler may close the host at any moment.
+        self._lock = threading.RLock()
         self._nodes: dict[Calls, Dialer] = {}
 
     def calls(
