@@ -87,7 +87,7 @@ def open_place(place: Place) -> Any:
             client.ping()
             return client
         except Exception:  # the next one, as Celery; the last one's error is told where it is used
-            client.close()
+            pool.disconnect()
     return Redis(connection_pool=last)
 
 

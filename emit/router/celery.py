@@ -498,8 +498,8 @@ class CeleryRouter(QueueRouter):
         except GraphError as error:
             raise SystemExit(str(error)) from error
         try_out(ledgers, self.logger)
-        for ledger in ledgers:
-            ledger.redis.close()  # the processes of the pool have connections of their own
+        for ledger in ledgers:  # the processes of the pool have connections of their own
+            ledger.redis.connection_pool.disconnect()
 
     def problems(self) -> list[str]:
         """What the settings of its Celery apps do to messages; see `emit.celery.problems`."""
