@@ -39,7 +39,8 @@ class Sender:
         # All are written before one is sent: results that fail send nothing on.
         blamed = _blamed(origin, destination)
         texts = [pack(blamed, result) for result in results]
-        plan, outbox = self._plans.get(destination), self._outbox
+        plan: Plan | None = self._plans.get(destination)
+        outbox: Outbox | None = getattr(self._here, "outbox", None)
         if plan is None or plan.batch == 1:
             for text in texts:
                 self.send_text(origin, destination, text)
@@ -51,7 +52,7 @@ class Sender:
     @contextmanager
     def sending(self) -> Iterator[Outbox]:
         """Number what is sent inside the block. All is sent at its end, unless that fails."""
-        outer, outbox = self._outbox, Outbox()
+        outer, outbox = getattr(self._here, "outbox", None), Outbox()
         self._here.outbox = outbox
         try:
             yield outbox
@@ -60,13 +61,10 @@ class Sender:
         finally:
             self._here.outbox = outer
 
-    @property
-    def _outbox(self) -> Outbox | None:
-        return getattr(self._here, "outbox", None)
-
     def send_text(self, origin: str, destination: str, text: bytes) -> Any:
         """Send one message that is packed already."""
-        id = (self._outbox or Outbox()).next_id(destination)
+        outbox: Outbox = getattr(self._here, "outbox", None) or Outbox()
+        id = outbox.next_id(destination)
         return self._send(origin, destination, Packed([id], [text]))
 
     def _send_batches(self, origin: str, destination: str, packed: Packed) -> None:
