@@ -314,3 +314,16 @@ def test_a_forked_child_need_not_import_it(tmp_path: Path) -> None:
 def test_every_module_says_what_it_is(module: str) -> None:
     """Every module begins with its documentation."""
     assert ast.get_docstring(TREES[module]) or not TREES[module].body
+
+
+@pytest.mark.parametrize("module", ["carrier", "sender", "receiver"])
+def test_who_carries_keeps_out_of_the_router(module: str) -> None:
+    """What is given a router, or a part of it, uses nothing of it that is private."""
+    others = {"router", "_router", "queue", "_queue", "runner", "_runner", "sender", "_sender"}
+    private = set()
+    for node in ast.walk(TREES[f"emit.router.{module}"]):
+        match node:
+            case ast.Attribute(value=ast.Name(id=owner) | ast.Attribute(attr=owner), attr=name):
+                if owner in others and name.startswith("_"):
+                    private.add(ast.unparse(node))
+    assert private == set()
