@@ -77,8 +77,8 @@ def pytest_testnodedown(node: Any) -> None:
     left_out.append(getattr(node, "workeroutput", {}).get("left_out", 0))
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if any(left_out):
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if any(left_out) and config.option.markexpr:
         terminalreporter.write_line(f"{max(left_out)} tests were left out; make test runs all")
 
 
