@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from emit.cli import feed
-from emit.cli.errors import UsageError
-from emit.cli.feed import Feed
-from emit.cli.message import read_message, show
+from emit.cli.feed import Feed, read_message, show
+from emit.cli.screen import UsageError
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from emit.cli.templates import forms
-from emit.cli.toolchains import installed
+from emit.cli.checkup import installed
+from emit.cli.project import forms
 from emit.host.language.runtime import runtimes
 from tests.conftest import require
 from tests.queues.worker import eventually

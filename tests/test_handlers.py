@@ -12,7 +12,7 @@ import pytest
 
 import emit
 from emit import Router, ShellNode
-from emit.cli.handlers import needs_of
+from emit.cli.check import needs_of
 from emit.drawing.outline import outline
 
 

@@ -11,11 +11,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from emit.cli import message
-from emit.cli.failure import report_failure, show_logs
-from emit.cli.message import read_message
+from emit.cli.feed import MESSAGE, read_message
 from emit.cli.nodes import NODE, TARGET, load_program
-from emit.cli.screen import paint
+from emit.cli.screen import paint, report_failure, show_logs
 from emit.errors import EmitError
 from emit.host.calls import Calls
 from emit.host.host import Host
@@ -56,7 +54,7 @@ class Row:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help=TARGET)
-    parser.add_argument("message", nargs="*", help=message.HELP)
+    parser.add_argument("message", nargs="*", help=MESSAGE)
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="for each measurement (%(default)g)"
     )

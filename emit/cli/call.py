@@ -11,12 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from emit.cli import message
-from emit.cli.errors import UsageError
-from emit.cli.failure import report_failure, show_logs
-from emit.cli.message import read_message, show
+from emit.cli.feed import MESSAGE, read_message, show
 from emit.cli.nodes import NODE, TARGET, load_node, make_node, split_node
-from emit.cli.screen import paint, plural
+from emit.cli.screen import UsageError, paint, plural, report_failure, show_logs
 from emit.message import NoResult
 from emit.router import Router
 
@@ -40,7 +37,7 @@ _LONGEST = 1e7
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help=TARGET)
-    parser.add_argument("message", nargs="*", help=message.HELP)
+    parser.add_argument("message", nargs="*", help=MESSAGE)
     parser.add_argument(
         "--timeout",
         type=float,

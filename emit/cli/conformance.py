@@ -8,8 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from emit.cli.errors import CommandError, UsageError
-from emit.cli.screen import has_colour
+from emit.cli.screen import CommandError, UsageError, has_colour
 from emit.conformance import runner
 from emit.conformance.listener import Fault
 from emit.conformance.report import FORMATS

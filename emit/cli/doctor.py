@@ -56,9 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> Iterator[Checked]:
-    from emit.cli.checkup import check_languages, check_packages, check_system
+    from emit.cli.checkup import aside, check_languages, check_packages, check_system
     from emit.cli.queues import check_ledgers, check_redis, check_workers
-    from emit.cli.toolchains import aside
 
     app = arguments.app
     router = load_router(app) if app else None

@@ -1,12 +1,13 @@
-"""The figures of all hosts of this user, asked for and formatted."""
+"""The figures of all hosts of this user on this machine: asked for, added up by node, formatted."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
-from emit.cli.fleet import Row, Snapshots, is_snapshot
 from emit.host import status
 from emit.text import clean, one_line
 
@@ -57,3 +58,138 @@ def _time(seconds: float) -> str:
     if seconds < 1e-4:  # of many messages in a pipeline
         return f"{seconds * 1e6:.0f} µs"
     return f"{seconds * 1000:.1f} ms" if seconds < 10 else f"{seconds:.0f} s"
+
+
+# -- All hosts of this user on this machine, added up by node. No I/O here -------------------------
+
+#: Of a node whose last start, if there was one, has gone well.
+_NO_ERROR: Mapping[str, Any] = {"text": "", "retry_in": 0.0}
+
+#: Ends of processes that another process has followed, if there was work for one.
+_RESTARTS = ("failed", "max_calls", "max_age", "max_rss")
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One node, over all hosts that have it.
+
+    Attributes:
+        node: Its name.
+        language: Of its program, or the program's name; empty before its first start.
+        hosts: How many hosts have it.
+        busy: Processes at work, or being started.
+        processes: Processes, those included.
+        queued: Messages that wait for a process.
+        calls: Messages done since the hosts were started.
+        calls_per_second: Of late.
+        p50: Seconds that half of its messages take, since the start.
+        p99: Seconds that 99 of 100 do not pass, in the slowest host.
+        failures: Messages that ended in an exception.
+        restarts: Processes that died, or were replaced.
+        open: Hosts whose breaker is open: no start is tried there for a while.
+        start_error: Why its program can't be started, where the last start has failed; else empty.
+        retry_in: Seconds until the next start may be tried there; 0: with the next message.
+        rss_bytes: Memory of its processes.
+    """
+
+    node: str
+    language: str
+    hosts: int
+    busy: int
+    processes: int
+    queued: int
+    calls: int
+    calls_per_second: float
+    p50: float
+    p99: float
+    failures: int
+    restarts: int
+    open: int
+    start_error: str
+    retry_in: float
+    rss_bytes: int
+
+
+#: Snapshots by the id of their process, as Host.snapshot gives them.
+Snapshots = Mapping[int, Mapping[str, Any]]
+
+#: What rows can be sorted by, the largest first; names come in their own order.
+SORTS: dict[str, Callable[[Row], Any]] = {
+    "node": lambda row: row.node,
+    "busy": lambda row: -row.busy,
+    "queue": lambda row: -row.queued,
+    "calls/s": lambda row: -row.calls_per_second,
+    "p50": lambda row: -row.p50,
+    "p99": lambda row: -row.p99,
+    "fail": lambda row: -row.failures,
+    "restarts": lambda row: -row.restarts,
+    "memory": lambda row: -row.rss_bytes,
+}
+
+
+def rows(before: Snapshots, now: Snapshots, seconds: float) -> list[Row]:
+    """
+    Add snapshots up.
+
+    Args:
+        before: Those of a while ago, for what happens in a second. Hosts come and go.
+        now: Those of now.
+        seconds: How long that while was.
+    """
+    names = dict.fromkeys(name for snapshot in now.values() for name in snapshot["nodes"])
+    return [_row(name, _of(name, before), _of(name, now), seconds) for name in names]
+
+
+def is_snapshot(answer: Mapping[str, Any]) -> bool:
+    """Whether rows can be made of an answer: a host of another version may have other figures."""
+    try:
+        rows({0: answer}, {0: answer}, 1.0)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
+def arrange(rows: Iterable[Row], sort: str) -> list[Row]:
+    """Sort rows by one of SORTS; of those that are alike there, the name decides."""
+    return sorted(rows, key=lambda row: (SORTS[sort](row), row.node))
+
+
+def _of(name: str, snapshots: Snapshots) -> dict[int, Mapping[str, Any]]:
+    return {pid: s["nodes"][name] for pid, s in snapshots.items() if name in s["nodes"]}
+
+
+def _row(name: str, before: Snapshots, now: Snapshots, seconds: float) -> Row:
+    nodes = list(now.values())
+    # A host that was started before an upgrade may not say it.
+    failed = [error for node in nodes if (error := node.get("start_error")) is not None]
+    last = max(failed, key=lambda error: error["at"], default=_NO_ERROR)
+    fresh = sum(node["calls"] - before[pid]["calls"] for pid, node in now.items() if pid in before)
+    return Row(
+        node=name,
+        language=next((node["language"] for node in nodes if node["language"]), ""),
+        hosts=len(nodes),
+        busy=_sum(nodes, "busy"),
+        processes=_sum(nodes, "busy") + _sum(nodes, "idle"),
+        queued=_sum(nodes, "queued"),
+        calls=_sum(nodes, "calls"),
+        calls_per_second=max(0.0, fresh / seconds),
+        p50=_mean([(node["calls"], node["call_seconds"]["p50"]) for node in nodes]),
+        p99=max(node["call_seconds"]["p99"] for node in nodes),
+        failures=sum(sum(node["failures"].values()) for node in nodes),
+        restarts=sum(node["ends"].get(cause, 0) for node in nodes for cause in _RESTARTS),
+        open=sum(node["breaker"] == "open" for node in nodes),
+        start_error=last["text"],
+        retry_in=last["retry_in"],
+        rss_bytes=_sum(nodes, "rss_bytes"),
+    )
+
+
+def _sum(nodes: Sequence[Mapping[str, Any]], key: str) -> int:
+    return sum(node[key] for node in nodes)
+
+
+def _mean(weighted: Sequence[tuple[int, float]]) -> float:
+    """The mean of values, each with the number of messages that it stands for."""
+    whole = sum(count for count, _ in weighted)
+    return sum(count * value for count, value in weighted) / whole if whole else 0.0

@@ -20,8 +20,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from emit.cli.fleet import SORTS, Row, Snapshots, arrange, rows
-from emit.cli.hosts import HEAD, format_row, snapshots, troubles
+from emit.cli.hosts import (
+    HEAD,
+    SORTS,
+    Row,
+    Snapshots,
+    arrange,
+    format_row,
+    rows,
+    snapshots,
+    troubles,
+)
 from emit.cli.screen import plural
 from emit.host import status
 from emit.text import clean, one_line

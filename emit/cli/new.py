@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 from emit import share
-from emit.cli.errors import CommandError, UsageError
-from emit.cli.project import project_files
-from emit.cli.templates import forms, node_files, other_files
+from emit.cli.project import forms, node_files, other_files, project_files
+from emit.cli.screen import CommandError, UsageError
 from emit.host.language.runtime import Runtime, fill, locate, runtimes
 
 HELP = "Write the beginning of a node, with its test, or (with --project) of a Celery project."
@@ -49,7 +48,7 @@ def _new_project(name: str) -> int:
     folder = Path(name)
     if folder.exists():
         raise CommandError(f"{folder} is there already; nothing was written")
-    from emit.cli.toolchains import aside, installed
+    from emit.cli.checkup import aside, installed
 
     with aside():
         languages = installed()

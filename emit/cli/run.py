@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from emit.cli import message
-from emit.cli.errors import INTERRUPTED, CommandError, UsageError
-from emit.cli.failure import report_failure, show_logs
-from emit.cli.feed import FORMATS, Fed, Feed
-from emit.cli.message import read_message, show
-from emit.cli.progress import progress
-from emit.cli.screen import plural
+from emit.cli.feed import FORMATS, MESSAGE, Fed, Feed, read_message, show
+from emit.cli.screen import (
+    INTERRUPTED,
+    CommandError,
+    UsageError,
+    plural,
+    progress,
+    report_failure,
+    show_logs,
+)
 from emit.cli.target import load_router
 from emit.drawing.outline import Outline, outline
 from emit.graph import Edge, exactly
@@ -44,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "message",
         nargs="+",
-        help=f"{message.HELP}; @file and - may hold many messages, see --input",
+        help=f"{MESSAGE}; @file and - may hold many messages, see --input",
     )
     parser.add_argument(
         "--input",

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
-from emit.cli.errors import TargetError
-from emit.cli.failure import describe_failure
+from emit.cli.screen import TargetError, describe_failure
 from emit.errors import GraphError
 from emit.nearest import nearest
 from emit.router import Router

@@ -9,10 +9,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from emit.cli.errors import CommandError
-from emit.cli.fleet import SORTS, Row, arrange, rows
-from emit.cli.hosts import HEAD, format_row, snapshots, troubles
-from emit.cli.screen import paint, plural
+from emit.cli.hosts import HEAD, SORTS, Row, arrange, format_row, rows, snapshots, troubles
+from emit.cli.screen import CommandError, paint, plural
 
 HELP = "Show what the nodes of all Emit hosts of this user on this machine are doing."
 
