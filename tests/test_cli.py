@@ -16,7 +16,7 @@ import pytest
 
 import emit
 from emit.cli import COMMANDS
-from emit.cli.screen import paint
+from emit.cli.output import paint
 
 pytestmark = pytest.mark.slow
 

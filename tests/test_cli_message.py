@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from emit.cli import feed
-from emit.cli.feed import Feed, read_message, show
-from emit.cli.screen import UsageError
+from emit.cli.input import Feed, read_message, show
+from emit.cli.output import UsageError
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from emit.cli.hosts import HEAD, SORTS, Row, arrange, format_row, rows, troubles
+from emit.cli.figures import HEAD, SORTS, Row, arrange, format_row, rows, troubles
 from emit.cli.live import View, split_keys
 from emit.host import status
 from tests.test_status import hosting, runtime

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from emit.cli.screen import describe_failure
+from emit.cli.output import describe_failure
 from emit.errors import CallTimeout, RemoteError
 from emit.host.calls import Calls
 from tests.faults.nodes import pool, raw, started

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import emit
 from emit import share
-from emit.cli.screen import INTERRUPTED, UNHEARD, USAGE, CommandError, OutputFailed, take_streams
+from emit.cli.output import INTERRUPTED, UNHEARD, USAGE, CommandError, OutputFailed, take_streams
 from emit.errors import GraphError
 from emit.nearest import nearest
 

@@ -11,9 +11,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from emit.cli.feed import MESSAGE, read_message
+from emit.cli.input import MESSAGE, read_message
 from emit.cli.nodes import NODE, TARGET, load_program
-from emit.cli.screen import paint, report_failure, show_logs
+from emit.cli.output import paint, report_failure, show_logs
 from emit.errors import EmitError
 from emit.host.calls import Calls
 from emit.host.host import Host

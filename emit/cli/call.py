@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from emit.cli.feed import MESSAGE, read_message, show
+from emit.cli.input import MESSAGE, read_message, show
 from emit.cli.nodes import NODE, TARGET, load_node, make_node, split_node
-from emit.cli.screen import UsageError, paint, plural, report_failure, show_logs
+from emit.cli.output import UsageError, paint, plural, report_failure, show_logs
 from emit.message import NoResult
 from emit.router import Router
 

@@ -21,7 +21,7 @@ from emit.checks.findings import (
     find_unreached,
 )
 from emit.checks.needs import certain_reads
-from emit.cli.screen import UsageError, paint, plural
+from emit.cli.output import UsageError, paint, plural
 from emit.cli.target import load_router
 from emit.drawing.outline import Outline, outline
 from emit.errors import GraphError, HostError

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from emit.cli.output import CommandError
 from emit.cli.project import node_files
-from emit.cli.screen import CommandError
 from emit.errors import EmitError, StartError
 from emit.host import status
 from emit.host.host import Host

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from emit.cli.screen import CommandError, UsageError, has_colour
+from emit.cli.output import CommandError, UsageError, has_colour
 from emit.conformance import runner
 from emit.conformance.listener import Fault
 from emit.conformance.report import FORMATS

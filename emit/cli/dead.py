@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from emit.cli.screen import CommandError, UsageError
+from emit.cli.output import CommandError, UsageError
 from emit.cli.target import load_router
 from emit.dead import DeadLetters, Entry
 from emit.errors import EmitError, UnreadableLetter

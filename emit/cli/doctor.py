@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from emit.cli.screen import paint, plural
+from emit.cli.output import paint, plural
 from emit.cli.target import load_router
 
 if TYPE_CHECKING:

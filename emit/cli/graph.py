@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from emit.cli.screen import CommandError, UsageError
+from emit.cli.output import CommandError, UsageError
 from emit.cli.target import load_router
 from emit.drawing.dot import dot
 from emit.drawing.mermaid import mermaid

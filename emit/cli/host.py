@@ -9,7 +9,7 @@ import os
 import signal
 from typing import Any
 
-from emit.cli.screen import CommandError
+from emit.cli.output import CommandError
 from emit.errors import HostLost
 from emit.host import status
 from emit.host.host import Host

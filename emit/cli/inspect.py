@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from emit.cli.nodes import TARGET, load_program
-from emit.cli.screen import paint, report_failure, show_logs
+from emit.cli.output import paint, report_failure, show_logs
 from emit.errors import HostError, describe_status
 from emit.host.process import Process
 from emit.multilang import ShellNode

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from emit.cli.hosts import (
+from emit.cli.figures import (
     HEAD,
     SORTS,
     Row,
@@ -31,7 +31,7 @@ from emit.cli.hosts import (
     snapshots,
     troubles,
 )
-from emit.cli.screen import plural
+from emit.cli.output import plural
 from emit.host import status
 from emit.text import clean, one_line
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from emit import share
+from emit.cli.output import CommandError, UsageError
 from emit.cli.project import forms, node_files, other_files, project_files
-from emit.cli.screen import CommandError, UsageError
 from emit.host.language.runtime import Runtime, fill, locate, runtimes
 
 HELP = "Write the beginning of a node, with its test, or (with --project) of a Celery project."

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emit.cli.screen import TargetError, UsageError
+from emit.cli.output import TargetError, UsageError
 from emit.cli.target import load_router
 from emit.host.language.runtime import no_language, runtimes
 from emit.multilang import ShellNode

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from emit.cli.screen import CommandError
+from emit.cli.output import CommandError
 from emit.host.language.runtime import Runtime
 
 _APP = '''\

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from emit.cli.feed import FORMATS, MESSAGE, Fed, Feed, read_message, show
-from emit.cli.screen import (
+from emit.cli.input import FORMATS, MESSAGE, Fed, Feed, read_message, show
+from emit.cli.output import (
     INTERRUPTED,
     CommandError,
     UsageError,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
-from emit.cli.screen import TargetError, describe_failure
+from emit.cli.output import TargetError, describe_failure
 from emit.errors import GraphError
 from emit.nearest import nearest
 from emit.router import Router

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from emit.cli.hosts import HEAD, SORTS, Row, arrange, format_row, rows, snapshots, troubles
-from emit.cli.screen import CommandError, paint, plural
+from emit.cli.figures import HEAD, SORTS, Row, arrange, format_row, rows, snapshots, troubles
+from emit.cli.output import CommandError, paint, plural
 
 HELP = "Show what the nodes of all Emit hosts of this user on this machine are doing."
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import IO, Any, NamedTuple
 
-from emit.cli.screen import UsageError, read_all, standard_input
+from emit.cli.output import UsageError, read_all, standard_input
 
 FORMATS = ("json", "ndjson", "csv")
 
