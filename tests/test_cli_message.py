@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from emit.cli import feed
+from emit.cli import input as feed
 from emit.cli.input import Feed, read_message, show
 from emit.cli.output import UsageError
 

@@ -202,7 +202,7 @@ def _open(path: str) -> IO[bytes]:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
 
 
-# -- Messages on a command line ---------------------------------------------------------------------
+# -- Messages on a command line --------------------------------------------------------------------
 
 MESSAGE = (
     "the message: key=text, key:=json, key=@file and key:=@file in any number; or '{...}', @file, -"
