@@ -26,8 +26,7 @@ from measure import ROOT, ratio, rounds, table, verdict
 from emit.host.calls import Calls
 from emit.host.host import Host
 from emit.host.settings import Settings
-from emit.host.system.environment import environment
-from emit.host.system.program import Limits, Program
+from emit.host.system.program import Limits, Program, environment
 
 HERE = Path(__file__).resolve().parent
 ALL_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}

@@ -18,8 +18,7 @@ from measure import ROOT, table, verdict
 from emit.host.calls import Calls
 from emit.host.host import Host
 from emit.host.settings import Settings
-from emit.host.system.environment import environment
-from emit.host.system.program import Limits, Program
+from emit.host.system.program import Limits, Program, environment
 
 ENV = {"PYTHONPATH": str(ROOT / "sdks" / "python")}
 RANGE = "import emit_sdk; emit_sdk.serve(lambda msg: (n for n in range(msg.n)))"

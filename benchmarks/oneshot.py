@@ -13,7 +13,7 @@ from collections.abc import Callable
 from measure import ratio, rounds, table, verdict
 
 from emit import Router, ShellNode
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 
 TARGET = 1.10
 ROUNDS = 60

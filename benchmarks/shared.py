@@ -32,7 +32,7 @@ PYTHON = "import sys\nfor l in sys.stdin: print(l, end='', flush=True) # node %d
 WORKER = """
 import json, sys, time
 from emit.host.host import current
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.program import Limits, Program
 from emit.host.settings import Settings
 

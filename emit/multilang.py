@@ -20,10 +20,9 @@ from emit.errors import GraphError
 from emit.host.lines import logger_of
 from emit.host.settings import Settings, check
 from emit.host.system.command import language_of, resolve
-from emit.host.system.environment import DEFAULT, environment
-from emit.host.system.program import Limits, Program
-from emit.nearest import misspelt
+from emit.host.system.program import DEFAULT, Limits, Program, environment
 from emit.node import Handler
+from emit.text import misspelt
 
 if TYPE_CHECKING:
     from emit.host.calls import Calls

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from emit.host.host import current
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.spawn import Program, start
 
 #: What a host keeps from its first start on, until it ends.

@@ -15,8 +15,7 @@ from typing import Any
 from emit.host.calls import Calls
 from emit.host.settings import Settings
 from emit.host.shared.client import RemoteHost
-from emit.host.system.environment import environment
-from emit.host.system.program import Program
+from emit.host.system.program import Program, environment
 from emit.letter import DeadLetter
 from tests.faults.nodes import PATH
 from tests.hosts import ROOT

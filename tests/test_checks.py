@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 
 from emit import Router, ShellNode
-from emit.checks.findings import find_cycles, find_lacking, find_unmatched, find_unreached
-from emit.checks.needs import certain_reads
+from emit.checks import (
+    certain_reads,
+    find_cycles,
+    find_lacking,
+    find_unmatched,
+    find_unreached,
+)
 from emit.drawing import outline
 
 

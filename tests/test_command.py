@@ -8,7 +8,7 @@ import pytest
 
 from emit.errors import StartError
 from emit.host.system.command import TRANSIENT, diagnose
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.spawn import Limits, Program, is_transient, resolve, start
 from tests.hosts import run_host
 

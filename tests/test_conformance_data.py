@@ -10,12 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from emit.conformance import report, runner, scenario, vectors
-from emit.conformance.listener import Fault, Listener
-from emit.conformance.scenario import Scenario
+from emit.conformance import report, runner, scenario, steps
+from emit.conformance.runner import Outcome, Verdict, expected_failures, judge
+from emit.conformance.scenario import Scenario, build, difference, shorten, unequal
 from emit.conformance.steps import STEPS
-from emit.conformance.template import build, difference, shorten, unequal
-from emit.conformance.verdict import Outcome, Verdict, expected_failures, judge
+from emit.conformance.talk import Fault, Listener
 from emit.host.wire.codec import encode
 from emit.host.wire.frames import Call, End, Err, Frame, Ready
 from emit.host.wire.values import from_json, from_msgpack
@@ -447,6 +446,6 @@ def test_json() -> None:
 def test_vectors_become_scenarios() -> None:
     """One for each group, in the codecs that can write some of it, and one for what is seen."""
     group = {"name": "g", "doc": "d", "vectors": [{"name": "v", "msgpack": ["c0"], "kind": "null"}]}
-    values, kinds = vectors.scenarios({"groups": [group]})
+    values, kinds = steps.scenarios({"groups": [group]})
     assert (values.feature, values.needs, values.codecs) == ("values", ("echo",), ("msgpack",))
     assert (kinds.feature, kinds.needs) == ("kinds", ("kind",))

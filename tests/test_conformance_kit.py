@@ -13,8 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from emit.conformance import runner
-from emit.conformance.runner import Plan, Subject, all_scenarios, play_one
-from emit.conformance.verdict import Outcome
+from emit.conformance.runner import Outcome, Plan, Subject, all_scenarios, play_one
 from emit.host.wire.frames import Ready
 from tests.hosts import ROOT, count
 from tests.tiny import NAMES, PROGRAM

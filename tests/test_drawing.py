@@ -9,9 +9,7 @@ import pytest
 
 from emit import Router, ShellNode
 from emit.drawing import outline
-from emit.drawing.dot import dot
-from emit.drawing.mermaid import mermaid
-from emit.drawing.text import text
+from emit.drawing.formats import dot, mermaid, text
 from emit.host.system.command import language_of
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from emit.host.system.environment import DEFAULT, environment
+from emit.host.system.program import DEFAULT, environment
 from emit.host.system.spawn import Program, start
 
 SECRETS = {

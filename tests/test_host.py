@@ -23,8 +23,7 @@ from emit.host.admission import CONCURRENT_STARTS, Turn
 from emit.host.calls import Calls
 from emit.host.host import Host, current
 from emit.host.settings import Settings
-from emit.host.system.environment import environment
-from emit.host.system.program import Program
+from emit.host.system.program import Program, environment
 from emit.letter import DeadLetter
 from emit.multilang import ShellNode
 from tests.faults.nodes import PATH, pool, raw, sdk, started

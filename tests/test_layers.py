@@ -66,13 +66,12 @@ PUBLIC = {
 ORDER = (
     "errors",
     "text",
-    "nearest",
     "letter",
     "exact",
     "message",
     "coroutines",
-    "node",
     "graph",
+    "node",
 )
 ORDER += ("once", "dead", "context", "celery_redis", "celery", "router", "testing")
 
@@ -89,7 +88,7 @@ LATE = {
     ("emit.cli.new", "emit.host.language.launch"): "the same, which only a line about a test needs",
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
-    ("emit.nearest", "difflib"): "only a wrong name needs it",
+    ("emit.text", "difflib"): "only a wrong name needs it",
     ("emit.host.process", "emit.host.language.launch"): "only a start that has failed needs it",
     ("emit.foreign", "emit.host.language.launch"): "the same of a message",
     ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",

@@ -6,8 +6,7 @@ import pytest
 
 from emit.errors import EncodeError, FrameTooLarge
 from emit.host.wire.frames import End
-from emit.host.wire.line_session import LineSession
-from emit.host.wire.session import Broken
+from emit.host.wire.session import Broken, LineSession
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ import pytest
 
 from emit.errors import CallTimeout, ProcessDied, StartError
 from emit.host.oneshot import run
-from emit.host.system.environment import environment
-from emit.host.system.program import Program
+from emit.host.system.program import Program, environment
 from tests.hosts import count
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("leak_free")]

@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.spawn import Limits, Program, start
 from tests.hosts import count, lives, open_host, run_host, sleepers, until
 
@@ -230,7 +230,7 @@ def test_there_is_one_sentinel_and_it_holds_nothing() -> None:
 def test_the_lifeline_ends_without_a_warning() -> None:
     """Under -X dev, which shows what an interpreter left open."""
     code = """
-        from emit.host.system.environment import environment
+        from emit.host.system.program import environment
         from emit.host.system.spawn import Program, start
         start(Program("n", ("true",), environment({}))).close()
     """

@@ -31,7 +31,8 @@ from emit.host.wire.frames import (
 from emit.host.wire.plain import results
 from emit.host.wire.reader import Reader
 from emit.host.wire.session import TRANSITIONS, Session, State
-from emit.host.wire.values import MAX_DEPTH, MAX_FRAME, MAX_ITEMS
+from emit.host.wire.unfit import MAX_DEPTH, MAX_ITEMS
+from emit.host.wire.values import MAX_FRAME
 from tests.hosts import ROOT
 from tests.tiny import PAGE, SDK
 

@@ -16,8 +16,7 @@ from emit.dead import DeadLetters
 from emit.host import lines, status
 from emit.host.settings import Settings
 from emit.host.shared import server
-from emit.host.system.environment import DEFAULT
-from emit.host.system.program import Limits
+from emit.host.system.program import DEFAULT, Limits
 from emit.host.wire import unfit
 from emit.router import envelope
 from emit.router.delivery import LONGEST_WAIT, Policy

@@ -41,8 +41,7 @@ from emit.host.shared import client as remote
 from emit.host.shared import server
 from emit.host.shared.client import RemoteHost
 from emit.host.shared.data import Described, from_node
-from emit.host.system.environment import environment
-from emit.host.system.program import Program
+from emit.host.system.program import Program, environment
 from emit.host.wire.codec import encode
 from emit.host.wire.frames import Call, End, Err, Failure, Hello, Ready
 from emit.host.wire.reader import Reader
@@ -653,7 +652,7 @@ def test_a_fork_after_the_first_use(path: Path) -> None:
     code = f"""
 import os, sys
 from emit.host.host import current
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.program import Program
 from emit.host.settings import Settings
 program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))
@@ -681,7 +680,7 @@ def test_a_link_that_a_forked_child_inherits(path: Path, tmp_path: Path) -> None
 import os, sys
 from pathlib import Path
 from emit.host.host import current
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.program import Program
 from emit.host.settings import Settings
 from tests.test_shared_host import HELD, _lines, held, in_thread, raw, until
@@ -709,7 +708,7 @@ os.kill(os.getpid(), 9)
 WORK = f"""
 import os, sys, threading
 from emit.host.host import current
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.program import Program
 from emit.host.settings import Settings
 program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))

@@ -20,7 +20,7 @@ import pytest
 from emit.errors import StartError, StartTimeout
 from emit.host.system import child as child_module
 from emit.host.system import spawn, trampoline
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.spawn import Child, Limits, Program, is_transient, start
 from tests.hosts import count, run_host, sleepers
 

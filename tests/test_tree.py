@@ -10,7 +10,7 @@ import pytest
 
 from emit.host.system import family, sentinel, tree
 from emit.host.system.child import kill_trees
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.spawn import Child, Limits, Program, start
 from tests.hosts import PREAMBLE, ROOT, count, open_host, run_host, sleepers, tagged, until
 

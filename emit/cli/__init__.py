@@ -22,7 +22,7 @@ import emit
 from emit import share
 from emit.cli.output import INTERRUPTED, UNHEARD, USAGE, CommandError, OutputFailed, take_streams
 from emit.errors import GraphError
-from emit.nearest import nearest
+from emit.text import nearest
 
 #: Every command and what it is for, in the order in which ``emit --help`` lists them.
 COMMANDS = {

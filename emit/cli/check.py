@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from emit.checks.findings import (
+from emit.checks import (
     Finding,
+    certain_reads,
     find_cycles,
     find_lacking,
     find_unmatched,
     find_unreached,
 )
-from emit.checks.needs import certain_reads
 from emit.cli.output import UsageError, paint, plural
 from emit.cli.target import load_router
 from emit.drawing.outline import Outline, outline
@@ -29,10 +29,10 @@ from emit.host.process import stop_all
 from emit.host.system.program import Program
 from emit.message import Message
 from emit.multilang import ShellNode
-from emit.nearest import nearest
 from emit.node import Node
 from emit.router import Router
 from emit.router.queued import QueueRouter
+from emit.text import nearest
 
 HELP = "Find what is wrong with a graph before a message runs; exit code 1 if there is something."
 

@@ -28,9 +28,8 @@ from emit.host.language import build
 from emit.host.language.launch import installed_version, places, toolchain_of
 from emit.host.language.missing import GRAPHVIZ, describe_install
 from emit.host.language.runtime import Runtime, Source, runtimes
-from emit.host.system.environment import DEFAULT, environment
 from emit.host.system.private import private
-from emit.host.system.program import Program
+from emit.host.system.program import DEFAULT, Program, environment
 from emit.multilang import ShellNode
 
 #: Packages that some of Emit needs, and what for; those of the first are always needed.

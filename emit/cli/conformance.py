@@ -10,11 +10,10 @@ from pathlib import Path
 
 from emit.cli.output import CommandError, UsageError, has_colour
 from emit.conformance import runner
-from emit.conformance.listener import Fault
 from emit.conformance.report import FORMATS
-from emit.conformance.runner import Subject
+from emit.conformance.runner import Outcome, Subject, expected_failures, judge
 from emit.conformance.scenario import CODECS, Scenario, folder
-from emit.conformance.verdict import Outcome, expected_failures, judge
+from emit.conformance.talk import Fault
 from emit.errors import StartError
 
 HELP = "Test whether a program speaks the protocol of nodes, feature by feature."

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from emit.cli.output import CommandError, UsageError
 from emit.cli.target import load_router
-from emit.drawing.dot import dot
-from emit.drawing.mermaid import mermaid
+from emit.drawing.formats import dot, mermaid, text
 from emit.drawing.outline import Outline, outline
-from emit.drawing.text import text
 from emit.host.language.missing import GRAPHVIZ, describe_install
 
 HELP = "Show the graph of a router: as a tree, or as a picture."

@@ -19,8 +19,8 @@ from emit.cli.output import TargetError, UsageError
 from emit.cli.target import load_router
 from emit.host.language.runtime import no_language, runtimes
 from emit.multilang import ShellNode
-from emit.nearest import nearest
 from emit.router import Router
+from emit.text import nearest
 
 #: Help for --node.
 NODE = "which of the program's nodes is meant, if a file or command has several"

@@ -26,8 +26,8 @@ from emit.cli.target import load_router
 from emit.drawing.outline import Outline, outline
 from emit.graph import Edge, exactly
 from emit.message import Message, NoResult
-from emit.nearest import nearest
 from emit.router import Router
+from emit.text import nearest
 
 HELP = "Feed a router's entry points, and print what comes out at the ends of its graph."
 

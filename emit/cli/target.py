@@ -12,9 +12,8 @@ from typing import Any, TypeGuard
 
 from emit.cli.output import TargetError, describe_failure
 from emit.errors import GraphError
-from emit.nearest import nearest
 from emit.router import Router
-from emit.text import clean
+from emit.text import clean, nearest
 
 #: What says that a project is one of Django's, as it does to Celery.
 _DJANGO = "DJANGO_SETTINGS_MODULE"

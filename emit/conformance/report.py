@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from xml.etree import ElementTree
 
-from emit.conformance.runner import Subject
-from emit.conformance.scenario import CODECS
-from emit.conformance.template import shorten
-from emit.conformance.verdict import Feature, Outcome, Verdict
+from emit.conformance.runner import Feature, Outcome, Subject, Verdict
+from emit.conformance.scenario import CODECS, shorten
 
 __all__ = ["FORMATS", "failure"]
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from emit import share
 
-__all__ = ["CODECS", "Scenario", "folder", "lacks", "load", "read"]
+__all__ = [
+    "CODECS",
+    "Scenario",
+    "build",
+    "difference",
+    "folder",
+    "lacks",
+    "load",
+    "read",
+    "shorten",
+    "unequal",
+]
 
 #: The codecs, in the order of a report.
 CODECS = ("json", "msgpack")
@@ -148,3 +161,201 @@ def _frames(step: dict[str, Any]) -> list[dict[str, Any]]:
     sent = step.get("send", [])
     frames = sent if isinstance(sent, list) else [sent]
     return [frame.get("$each", [0, 0, frame])[2] for frame in frames]
+
+
+# -- Values in scenarios: what JSON can't say is a map with one key that begins with $ -------------
+
+# In what is sent and in what is expected: ``{"$repeat": ["x", 5000000]}`` a long text,
+# ``{"$list": [0, 1000]}`` a list of that many, ``{"$range": [0, 9]}`` numbers, ``{"$nest": 127}``
+# lists in lists, ``{"$float": "nan"}``, ``{"$bytes": "00ff"}``, ``{"$time": "..."}``.
+#
+# Only in what is expected: ``{"$any": true}``, ``{"$contains": "text"}``, ``{"$between": [1, 4]}``,
+# ``{"$starts": [...]}`` the first items of a list, ``{"$has": {...}}`` some fields of a map,
+# ``{"$or": [...]}``, and ``{"$exactly": value}``, in which nothing is a word. All else is itself,
+# and its type counts. No I/O here.
+
+_Compare = Callable[[Any, Any, str], str]
+
+
+def build(value: Any) -> Any:
+    """
+    The value that a template stands for.
+
+    Raises:
+        ValueError: An unknown ``$`` word.
+
+    Example:
+        >>> build([{"$repeat": ["ab", 2]}, {"$nest": 2}])
+        ['abab', [[]]]
+    """
+    if isinstance(value, list):
+        return [build(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    word = _word(value)
+    if word in _BUILDERS:
+        return _BUILDERS[word](value[word])
+    if word in _MATCHERS:
+        return value
+    if word:
+        raise ValueError(f"unknown word {word!r} in a template")
+    return {key: build(item) for key, item in value.items()}
+
+
+def difference(want: Any, got: Any, where: str = "") -> str:
+    """
+    Where and how *got* is not what the template *want* asks for; empty when it is.
+
+    Numbers are compared exactly: 3 is not 3.0, 0.0 is not -0.0, and NaN is NaN. But a float
+    without a fraction may come as that integer, since some languages have one type of number.
+
+    Example:
+        >>> difference({"$between": [1, 4]}, 3), difference([1, "a"], [1, "b"])
+        ('', '[1]: expected "a", got "b"')
+    """
+    word = _word(want) if isinstance(want, dict) else ""
+    if word in _MATCHERS:
+        return _MATCHERS[word](want[word], got, where)
+    if word:
+        return unequal(build(want), got, where)
+    if isinstance(want, dict):
+        return _map(want, got, where, difference)
+    if isinstance(want, list):
+        return _list(want, got, where, difference)
+    return unequal(want, got, where)
+
+
+def unequal(want: Any, got: Any, where: str = "") -> str:
+    """As `difference`, but *want* is a value and no template: nothing in it is a word."""
+    if isinstance(want, dict):
+        return _map(want, got, where, unequal)
+    if isinstance(want, list):
+        return _list(want, got, where, unequal)
+    return "" if _same(want, got) else _unlike(want, got, where)
+
+
+def shorten(value: Any, most: int = 160) -> str:
+    """One line for people, about *most* characters, and nothing in it that drives a terminal."""
+    text = value if isinstance(value, str) else _one_line(_trimmed(value))
+    text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def _trimmed(value: Any, most: int = 200) -> Any:
+    # Before it is made text: a million zeros take a second.
+    if isinstance(value, (list, tuple)):
+        return [_trimmed(item) for item in value[:most]]
+    if isinstance(value, Mapping):
+        return {key: _trimmed(item) for key, item in list(value.items())[:most]}
+    return value
+
+
+def _one_line(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=repr)
+    except (ValueError, RecursionError):
+        return repr(value)
+
+
+def _word(value: Mapping[str, Any]) -> str:
+    [*words] = value
+    return words[0] if len(words) == 1 and words[0].startswith("$") else ""
+
+
+def _nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+_BUILDERS: dict[str, Callable[[Any], Any]] = {
+    "$repeat": lambda given: given[0] * given[1],
+    "$list": lambda given: [given[0]] * given[1],
+    "$range": lambda given: list(range(given[0], given[1] + 1)),
+    "$nest": _nested,
+    "$float": float,
+    "$bytes": bytes.fromhex,
+    "$time": datetime.fromisoformat,
+}
+
+
+def _same(want: Any, got: Any) -> bool:
+    if type(want) is float and type(got) is int:
+        return want == got and (got != 0 or math.copysign(1, want) > 0)
+    if type(want) is not type(got):
+        return False
+    if type(want) is float:
+        signs = math.copysign(1, want) == math.copysign(1, got)
+        return (want == got and signs) or (math.isnan(want) and math.isnan(got))
+    return bool(want == got)
+
+
+def _unlike(want: Any, got: Any, where: str) -> str:
+    return f"{where or 'it'}: expected {_shown(want)}, got {_shown(got)}"
+
+
+def _shown(value: Any) -> str:
+    """As `shorten`, but a text is quoted: "1" is not 1."""
+    return shorten(_one_line(value) if isinstance(value, str) else value)
+
+
+def _map(want: dict[str, Any], got: Any, where: str, compare: _Compare) -> str:
+    if not isinstance(got, dict) or set(want) != set(got):
+        return _unlike(want, got, where)
+    return _fields(want, got, where, compare)
+
+
+def _fields(want: dict[str, Any], got: Any, where: str, compare: _Compare) -> str:
+    if not isinstance(got, Mapping):
+        return _unlike(want, got, where)
+    found = (compare(item, got.get(key), f"{where}.{key}") for key, item in want.items())
+    return next(filter(None, found), "")
+
+
+def _list(want: list[Any], got: Any, where: str, compare: _Compare) -> str:
+    if not isinstance(got, (list, tuple)) or len(want) != len(got):
+        return _unlike(want, got, where)
+    if {*map(type, want), *map(type, got)} in ({int}, {str}) and want == list(got):
+        return ""  # a million of them, in less than a second
+    return _items(want, got, where, compare)
+
+
+def _items(want: list[Any], got: Any, where: str, compare: _Compare) -> str:
+    if not isinstance(got, (list, tuple)) or len(got) < len(want):
+        return _unlike(want, got, where)
+    pairs = zip(want, got, strict=False)
+    found = (compare(w, g, f"{where}[{at}]") for at, (w, g) in enumerate(pairs))
+    return next(filter(None, found), "")
+
+
+def _something(want: Any, got: Any, where: str) -> str:
+    return "" if got is not None else f"{where or 'it'}: expected something, got null"
+
+
+def _contains(want: str, got: Any, where: str) -> str:
+    if isinstance(got, str) and want in got:
+        return ""
+    return f"{where or 'it'}: expected a text with {shorten(want)} in it, got {_shown(got)}"
+
+
+def _between(want: list[float], got: Any, where: str) -> str:
+    if type(got) in (int, float) and want[0] <= got <= want[1]:
+        return ""
+    return f"{where or 'it'}: expected a number from {want[0]} to {want[1]}, got {_shown(got)}"
+
+
+def _either(want: list[Any], got: Any, where: str) -> str:
+    found = [difference(one, got, where) for one in want]
+    return "" if "" in found else " or ".join(found)
+
+
+_MATCHERS: dict[str, Callable[[Any, Any, str], str]] = {
+    "$any": _something,
+    "$contains": _contains,
+    "$between": _between,
+    "$starts": lambda want, got, where: _items(want, got, where, difference),
+    "$has": lambda want, got, where: _fields(want, got, where, difference),
+    "$or": _either,
+    "$exactly": unequal,
+}

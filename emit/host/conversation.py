@@ -26,8 +26,7 @@ from emit.host.lines import LEVELS
 from emit.host.settings import Settings
 from emit.host.transport import Poll, Transport
 from emit.host.wire import frames
-from emit.host.wire.line_session import LineSession
-from emit.host.wire.session import Broken, Session, Unmatched
+from emit.host.wire.session import Broken, LineSession, Session, Unmatched
 from emit.text import LINES, clean
 
 __all__ = ["MEMORY_TICK", "Conversation", "Peer"]

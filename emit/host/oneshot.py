@@ -10,7 +10,7 @@ from emit.host.language.missing import describe_missing
 from emit.host.lines import Lines
 from emit.host.system import spawn
 from emit.host.system.program import Program
-from emit.host.system.stalled import describe_stall
+from emit.host.system.tree import describe_stall
 from emit.host.transport import Pipes, Poll, remaining
 
 

@@ -33,12 +33,10 @@ from emit.host.system import spawn
 from emit.host.system.child import kill_trees
 from emit.host.system.command import is_transient, language_of
 from emit.host.system.program import Program
-from emit.host.system.stalled import describe_stall, is_ending
-from emit.host.system.tree import used
+from emit.host.system.tree import describe_stall, is_ending, used
 from emit.host.transport import Pipes, Poll, remaining
 from emit.host.wire import frames
-from emit.host.wire.line_session import LineSession
-from emit.host.wire.session import Session
+from emit.host.wire.session import LineSession, Session
 from emit.text import one_line
 
 __all__ = ["Launcher", "Process", "stop_all"]

@@ -38,11 +38,11 @@ from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, LedgerError
 from emit.exact import from_text, to_json
 from emit.letter import DeadLetter, shortened
+from emit.node import get_name
 from emit.router import celery_host
 from emit.router.celery_worker import HEADER, keep_unknown
 from emit.router.envelope import Packed, Parcel, Past, by_hand, is_emits, shown, unpack
 from emit.router.ledger import Ledger, try_out
-from emit.router.naming import get_name
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
 from emit.text import hide_arguments, one_line

@@ -20,9 +20,8 @@ from typing import Any
 from emit.errors import GraphError
 from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message, check_fields, make_fit
-from emit.node import Node, make_handler
+from emit.node import Declaration, Declarations, Node, get_name, look_like, make_handler
 from emit.router.carrier import Carrier, Runner
-from emit.router.naming import Declaration, Declarations, get_name, look_like
 from emit.router.options import (
     CELERY,
     OPTIONS,

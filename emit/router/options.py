@@ -11,9 +11,8 @@ from itertools import count
 from typing import Any
 
 from emit.errors import GraphError
-from emit.nearest import nearest
-from emit.node import Node
-from emit.router.naming import look_like
+from emit.node import Node, look_like
+from emit.text import nearest
 
 #: The options of ``router.node`` that every router takes.
 OPTIONS = ("name", "stream", "pass_through")

@@ -37,9 +37,9 @@ from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, InProgress, LedgerError
 from emit.exact import from_text
 from emit.letter import DeadLetter, shortened
+from emit.node import look_like
 from emit.router.envelope import Packed, Past, by_hand, shown
 from emit.router.ledger import Ledger, is_away
-from emit.router.naming import look_like
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
 from emit.text import hide_arguments

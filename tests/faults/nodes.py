@@ -15,8 +15,7 @@ from typing import Any
 from emit.host.calls import Calls
 from emit.host.host import Host
 from emit.host.settings import Settings
-from emit.host.system.environment import environment
-from emit.host.system.program import Program
+from emit.host.system.program import Program, environment
 from emit.letter import DeadLetter
 from tests.hosts import ROOT
 

@@ -19,8 +19,7 @@ from emit.host.calls import Calls
 from emit.host.host import Host
 from emit.host.settings import Settings
 from emit.host.system import child
-from emit.host.system.environment import environment
-from emit.host.system.program import Limits, Program
+from emit.host.system.program import Limits, Program, environment
 from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
 
 pytestmark = pytest.mark.usefixtures("leak_free")

@@ -17,7 +17,7 @@ CLIENT = f"""
 import os, sys, threading
 from emit.errors import HostLost
 from emit.host.host import current
-from emit.host.system.environment import environment
+from emit.host.system.program import environment
 from emit.host.system.program import Program
 from emit.host.settings import Settings
 program = Program("n", {tuple(ECHO)!r}, environment({{"PYTHONPATH": os.environ["PYTHONPATH"]}}))

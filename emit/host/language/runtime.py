@@ -20,7 +20,7 @@ from typing import Any
 
 from emit import share
 from emit.errors import GraphError
-from emit.nearest import nearest
+from emit.text import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib

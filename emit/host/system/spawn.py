@@ -37,9 +37,8 @@ from emit.errors import StartError, StartTimeout
 from emit.host.system import greenlets, sentinel, trampoline
 from emit.host.system.child import Child
 from emit.host.system.command import diagnose, is_transient, resolve
-from emit.host.system.environment import environment
 from emit.host.system.lifeline import Lifeline, boot_clock, interpreter
-from emit.host.system.program import Limits, Program
+from emit.host.system.program import Limits, Program, environment
 from emit.host.system.tree import Table
 
 __all__ = ["Child", "Limits", "Program", "environment", "is_transient", "resolve", "start"]
