@@ -315,6 +315,11 @@ def look_like(function: Callable[..., Any], func: Any, name: str) -> None:
 _OPTIMIZED = 1
 
 
+def _is_ours(frame: FrameType) -> bool:
+    package = frame.f_globals.get("__package__") or ""
+    return package.partition(".")[0] == __package__
+
+
 class Declaration(NamedTuple):
     """
     Where a node was declared.
@@ -336,7 +341,7 @@ class Declaration(NamedTuple):
     def of_caller(cls) -> Declaration:
         """Return the declaration at the nearest frame outside of this package."""
         frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        while frame.f_back is not None and _is_ours(frame):
             frame = frame.f_back
         module = frame.f_globals
         where = (module, module.get("__spec__"))
