@@ -68,7 +68,8 @@ class Bench:
         except AssertionError:
             pytest.fail(f"{self._unended(n)} have not ended\n{self.worker.text}")
         assert not self._wrong(n), self.worker.text
-        assert self._redis.get(f"deadly:{n}") == "2", "not run max_deliveries times"
+        runs = self._redis.smembers(f"deadly:{n}")
+        assert len(runs) == 2, f"not run max_deliveries times: {runs}\n{self.worker.text}"
 
     def _expected(self, n: int) -> tuple[dict[str, set[str]], set[tuple[str, str, int]]]:
         done = {kind: {str(n)} for kind, end in ENDS.items() if end == "done"}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from celery import Celery, current_task
 from redis import Redis
 
 from emit import CeleryRouter, NoResult, RQRouter, idempotent
@@ -79,8 +80,21 @@ def ill_after_a_death(msg: Any) -> Any:
 
 @router.node((), max_deliveries=2)
 def deadly(msg: Any) -> Any:
-    redis.incr(f"deadly:{msg.n}")
+    redis.sadd(f"deadly:{msg.n}", delivery())
     os.kill(os.getpid(), 9)
+
+
+def delivery() -> str:
+    """
+    Name the delivery that is at work.
+
+    Celery may run one twice: a task whose process has died before the worker heard that it had
+    begun goes to another process, and the queue knows nothing of it.
+    """
+    request = current_task.request if current_task else None
+    if request is None:
+        return uuid.uuid4().hex
+    return f"{request.properties['delivery_tag']} {request.delivery_info['redelivered']}"
 
 
 @router.node(())
