@@ -17,6 +17,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from emit.errors import GraphError
+from emit.forks import at_fork
 from emit.host.lines import logger_of
 from emit.host.settings import Settings, check
 from emit.host.system.command import language_of, resolve
@@ -428,5 +429,4 @@ def _load() -> None:
     import emit.host.language.launch  # noqa: F401
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_load)
+at_fork("modules", before=_load)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -21,6 +20,7 @@ from types import (
 from typing import Any, NamedTuple
 
 from emit.errors import GraphError
+from emit.forks import at_fork
 from emit.graph import ENTRY
 from emit.message import NoResult, make_fit_over
 
@@ -231,12 +231,12 @@ def _coroutines() -> ModuleType:
 #: Held through a fork: a child has what another thread is importing half and locked, for ever.
 _importing = threading.RLock()
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_importing.acquire,
-        after_in_parent=_importing.release,
-        after_in_child=_importing.release,
-    )
+at_fork(
+    "imports",
+    before=_importing.acquire,
+    in_parent=_importing.release,
+    in_child=_importing.release,
+)
 
 
 def make_handler(func: Any) -> Callable[[Any], Any]:

@@ -19,9 +19,9 @@ from scripts.journeys import PACKAGE, ROOT
 LIMITS = {
     "circles of imports": 0,
     "depth of imports from emit/__init__": 13,  # 10, circles counted as one module
-    "modules in emit/": 115,  # 105
+    "modules in emit/": 116,  # 105
     "public methods of a class": 20,
-    "lines in emit/": 27_150,  # as few as features allow
+    "lines in emit/": 27_250,  # as few as features allow
     "files that a message passes, there and back": 17,  # 14
     "calls on a message's way": 65,  # 60
     "changes of file on a message's way": 43,

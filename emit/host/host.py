@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from emit.forks import at_fork
 from emit.host import status
 from emit.host.admission import Admission
 from emit.host.calls import Calls
@@ -270,5 +271,4 @@ def _forget() -> None:
 
 
 atexit.register(_close_current)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+at_fork("host", in_child=_forget)

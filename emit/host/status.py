@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from emit.forks import at_fork
 from emit.host.place import peer_of
 from emit.host.system.private import private
 
@@ -256,8 +257,7 @@ def close() -> None:
 
 
 atexit.register(close)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=close)
+at_fork("status", in_child=close)
 
 
 # -- asking ------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from dataclasses import replace
 from typing import Any
 
 from emit.errors import HostError, HostLost, PoolClosed, ProtocolError
+from emit.forks import at_fork
 from emit.host.accounting import Usage
 from emit.host.admission import Admission
 from emit.host.calls import Calls
@@ -546,5 +547,4 @@ def _close_all() -> None:
         connection.discard()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_all)
+at_fork("connections", in_child=_close_all)

@@ -34,6 +34,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from emit.errors import StartError, StartTimeout
+from emit.forks import at_fork
 from emit.host.system import greenlets, sentinel, trampoline
 from emit.host.system.child import Child
 from emit.host.system.command import diagnose, is_transient, resolve
@@ -318,7 +319,6 @@ def _spawner(program: Program) -> _Spawner:
     global _current
     with _making:
         if _current is None:
-            _watch_forks()
             try:
                 _current = _Spawner()
             except RuntimeError as error:
@@ -332,13 +332,6 @@ def _no_thread(program: Program) -> StartError:
         argv=program.argv,
         reason="the host cannot start a thread",
         hint="its interpreter is ending, or the limit of processes (ulimit -u) is reached",
-    )
-
-
-@functools.cache
-def _watch_forks() -> None:
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_forked_child
     )
 
 
@@ -359,3 +352,6 @@ def _in_forked_child() -> None:
     _making, _starting, Child.closing = threading.Lock(), threading.RLock(), threading.RLock()
     if inherited is not None:
         inherited.disown()
+
+
+at_fork("starts", before=_before_fork, in_parent=_after_fork, in_child=_in_forked_child)
