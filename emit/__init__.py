@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 
-#: Imported when they are asked for: a graph of Python functions needs neither a host, which
-#: takes as long to import as all the rest, nor a queue.
+#: Imported on first use. A graph of Python functions needs no queue and no host, and the host
+#: takes as long to import as everything else together.
 _LATER = {
     "CeleryRouter": "emit.router",
     "RQRouter": "emit.router",

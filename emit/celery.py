@@ -1,8 +1,8 @@
 """
-The settings of Celery by which nothing is lost, and a check of those that a worker runs with.
+The settings of Celery that lose no message, and a check of the settings a worker runs with.
 
 ``configure(app)`` sets them. A worker with a ``CeleryRouter`` checks them when it starts, and
-warns of each that loses messages or runs them for ever.
+warns about each setting that loses messages or lets them run for ever.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ __all__ = [
 
 _log = logging.getLogger("emit.celery")
 
-#: Seconds between two looks of kombu for messages of dead workers, times one (its throttle);
-#: with its own throttle of 10 they wait 100 s longer than they have to.
+#: Seconds between two searches of kombu for messages of dead workers, times its throttle of 1.
+#: With kombu's own throttle of 10, such messages wait 100 s longer than necessary.
 _RESTORE = {"unacked_restore_interval": 10, "unacked_restore_throttle": 1}
 
-#: Seconds that RabbitMQ gives a worker to finish a message, unless its own ``consumer_timeout``
-#: says another number. Then it closes the channel, which ends the whole worker.
+#: Seconds that RabbitMQ gives a worker to finish a message, unless its ``consumer_timeout`` is set.
+#: Then RabbitMQ closes the channel, which ends the whole worker.
 _CONSUMER_TIMEOUT = 1800.0
 
-#: Connections to Redis that a worker may have: one for each greenlet or thread that acknowledges
-#: just now. They are made as they are needed; with kombu's 10 an acknowledgement fails, and its
-#: message is delivered again.
+#: Connections to Redis that a worker may open: one for each greenlet or thread that is
+#: acknowledging. They are opened as needed. With kombu's limit of 10 an acknowledgement can fail,
+#: and its message is delivered again.
 _CONNECTIONS = 1000
 
-#: What the pools of Celery do not do, by the names that ``celery worker -P`` takes.
+#: The limits of Celery's pools, by the names that ``celery worker -P`` takes.
 _POOLS = {
     **dict.fromkeys(
         ("eventlet", "solo", "threads"),
@@ -69,10 +69,10 @@ _SET = (
     *("task_time_limit", "task_soft_time_limit", "broker_transport_options"),
 )
 
-#: What :func:`configure` has set of each app. Other values are the app's own.
+#: The values that :func:`configure` has set on each app. All other values are the app's own.
 _configured: WeakKeyDictionary[Celery, dict[str, Any]] = WeakKeyDictionary()
 
-#: Seconds that a task may take, if nobody says a number.
+#: Seconds that a task may take, if neither the app nor the caller sets a limit.
 _TIME_LIMIT = 300.0
 
 
@@ -81,28 +81,28 @@ def configure(app: Celery, *, time_limit: float | None = None) -> None:
     Set what a worker needs so that no message is lost and none runs for ever.
 
     ======================================= ==================================================
-    ``task_acks_late``                      a message is there until its results have been sent
+    ``task_acks_late``                      a message stays until its results have been sent
     ``task_reject_on_worker_lost``          ... and goes back if its process dies
     ``task_acks_on_failure_or_timeout``     off: ... or if it takes too long
-    ``worker_prefetch_multiplier`` 1        a worker holds back only what it works on
-    ``task_serializer``, ``accept_content`` JSON only: pickle runs what it is sent
+    ``worker_prefetch_multiplier`` 1        a worker reserves only the messages it works on
+    ``task_serializer``, ``accept_content`` JSON only: reading a pickle can run code
     ``task_time_limit``, soft               *time_limit*, and nine tenths of it
-    ``visibility_timeout`` (Redis)          2.4 times *time_limit*: so long after a worker is
-                                            gone another gets what it had
-    ``unacked_restore_throttle`` (Redis)    1: and 10 s later at most, not 100 (kombu 5.7)
+    ``visibility_timeout`` (Redis)          2.4 times *time_limit*: the time after which another
+                                            worker gets the messages of a dead one
+    ``unacked_restore_throttle`` (Redis)    1: and at most 10 s later, not 100 (kombu 5.7)
     ``max_connections`` (Redis)             1000: for many greenlets or threads
-    ``confirm_publish`` (RabbitMQ)          a message is sent when RabbitMQ says that it has it
+    ``confirm_publish`` (RabbitMQ)          a message counts as sent once RabbitMQ confirms it
     ======================================= ==================================================
 
-    Call it after the app's own settings. What the app has set itself stays as it is, and the others
-    are set to go with it; what of it loses messages is a warning in the log.
+    Call it after the app's own settings. It keeps every setting that the app has made, and sets the
+    others to match. The log warns about each of the app's settings that loses messages.
 
     Args:
         app: The Celery app.
-        time_limit: Seconds that a task takes at most; 300 if neither this nor the app says so.
+        time_limit: Seconds that a task may take; 300 if neither this nor the app sets it.
 
     Raises:
-        GraphError: *time_limit* is not the app's own ``task_time_limit``.
+        GraphError: *time_limit* differs from the app's own ``task_time_limit``.
     """
     own = _own(app)
     hard, soft = own.get("task_time_limit"), own.get("task_soft_time_limit")
@@ -124,7 +124,7 @@ def configure(app: Celery, *, time_limit: float | None = None) -> None:
         "task_soft_time_limit": hard * 0.9,
     }
     settings = {**wanted, **own}
-    # A worker must be able to read what the app itself sends.
+    # A worker must be able to read the messages that the app itself sends.
     written = (settings["task_serializer"], settings["result_serializer"])
     wanted["accept_content"] = [*dict.fromkeys(["json", *written])]
     options = {
@@ -137,15 +137,15 @@ def configure(app: Celery, *, time_limit: float | None = None) -> None:
     own.pop("broker_transport_options", None)
     _configured[app] = {name: value for name, value in wanted.items() if name not in own}
     app.conf.update(_configured[app])
-    with suppress(GraphError):  # of its broker: a worker tells it
+    with suppress(GraphError):  # an unusable broker: the worker reports it
         for text in (*_wrong(app), *_limits(app)):
             _log.warning("configure(app) leaves what the app has set itself: %s", text)
 
 
 def _own(app: Celery) -> dict[str, Any]:
-    """Return those settings of :func:`configure` that the app has set itself, in any spelling."""
+    """Return the settings of :func:`configure` that the app has set itself, in any spelling."""
     conf, ours = app.conf, _configured.get(app, {})
-    found = {name: conf[name] for name in _SET}  # this reads the app's configuration, first of all
+    found = {name: conf[name] for name in _SET}  # reading a setting loads the app's configuration
     return {
         name: value
         for name, value in found.items()
@@ -157,11 +157,14 @@ def _own(app: Celery) -> dict[str, Any]:
 
 def redis_of(app: Celery) -> Any:
     """
-    A client of the Redis where Emit keeps what it has to remember: that of the setting
-    ``emit_redis``, else the broker if it is Redis, else the result backend if it is. None: nowhere.
+    Return a client of the Redis in which Emit keeps counts and dead letters, or None if there is
+    none.
+
+    It is the Redis of the setting ``emit_redis``; without that the broker if it is a Redis;
+    otherwise the result backend if it is a Redis.
 
     Raises:
-        GraphError: A setting names one that can't be used.
+        GraphError: A setting names a Redis that can't be used.
     """
     place = place_of(app)
     return None if place is None else open_place(place)
@@ -171,10 +174,10 @@ def check_worker(
     app: Celery, tasks: Iterable[Task], timeouts: Mapping[str, float], pool: str = "prefork"
 ) -> None:
     """
-    Log each of a worker's :func:`problems`, and what its pool does not do.
+    Log a worker's :func:`problems` and the limits of its pool.
 
     Raises:
-        SystemExit: A task may run longer than the broker waits for it, and would then be run
+        SystemExit: A task may run longer than the broker waits for it, so that it would run
             several times at once; or the nodes can't run in the pool.
     """
     for problem in problems(app, timeouts):
@@ -198,7 +201,9 @@ def check_worker(
 
 
 def visibility(app: Celery) -> float | None:
-    """Seconds after which Redis gives a task to another worker; None: the broker is no Redis."""
+    """
+    Seconds after which Redis gives a task to another worker; None if the broker is not a Redis.
+    """
     broker = broker_of(app, app.connection_for_read)
     if not is_redis(broker):
         return None
@@ -212,16 +217,16 @@ def speaks_amqp(app: Celery) -> bool:
 
 
 def has_quorum_queues(app: Celery) -> bool:
-    """True if Celery delays messages by queues of RabbitMQ's own (its native delayed delivery)."""
+    """True if Celery delays messages with RabbitMQ's own queues (its native delayed delivery)."""
     return speaks_amqp(app) and bool(detect_quorum_queues(app, "amqp")[0])
 
 
 def longest_wait(app: Celery) -> float:
     """
-    Return how many seconds a message may wait in a worker: half of what its broker allows.
+    Return how many seconds a message may wait in a worker: half of the broker's limit.
 
-    A worker holds a message that waits as one that it works on. Redis gives such a message to
-    another worker after the visibility timeout, and both run it; RabbitMQ ends the worker.
+    To the broker, a worker that holds a waiting message is working on it. After the visibility
+    timeout Redis gives such a message to another worker, and both run it. RabbitMQ ends the worker.
     """
     allowed = visibility(app)
     if allowed is None and speaks_amqp(app):
@@ -230,7 +235,7 @@ def longest_wait(app: Celery) -> float:
 
 
 def _consumer_timeout(app: Celery) -> float:
-    """RabbitMQ's own, in seconds: as the app is told, or has told its queues."""
+    """Return RabbitMQ's consumer timeout in seconds, as set for the app or for its queues."""
     own = [float(app.conf.get("emit_consumer_timeout") or _CONSUMER_TIMEOUT)]
     for queue in app.amqp.queues.values():
         told = (queue.queue_arguments or {}).get("x-consumer-timeout")
@@ -240,11 +245,11 @@ def _consumer_timeout(app: Celery) -> float:
 
 def problems(app: Celery, timeouts: Mapping[str, float] = {}) -> list[str]:
     """
-    What the settings of *app* do to messages, one line each. Empty: nothing bad.
+    Return the faults in the settings of *app*, one line each; an empty list if there are none.
 
     Args:
         app: The Celery app.
-        timeouts: Of each node that is a program its ``timeout``, in seconds.
+        timeouts: The ``timeout`` of each node that is a program, in seconds.
 
     Example:
         >>> app = Celery(broker="redis://")
@@ -275,7 +280,7 @@ def _wrong(app: Celery) -> list[str]:
 
 
 def _keeping(app: Celery) -> Iterator[str]:
-    """Yield what the settings show to be wrong with the Redis of counts and dead letters."""
+    """Yield the faults in the settings of the Redis that keeps counts and dead letters."""
     try:
         place = place_of(app)
     except GraphError as error:
@@ -326,7 +331,7 @@ def _of_rabbitmq(app: Celery) -> list[str]:
 
 
 def _limits(app: Celery) -> list[str]:
-    """Each limit must have the time to do its work before the next one strikes."""
+    """Yield each limit that leaves no time for its work before the next limit ends it."""
     soft, hard, visible = app.conf.task_soft_time_limit, app.conf.task_time_limit, visibility(app)
     found = []
     if hard is None:
@@ -345,7 +350,7 @@ def _limits(app: Celery) -> list[str]:
 
 
 def _too_long(app: Celery, timeouts: Mapping[str, float]) -> Iterator[str]:
-    """Programs whose own timeout the time limit of their task leaves no time for."""
+    """Yield the programs whose own timeout does not fit into the time limit of their task."""
     first = app.conf.task_soft_time_limit or app.conf.task_time_limit
     for name, timeout in timeouts.items():
         if first is not None and timeout >= first:
@@ -365,10 +370,10 @@ def _accepts(conf: Any, serializer: str) -> bool:
     return serializer in {names.get(one, one) for one in conf.accept_content}
 
 
-#: The names of a serializer that runs code which it reads.
+#: The names of the serializers that run code while they read.
 _PICKLE = frozenset({"pickle", "application/x-python-serialize"})
 
-#: Settings of Celery, what is wrong about them, and what that does.
+#: Settings of Celery: the test of the value, what is wrong with it, and the effect.
 _WRONG: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (
         lambda conf: not conf.task_acks_late,

@@ -1,11 +1,11 @@
 """
-The Redis in which Emit keeps counts and dead letters for a Celery app: found and reached as Celery
-itself finds and reaches it.
+The Redis in which Emit keeps counts and dead letters for a Celery app.
 
-Celery names a Redis in many ways: ``redis://``, ``rediss://`` with options for TLS in the address
-or in ``broker_use_ssl``, ``redis+socket://``, ``sentinel://`` with ``master_name``, and several
-addresses, of which it takes one that answers. kombu, which is Celery's transport, makes a pool of
-connections of each of them; so it makes Emit's, too.
+Emit finds and reaches this Redis as Celery does. Celery names a Redis in many ways: ``redis://``,
+``rediss://`` with TLS options in the address or in ``broker_use_ssl``, ``redis+socket://``,
+``sentinel://`` with ``master_name``, and several addresses, of which it takes one that answers.
+kombu, Celery's transport, makes a pool of connections from each of them. Emit lets kombu make its
+pool, too.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from emit.errors import GraphError
 __all__ = ["Place", "broker_of", "is_redis", "open_place", "place_of"]
 
 #: Seconds for an answer and for a connection, if the app's settings name none. kombu's own are
-#: endless, since its connections wait for messages; Emit's wait for answers only.
+#: endless, since its connections wait for messages. Emit's connections wait only for answers.
 _LIMITS = {"socket_timeout": 30.0, "socket_connect_timeout": 5.0}
 
-#: Connections of a pool. kombu's are 10, and a worker may have a thousand greenlets.
+#: Connections of a pool. kombu allows 10, but a worker may have a thousand greenlets.
 _CONNECTIONS = 2**31
 
-#: How the address of a Redis may begin, in the setting ``emit_redis``.
+#: How the address of a Redis may begin in the setting ``emit_redis``.
 _SCHEMES = ("redis", "rediss", "unix", "socket", "redis+socket", "sentinel")
 
 
 class Place(NamedTuple):
     """
-    A Redis, or several of which the first that answers is taken.
+    A Redis, or several addresses of which the first that answers is used.
 
     Attributes:
         said_by: The setting that names it.
         where: Its addresses, without passwords.
-        prefix: What the names of all keys there begin with: ``global_keyprefix``.
+        prefix: The beginning of the names of all its keys: ``global_keyprefix``.
         pools: Functions that make a pool of connections, one for each address.
     """
 
@@ -56,13 +56,11 @@ class Place(NamedTuple):
 
 def place_of(app: Celery) -> Place | None:
     """
-    The Redis of the setting ``emit_redis``, else the broker if it is one, else the result backend
-    if it is one. None: there is none.
-
-    Nothing is connected to.
+    Return the Redis of the setting ``emit_redis``, else a Redis as the broker, else a Redis as the
+    result backend, else None. Opens no connection.
 
     Raises:
-        GraphError: The setting names something that is no Redis, or one that can't be reached so.
+        GraphError: The setting names something that is not a Redis, or an address that can't work.
     """
     own = app.conf.get("emit_redis")
     if own:
@@ -73,12 +71,12 @@ def place_of(app: Celery) -> Place | None:
 
 def open_place(place: Place) -> Any:
     """
-    A client of the Redis of *place*; of several that of the first which answers.
+    Return a client of the Redis of *place*. Of several addresses, use the first that answers.
 
     Raises:
-        Exception: What the client raises if none of several answers.
+        Exception: The client's own exception, if none of several answers.
     """
-    from redis import Redis  # comes with Celery's Redis transport, and not with others
+    from redis import Redis  # installed with Celery's Redis transport, but not with the others
 
     *others, last = [_patient(make()) for make in place.pools]
     for pool in others:
@@ -86,17 +84,17 @@ def open_place(place: Place) -> Any:
         try:
             client.ping()
             return client
-        except Exception:  # the next one, as Celery; the last one's error is told where it is used
+        except Exception:  # try the next, as Celery does; using the last raises its error
             pool.disconnect()
     return Redis(connection_pool=last)
 
 
 def broker_of(app: Celery, make: Callable[[], Any] | None = None) -> Any:
     """
-    kombu's connection to the broker of an app, which is not opened: to send, or as *make* makes it.
+    Return an unopened kombu connection to the broker of an app, for sending or as *make* makes it.
 
     Raises:
-        GraphError: kombu knows no such broker.
+        GraphError: kombu does not know this broker.
     """
     with _using("broker_url", ""):
         broker = (make or app.connection_for_write)()
@@ -105,7 +103,7 @@ def broker_of(app: Celery, make: Callable[[], Any] | None = None) -> Any:
 
 
 def is_redis(connection: Any) -> bool:
-    """True if kombu speaks to a Redis there, by whatever name. Nothing is connected to."""
+    """True if kombu would speak to a Redis, by whatever name. Opens no connection."""
     return getattr(connection.get_transport_cls(), "driver_type", None) == "redis"
 
 
@@ -133,12 +131,12 @@ def _own_pool(app: Celery, url: str, options: dict[str, Any]) -> Callable[[], An
     known = url.startswith(("redis+socket://", "sentinel://")) or all(
         name.startswith("ssl_") or name == "virtual_host" for name in url_to_parts(url).query
     )
-    if url.startswith("unix://") or not known:  # in redis-py's own words, such as ?db=1
+    if url.startswith("unix://") or not known:  # spelled as for redis-py, such as ?db=1
         from redis import ConnectionPool
 
         return partial(ConnectionPool.from_url, url)
     secure = app.conf.broker_use_ssl if url.startswith("rediss://") else False
-    secure = isinstance(secure, dict) and secure  # True says nothing, and kombu takes it for no TLS
+    secure = isinstance(secure, dict) and secure  # kombu takes a bare True for no TLS
     connection: Any = Connection
     return partial(_pool, connection(url, ssl=secure, transport_options=options))
 
@@ -161,7 +159,7 @@ def _listed(urls: Any) -> list[Any]:
 
 
 def _shown(urls: Iterable[Any]) -> str:
-    """Addresses without passwords."""
+    """Return addresses without passwords."""
     return ";".join(maybe_sanitize_url(str(url)) for url in urls)
 
 
@@ -191,7 +189,10 @@ def _backend(app: Celery) -> Place | None:
 
 
 def _pool(connection: Any) -> Any:
-    """The pool that kombu would make for *connection*. It makes it in a channel, which connects."""
+    """
+    Return the pool that kombu would make for *connection*. kombu makes it in a channel, which
+    connects.
+    """
     transport = connection.transport
     with _as_known(transport, kombu):
         channel = transport.Channel.__new__(transport.Channel)
@@ -209,10 +210,12 @@ def _pool(connection: Any) -> Any:
 @contextmanager
 def _as_known(inside: Any, library: Any) -> Iterator[None]:
     """
-    Say so if something *inside* of a library is not what it was: no version promises it.
+    Raise an error that names the library if its *inside* is not as Emit expects.
+
+    Emit uses parts of the library that no version promises.
 
     Raises:
-        GraphError: It lacks what is asked of it.
+        GraphError: The library lacks the part that Emit asked for.
     """
     try:
         yield
@@ -229,10 +232,10 @@ def _as_known(inside: Any, library: Any) -> Iterator[None]:
 
 def _checked(said_by: str, shown: str, make: Callable[[], Any]) -> Callable[[], Any]:
     """
-    Make a pool once, which connects to nothing, to see whether that can be done.
+    Make a pool once, to find out whether it can be made. Making one opens no connection.
 
     Raises:
-        GraphError: It can't.
+        GraphError: The pool can't be made.
     """
     with _using(said_by, shown):
         make()
@@ -250,7 +253,7 @@ def _using(said_by: str, shown: str) -> Iterator[None]:
 
 
 def _patient(pool: Any) -> Any:
-    """Let nothing wait for an answer for ever, nor for one of few connections."""
+    """Limit how long a client waits for an answer, and for one of a few connections."""
     told = pool.connection_kwargs
     for name, seconds in _LIMITS.items():
         if told.get(name) is None and ("path" not in told or name == "socket_timeout"):

@@ -1,6 +1,6 @@
 """
-The faults of a graph that show before a message runs, in its subscriptions, ways and fields. No I/O
-here.
+The faults of a graph that show before a message runs: in its subscriptions, ways and fields. No
+I/O here.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Finding:
     One fault.
 
     Attributes:
-        kind: ``subscription``, ``unreached``, ``cycle``, ``fields``, or what the caller adds.
-        node: The node that it is about.
+        kind: ``subscription``, ``unreached``, ``cycle``, ``fields``, or a kind of the caller's.
+        node: The node with the fault.
         text: What is wrong, with the names and what to change.
     """
 
@@ -38,7 +38,7 @@ class Finding:
 
 
 def find_unmatched(router: Router) -> Iterator[Finding]:
-    """Subscriptions and ignores that match no node, with the nearest names."""
+    """Yield the subscriptions and ignores that match no node, with the nearest names."""
     graph = router._graph
     for verb, wishes in (("hears", graph.hears), ("ignores", graph.ignores)):
         for node, wished in wishes.items():
@@ -61,7 +61,7 @@ def _matches(graph: Graph, wish: Subscription, node: str) -> bool:
 
 
 def find_unreached(outline: Outline) -> Iterator[Finding]:
-    """Nodes that no call of the router leads to, each with what would have followed from it."""
+    """Yield the nodes that no call of the router reaches, each with its own unreached followers."""
     lost = [name for name, node in outline.nodes.items() if not node.reached]
     if lost and not outline.heard(ENTRY) and len(lost) == len(outline.nodes):
         yield Finding("unreached", lost[0], "no node is an entry point: calls of the router end")
@@ -73,7 +73,7 @@ def find_unreached(outline: Outline) -> Iterator[Finding]:
 
 
 def find_cycles(outline: Outline) -> Iterator[Finding]:
-    """Circles of nodes, at least one of those that each edge closes."""
+    """Yield the cycles of the graph: at least one for each edge that closes a cycle."""
     origins: dict[str, set[str]] = {name: set() for name in outline.nodes}
     for edge in outline.edges:
         origins[edge.destination].add(edge.origin)
@@ -95,11 +95,11 @@ def _circle(origins: Mapping[str, set[str]]) -> list[str] | None:
 
 def find_lacking(outline: Outline, needs: Mapping[str, Iterable[str]]) -> Iterator[Finding]:
     """
-    Edges that do not carry what their reader needs.
+    Yield the edges that lack a field that their reader needs.
 
     Args:
         outline: The graph.
-        needs: For each node of which it is known, the fields that it can't do without.
+        needs: The fields that a node requires, for each node for which they are known.
     """
     for edge in outline.edges:
         fields = outline.fields_of(edge)
@@ -119,18 +119,18 @@ def find_lacking(outline: Outline, needs: Mapping[str, Iterable[str]]) -> Iterat
 def _missing(wanted: Iterable[str], fields: Iterable[str], *, foreign: bool) -> list[str]:
     """Ignore differences in case for programs: Go matches field names case-insensitively."""
     form = str.casefold if foreign else str
-    wanted = (name for name in wanted if name != ORIGIN)  # which every message has
+    wanted = (name for name in wanted if name != ORIGIN)  # every message has it
     given = set(map(form, fields))
     return [name for name in wanted if form(name) not in given]
 
 
 # -- Which fields a Python handler certainly reads, told from its source ---------------------------
 
-# Only what every message runs through counts: nothing behind an ``if``, in a ``try``, in the body
-# of a loop, after a possible ``return``, or after the message was given to somebody else. So a
-# field that is named here is needed, and others may be, too.
+# A read counts only if every message runs through it: not behind an ``if``, in a ``try``, in the
+# body of a loop, after a possible ``return``, or after the message was passed to another
+# function. So a field that is named here is certainly needed, and others may be needed, too.
 
-#: Calls that leave a message as it is.
+#: Calls that do not change a message.
 _HARMLESS = frozenset({"dict", "len", "list", "print", "repr", "str"})
 
 _LEAVES = (ast.Return, ast.Raise, ast.Break, ast.Continue)
@@ -140,11 +140,11 @@ def certain_reads(
     function: ast.FunctionDef | ast.AsyncFunctionDef, ignored: Collection[str] = ()
 ) -> tuple[str, ...]:
     """
-    The fields that a handler reads of any message.
+    Return the fields that a handler reads from every message.
 
     Args:
         function: Its definition; the message is its last positional parameter.
-        ignored: Names that are no fields, such as the methods of the message's class.
+        ignored: Names that are not fields, such as the methods of the message's class.
 
     Example:
         >>> source = "def f(msg):\\n  if msg.a: print(msg.b)\\n  return msg['c']"
@@ -165,7 +165,7 @@ def certain_reads(
 
 
 def _expressions(body: Sequence[ast.stmt]) -> Iterator[ast.expr]:
-    """Yield the expressions that are evaluated for certain, in order."""
+    """Yield the expressions that are certainly evaluated, in order."""
     for statement in body:
         match statement:
             case ast.With() | ast.AsyncWith():
@@ -178,7 +178,7 @@ def _expressions(body: Sequence[ast.stmt]) -> Iterator[ast.expr]:
             case ast.Match():
                 yield statement.subject
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                continue  # what returns in there does not return here
+                continue  # a return in there ends only the inner function
             case ast.Try():
                 pass
             case _:
@@ -189,8 +189,8 @@ def _expressions(body: Sequence[ast.stmt]) -> Iterator[ast.expr]:
 
 def _reads(expression: ast.expr, name: str) -> tuple[list[str], bool]:
     """
-    The fields of *name* that an expression reads, up to the first other use of it, and whether
-    there is one.
+    Return the fields of *name* that an expression reads, up to the first other use of *name*, and
+    True if there is another use.
     """
     fields: list[str] = []
     rest: list[ast.AST] = [expression]

@@ -1,6 +1,6 @@
 """
-What is known of the message that is being handled besides its fields. It belongs to neither
-half: a router that takes messages from a queue sets it, and the host tells it to the program.
+Facts about the message being handled besides its fields. This module belongs to neither half:
+a router that takes messages from a queue sets them, and the host sends them to the program.
 """
 
 from __future__ import annotations

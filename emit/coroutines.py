@@ -1,10 +1,12 @@
 """
-Asynchronous handlers in a synchronous router: one event loop per thread, kept between calls,
-so that clients which hold connections can be used from one message to the next.
+Asynchronous handlers in a synchronous router: one event loop per thread.
 
-The greenlets of gevent share a thread, which runs one event loop at a time. So those of a process
-have one event loop together, in a thread of its own; a greenlet that waits lets the others run.
-Those of eventlet take turns.
+The loop is kept between calls, so a client that holds connections can be used from one message to
+the next.
+
+The greenlets of gevent share a thread, which runs one event loop at a time. So all greenlets of a
+process share one event loop in a thread of its own. A greenlet that waits lets the others run.
+The greenlets of eventlet take turns.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 
 class _Loop:
-    """A thread's event loop; closed with the thread."""
+    """A thread's event loop, closed with the thread."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -32,8 +34,8 @@ class _Loop:
 
 _local = threading.local()
 
-#: Loops of a parent process. Closing one here would unregister its pipe in the parent's epoll,
-#: which a fork shares, so they are kept and never closed.
+#: Loops of a parent process. They are kept and never closed: a fork shares the parent's epoll, so
+#: closing a loop here would unregister its pipe there.
 _inherited: list[_Loop] = []
 
 
@@ -50,7 +52,7 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return _run(coroutine)
 
 
-#: Held by the greenlet of eventlet that runs an event loop.
+#: Held by the eventlet greenlet that runs an event loop.
 _turn = threading.RLock()
 
 
@@ -68,7 +70,7 @@ def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         return loop.run_until_complete(task)
     finally:
-        # Ctrl-C or a soft time limit may break in; the next message must not run the rest of it.
+        # Ctrl-C or a soft time limit may interrupt it; the next message must not run the rest.
         if not task.done():
             task.cancel()
             loop.run_until_complete(asyncio.wait((task,)))
@@ -83,7 +85,9 @@ def _is_running() -> bool:
 
 
 def iterate(generator: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
-    """The values of an asynchronous generator, each awaited in this thread as it is asked for."""
+    """
+    Yield the values of an asynchronous generator. Each is awaited in this thread when asked for.
+    """
     try:
         while True:
             try:
@@ -117,7 +121,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 class _Aside:
-    """An event loop in a thread of its own, of the system's, for all greenlets of this process."""
+    """An event loop in a real thread of its own, shared by all greenlets of this process."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -129,7 +133,9 @@ class _Aside:
         monkey.get_original("_thread", "start_new_thread")(self._loop.run_forever, ())
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine to its end. If this greenlet is interrupted, so is the coroutine."""
+        """
+        Run a coroutine to its end. An interrupt of this greenlet interrupts the coroutine, too.
+        """
         done = self._gevent.event.Event()
         awake = self._gevent.get_hub().loop.async_()
         awake.start(done.set)
@@ -164,6 +170,6 @@ def _aside() -> _Aside:
 
 
 def _is_patched(patcher: str, ask: str, what: str) -> bool:
-    """True if *patcher*, a module that may have been imported, has put greenlets for threads."""
+    """True if *patcher* is imported and has replaced threads by greenlets."""
     module = sys.modules.get(patcher)
     return module is not None and bool(getattr(module, ask)(what))

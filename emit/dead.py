@@ -1,8 +1,8 @@
 """
 Dead letters in Redis: kept for a while, listed, shown, sent again, dropped.
 
-Takes a client of redis-py; nothing here imports it. The keys, with the default prefix, of an
-application's letters:
+This module takes a client of redis-py and does not import it. An application's letters have these
+keys, with the default prefix:
 
 ``emit:dead@<app>``
     a sorted set of their ids, by the time they were added
@@ -11,16 +11,16 @@ application's letters:
     a hash of a letter, which expires
 
 ``emit:dead:@<app>:<id>:replay``
-    there while it is being sent again
+    exists while the letter is being sent again
 
 ``emit:dead@``
     a set of the names of applications
 
 Letters without an application have ``emit:dead`` and ``emit:dead:<id>``.
 
-A hash has a ``version``. Fields that this version does not know are ignored; a higher number says
-that they must not be. Whatever can't be read is a letter all the same: it is listed, shown as it is
-stored, and dropped.
+A hash has a ``version``. Unknown fields of a known version are ignored. A higher version says that
+a reader must not ignore them. A letter that can't be read is still a letter: it is listed, shown
+as it is stored, and dropped.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ __all__ = ["DeadLetters", "Entry", "Replayed"]
 
 logger = logging.getLogger(__name__)
 
-#: The form in which letters are stored, and the highest that is read.
+#: The form in which letters are stored, and the highest version that can be read.
 _VERSION = 1
 
 #: Letters that are read from Redis at a time.
 _PAGE = 200
 
-#: Failures in a row after which a replay of all is given up: it is not the letters, then.
+#: Failed sends in a row after which a replay of all letters stops: the queue is at fault then.
 _HOPELESS = 3
 
-#: Characters of an id that stand for the whole, at least.
+#: The smallest number of characters of an id that may stand for the whole id.
 _SHORTEST = 4
 
-#: One letter into its hash and the index; out of it what is too old or too many. In one step,
-#: so that whatever is killed leaves no letter outside the index.
+#: Store a letter in its hash and in the index, and drop letters that are too old or too many. One
+#: step, so that a kill at any point leaves no letter outside the index.
 _ADD = """
 local now = redis.call('TIME')
 local at = now[1] + now[2] / 1000000
@@ -77,20 +77,20 @@ end
 return dropped
 """
 
-#: Take out the letter that was read, and not one of the same id that has come since. A damaged one
-#: has no stamp by which to tell.
+#: Remove the letter that was read, but not a newer letter with the same id. A damaged letter has no
+#: stamp to compare.
 _REMOVE = """
 if ARGV[2] ~= '' and redis.call('HGET', KEYS[2], 'stamp') ~= ARGV[2] then return 0 end
 return redis.call('DEL', KEYS[2]) + redis.call('ZREM', KEYS[1], ARGV[1])
 """
 
-#: Take out of the index what has expired.
+#: Remove expired letters from the index.
 _FORGET = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 return redis.call('ZREM', KEYS[1], ARGV[1])
 """
 
-#: Call all that the others call, on the same keys, without a lasting effect.
+#: Make every call that the other scripts make, on the same keys, without a lasting effect.
 _TRY = """
 redis.call('TIME')
 redis.call('HSET', KEYS[2], 'stamp', '')
@@ -112,8 +112,9 @@ class Entry(NamedTuple):
     """
     A line of :meth:`DeadLetters.list`: a letter without its message.
 
-    The *fault* says why it can't be read, and is empty if it can; then what could be read is here.
-    The *app* is the application that it belongs to, empty for none.
+    *fault* says why the letter can't be read; it is empty for a readable letter. The other fields
+    of an unreadable letter hold what could be read. *app* is the letter's application, empty for
+    none.
     """
 
     id: str
@@ -128,10 +129,11 @@ class Entry(NamedTuple):
 
 class Replayed(NamedTuple):
     """
-    What :meth:`DeadLetters.replay_all` did.
+    The outcome of :meth:`DeadLetters.replay_all`.
 
-    The letters *sent* are gone. Those that *failed*, by id with the error, stay; and so do those
-    that were *left*, by id with the name of their node, which is none of the application's.
+    The letters *sent* are gone. The letters that *failed* stay; they are listed by id with the
+    error. The letters that were *left* also stay; they are listed by id with the name of their
+    node, which the application does not have.
     """
 
     sent: list[str]
@@ -140,7 +142,9 @@ class Replayed(NamedTuple):
 
 
 class _Store(NamedTuple):
-    """Where an application's letters are: the key of their ids, and how their own keys begin."""
+    """
+    An application's place in Redis: the key of its letters' ids, and the beginning of their keys.
+    """
 
     app: str
     ids: str
@@ -156,21 +160,22 @@ class DeadLetters:
 
     Args:
         redis: A client of redis-py.
-        prefix: What all keys begin with. For a Redis Cluster put it in braces, so that the
+        prefix: The beginning of all keys. For a Redis Cluster put it in braces, so that the
             keys are together.
-        app: The application that the letters belong to. It sees its own, and those of none. Empty:
-            only those of none. None, the default: it sees all, and what it adds belongs to none.
-        nodes: The names of the application's nodes. A replay of all leaves the letters of others,
-            and so does a drop of all with the letters of no application.
+        app: The application that the letters belong to. It sees its own letters and the letters
+            without an application. Empty: it sees only the letters without an application. None,
+            the default: it sees all letters, and adds letters without an application.
+        nodes: The names of the application's nodes. A replay of all letters leaves the letters of
+            other nodes. A drop of all leaves those of them that have no application.
         ttl: Seconds that a letter is kept.
-        max: Letters that are kept of each application. Then the oldest is dropped for each that is
-            added, and the log says which.
-        lease: Seconds that sending one letter again takes at most.
+        max: Letters kept for each application. Beyond that, each new letter drops the oldest,
+            and the log says which.
+        lease: Seconds that sending one letter again may take.
 
     Attributes:
         redis: The client.
 
-    Every method raises what the client raises where Redis is not there.
+    Every method raises the client's own exception if Redis can't be reached.
 
     Example:
         >>> letters = DeadLetters(client)
@@ -204,23 +209,23 @@ class DeadLetters:
         return f"<DeadLetters {self._own.ids}>"
 
     def at(self, redis: Any) -> DeadLetters:
-        """The same application's letters in another Redis."""
+        """Return the same application's letters in another Redis."""
         other = copy(self)
         other.redis = redis
         return other
 
     def add(self, letter: DeadLetter) -> str:
         """
-        Keep a letter. One of the same id is replaced, as a message that is delivered twice may
-        be given up twice.
+        Keep a letter. It replaces a letter with the same id, because a message that is delivered
+        twice may be given up twice.
 
         Returns:
-            Its id: that of the letter, or a new one where it has none.
+            The letter's id, or a new id if it has none.
 
         Raises:
-            EncodeError: Its message or route holds what no text stands for exactly. Nothing was
-                stored, so the message must stay where it is.
-            Exception: Redis is not there, or refuses. Again the message must stay where it is:
+            EncodeError: Its message or route holds a value that no text represents exactly. Nothing
+                was stored, so the message must stay where it is.
+            Exception: Redis can't be reached, or refuses. Again the message must stay where it is:
                 do not acknowledge it.
         """
         id = letter.id or uuid.uuid4().hex
@@ -236,11 +241,11 @@ class DeadLetters:
 
     def list(self, node: str | None = None, limit: int = 100) -> list[Entry]:
         """
-        The letters, the latest first, without their messages.
+        Return the letters without their messages, the latest first.
 
         Args:
-            node: Only those of this node.
-            limit: How many at most.
+            node: Only the letters of this node.
+            limit: The largest number of letters to return.
         """
         found: list[Entry] = []
         if limit > 0:
@@ -252,11 +257,11 @@ class DeadLetters:
 
     def find(self, start: str) -> str:
         """
-        The id that begins with *start*: all of it, or four characters at least.
+        Return the id that begins with *start*: the whole id, or at least four characters of it.
 
         Raises:
-            LetterNotFound: There is none.
-            AmbiguousLetter: There are several.
+            LetterNotFound: No id begins with it.
+            AmbiguousLetter: Several do.
         """
         ids = {id for store in self._stores() for id, _ in self._index(store)}
         if start in ids:
@@ -270,20 +275,20 @@ class DeadLetters:
 
     def show(self, id: str) -> DeadLetter:
         """
-        One letter, whole.
+        Return one whole letter.
 
         Raises:
-            LetterNotFound: There is none of that id.
-            UnreadableLetter: There is one, damaged or of a newer version of Emit. See :meth:`raw`.
+            LetterNotFound: No letter has this id.
+            UnreadableLetter: It is damaged, or from a newer version of Emit. See :meth:`raw`.
         """
         return self._read(self._place(id), id)[0]
 
     def raw(self, id: str) -> dict[str, str]:
         """
-        One letter as it is stored: text by text, for one that can't be read.
+        Return one letter as it is stored, text by text, for a letter that can't be read.
 
         Raises:
-            LetterNotFound: There is none of that id.
+            LetterNotFound: No letter has this id.
         """
         key = self._place(id).key(id)
         kind = _text(self.redis.type(key))
@@ -296,35 +301,34 @@ class DeadLetters:
         Send a letter's message again, and then drop the letter.
 
         Args:
-            id: Which.
-            send: Publishes the message, with its old id, and raises where it can't. It gets the
-                letter.
+            id: The letter's id.
+            send: Gets the letter and publishes its message with its old id. Raises if it can't.
 
         Returns:
             The letter.
 
         Raises:
-            LetterNotFound: There is none of that id.
-            UnreadableLetter: There is one, damaged or of a newer version of Emit.
-            InProgress: Another process is sending it, or was killed at it.
-            Exception: What *send* raised; or Redis is not there. The letter stays, and it may
-                have been sent: a second time it has the same id.
+            LetterNotFound: No letter has this id.
+            UnreadableLetter: It is damaged, or from a newer version of Emit.
+            InProgress: Another process is sending it, or was killed while it did.
+            Exception: *send* raised it, or Redis can't be reached. The letter stays. It may have
+                been sent; sent a second time, it has the same id.
         """
         store = self._place(id)
         with claim(self.redis, f"{store.key(id)}:replay", lease=self._lease):
             letter, stamp = self._read(store, id)
             send(letter)
-            # A letter that has come back by now has another stamp, and stays.
+            # A letter that has come back in the meantime has another stamp, and stays.
             self._remove(store, id, stamp)
         logger.info('dead letter %s of "%s" sent again', id, letter.node)
         return letter
 
     def replay_all(self, send: Callable[[DeadLetter], Any], node: str | None = None) -> Replayed:
         """
-        :meth:`replay` all letters that are there now, the oldest first.
+        :meth:`replay` all letters that are stored now, the oldest first.
 
-        One that can't be sent or read stays, and the next is tried. After three in a row that
-        could not be sent it is given up: the queue is at fault then.
+        A letter that can't be sent or read stays, and the next one is tried. Three failed sends in
+        a row end the replay, because the queue is at fault then.
         """
         done = Replayed([], {}, {})
         in_a_row = 0
@@ -334,7 +338,7 @@ class DeadLetters:
                 continue
             try:
                 self.replay(entry.id, send)
-            except (LetterNotFound, InProgress):  # another process has it
+            except (LetterNotFound, InProgress):  # another process sends or has sent it
                 continue
             except (UnreadableLetter, AmbiguousLetter) as error:
                 done.failed[entry.id] = error
@@ -353,16 +357,16 @@ class DeadLetters:
         Delete a letter, readable or not.
 
         Raises:
-            LetterNotFound: There is none of that id.
+            LetterNotFound: No letter has this id.
         """
         if not self._remove(self._place(id), id, ""):
             raise LetterNotFound(id)
 
     def drop_all(self, node: str | None = None) -> int:
         """
-        Delete all letters, or a node's, that are there now. Returns how many.
+        Delete all letters, or all letters of a node, that are stored now. Return how many.
 
-        Letters of no application are only deleted if they are of the nodes that this knows.
+        A letter without an application is deleted only if its node is one of the known *nodes*.
         """
         return sum(
             [
@@ -373,15 +377,15 @@ class DeadLetters:
         )
 
     def __len__(self) -> int:
-        """How many there are; some of them may have expired within the last moments."""
+        """Return the number of letters. Some of them may have expired within the last moments."""
         return sum(int(self.redis.zcard(store.ids)) for store in self._stores())
 
     def try_out(self) -> None:
         """
-        Do all that the other methods do to the same keys, without an effect.
+        Do everything that the other methods do to the same keys, without an effect.
 
         Raises:
-            Exception: What the client raises, as for a user who may not do something of it.
+            Exception: The client's own exception, such as for a user without the permission.
         """
         store, id = self._own, f"try-{uuid.uuid4().hex}"
         self._call(_TRY, store, id, id, store.app)
@@ -399,7 +403,7 @@ class DeadLetters:
         return _Store(app, f"{self._prefix}@{name}", f"{self._prefix}:@{name}:")
 
     def _stores(self) -> Iterable[_Store]:
-        """All that this sees, its own first."""
+        """Return all visible stores, the application's own first."""
         if self._sees_all:
             names = sorted(map(_text, self.redis.smembers(f"{self._prefix}@")))
             return (self._nobodys, *map(self._store, names))
@@ -407,11 +411,12 @@ class DeadLetters:
 
     def _place(self, id: str) -> _Store:
         """
-        Where the letter *id* is. One's own hides one of no application.
+        Return the store of the letter *id*. The application's own letter hides one of no
+        application.
 
         Raises:
-            LetterNotFound: Nowhere.
-            AmbiguousLetter: It is more than one application's.
+            LetterNotFound: No store has it.
+            AmbiguousLetter: Several applications have it.
         """
         found = [store for store in self._stores() if self.redis.exists(store.key(id))]
         if not found:
@@ -421,7 +426,7 @@ class DeadLetters:
         return found[0]
 
     def _index(self, store: _Store) -> Iterator[tuple[str, float]]:
-        """(id, time of adding) of all in a store, the latest first."""
+        """Yield (id, time of adding) of all letters in a store, the latest first."""
         for id, at in self.redis.zrevrange(store.ids, 0, -1, withscores=True):
             yield _text(id), at
 
@@ -435,7 +440,10 @@ class DeadLetters:
     # -- reading -----------------------------------------------------------------------------
 
     def _entries(self, node: str | None) -> Iterator[tuple[_Store, Entry, str]]:
-        """All that are there now, the latest first: the store, the entry and the letter's stamp."""
+        """
+        Yield the store, the entry and the stamp of each letter that is stored now, the latest
+        first.
+        """
         each = [(at, id, store) for store in self._stores() for id, at in self._index(store)]
         each.sort(key=lambda one: one[0], reverse=True)
         for start in range(0, len(each), _PAGE):
@@ -458,7 +466,7 @@ class DeadLetters:
         return values
 
     def _read(self, store: _Store, id: str) -> tuple[DeadLetter, str]:
-        """A letter, and the stamp of its storing."""
+        """Return a letter and its stamp."""
         try:
             found = self.redis.hgetall(store.key(id))
         except Exception as error:
@@ -474,7 +482,7 @@ class DeadLetters:
             raise UnreadableLetter(id, _reason(error)) from error
 
 
-#: The fields of a hash that an entry is made of.
+#: The fields of a hash that make an entry.
 _HEAD = ("node", "origin", "at", "attempts", "causes", "version", "stamp")
 
 
@@ -535,7 +543,7 @@ def _causes(text: str) -> tuple[Cause, ...]:
 
 
 def _entry(store: _Store, id: str, values: Any) -> tuple[Entry, str]:
-    """An entry, with as much of it as can be read, and the stamp of the letter."""
+    """Return an entry, with as much as can be read, and the letter's stamp."""
     found: dict[str, str] = {}
     try:
         if isinstance(values, Exception):
@@ -555,7 +563,7 @@ def _entry(store: _Store, id: str, values: Any) -> tuple[Entry, str]:
 
 
 def _is_damage(error: Exception) -> bool:
-    """True if Redis has something else under the key of a letter, which is no fault of Redis's."""
+    """True if the letter's key holds something else. Redis itself is not at fault then."""
     return str(error).startswith("WRONGTYPE")
 
 
@@ -566,10 +574,12 @@ def _reason(error: Exception) -> str:
 
 
 def _text(value: Any) -> str:
-    """A client may decode what it gets (``decode_responses=True``) or not."""
+    """
+    Return a text from a client that decodes its answers (``decode_responses=True``) or doesn't.
+    """
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _shown(value: Any) -> str:
-    """As :func:`_text`; of what is no UTF-8 as much as can be shown."""
+    """Do as :func:`_text`, and escape bytes that are not UTF-8."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from emit.router import Router
 
 
-#: Words of the DOT language, which as a name need quotes.
+#: Words of the DOT language that need quotes as a name.
 _KEYWORDS = frozenset({"digraph", "edge", "graph", "node", "strict", "subgraph"})
 
 
 def make_digraph(router: Router, name: str = "router") -> str:
     """
-    The graph as DOT: a line for each subscription, sorted, then the nodes that have none.
+    Return the graph as DOT: a sorted line for each subscription, then the nodes that have none.
 
     Example:
         >>> from emit import Router
@@ -37,5 +37,5 @@ def make_digraph(router: Router, name: str = "router") -> str:
 
 
 def quote(name: str) -> str:
-    """A name in the quotes of the DOT language."""
+    """Return a name in the quotes of the DOT language."""
     return json.dumps(name, ensure_ascii=False)

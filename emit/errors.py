@@ -76,7 +76,7 @@ _SOME = 5
 #: Characters of a command in a text.
 _SHORT = 120
 
-#: What the note of a router begins with that says in which node an exception was raised.
+#: The beginning of a router's note on an exception that says which node raised it.
 IN_NODE = "in node "
 
 
@@ -99,12 +99,12 @@ class GraphError(EmitError, ValueError):
 
 
 class NodeError(EmitError):
-    """The node's author's side of a failure. What ran it stays usable."""
+    """A failure on the side of the node's author. The process or function stays usable."""
 
 
 class ResultError(NodeError, ValueError):
     """
-    A node emitted what does not fit its fields. Nothing of that run is sent on.
+    A node emitted a value that does not fit its fields. No result of that run is sent on.
 
     Attributes:
         node: The node's name.
@@ -124,11 +124,11 @@ class RemoteError(NodeError):
     Attributes:
         node: The node's name.
         type: The error's class there, such as ``"ArgumentError"``.
-        message: Its text. That of this exception has it with its further lines indented.
+        message: Its text. The text of this exception has its further lines indented.
         stack: Its stack, the author's own frames first.
         retry: True: try again, False: never, None: the handler said nothing.
         after: Seconds to wait before another attempt, or None.
-        letter: The dead letter, where this was the last attempt at a message; else None.
+        letter: The dead letter, if this was the last attempt at a message; else None.
     """
 
     letter: Any = None
@@ -159,12 +159,12 @@ class DispatchError(EmitError):
 
 class InProgress(EmitError):
     """
-    Another process is at the same piece of work, or was killed in the middle of it. Nothing was
-    done; try again later.
+    Another process is doing the same piece of work, or was killed while it did. Nothing was done;
+    try again later.
 
     Attributes:
-        key: What both wanted to do.
-        lease: Seconds after which a killed one's claim ends.
+        key: The piece of work.
+        lease: Seconds after which the claim of a killed process ends.
     """
 
     def __init__(self, key: str, lease: float) -> None:
@@ -178,11 +178,11 @@ class InProgress(EmitError):
 
 class LedgerError(EmitError):
     """
-    The Redis in which Emit keeps counts, marks and dead letters could not do what it was asked.
-    Nobody's message is at fault, so the message waits. ``__cause__`` is the client's exception.
+    The Redis in which Emit keeps counts, marks and dead letters failed at a request. No message is
+    at fault, so the message waits. ``__cause__`` is the client's exception.
 
     Attributes:
-        doing: What it was asked to do.
+        doing: What Emit asked Redis to do.
         where: Its address, without a password.
     """
 
@@ -203,11 +203,11 @@ class LetterNotFound(EmitError, LookupError):
 
 class AmbiguousLetter(EmitError, LookupError):
     """
-    Several dead letters may be meant.
+    The beginning of an id fits several dead letters.
 
     Attributes:
-        id: What was asked for.
-        candidates: The ids, or the keys in Redis of letters of several applications.
+        id: The id that was asked for.
+        candidates: The ids, or the keys in Redis if letters of several applications fit.
     """
 
     def __init__(self, id: str, candidates: Sequence[str]) -> None:
@@ -219,11 +219,11 @@ class AmbiguousLetter(EmitError, LookupError):
 
 class UnreadableLetter(EmitError, ValueError):
     """
-    A dead letter is stored that this version of Emit can't read. It can be shown as it is stored,
+    This version of Emit can't read a stored dead letter. The letter can be shown as it is stored,
     and dropped.
 
     Attributes:
-        id: The letter's.
+        id: The letter's id.
         reason: What is wrong with it.
     """
 
@@ -238,11 +238,11 @@ class UnreadableLetter(EmitError, ValueError):
 
 class Undelivered(EmitError):
     """
-    A message was delivered again and again, and each time its worker was gone before the end.
+    A message was delivered again and again, and each time its worker died before the end.
 
     Attributes:
         node: The node's name.
-        deliveries: How often, the ``max_deliveries`` of the node.
+        deliveries: The number of deliveries: the ``max_deliveries`` of the node.
     """
 
     def __init__(self, *, node: str, deliveries: int) -> None:
@@ -256,11 +256,11 @@ class Undelivered(EmitError):
 
 class Unreadable(EmitError):
     """
-    A queue brought what no message can be read from: it is damaged, a newer version of Emit has
-    written it, or it was not sent as a message. Its dead letter holds it as it came.
+    A queue delivered something that can't be read as a message. It is damaged, a newer version of
+    Emit wrote it, or it was not sent as a message. Its dead letter holds it as it came.
 
     Attributes:
-        node: The node that was to have it.
+        node: The node that was to get it.
         reason: What is wrong with it.
     """
 
@@ -276,9 +276,9 @@ class HostError(EmitError):
 
     Attributes:
         node: The node's name.
-        may_have_run: Whether the node's code may have seen the message. False means that
-            it certainly has not, so sending it again repeats nothing.
-        letter: The dead letter, where this was the last attempt at a message; else None.
+        may_have_run: True if the node's code may have seen the message. If False, it certainly has
+            not, so sending the message again repeats nothing.
+        letter: The dead letter, if this was the last attempt at a message; else None.
     """
 
     may_have_run = True
@@ -291,7 +291,9 @@ class HostError(EmitError):
             self.may_have_run = may_have_run
 
     def about(self, node: str) -> HostError:
-        """The same error, of *node*, if it named the program that several nodes share."""
+        """
+        Return the same error for *node*, if the error named a program that several nodes share.
+        """
         if node and node != self.node:
             text, *more = self.args
             self.args = (str(text).replace(f'"{self.node}"', f'"{node}"', 1), *more)
@@ -304,14 +306,13 @@ class StartError(HostError):
     The program cannot be started, or it ended before it was ready.
 
     Attributes:
-        started: It had been started, so that another start may do better; if not, the command
-            itself is at fault.
-        signal: The signal that killed it, or what builds it, such as ``"SIGKILL"``; None: it was
-            not killed.
+        started: True if the program was started, so another start may succeed. If False, the
+            command itself is at fault.
+        signal: The signal that killed the program or its build, such as ``"SIGKILL"``, or None.
         argv: The whole command, as a tuple; the text has the two ends of a long one.
-        reason: What the system said, such as ``"command not found"``.
+        reason: The system's reason, such as ``"command not found"``.
         hint: What to do about it; may be empty.
-        stderr_tail: The last of what it wrote to stderr.
+        stderr_tail: The end of its output on stderr.
     """
 
     may_have_run = False
@@ -347,7 +348,7 @@ class StartTimeout(HostError):
 
     Attributes:
         timeout: Seconds, the ``start_timeout`` of the node.
-        stderr_tail: The last of what it wrote to stderr.
+        stderr_tail: The end of its output on stderr.
     """
 
     may_have_run = False
@@ -362,15 +363,16 @@ class StartTimeout(HostError):
 
 class ProcessDied(HostError):
     """
-    A node's process ended while a message was with it, or with a failure.
+    A node's process ended while it had a message, or it ended with a failure.
 
     Attributes:
-        exit_code: Its exit code; None when a signal ended it or the code is not known.
+        exit_code: Its exit code; None if a signal ended it or the code is not known.
         signal: The signal's name, such as ``"SIGKILL"``, or None.
-        stderr_tail: The last of what it wrote to stderr, 8 KiB at most.
+        stderr_tail: The end of its output on stderr, at most 8 KiB.
         uptime: Seconds from its start to its end.
         calls: Messages it had finished before.
-        said: What it said of its end, if it did, as ``fatal runtime error: stack overflow``.
+        said: The reason that the process itself gave, if any, such as ``fatal runtime error: stack
+            overflow``.
     """
 
     def __init__(
@@ -402,14 +404,14 @@ class ProcessDied(HostError):
 
 class CallTimeout(HostError):
     """
-    No results before the deadline. The process and all its children have been killed; or the
-    handler gave up at the deadline by itself (an ``AbortSignal`` in Node, the context in Go), and
-    the process lives on.
+    No results before the deadline. The process and all its children have been killed. Or the
+    handler stopped itself at the deadline (an ``AbortSignal`` in Node, the context in Go), and the
+    process lives on.
 
     Attributes:
         timeout: Seconds, the ``timeout`` of the node.
-        stderr_tail: The last of what it wrote to stderr.
-        remote: The `RemoteError` with which the handler gave up; None if the process was killed.
+        stderr_tail: The end of its output on stderr.
+        remote: The `RemoteError` of a handler that stopped itself; None if the process was killed.
     """
 
     def __init__(
@@ -436,13 +438,14 @@ class CallTimeout(HostError):
 
 class ProtocolError(HostError):
     """
-    A process wrote what is no answer. It has been killed, as its pipe can't be trusted.
+    A process wrote something that is not a valid answer. It has been killed, as its pipe can't be
+    trusted.
 
     Attributes:
-        reason: What was wrong: where, and how much, but never what a message or a result said.
-        sample: The first bytes of what it wrote, escaped to ASCII. It may be part of a message:
-            it is in no text, no log and no dead letter, and a pickle leaves it out.
-        stderr_tail: The last of what it wrote to stderr.
+        reason: What was wrong: where, and how much, but never the content of a message or result.
+        sample: The first bytes of its output, escaped to ASCII. They may be part of a message, so
+            they are in no text, no log and no dead letter, and a pickle leaves them out.
+        stderr_tail: The end of its output on stderr.
     """
 
     sample = ""
@@ -463,17 +466,17 @@ class ProtocolError(HostError):
         self.__notes__ = _last_words(stderr_tail)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Queues keep pickles, and show them.
+        # Queues keep pickles and show them.
         state = {name: value for name, value in vars(self).items() if name != "sample"}
         return _rebuild, (type(self), self.args, state)
 
 
 class FrameTooLarge(HostError):
     """
-    A message or an answer over the limit. An outgoing one was never sent.
+    A message or an answer over the limit. A message over the limit was not sent.
 
     Attributes:
-        size: Bytes, or None where it was cut off before its end.
+        size: Bytes, or None if it was cut off before its end.
         limit: Bytes, the ``max_frame`` of the node.
     """
 
@@ -491,11 +494,10 @@ class FrameTooLarge(HostError):
 
 class EncodeError(HostError, ValueError):
     """
-    A value that the wire, or a queue, cannot carry unchanged. It was never sent; the process is
-    kept.
+    A value that the wire or a queue cannot carry unchanged. It was not sent; the process is kept.
 
     Attributes:
-        path: Where it stands in the message, such as ``"items[3].price"``.
+        path: Its place in the message, such as ``"items[3].price"``.
         reason: What is wrong with it, and what would carry it.
     """
 
@@ -544,8 +546,8 @@ class Unavailable(HostError):
     The node failed to start several times, so calls fail at once for a while.
 
     Attributes:
-        retry_in: Seconds until the next start is tried.
-        last: The last start's exception.
+        retry_in: Seconds until the next attempt to start.
+        last: The exception of the last start.
     """
 
     may_have_run = False
@@ -562,11 +564,12 @@ class Unavailable(HostError):
 class HostLost(Unavailable):
     """
     The shared host was not there for the node's ``timeout``, or had no room for another client, or
-    it was lost ``max_attempts`` times with the message. Nobody is charged; try again later.
+    it was lost ``max_attempts`` times with the message. The message keeps its attempts; try again
+    later.
 
     Attributes:
         path: Its socket.
-        reason: What was seen last.
+        reason: The last failure.
     """
 
     def __init__(
@@ -605,12 +608,12 @@ def describe_status(status: int | None) -> str:
 
 
 def signal_of(status: int | None) -> str | None:
-    """The name of the signal that ended a process, from a ``Popen.returncode``; None: none did."""
+    """Return the name of the signal that ended a process, or None, from a ``Popen.returncode``."""
     return signal_name(-status) if status is not None and status < 0 else None
 
 
 def signal_name(number: int) -> str:
-    """The name of a signal, or ``"signal 40"`` where it has none."""
+    """Return the name of a signal, or ``"signal 40"`` if it has none."""
     try:
         return _signal.Signals(number).name
     except ValueError:
@@ -618,25 +621,30 @@ def signal_name(number: int) -> str:
 
 
 def escape(data: bytes) -> str:
-    """Bytes as printable ASCII, so that a node's output cannot drive a terminal or a log."""
+    """Return bytes as printable ASCII, so that a node's output cannot drive a terminal or a log."""
     return data.decode("ascii", "backslashreplace").encode("unicode_escape").decode("ascii")
 
 
 def _indented(text: str) -> str:
-    """A text whose second line can't pass for another record, wherever it is logged or printed."""
+    """
+    Indent all lines but the first, so that none can pass for another record in a log or a terminal.
+    """
     return text.replace("\n", "\n    ")
 
 
 def _short(argv: Sequence[str]) -> str:
     """
-    A command in one line, of a long one both ends: in a launcher's the program and the file are
-    what matters. The error has all of it, as ``argv``.
+    Return a command in one line, with only both ends of a long one. In a launcher's command, the
+    program and the file are what matters. The error's ``argv`` has the whole command.
     """
     command = " ".join(" ".join(argv).split())
     return command if len(command) <= _SHORT else f"{command[:40]} ... {command[45 - _SHORT :]}"
 
 
 def _last_words(stderr_tail: str) -> list[str]:
-    """A note for the traceback: a log of one line has none of it, or the last words alone."""
+    """
+    Return the end of stderr as a note for the traceback. A log of one line shows only the last
+    words.
+    """
     tail = stderr_tail.strip()
     return [_indented(f"Its stderr ended with:\n{tail}")] if tail else []

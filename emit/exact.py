@@ -1,9 +1,9 @@
 """
-Values as text and back, exactly or not at all: as JSON if that carries them, and otherwise as
+Values as text and back, exactly or not at all: as JSON if JSON carries them, and otherwise as
 msgpack in base64. No I/O here.
 
-JSON changes some values silently (a tuple, bytes, a datetime, NaN, keys that are not text). Those
-take the second way, in which msgpack's extension types stand for the types that msgpack lacks.
+JSON changes some values silently: tuples, bytes, datetimes, NaN, keys that are not text. Those
+values become msgpack, whose extension types stand for the types that msgpack lacks.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _EXACT = (
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
 
-#: A NaN or infinity in msgpack: a float64 whose exponent bits are all ones. The same bytes can be
-#: part of another value, which then takes the slower way.
+#: A NaN or infinity in msgpack: a float64 whose exponent bits are all ones. Another value can
+#: contain the same bytes; it then takes the slower way.
 _NON_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 
 
 class Inexact(ValueError):
     """
-    A value that no text here stands for exactly.
+    A value that no text here represents exactly.
 
     Attributes:
-        path: Where the culprit stands, such as ``"items[3].price"``; empty for the whole value.
+        path: Its place, such as ``"items[3].price"``; empty for the whole value.
         reason: What is wrong with it.
     """
 
@@ -58,7 +58,7 @@ class Inexact(ValueError):
 
 
 class _Packer(threading.local):
-    """A Packer is quick if it is used again, but not by two threads."""
+    """A packer for each thread: reusing a Packer is fast, but two threads can't share one."""
 
     def __init__(self) -> None:
         self.pack: Callable[[object], bytes] = msgpack.Packer(strict_types=True).pack
@@ -69,11 +69,12 @@ _packer = _Packer()
 
 def to_json(value: object) -> bytes | None:
     """
-    *value* as JSON in UTF-8 that orjson reads as the same value; None if JSON would change it.
+    Return *value* as JSON in UTF-8 that orjson reads as the same value; None if JSON would change
+    it.
 
-    Two encoders look at it, as each has blind spots: orjson writes tuples, enums, UUIDs and NaN,
-    and the strict packer refuses all of them but the last; the packer takes bytes and any key, and
-    orjson refuses those. That takes 0.5 to 0.9 us for 100 bytes, and a walk in Python 4.
+    Two encoders check it, since each misses something: orjson writes tuples, enums, UUIDs and NaN,
+    and the strict packer refuses all of them but NaN. The packer takes bytes and any key, and
+    orjson refuses those. Both take 0.5 to 0.9 us for 100 bytes; a walk in Python takes 4.
 
     Example:
         >>> to_json({"n": 1}), to_json({"n": (1, 2)})
@@ -91,14 +92,14 @@ def to_json(value: object) -> bytes | None:
 
 def to_text(value: object) -> str:
     """
-    One line of ASCII that stands for *value*.
+    Return one line of ASCII that represents *value*.
 
     Carried exactly: None, bool, int of any size, float, str, bytes, list, tuple, dict, datetime
     (its time zone as an offset), date, time, Decimal, UUID. Subclasses of these are refused.
 
     Raises:
-        Inexact: Any other type, a time whose zone no offset stands for, a circle, or more levels
-            than can be read again (about 500).
+        Inexact: Any other type, a time whose zone is not an offset, a value that contains itself,
+            or more levels than can be read again (about 500).
 
     Example:
         >>> to_text({"n": [1, 2]}), to_text((1, 2))
@@ -114,10 +115,10 @@ def to_text(value: object) -> str:
 
 def from_text(text: str) -> Any:
     """
-    The value that :func:`to_text` made *text* of.
+    Return the value from which :func:`to_text` made *text*.
 
     Raises:
-        ValueError: :func:`to_text` makes no such text.
+        ValueError: :func:`to_text` never makes this text.
     """
     try:
         if not text.startswith(_MARK):
@@ -153,7 +154,7 @@ def _unpack(data: bytes) -> Any:
     )
 
 
-#: After a time that has no zone and is the second of its name, on the day the clocks go back.
+#: Follows a time without a zone that is the second of its name on the day the clocks go back.
 _FOLD = "#"
 
 
@@ -176,7 +177,7 @@ def _from_iso(kind: Any) -> Callable[[bytes], Any]:
     return read
 
 
-#: The types that msgpack lacks: the code of each, and how it becomes bytes and back.
+#: The types that msgpack lacks: the code of each, and the functions to bytes and back.
 _EXTENSIONS: dict[type, tuple[int, Callable[[Any], bytes], Callable[[bytes], Any]]] = {
     int: (2, lambda value: str(value).encode(), int),
     tuple: (3, lambda value: _pack(list(value)), lambda data: tuple(_unpack(data))),
@@ -201,18 +202,18 @@ def _restore(code: int, data: bytes) -> Any:
     try:
         return _BY_CODE[code](data)
     except (KeyError, ValueError, ArithmeticError):
-        # Not Python's own text, which quotes what can't be read.
+        # Python's own text would quote the unreadable data.
         raise ValueError(f"{len(data)} bytes of the extension {code} are no value of it") from None
 
 
-# Why a value is refused, and where it stands. Only reached after a refusal, so it may be slow.
+# Find the reason for a refusal and its place. This runs only after a refusal, so it may be slow.
 
-#: More levels than this are too many for sure, and so is a value that contains itself.
+#: More levels than this can never be read; a value that contains itself has endless levels.
 _DEEP = 500
 
 
 def _explain(value: object) -> Inexact | None:
-    """The first culprit in *value*, depth first."""
+    """Return the first culprit in *value*, depth first."""
     left: list[tuple[object, str, int]] = [(value, "", 1)]
     while left:
         part, path, level = left.pop()
@@ -227,7 +228,7 @@ def _explain(value: object) -> Inexact | None:
 
 
 def _members(value: Any, path: str) -> Iterator[tuple[object, str]]:
-    """What is in a container, each with its path."""
+    """Yield the members of a container, each with its path."""
     if type(value) is not dict:
         yield from ((item, f"{path}[{index}]") for index, item in enumerate(value))
         return

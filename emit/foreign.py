@@ -1,11 +1,12 @@
 """
-The handlers behind a :class:`emit.multilang.ShellNode`, which declares what they run:
-:class:`OneShot` starts a process for each message, :class:`Pooled` has processes that live on, and
+The handlers behind :class:`emit.multilang.ShellNode`, which declares the program to run.
+
+:class:`OneShot` starts a process for each message. :class:`Pooled` keeps processes alive.
 :class:`Probing` finds out with the first message which of the two its program needs.
 
-This and the host below it take longer to import than all of the graph, so they are imported with
-the first message, or before a fork: who only declares nodes, to look at them or to send messages
-to a queue, needs neither.
+This module and the host take longer to import than the whole graph. So they are imported with the
+first message, or before a fork. A process that only declares nodes, to show them or to send
+messages to a queue, needs neither.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ __all__ = ["Declared", "OneShot", "Pooled", "Probing", "make_handler"]
 @dataclass(frozen=True)
 class Declared:
     """
-    What a handler has to know of the node that it is for.
+    The facts that a handler needs about its node.
 
     Attributes:
         name: The node's name.
         settings: How its program is run.
-        stream: Give each result as it comes.
-        is_file: Its program is made of a file, by a launcher of Emit's.
-        logger: The node's.
-        program: Makes what is started for one message.
-        calls: Makes its calls on a host.
-        deserialize: Reads one line of what the program writes; None: that is JSON or msgpack.
+        stream: Yield each result as it comes.
+        is_file: The program is a file that one of Emit's launchers serves.
+        logger: The node's logger.
+        program: Makes the program that is started for one message.
+        calls: Makes the node's calls on a host.
+        deserialize: Reads one line of the program's output; None: the output is JSON or msgpack.
     """
 
     name: str
@@ -69,23 +70,23 @@ def make_handler(of: Declared) -> Handler:
 
 
 class Pooled(Handler):
-    """Gives messages to processes that live on, on the host of this process."""
+    """Gives messages to long-lived processes on this process's host."""
 
     def __init__(self, of: Declared) -> None:
         self._of = of
         self._calls: tuple[AnyHost, Calls] | None = None
 
     def __call__(self, msg: Any) -> Generator[Any, None, None]:
-        """Give the program one message. Yields its results."""
+        """Give the program one message. Yield its results."""
         calls, fields = self._current(), _fields(msg)
         yield from calls.stream(fields) if self._of.stream else calls.call(fields)
 
     def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
-        """Give the program many messages, ahead of its answers."""
+        """Give the program many messages, without waiting for the answer to each."""
         yield from self._current().call_many(map(_fields, messages))
 
     def _current(self) -> Calls:
-        """Return the calls on the host that there is now: a fork has made another."""
+        """Return the calls on the current host. A fork makes another host."""
         current = host.current()
         calls = self._calls
         if calls is None or calls[0] is not current:
@@ -103,7 +104,7 @@ class Pooled(Handler):
             self._current().prepare()
 
     def begin_close(self) -> None:
-        """Have the processes stopped with those of the next node that is closed."""
+        """Begin to stop the processes, at the same time as those of the node that closes next."""
         calls = self._calls
         if calls is not None:
             calls[0].begin_close(calls[1])
@@ -120,7 +121,7 @@ class OneShot(Handler):
     Starts a process for each message.
 
     Args:
-        asks: Ask the program whether it has finished, if it may be asked.
+        asks: Ask the program whether it has finished, if Emit may ask it.
     """
 
     def __init__(self, of: Declared, *, asks: bool = True) -> None:
@@ -128,7 +129,7 @@ class OneShot(Handler):
         self._asks = asks
 
     def __call__(self, msg: Any) -> Generator[Any, None, None]:
-        """Give the program one message. Yields its results."""
+        """Give the program one message. Yield its results."""
         yield from self.run(msg, Probe() if self._asks else None)
 
     def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
@@ -137,10 +138,10 @@ class OneShot(Handler):
 
     def run(self, msg: Any, probe: Probe | None) -> Generator[Any, None, None]:
         """
-        Give the program one message. Yields its results.
+        Give the program one message. Yield its results.
 
         Args:
-            probe: Hears what the program says of itself; None: it is not asked.
+            probe: Reads what the program reports about itself; None: the program is not asked.
         """
         of, settings = self._of, self._of.settings
         codec, limit = settings.codec or "json", settings.max_frame
@@ -155,7 +156,8 @@ class OneShot(Handler):
         run = oneshot.run(
             program, data, timeout=settings.timeout, has_finished=finished, explain=_explain
         )
-        # Closed here: after a failure, who keeps the exception would keep the process, too.
+        # Closed here: after a failure, anything that keeps the exception would also keep the
+        # process.
         with closing(run) as chunks:
             results = self._read(chunks, codec, probed=probe is not None)
             for result, length in probe.results_in(results) if probe else results:
@@ -166,9 +168,10 @@ class OneShot(Handler):
 
     def _may_ask(self, program: Program) -> bool:
         """
-        True if the program may be asked about itself. One that is spoken to in its own format
-        can't have an SDK. All programs that a shell starts would hear the question, and answer it
-        to each other; in mode auto this is how it is found out.
+        True if Emit may ask the program about itself.
+
+        A program with its own format can't have an SDK. All programs that a shell starts would hear
+        the question and answer it to each other. Mode auto finds this out.
         """
         if self._of.deserialize is not None:
             return False
@@ -178,7 +181,7 @@ class OneShot(Handler):
     def _read(
         self, chunks: Iterable[bytes], codec: str, *, probed: bool
     ) -> Generator[tuple[Any, int], None, None]:
-        """Yield the results, each with the bytes that it took."""
+        """Yield each result and the number of bytes it took."""
         name, limit, own = self._of.name, self._of.settings.max_frame, self._of.deserialize
         if own is not None:
             yield from self._read_own(chunks, own)
@@ -215,7 +218,7 @@ class OneShot(Handler):
     def _check(self, count: int, size: int) -> None:
         """
         Raises:
-            ResultError: So many results, or bytes of them, are too much.
+            ResultError: There are too many results, or bytes of results.
         """
         settings = self._of.settings
         if count > settings.max_results and not self._of.stream:
@@ -226,22 +229,22 @@ class OneShot(Handler):
 
 class Probing(Handler):
     """
-    Finds out with the first message that its program answers whether the program has an SDK: it is
-    started as for one message, and asked.
+    Finds out with the first message that its program answers whether the program has an SDK. The
+    program is started as for one message, and asked.
     """
 
     def __init__(self, of: Declared) -> None:
         self._of = of
         self._pooled = Pooled(of)
         self._once = OneShot(of, asks=False)
-        self._found: Pooled | OneShot | None = None  # what the program has turned out to need
+        self._found: Pooled | OneShot | None = None  # the kind of handler that the program needs
 
     def __call__(self, msg: Any) -> Generator[Any, None, None]:
-        """Give the program one message. Yields its results."""
+        """Give the program one message. Yield its results."""
         return self._first(msg) if self._found is None else self._found(msg)
 
     def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
-        """Give the program messages one after the other, until it has been found out."""
+        """Give the program messages one after the other, until its kind is known."""
         rest = iter(messages)
         for msg in rest:
             yield from each(self, [msg])
@@ -249,7 +252,9 @@ class Probing(Handler):
                 yield from self._found.call_many(rest)
 
     def _first(self, msg: Any) -> Generator[Any, None, None]:
-        """Ask; again if the program is killed before it has said anything, as a start is."""
+        """
+        Ask the program. Ask again if it is killed before it has answered, as a start is repeated.
+        """
         settings = self._of.settings
         for attempt in count(1):
             has_said = False
@@ -277,21 +282,24 @@ class Probing(Handler):
             self._found = self._once
 
     def open(self) -> None:
-        """Begin to start what is to be ready, once it is known that the program lives on."""
+        """
+        Begin to start the processes that are to be ready, once the program is known to be
+        long-lived.
+        """
         if self._found is not None:
             self._found.open()
 
     def begin_close(self) -> None:
-        """Have the processes stopped with those of the next node that is closed."""
+        """Begin to stop the processes, at the same time as those of the node that closes next."""
         self._pooled.begin_close()
 
     def close(self) -> None:
-        """Stop the processes. A later message starts others; nothing is asked again."""
+        """Stop the processes. A later message starts others, and does not ask again."""
         self._pooled.close()
 
 
 def each(handler: Handler, messages: Iterable[Any]) -> Generator[Any, None, None]:
-    """Call a handler with one message after the other. Yields as :meth:`Handler.call_many`."""
+    """Call a handler with one message after the other. Yield as :meth:`Handler.call_many`."""
     for msg in messages:
         try:
             yield list(handler(msg))
@@ -305,11 +313,13 @@ def _fields(msg: Any) -> Mapping[str, Any]:
 
 class Probe:
     """
-    What a one-shot program says of itself when it is asked (``EMIT_PROBE=1``): first that it has
-    an SDK, and last that it has finished. Without the last, a handler has ended the process.
+    The reports of a one-shot program about itself, if it is asked (``EMIT_PROBE=1``).
+
+    The program first says that it has an SDK, and last that it has finished. If the last report is
+    missing, a handler has ended the process.
 
     Attributes:
-        has_sdk: Whether it has said that it has one.
+        has_sdk: True if the program has said that it has an SDK.
     """
 
     def __init__(self) -> None:
@@ -320,7 +330,7 @@ class Probe:
     def results_in(
         self, values: Iterator[tuple[Any, int]]
     ) -> Generator[tuple[Any, int], None, None]:
-        """The results among the values of its output, each with the bytes that it took."""
+        """Yield the results among its output's values, each with the number of bytes it took."""
         first = next(values, _NOTHING)
         if _is_ready(first[0]):
             self.has_sdk = True
@@ -329,7 +339,7 @@ class Probe:
         if not self._says_end:
             yield from chain([first] if first is not _NOTHING else [], values)
             return
-        # Only what comes last is the end; before that, it would be a result.
+        # Only the last value is the end report; earlier the same value is a result.
         self._last = first
         for value in values:
             yield self._last
@@ -339,10 +349,10 @@ class Probe:
         return not self._says_end or self._last[0] == {"op": "end", "id": None}
 
 
-#: Programs that start others, by pipes between them.
+#: Programs that start others, with pipes between them.
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish", "busybox"})
 
-#: In place of a value, if there is none.
+#: Stands for a missing value.
 _NOTHING: tuple[Any, int] = (None, 0)
 
 
@@ -351,7 +361,10 @@ def _is_ready(value: Any) -> bool:
 
 
 def _explain(program: Program) -> str:
-    """Return what is wrong with the language of a program; its packages take too long to check."""
+    """
+    Return the fault in the language of a program. Its packages are not checked: that takes too
+    long.
+    """
     from emit.host.language.launch import explain
 
     return explain(program, packages=False)

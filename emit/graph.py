@@ -1,7 +1,7 @@
 """Names, subscriptions and ignores -> routes. No I/O here, and nothing of messages or handlers.
 
 1. A string equal to a registered name means that node only; any other string is a regular
-   expression, searched in every name. Which of the two it is, is decided when the routes are
+   expression, searched in every name. The routes decide which of the two it is when they are
    made, so the order of declaration never matters.
 2. The entry point is a name like any other: ``.+`` hears it.
 3. A node does not hear itself through a regular expression; by its exact name it may.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from emit.errors import GraphError
 
-#: The origin of a message that came from a call of the router itself.
+#: The origin of a message from a call of the router itself.
 ENTRY = "__entry_point"
 
 
@@ -25,7 +25,7 @@ class Subscription(NamedTuple):
     """One wish to hear (or to ignore) origins: an exact name, or a pattern to search in names."""
 
     pattern: re.Pattern[str]
-    name: str | None = None  # the text as written; None where only the pattern counts
+    name: str | None = None  # the text as written; None if only the pattern counts
     exact: bool = False  # given as a node: never read as a regular expression
 
     def is_name(self, names: Mapping[str, Any]) -> bool:
@@ -34,11 +34,11 @@ class Subscription(NamedTuple):
 
 def subscriptions(wish: Any, name_of: Callable[[Any], str], *, node: str) -> list[Subscription]:
     """
-    Read what a user gave as ``subscribe_to`` or ``ignore``.
+    Read the value of ``subscribe_to`` or ``ignore``.
 
     Args:
         wish: None, a string, a compiled pattern, a node, or an iterable of these.
-        name_of: Gives a node's name.
+        name_of: Returns a node's name.
         node: The subscriber's name, for the errors.
 
     Raises:
@@ -46,7 +46,7 @@ def subscriptions(wish: Any, name_of: Callable[[Any], str], *, node: str) -> lis
     """
     if wish is None:
         return []
-    if isinstance(wish, str):  # an empty one would be found in every name
+    if isinstance(wish, str):  # an empty string would be found in every name
         return [Subscription(_compile(wish, node), wish)] if wish else []
     if isinstance(wish, re.Pattern) and isinstance(wish.pattern, str):
         return [Subscription(wish)]
@@ -63,7 +63,7 @@ def subscriptions(wish: Any, name_of: Callable[[Any], str], *, node: str) -> lis
 
 
 def exactly(name: str) -> Subscription:
-    """The wish to hear the node of this name, whatever else the name could mean."""
+    """Return the wish to hear the node of this name, even if the name is also a pattern."""
     return Subscription(re.compile(f"^{re.escape(name)}$"), name, exact=True)
 
 
@@ -75,7 +75,9 @@ def _compile(text: str, node: str) -> re.Pattern[str]:
 
 
 class Edge(NamedTuple):
-    """One node hears another; *pattern* is the regular expression it did that by, if one."""
+    """
+    A subscriber and the node it hears; *pattern* is the regular expression that matched, if any.
+    """
 
     origin: str
     destination: str
@@ -84,14 +86,14 @@ class Edge(NamedTuple):
 
 class Graph:
     """
-    The nodes' names and who hears whom.
+    The nodes' names and their subscriptions.
 
     Attributes:
         names: Every registered name, in order of registration (a dict used as an ordered set).
         hears: Subscriber -> its subscriptions.
         ignores: Subscriber -> its ignores.
         entries: The entry points, in order.
-        routes: Made by :meth:`resolve`; None where something has changed since.
+        routes: Made by :meth:`resolve`; None after a change.
     """
 
     def __init__(self) -> None:
@@ -106,13 +108,13 @@ class Graph:
         self.routes = None
 
     def subscribe(self, name: str, wishes: list[Subscription]) -> list[Subscription]:
-        """Add to what *name* hears. Returns all of it."""
+        """Add subscriptions to *name*. Return all its subscriptions."""
         self.add(name)
         self.hears[name] = [*self.hears.get(name, ()), *wishes]
         return self.hears[name]
 
     def ignore(self, name: str, wishes: list[Subscription]) -> list[Subscription]:
-        """Add to what *name* does not hear after all. Returns all of it."""
+        """Add ignores to *name*. Return all its ignores."""
         self.routes = None
         self.ignores[name] = [*self.ignores.get(name, ()), *wishes]
         return self.ignores[name]
@@ -122,7 +124,9 @@ class Graph:
         self.routes = None
 
     def clear(self, name: str) -> None:
-        """Forget what a node hears, before it is declared anew. It keeps its turn."""
+        """
+        Forget a node's subscriptions, before it is declared anew. It keeps its place in the order.
+        """
         if name in self.hears:
             self.hears[name] = []
         self.ignores.pop(name, None)
@@ -135,7 +139,8 @@ class Graph:
         return self.routes
 
     def _resolve(self) -> dict[str, tuple[str, ...]]:
-        # Not by way of edges(): a wide graph has a million, whose making takes most of the time.
+        # This does not use edges(): a wide graph has a million, and making them takes most of the
+        # time.
         heard: dict[str, list[str]] = defaultdict(list)
         for destination, origins in self._heard():
             for origin in origins:
@@ -143,7 +148,7 @@ class Graph:
         return {origin: tuple(destinations) for origin, destinations in heard.items()}
 
     def edges(self) -> Iterator[Edge]:
-        """Yield who hears whom, and by which wish, as the subscriptions stand now."""
+        """Yield each pair of subscriber and origin, with the matching wish, as of now."""
         names = {ENTRY: None, **self.names}
         for destination, origins in self._heard():
             for origin, wish in origins.items():
@@ -151,8 +156,8 @@ class Graph:
                 yield Edge(origin, destination, pattern)
 
     def _heard(self) -> Iterator[tuple[str, dict[str, Subscription | None]]]:
-        """Each subscriber with what it hears, and by which wish; None: as an entry point."""
-        # Patterns recur ('.+' above all), so each is searched in all names only once.
+        """Yield each subscriber with its origins and the wish for each; None for an entry point."""
+        # Patterns recur ('.+' above all), so each pattern is searched in all names only once.
         names = {ENTRY: None, **self.names}
         matches: dict[re.Pattern[str], list[str]] = {}
         for destination in dict.fromkeys([*self.hears, *self.entries]):

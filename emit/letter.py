@@ -1,4 +1,6 @@
-"""A message that was given up, and why: what the host makes, a router completes and Redis keeps."""
+"""
+A message that was given up, and why: the host makes it, a router completes it, Redis keeps it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ from emit.text import WORD, one_line, said
 
 __all__ = ["Cause", "DeadLetter"]
 
-#: Whose lines say nothing about a node: Emit's, and those of what carries its messages.
+#: Frames from here say nothing about a node: they are Emit's, or belong to the message's carrier.
 _EMIT = os.path.dirname(__file__) + os.sep
 _CARRIERS = frozenset({"billiard", "celery", "kombu", "rq"})
 
-#: Where Python is, and the folders of what was installed.
+#: The folders of Python and of installed packages.
 _PYTHON = (os.path.dirname(os.__file__) + os.sep, "<frozen")
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
@@ -30,9 +32,9 @@ class Cause:
 
     Attributes:
         type: The exception's class name.
-        text: Its text, cut at 8,192 characters and with control characters escaped; of an exception
-            of a Python node with the author's line that raised it.
-        stderr_tail: What the process last wrote to stderr; may be empty.
+        text: Its text, cut at 8,192 characters and with control characters escaped; for an
+            exception of a Python node with the author's line that raised it.
+        stderr_tail: The end of the process's output on stderr; may be empty.
         exit_code: Its exit code, or None.
         signal: The signal that killed it, or None.
         at: When, in seconds since the epoch.
@@ -48,11 +50,11 @@ class Cause:
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Cause:
         """
-        Make a cause of what ``dataclasses.asdict`` made of one, in this version of Emit or another.
-        Fields that this version does not know are left out, and those that it misses are empty.
+        Make a cause from the dictionary that ``dataclasses.asdict`` made of one, in this version of
+        Emit or another. Unknown fields are left out, and missing fields are empty.
 
         Raises:
-            ValueError: It is no map.
+            ValueError: *told* is not a map.
         """
         if not isinstance(told, Mapping):
             raise ValueError(f"a cause is a map, not {type(told).__name__}")
@@ -81,7 +83,7 @@ class DeadLetter:
     """
     A message that was given up.
 
-    The host knows the first three; who sent the message through a queue adds the others, as by
+    The host sets the first three fields. The sender through a queue adds the others, for example by
     ``dataclasses.replace(letter, id=..., origin=..., route=...)``.
 
     Attributes:
@@ -89,8 +91,8 @@ class DeadLetter:
         message: The message's fields, unchanged.
         causes: Why each attempt failed and when, the first one first.
         origin: The node that the message came from; empty: the message's own ``_origin``, if any.
-        id: The message's id. A letter of the same id takes this one's place in a store.
-        attempts: How often it was tried. None: as often as there are causes.
+        id: The message's id. In a store, a letter replaces an earlier letter with the same id.
+        attempts: How often the message was tried. None: once for each cause.
         at: When it was given up, in seconds since the epoch. None: with its last cause.
         route: What its router needs to send it again, such as the task and the queue.
     """
@@ -105,7 +107,7 @@ class DeadLetter:
     route: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        # Without the message: a repr ends in logs.
+        # The message is left out: a repr ends in logs.
         last = one_line(self.causes[-1].text) if self.causes else "no cause"
         attempts = len(self.causes) if self.attempts is None else self.attempts
         return f"<DeadLetter {self.node} after {counted(attempts)}: {last}>"
@@ -121,7 +123,7 @@ def counted(attempts: int) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """The author's innermost line, else a library's, in the form of the SDKs' stacks."""
+    """Return the author's innermost line, else a library's, in the form of the SDKs' stacks."""
     lines = {}
     for frame, line in walk_tb(error.__traceback__):
         code = frame.f_code
@@ -131,9 +133,11 @@ def _where(error: BaseException) -> str:
 
 def shortened(error: Exception) -> Exception:
     """
-    Return *error* as a queue's own log is to show it: its traceback has the frames of the author
-    and of libraries, not the thirty of Emit and its carriers around them, and ends with the error
-    itself. The queue says which node it was. An error of Emit's own code keeps all its frames.
+    Return *error* as a queue's own log is to show it.
+
+    Its traceback has the frames of the author and of libraries, without the thirty frames of Emit
+    and its carriers around them, and ends with the error itself. The queue says which node it was.
+    An error in Emit's own code keeps all its frames.
     """
     notes = [note for note in vars(error).get("__notes__", ()) if not note.startswith(IN_NODE)]
     vars(error).pop("__notes__", None)

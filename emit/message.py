@@ -1,6 +1,6 @@
 """
-What travels along the graph: :class:`Message`, :class:`NoResult` for nothing, and how a value
-that a node emits fills the node's fields. No I/O here.
+Messages and results: :class:`Message`, :class:`NoResult` for nothing, and how a value that a node
+emits fills the node's fields. No I/O here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from emit.text import names_of
 
 __all__ = ["Message", "NoResult"]
 
-#: What Emit adds to each message of a node: the name of the node that it comes from.
+#: The field that Emit adds to each message of a node: the name of the node it comes from.
 ORIGIN = "_origin"
 
-#: Types whose values can only be a single value: the common case, told without an isinstance.
+#: Types whose values are always a single value: the common case, decided without an isinstance.
 _SINGLE = frozenset({str, int, float, bool, bytes, type(None)})
 
 _short = reprlib.Repr()
@@ -29,12 +29,12 @@ class Message:
     """
     A mapping of field names to values, which can also be read as attributes.
 
-    Takes what ``dict()`` takes. A node's message also has ``_origin``, the name of the node
+    Takes the arguments of ``dict()``. A node's message also has ``_origin``, the name of the node
     it came from (``__entry_point`` for a call of the router). A field wins over a method of
     the same name, so a field may be called ``items``.
 
     Raises:
-        AttributeError: By reading a field that is not there; the text lists what is there.
+        AttributeError: The field that is read is not there. The text lists the fields.
 
     Example:
         >>> msg = Message(word="rain", count=2)
@@ -45,23 +45,25 @@ class Message:
     """
 
     def __init__(self, /, *args: Any, **kwargs: Any) -> None:
-        # The fields are the instance's own dictionary: reading one then costs a plain
-        # attribute look-up (62 ns), where a __getattr__ costs 440.
+        # The fields are the instance's own dictionary. Reading one is then a plain attribute
+        # look-up (62 ns); a __getattr__ takes 440.
         self.__dict__ = dict(*args, **kwargs)
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Message:
-        """A message around this very dictionary: quicker than the constructor, which copies it."""
+        """
+        Return a message around this very dictionary. The constructor copies it, which is slower.
+        """
         message = cls.__new__(cls)
         message.__dict__ = fields
         return message
 
     def __getattr__(self, name: str) -> Any:
-        # Called only when the look-up has failed.
+        # Python calls this only if the look-up has failed.
         there = names_of(self.__dict__) or "nothing"
         raise AttributeError(f'"{name}" is not included in this message (it has: {there})')
 
-    if TYPE_CHECKING:  # so that a type checker lets fields be set
+    if TYPE_CHECKING:  # lets a type checker accept setting fields
 
         def __setattr__(self, name: str, value: Any) -> None: ...
 
@@ -79,7 +81,7 @@ class Message:
 
     def get(self, name: str, default: Any = None) -> Any:
         """
-        The field, or *default* if there is none of that name.
+        Return the field, or *default* if the message has no field of this name.
 
         Example:
             >>> Message(word="rain").get("count", 1)
@@ -88,19 +90,19 @@ class Message:
         return self.__dict__.get(name, default)
 
     def keys(self) -> Any:
-        """The names of the fields, so that ``**message`` and ``dict(message)`` work."""
+        """Return the names of the fields, so that ``**message`` and ``dict(message)`` work."""
         return self.__dict__.keys()
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary of its own: changing it leaves the message alone."""
+        """Return a copy of the fields as a dictionary. Changing it does not change the message."""
         return dict(self.__dict__)
 
     def as_json(self) -> str:
         """
-        The fields as one JSON object.
+        Return the fields as one JSON object.
 
         Raises:
-            TypeError: A value that JSON has no form for.
+            TypeError: JSON has no form for a value.
         """
         return json.dumps(self.__dict__)
 
@@ -116,7 +118,7 @@ class Message:
         return f"{type(self).__name__}({fields})"
 
     def __dir__(self) -> list[str]:
-        return sorted(set(map(str, object.__dir__(self))))  # which has the fields too
+        return sorted(set(map(str, object.__dir__(self))))  # this includes the fields
 
 
 class NoResult:
@@ -138,7 +140,7 @@ def check_fields(name: str, fields: Any) -> tuple[str, ...]:
     for field in checked:
         if not isinstance(field, str):
             raise GraphError(f'"{name}": a field\'s name must be a string, not {field!r}')
-        if field in (ORIGIN, "keys"):  # one is Emit's own, one is what ** asks a message for
+        if field in (ORIGIN, "keys"):  # Emit's own, and the method that ** calls on a message
             raise GraphError(f'"{name}": a field can\'t be called "{field}"')
     if len(set(checked)) < len(checked):
         raise GraphError(f'"{name}": a field is named twice in {checked!r}')
@@ -152,19 +154,18 @@ def make_fit(
     Return the function that makes one emitted value a dictionary of the node's fields.
 
     A tuple fills the fields by position (so does a foreign node's list, if there are several
-    fields); a mapping or message with exactly the fields fills them by name; any other value
-    fills a single field; and None fills no fields. Nothing is cut off or filled up. Only the
-    ``_origin`` of a mapping is dropped, so that ``{**msg, "count": 2}`` emits the same in a graph
-    as alone.
+    fields). A mapping or message with exactly the fields fills them by name. Any other value fills
+    a single field. None fills no fields. Nothing is cut off or filled up. Only the ``_origin`` of a
+    mapping is dropped, so that ``{**msg, "count": 2}`` emits the same in a graph as alone.
 
     Args:
         node: The node's name, for the error.
         fields: Its fields.
-        foreign: It speaks to another program, where a tuple arrives as a list.
+        foreign: The node runs another program, where a tuple arrives as a list.
 
     Returns:
-        The function. It raises :class:`emit.errors.ResultError` for anything else, and says
-        what came and what was declared.
+        The function. It raises :class:`emit.errors.ResultError` for anything else, and names the
+        shape of the value and the declared fields.
 
     Example:
         >>> make_fit("count", ("word", "count"))(("rain", 2))
@@ -181,7 +182,7 @@ def make_fit(
             return {only: result}
         if isinstance(result, rows):
             if len(result) == count:
-                if count == 2:  # a third of what zip takes, and the commonest tuple
+                if count == 2:  # a third of zip's time, and the commonest tuple
                     return {one: result[0], two: result[1]}
                 return dict(zip(fields, result))  # noqa: B905  # checked; strict= costs 5 % of a hop
         elif isinstance(result, Mapping):
@@ -210,8 +211,8 @@ def make_fit_over(
     fields: tuple[str, ...],
 ) -> Callable[[Any], dict[str, Any]]:
     """
-    Return a *fit* for a node with ``pass_through``: each result also has those fields of *message*
-    that it does not name itself.
+    Return a *fit* for a node with ``pass_through``. Each result also has the fields of *message*
+    that the result does not name.
 
     A mapping may leave out declared fields that the message has, and may name other fields of the
     message. A mapping that does not name the node's only field is the value of that field.
@@ -236,7 +237,7 @@ def make_fit_over(
 
 
 def without_origin(fields: Mapping[str, Any] | Message) -> dict[str, Any]:
-    """Return the fields of a message or of a result, without the one that Emit has added."""
+    """Return the fields of a message or of a result, without Emit's own ``_origin``."""
     own: dict[str, Any] = dict(vars(fields) if isinstance(fields, Message) else fields)
     own.pop(ORIGIN, None)
     return own

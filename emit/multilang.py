@@ -1,7 +1,7 @@
 """
 Nodes in other languages: the door between the graph and the host.
 
-To the graph a :class:`ShellNode` is a handler like any other: a message in, results out.
+To the graph, a :class:`ShellNode` is a handler like any other: a message in, results out.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "ShellNode"]
 
-#: The knobs that go to the host as they are.
+#: The settings that go to the host unchanged.
 _SETTINGS = tuple(field.name for field in fields_of(Settings))
 
-#: What else of a ShellNode can be given to ``router.node``.
+#: The other options of a ShellNode that ``router.node`` takes.
 _OWN = ("command", "file", "cwd", "env", "pass_env", "program_node", "dead_letter")
 
-#: What a subclass may override.
+#: The methods that a subclass may override.
 _OVERRIDDEN = ("get_command", "get_cwd", "deserialize")
 
 
@@ -49,29 +49,31 @@ class ShellNode(Handler):
     A node whose handler is a program in any language.
 
     Subclass it, give it a ``file`` or a ``command``, and decorate it as a class or as an
-    instance. Every attribute below can also be given to ``router.node(...)``. docs/knobs.md
-    tells more of those that have a default of :class:`emit.host.settings.Settings`.
+    instance. Every attribute below can also be given to ``router.node(...)``, and so can every
+    setting of :class:`emit.host.settings.Settings`. docs/knobs.md describes those with a default.
 
     Attributes:
         command: The program and its arguments: a list, or a string that is split as a shell
-            would, but that no shell ever sees.
-        file: Instead of a command: a file in any language that docs/runtimes.md lists, one
-            function of which is the node. ``"nodes/words.rb"``, or ``"nodes/words.rb:split"``
-            to say which; relative to ``cwd``. It is long-lived, unless ``mode`` is "oneshot".
-        cwd: The directory it starts in; None: the current one.
+            would split it. No shell ever sees it.
+        file: A file to run instead of a command, in any language that docs/runtimes.md lists. One
+            of its functions is the node: ``"nodes/words.rb"``, or ``"nodes/words.rb:split"`` to
+                name
+            the function. The path is relative to ``cwd``. The program is long-lived, unless
+            ``mode`` is "oneshot".
+        cwd: The directory to start the program in; None: the current one.
         env: Environment variables to add.
-        pass_env: Names, or patterns such as ``LC_*``, of variables that it gets from this
-            process's environment. No other passes, so that no secret does by chance.
-        program_node: Which of the program's nodes this is, where it has several. Those of one
-            program share its processes.
+        pass_env: Names, or patterns such as ``LC_*``, of variables to pass on from this process's
+            environment. No other variable is passed on, so that no secret leaks by chance.
+        program_node: The node's name in the program, if the program has several nodes. All nodes
+            of one program share its processes.
         dead_letter: Called with a :class:`emit.letter.DeadLetter` when the last attempt
             at a message has failed; the message then has no results. None: the failure is
             raised, with the letter as its attribute ``letter``.
 
     Raises:
-        GraphError: By declaring it, for a setting that can't work.
-        NodeError: By calling it: the program's author's side; see :mod:`emit.errors`.
-        HostError: By calling it: the program, its pipe or its pool.
+        GraphError: By declaring it: a setting can't work.
+        NodeError: By calling it: the program's author is at fault; see :mod:`emit.errors`.
+        HostError: By calling it: the program, its pipe or its pool failed.
 
     Example:
         >>> from emit import Router
@@ -83,13 +85,13 @@ class ShellNode(Handler):
         ({'n': 0}, {'n': 1})
     """
 
-    #: What gives messages to the program: see :mod:`emit.foreign`.
+    #: Gives messages to the program: see :mod:`emit.foreign`.
     _handler: Handler | None = None
 
-    #: Its tuples arrive as lists, and mean the same.
+    #: A program returns a tuple as a list; both mean the same.
     foreign = True
 
-    #: What ``router.node`` takes for it.
+    #: The options that ``router.node`` takes for it.
     options = (*_OWN, *_SETTINGS)
 
     command: str | Sequence[str] = ()
@@ -129,38 +131,38 @@ class ShellNode(Handler):
 
     def __init__(self) -> None:
         self.name = f"{type(self).__module__}.{type(self).__name__}"
-        self.__name__ = type(self).__name__  # as functools.wraps asks for
+        self.__name__ = type(self).__name__  # functools.wraps needs it
         self.stream = False
         self.logger = logger_of(self.name)
         self._settings: Settings | None = None
-        self._source: Source | None = None  # what its file is, once that has been looked at
+        self._source: Source | None = None  # what its file is, set on first use
 
     # -- to override -----------------------------------------------------------------------
 
     def get_command(self) -> list[str]:
-        """The command as a list; of a file, that of its language's launcher."""
+        """Return the command as a list; for a file, the command of its language's launcher."""
         if self.file is not None:
             return list(self._launched().argv)
         return shlex.split(self.command) if isinstance(self.command, str) else list(self.command)
 
     def get_cwd(self) -> str | None:
-        """The directory to start the program in; None: the current one."""
+        """Return the directory to start the program in; None means the current one."""
         return self.cwd
 
     def deserialize(self, msg: str | bytes) -> Any:
         """
         Read one line of a one-shot program's output. Override it for programs that write
-        something else than JSON, such as bare text.
+        something other than JSON, such as bare text.
 
         Raises:
-            ValueError: It is no JSON.
+            ValueError: The line is not JSON.
         """
         from emit.host.wire.values import from_json
 
         return from_json(msg.encode() if isinstance(msg, str) else msg)
 
     def __call__(self, msg: Any) -> Generator[Any, None, None]:
-        """Give the program one message. Yields its results."""
+        """Give the program one message. Yield its results."""
         results: Generator[Any, None, None] = (self._handler or self._make_handler())(msg)
         return results
 
@@ -173,21 +175,21 @@ class ShellNode(Handler):
 
     @property
     def language(self) -> str:
-        """The language of its program, such as ``ruby``, or the program's name, as ``jq``."""
+        """The language of its program, such as ``ruby``, or the program's name, such as ``jq``."""
         if self.file is not None:
             return self._located().runtime.name
         return language_of(self.get_command())
 
     @property
     def declared_size(self) -> int | None:
-        """The ``size`` that its author gave it, if any; the default depends on the machine."""
+        """The ``size`` that its author set, or None. The default depends on the machine."""
         mine = takewhile(lambda cls: cls is not ShellNode, type(self).__mro__)
         declared = "size" in vars(self) or any("size" in vars(cls) for cls in mine)
         return self.size if declared and self.mode != "oneshot" else None
 
     def find(self) -> Program:
         """
-        Return what would be started, with the full path of its command.
+        Return the program to start, with the full path of its command.
 
         Raises:
             StartError: There is no such command.
@@ -196,17 +198,17 @@ class ShellNode(Handler):
 
     def start(self) -> Process:
         """
-        Start one process outside of its pool, to look at it; the caller has to end it.
+        Start one process outside of its pool, to inspect it. The caller has to end it.
 
         Raises:
-            StartError, StartTimeout: It can't be started, or it speaks no protocol.
+            StartError, StartTimeout: The process can't be started, or it speaks no protocol.
         """
         from emit.host.process import Process
 
         return Process.start(self._program(), self._settings or self._make_settings())
 
     def calls_on(self, host: AnyHost, **changes: Any) -> Calls:
-        """Return its calls, by processes of *host*, and with *changes* to its settings."""
+        """Return the node's calls on processes of *host*, with *changes* to its settings."""
         return host.calls(
             self.name,
             self._program,
@@ -220,7 +222,7 @@ class ShellNode(Handler):
 
     def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
         """
-        Give the program many messages; a pooled one gets them pipelined.
+        Give the program many messages. A long-lived program gets them pipelined.
 
         Yields:
             For each message, in order, a list of its results or the exception that stands
@@ -229,7 +231,7 @@ class ShellNode(Handler):
         return (self._handler or self._make_handler()).call_many(messages)
 
     def configure(self, name: str, options: dict[str, Any], *, stream: bool) -> None:
-        """Take the node's name, and from *options* what is a setting; then check them all."""
+        """Take the node's name and the settings among *options*, and check them all."""
         if self._settings is not None and name != self.name:
             raise GraphError(f'"{name}": this object is "{self.name}" already; make another')
         self.name = name
@@ -240,7 +242,7 @@ class ShellNode(Handler):
         self._check_program(options)
         self._settings = self._make_settings()
         self.close()
-        vars(self).pop("_handler", None)  # one that was made for a call before has other settings
+        vars(self).pop("_handler", None)  # a handler made by an earlier call has other settings
 
     def open(self) -> None:
         """
@@ -253,7 +255,7 @@ class ShellNode(Handler):
             (self._handler or self._make_handler()).open()
 
     def begin_close(self) -> None:
-        """Have its processes stopped with those of the next node that is closed."""
+        """Begin to stop its processes, at the same time as those of the node that closes next."""
         if self._handler is not None:
             self._handler.begin_close()
 
@@ -263,7 +265,7 @@ class ShellNode(Handler):
             self._handler.close()
 
     def _make_handler(self) -> Handler:
-        """Make the handler that gives messages to the program. The first message needs it."""
+        """Make the handler that gives messages to the program, on the first message."""
         from emit.foreign import Declared, make_handler
 
         is_json = type(self).deserialize is ShellNode.deserialize
@@ -279,17 +281,17 @@ class ShellNode(Handler):
                 deserialize=None if is_json else self.deserialize,
             )
         )
-        # In one step: two threads with a first message each get the same one.
+        # In one step, so that two threads with a first message each get the same handler.
         made: Handler = vars(self).setdefault("_handler", handler)
         return made
 
     # -- its program -----------------------------------------------------------------------
 
     def _program_of_one(self) -> Program:
-        """Return what is started for one message."""
+        """Return the program that is started for one message."""
         program = self._program()
         chosen = self._program_node()
-        # What hello would say: the node's own name, unless its author has set another.
+        # The name that hello would send: the node's own, unless its author has set another.
         named = {"EMIT_NODE": self.name, **program.env} | ({"EMIT_NODE": chosen} if chosen else {})
         return replace(program, env=named, limits=None)
 
@@ -316,7 +318,7 @@ class ShellNode(Handler):
         Return the launcher that serves its file.
 
         Raises:
-            StartError: Its language is not here, or it can't be built: see `launch.prepare`.
+            StartError: Its language is not installed, or it can't be built: see `launch.prepare`.
         """
         from emit.host.language import launch
 
@@ -331,7 +333,7 @@ class ShellNode(Handler):
         return self._source
 
     def _program_node(self) -> str | None:
-        """Return which of the program's nodes it is, if it or its file says so."""
+        """Return the node's name in its program, if the node or its file names one."""
         if self.program_node is None and self.file is not None:
             return self._located().function or None
         return self.program_node
@@ -343,10 +345,10 @@ class ShellNode(Handler):
 
     def _check_program(self, others: Iterable[str]) -> None:
         """
-        Check what is not a setting.
+        Check the options that are not settings of the host.
 
         Args:
-            others: Options that the router has for somebody else; one may be misspelt.
+            others: The router's options for other parts; one may be a misspelt setting.
 
         Raises:
             GraphError: Something can't work.
@@ -376,7 +378,7 @@ class ShellNode(Handler):
         if self.mode == "lines":
             raise GraphError(f'{about} has no mode = "lines": its launcher speaks frames')
         self._source = None
-        if type(self).get_cwd is ShellNode.get_cwd:  # else it may not be known yet
+        if type(self).get_cwd is ShellNode.get_cwd:  # else not known yet
             self._located()
 
     def _check_command(self, wrong: Mapping[str, str]) -> None:
@@ -398,8 +400,8 @@ class ShellNode(Handler):
 
     def _misspelt(self) -> dict[str, str]:
         """
-        Return what the author has added to the node that is not a setting, but is spelt almost as
-        one. What the author's own methods read is meant to be there.
+        Return the attributes that the author has added to the node and that look like a misspelt
+        setting. An attribute that the author's own methods read is intended.
         """
         kinds = [cls for cls in type(self).__mro__ if issubclass(cls, ShellNode)]
         kinds.remove(ShellNode)
@@ -422,8 +424,8 @@ def _takes_one(function: Callable[..., Any]) -> bool:
 
 def _load() -> None:
     """
-    Import, before a fork, what each child would import for itself, in some workers for every job.
-    And wait for what another thread is importing: in the child nobody would finish that.
+    Import, before a fork, the modules that each child would import again, in some workers for every
+    job. Also wait for imports of other threads: in the child nobody would finish them.
     """
     import emit.foreign
     import emit.host.language.launch  # noqa: F401

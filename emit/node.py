@@ -24,10 +24,10 @@ from emit.forks import at_fork
 from emit.graph import ENTRY
 from emit.message import NoResult, make_fit_over
 
-#: Types whose values are one result, as they are; with a subclass of these more is looked at.
+#: Types whose values are one result as they are. A subclass of these needs a closer look.
 PLAIN = frozenset({str, int, float, bool, tuple})
 
-#: Outcomes that have to run first: a result comes of them, or a generator of results.
+#: Outcomes that have to run first: they produce a result, or a generator of results.
 _PENDING = frozenset({CoroutineType, AsyncGeneratorType})
 
 #: Flags of a function's code, as in inspect, which takes longer to import than all of Emit.
@@ -36,21 +36,21 @@ _VARARGS, _VARKEYWORDS = 4, 8
 
 class Handler:
     """
-    A handler that can do more than take a message: the seam between the graph and what runs
-    programs.
+    A handler that can do more than take a message: the seam between the graph and the host, which
+    runs programs.
 
-    Any callable is a node's handler, and is called with each message. Only a subclass of this one
-    is asked for more, so that the attributes of other objects mean what their authors want: a
-    ``unittest.mock.Mock`` has all that there are.
+    Any callable can be a node's handler, and is called with each message. Emit looks for more only
+    in subclasses of this class. So the attributes of other objects keep their authors' meaning: a
+    ``unittest.mock.Mock`` has every attribute.
 
     Attributes:
-        foreign: It speaks to another program, where a tuple arrives as a list.
-        language: That of the function or the program that it runs, such as ``ruby``.
-        declared_size: How many processes it may have, if its author has said so.
-        options: What ``router.node`` takes for it, and :meth:`configure` out of the options.
-        takes_many: :meth:`call_many` does what calling does.
-        max_attempts: How often a message is tried.
-        max_retries: How often its handler may ask for another try; None: as *max_attempts* allows.
+        foreign: It runs another program, where a tuple arrives as a list.
+        language: The language of its function or program, such as ``ruby``.
+        declared_size: The number of processes it may have, if its author has set one.
+        options: The options of ``router.node`` that :meth:`configure` takes.
+        takes_many: True if :meth:`call_many` does the same as calling it with each message.
+        max_attempts: The most attempts at a message.
+        max_retries: The most retries that its handler may ask for; None: as *max_attempts* allows.
         timeout: Seconds that a message may take.
     """
 
@@ -61,11 +61,11 @@ class Handler:
     timeout: float = math.inf
 
     def __call__(self, msg: Any) -> Any:
-        """Handle one message. Returns what any handler may return."""
+        """Handle one message. Return any value that a handler may return."""
         raise NotImplementedError
 
     def call_many(self, messages: Iterable[Any]) -> Generator[Any, None, None]:
-        """Handle many messages. Yields for each, in order, a list of results or an exception."""
+        """Handle many messages. For each, in order, yield a list of results or an exception."""
         raise NotImplementedError
 
     @property
@@ -81,19 +81,19 @@ class Handler:
         return None
 
     def configure(self, name: str, options: dict[str, Any], *, stream: bool) -> None:
-        """Take the node's name, and out of *options* what :attr:`options` names."""
+        """Take the node's name, and the options that :attr:`options` names."""
 
     def open(self) -> None:
-        """Begin what is to be ready before the first message."""
+        """Prepare what is to be ready before the first message."""
 
     def begin_close(self) -> None:
-        """Begin to end what it keeps, beside other handlers; :meth:`close` follows."""
+        """Begin to end its resources, at the same time as other handlers; :meth:`close` follows."""
 
     def close(self) -> None:
-        """End what it keeps. It begins anew with a later message."""
+        """End its resources. A later message starts them again."""
 
 
-#: What a handler can do that is not a subclass of Handler: nothing but to be called.
+#: Stands for every handler that is not a subclass of Handler: it can only be called.
 _CALLABLE = Handler()
 
 
@@ -108,12 +108,12 @@ class Node:
         fit: Makes one emitted value a dictionary of the node's fields.
         stream: Route each result as it comes, instead of all after the handler has ended.
         fields: The declared fields, for *pass_through*.
-        pass_through: Each result also has those fields of the message that it does not name.
-        seam: What may be asked of the handler: itself, or a Handler that can do nothing else.
-        foreign: The handler speaks to another program, where a tuple arrives as a list.
-        takes_many: It has a ``call_many``: messages in, for each an outcome (a list of what it
-            emitted, or an exception) in their order.
-        function: What a user calls: it runs the node and routes its results.
+        pass_through: Each result also has the fields of the message that it does not name.
+        seam: The handler itself if it is a Handler; otherwise a Handler that can only be called.
+        foreign: The handler runs another program, where a tuple arrives as a list.
+        takes_many: It has a ``call_many``: messages in, and for each in order an outcome (a list of
+            emitted values, or an exception).
+        function: The function that a user calls: it runs the node and routes its results.
     """
 
     __slots__ = (
@@ -136,14 +136,14 @@ class Node:
         self.stream = stream
         self.fields: tuple[str, ...] = ()
         self.pass_through = pass_through
-        # By its type, since isinstance is true of a mock that says so for a test's sake.
+        # By its type, since isinstance is true of a mock that claims to be a Handler for a test.
         self.seam: Handler = handler if issubclass(type(handler), Handler) else _CALLABLE
         self.foreign = self.seam.foreign
         self.takes_many = False
         self.function: Callable[..., Any] | None = None
 
     def configure(self, options: dict[str, Any]) -> None:
-        """Let the handler take from *options* what it knows, as a ShellNode its ``timeout``."""
+        """Let the handler take its *options*, such as a ShellNode its ``timeout``."""
         self.seam.configure(self.name, options, stream=self.stream)
         self.takes_many = self.seam.takes_many and not self.stream
 
@@ -155,17 +155,17 @@ class Node:
 
     def run(self, message: Any) -> Any:
         """
-        Run the handler and fit what it emits to the fields.
+        Run the handler and fit each emitted value to the fields.
 
         Returns:
-            A dictionary (it emitted one value), a tuple of them (it is a generator), a
-            generator of them (it is one, and the node streams), or :class:`NoResult`.
+            A dictionary (the handler returned one value), a tuple of them (it is a generator), a
+            generator of them (it is a generator, and the node streams), or :class:`NoResult`.
 
         Raises:
             ResultError: A value does not fit.
             Exception: Whatever the handler raised.
         """
-        fit = self.fit_for(message)  # first: the handler may change the message
+        fit = self.fit_for(message)  # first, since the handler may change the message
         return self.settle(self.handler(message), fit)
 
     def fit_for(self, message: Any) -> Callable[[Any], dict[str, Any]]:
@@ -173,7 +173,7 @@ class Node:
         return make_fit_over(message, self.fit, self.fields) if self.pass_through else self.fit
 
     def settle(self, outcome: Any, fit: Callable[[Any], dict[str, Any]]) -> Any:
-        """Return what :meth:`run` does, from what the handler has returned."""
+        """Return the result of :meth:`run`, from the handler's return value."""
         kind = type(outcome)
         if kind in _PENDING:
             outcome = _settle(outcome)
@@ -183,7 +183,7 @@ class Node:
         if outcome is NoResult or kind is NoResult:
             return NoResult
         if outcome is None and self.fields:
-            return NoResult  # as of a program, where a bare return emits nothing either
+            return NoResult  # as for a program, where a bare return emits nothing either
         return fit(outcome)
 
 
@@ -195,14 +195,14 @@ def _fitted(
             if value is not NoResult and type(value) is not NoResult:
                 yield fit(value)
     finally:
-        # Not left to its last reference, which a traceback may hold for long.
+        # Closed here, since a traceback may hold the last reference for long.
         values.close()
 
 
 def _fitted_all(
     values: Generator[Any, None, None], fit: Callable[[Any], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Do as :func:`_fitted`, in two thirds of its time."""
+    """Do the same as :func:`_fitted`, in two thirds of its time."""
     results = []
     try:
         for value in values:
@@ -222,13 +222,13 @@ def _settle(outcome: Any) -> Any:
 
 
 def _coroutines() -> ModuleType:
-    """Imported with the first need, since asyncio takes longer to import than all of Emit."""
+    """Return the module, imported on first use: asyncio takes longer to import than all of Emit."""
     with _importing:
         from emit import coroutines
     return coroutines
 
 
-#: Held through a fork: a child has what another thread is importing half and locked, for ever.
+#: Held through a fork. Otherwise a child could inherit another thread's half-done, locked import.
 _importing = threading.RLock()
 
 at_fork(
@@ -281,8 +281,10 @@ def _with_fields(func: Callable[..., Any]) -> Callable[[Any], Any]:
 
 def get_name(func: Any) -> str:
     """
-    Return ``func.name`` if that is a string. Otherwise return ``module.name``: of the function or
-    class, of the function that a partial calls, or of a callable object's class.
+    Return ``func.name`` if it is a string, otherwise ``module.name``.
+
+    The latter names the function or class, the function that a partial calls, or the class of a
+    callable object.
     """
     name = getattr(func, "name", None)
     if isinstance(name, str):
@@ -310,8 +312,8 @@ def look_like(function: Callable[..., Any], func: Any, name: str) -> None:
     function.name = name  # type: ignore[attr-defined]
 
 
-#: Set in the flags of a function's code, and not of a module's or class's: inspect.CO_OPTIMIZED,
-#: but importing that takes longer than all of this package.
+#: inspect.CO_OPTIMIZED: set in the code of a function, not of a module or class. Importing inspect
+#: takes longer than all of this package.
 _OPTIMIZED = 1
 
 
@@ -322,14 +324,14 @@ def _is_ours(frame: FrameType) -> bool:
 
 class Declaration(NamedTuple):
     """
-    Where a node was declared.
+    The place of a node's declaration.
 
     Attributes:
         file: The source file.
         line: The line of the decorator.
         module: The module's dictionary and its ``__spec__``; a reload gives it a new one.
-        code: What ran at the top of the module then. A module that is imported has one for all
-            its nodes; what is typed into it, or given to ``exec``, has its own each time.
+        code: The code at the top of the module at that time. An imported module has one for all
+            its nodes. Code that is typed in or given to ``exec`` has its own each time.
     """
 
     file: str
@@ -349,10 +351,11 @@ class Declaration(NamedTuple):
 
     def repeats(self, earlier: Declaration) -> bool:
         """
-        Return True if this replaces *earlier*, and is not a second node of the same name.
+        Return True if this declaration replaces *earlier*, instead of giving a second node its
+        name.
 
-        It replaces it if the same file runs once more, as in a reload. It also does if it is typed
-        in: a notebook's cell, changed or not, or a line at a prompt, gives a name anew.
+        It replaces it if the same file runs once more, as in a reload. Typed code, such as a
+        notebook's cell (changed or not) or a line at a prompt, also replaces it.
         """
         module, spec = self.module
         if module is not earlier.module[0] or spec is not earlier.module[1]:
@@ -386,10 +389,10 @@ class Declarations:
 
     def check(self, name: str, place: Declaration) -> bool:
         """
-        Return True if a declaration at *place* may take the place of an earlier one.
+        Return True if a declaration at *place* may replace an earlier one.
 
         Raises:
-            GraphError: Another place has the name, or no node can have it.
+            GraphError: Another place has the name, or the name can't be a node's.
         """
         if not isinstance(name, str) or not name or name == ENTRY:
             raise GraphError(f"a node can't be called {name!r}: give a string, such as 'words'")
@@ -402,7 +405,7 @@ class Declarations:
         return taken is not None
 
     def claim(self, name: str, place: Declaration) -> bool:
-        """Take a name, and return and raise as :meth:`check` does."""
+        """Take a name. Return and raise as :meth:`check` does."""
         is_taken = self.check(name, place)
         self._taken[name] = place
         return is_taken

@@ -1,7 +1,7 @@
 """
-One of several processes at a time, and once it is done nobody again: a mark in Redis.
+A mark in Redis: one process at a time does a piece of work, and none does it again.
 
-Takes a client of redis-py; nothing here imports it.
+This module takes a client of redis-py and does not import it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["address", "asking", "claim", "idempotent"]
 
 logger = logging.getLogger(__name__)
 
-#: The value of a mark whose work is done; while the work goes on it is a token of its owner.
+#: The value of a mark whose work is done. During the work it is the owner's token.
 _DONE = "done"
 
-#: Delete a mark, if it is still ours.
+#: Delete a mark if this owner still has it.
 _RELEASE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
@@ -36,28 +36,28 @@ def idempotent(
     """
     Do a sink's effect once for each key, however often its message is delivered.
 
-    The effect happens **at least once**. It happens twice only if the process is killed between
-    the end of the effect and the mark behind it, if Redis is gone then and the message comes
-    again, or if the effect takes longer than *lease*. If even that is too much, the effect must
-    know its key itself: a unique column in the same transaction, or the idempotency key of the
-    service that is called.
+    The effect happens **at least once**. It happens twice only in these cases: the process is
+    killed after the effect and before the mark; Redis goes away at that point and the message comes
+    again; or the effect takes longer than *lease*. If even that is too much, the effect must know
+    its key itself: a unique column in the same transaction, or the idempotency key of the service
+    that is called.
 
     Args:
         redis: A client of redis-py.
-        key: What is done once, such as the sink's name and the message's id. The mark is
+        key: Identifies the effect, such as by the sink's name and the message's id. The mark is
             ``emit:once:<key>``.
-        lease: Seconds that the effect takes at most. It is claimed for so long: after a
-            process that was killed in the middle, another may do it when they are over.
+        lease: Seconds that the effect may take; the claim lasts this long. If a process is killed
+            during the effect, another may do it after this time.
         ttl: Seconds that the mark stays after the effect; longer than a repeat may take to come.
 
     Yields:
-        True: do it. False: it is done. An exception in the block takes the claim back, so that
-        the next delivery does the effect; the exception goes on.
+        True: do the effect. False: it is done. An exception in the block takes the claim back, so
+        that the next delivery does the effect; the exception goes on.
 
     Raises:
-        InProgress: Another process is at it, or was killed at it. Nothing was done: let it
-            through, so that the message is tried again.
-        LedgerError: Redis is not there, or refuses. Nothing was done: let it through, so that
+        InProgress: Another process is doing the effect, or was killed while it did. Nothing was
+            done. Don't catch it, so that the message is tried again.
+        LedgerError: Redis can't be reached, or refuses. Nothing was done. Don't catch it, so that
             the message waits. (If Redis goes away during the effect, the log says so.)
 
     Example:
@@ -82,7 +82,7 @@ def idempotent(
     try:
         redis.set(mark, _DONE, px=_milliseconds(ttl))
     except Exception as error:
-        # It is done: an exception would only have it done twice for certain.
+        # The effect is done: an exception would certainly repeat it.
         text = "%s is done and not marked: if its message comes again after %g s, so does this: %s"
         logger.warning(text, mark, lease, error)
 
@@ -90,11 +90,11 @@ def idempotent(
 @contextmanager
 def asking(redis: Any, what: str) -> Iterator[None]:
     """
-    Raise a LedgerError if what is done in the ``with`` block fails.
+    Raise a LedgerError if the ``with`` block fails.
 
     Args:
-        redis: The client that does it.
-        what: What it is asked to do.
+        redis: The client that is used in the block.
+        what: What the block asks the client to do.
     """
     try:
         yield
@@ -107,7 +107,7 @@ def asking(redis: Any, what: str) -> Iterator[None]:
 
 def address(redis: Any) -> str:
     """
-    The place of a client's Redis, without its password.
+    Return the address of a client's Redis, without its password.
 
     Example:
         >>> address(Redis(host="localhost", port=6379, db=1, password="secret"))
@@ -128,10 +128,10 @@ def address(redis: Any) -> str:
 @contextmanager
 def claim(redis: Any, mark: str, *, lease: float) -> Generator[None, None, None]:
     """
-    Be the only one at something for a ``with`` block, for *lease* seconds at most.
+    Claim a piece of work for a ``with`` block, for *lease* seconds at most.
 
     Raises:
-        InProgress: Another process is.
+        InProgress: Another process has the claim.
     """
     token = uuid.uuid4().hex
     if _take(redis, mark, token, lease) is not None:
@@ -143,16 +143,18 @@ def claim(redis: Any, mark: str, *, lease: float) -> Generator[None, None, None]
 
 
 def _take(redis: Any, mark: str, token: str, lease: float) -> str | None:
-    """Set a mark where there is none. Returns what it is set to already; None: it is ours."""
+    """
+    Set a mark if there is none. Return the value of an existing mark; None if the mark is ours.
+    """
     while not redis.set(mark, token, nx=True, px=_milliseconds(lease)):
         held = redis.get(mark)
-        if held is not None:  # it may have run out in between
+        if held is not None:  # the mark may have expired since
             return held.decode() if isinstance(held, bytes) else str(held)
     return None
 
 
 def _let_go(redis: Any, mark: str, token: str) -> None:
-    # What is on its way up is the reason; a claim that stays runs out by itself.
+    # The exception on its way up matters more; a claim that stays expires by itself.
     try:
         redis.eval(_RELEASE, 1, mark, token)
     except Exception as error:

@@ -26,50 +26,51 @@ __all__ = ["EmitWorker"]
 
 _log = logging.getLogger("emit.rq")
 
-#: Seconds between two looks for jobs whose worker has died; RQ's own are 600.
+#: Seconds between two searches for jobs whose worker has died; RQ's own are 600.
 MAINTENANCE = 60
 
-#: Seconds that RQ locks a queue for such a look, and those after which Emit takes the lock for one
-#: that a worker left behind when it died, or when Redis went away.
+#: Seconds that RQ locks a queue for such a search. After this time Emit takes a lock for one that a
+#: worker left behind when it died, or when Redis went away.
 _LOCKED = 899
 _STALE = 120
 
-#: Redis refuses these for a while, but the next attempt at the same command may succeed.
+#: Errors of Redis that pass: the next attempt at the same command may succeed.
 _PASSING = (
-    OSError,  # what redis-py before 6 has for a connection that can't be made
-    exceptions.ConnectionError,  # also: Redis is still loading its data
+    OSError,  # raised by redis-py before 6 if it can't connect
+    exceptions.ConnectionError,  # also while Redis loads its data
     exceptions.TimeoutError,
     exceptions.ReadOnlyError,
     exceptions.MasterDownError,
     exceptions.OutOfMemoryError,
-    exceptions.NoPermissionError,  # a worker that has begun to work had the permission
+    exceptions.NoPermissionError,  # a working worker had the permission before
 )
 
-#: Seconds between two attempts at a command while Redis is away, at most.
+#: The longest wait in seconds between two attempts at a command while Redis is away.
 _LONGEST_WAIT = 2.0
 
-#: Seconds between two looks for jobs whose time has come, as RQ's own.
+#: Seconds between two searches for jobs that are due, as in RQ.
 TICK = 1.0
 
-#: Seconds between two attempts to take over a queue's time from a worker that may have died. RQ's
-#: own are 600: jobs that the dead one was to put into the queue would wait for so long.
+#: Seconds between two attempts to take over a queue's schedule from a worker that may have died.
+#: RQ's own are 600: the dead worker's delayed jobs would wait that long.
 _TAKE_OVER = 10.0
 
-#: Seconds between two warnings that such looks fail.
+#: Seconds between two warnings that such searches fail.
 _QUIET = 60.0
 
 
 class EmitWorker(SimpleWorker):
     """
-    Runs jobs in its own process, so that the programs of nodes stay, and are started once.
+    Runs jobs in its own process, so that the nodes' programs are started once and stay.
 
-    RQ's default worker forks for each job: a crash of a Python node then costs one fork, but every
-    job starts the programs that it needs anew. Here a crash of a Python node ends the worker; its
-    supervisor starts another, and RQ runs the job again. A crash of a program ends nobody else.
+    RQ's default worker forks for each job. A crash of a Python node then costs one fork, but every
+    job starts the programs that it needs anew. Here a crash of a Python node ends the worker: its
+    supervisor starts another, and RQ runs the job again. A crash of a program ends only that
+    program.
 
     It also
 
-    * watches the time for its queues, which delayed attempts need (as ``--with-scheduler``
+    * watches the schedule of its queues, which delayed attempts need (as ``--with-scheduler``
       does, but in a thread);
     * looks every minute for the jobs of workers that died, also while it has no job itself;
     * waits for a Redis that goes away, also in the middle of a job. RQ's own workers then end.
@@ -81,27 +82,27 @@ class EmitWorker(SimpleWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # RQ's command line passes its default as if the user had given it.
+        # RQ's command line passes its default as if the user had set it.
         if self.maintenance_interval == DEFAULT_MAINTENANCE_TASK_INTERVAL:
             self.maintenance_interval = MAINTENANCE
         self._patience = _Patience()
 
     @property
     def dequeue_timeout(self) -> int:
-        """Seconds to wait for a job: no longer than until the next look for lost ones."""
+        """Seconds to wait for a job, at most until the next search for lost ones."""
         return max(1, min(super().dequeue_timeout, self.maintenance_interval, MAINTENANCE))
 
     def bootstrap(self, *args: Any, **kwargs: Any) -> None:
         """
         Begin to work, as RQ's workers do; then wait for Redis whenever it goes away.
 
-        A Redis that is not there at the start is an error, as it is for RQ. One that takes jobs and
-        no dead letters is a warning. RQ sets up its log here, and what Emit says goes to the same.
+        A Redis that can't be reached at the start is an error, as for RQ. A Redis that takes jobs
+        but no dead letters is a warning. RQ sets up its log here, and Emit logs to the same place.
         """
         super().bootstrap(*args, **kwargs)
         log_with_worker()
         try_out([Ledger(self.connection, counts=False)], _log)
-        # A client of its own: handlers may use the same one as the worker, and must not wait.
+        # A client of its own: handlers may use the worker's client, and must not wait.
         self.connection = self._patience.client(self.connection)
         self.queues = [self._patient(queue) for queue in self.queues]
         self._ordered_queues = self.queues[:]
@@ -112,9 +113,9 @@ class EmitWorker(SimpleWorker):
         return patient
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        """Work as RQ's workers do. ``with_scheduler`` changes nothing: there always is one."""
-        # RQ's is a forked process: it outlives a worker that is killed, and so does the worker's
-        # connection in it, to which Redis then gives the next job, and nobody runs that.
+        """Work as RQ's workers do. ``with_scheduler`` changes nothing: a scheduler always runs."""
+        # RQ's scheduler is a forked process, which outlives a killed worker. It then holds the
+        # worker's connection open, to which Redis gives the next job, and nobody runs that job.
         kwargs["with_scheduler"] = False
         quiet = logging.WARNING
         scheduler = RQScheduler(self.queues, connection=self.connection, logging_level=quiet)
@@ -122,7 +123,7 @@ class EmitWorker(SimpleWorker):
             return super().work(*args, **kwargs)
 
     def clean_registries(self) -> None:
-        """Look for the jobs of dead workers, as RQ does; a lock of a dead worker is no obstacle."""
+        """Look for the jobs of dead workers, as RQ does, and override a dead worker's lock."""
         for queue in self.queues:
             left = self.connection.ttl(queue.registry_cleaning_key)
             if 0 <= left < _LOCKED - _STALE:
@@ -130,18 +131,20 @@ class EmitWorker(SimpleWorker):
         super().clean_registries()  # type: ignore[no-untyped-call]
 
     def set_shutdown_requested_date(self) -> None:
-        """Tell Redis that this worker is to stop: a handler of signals, which must not wait."""
+        """
+        Tell Redis that this worker is to stop. A signal handler calls this, so it must not wait.
+        """
         with self._patience.ended(), _telling("Redis doesn't know that this worker is to stop"):
             super().set_shutdown_requested_date()  # type: ignore[no-untyped-call]
 
     def teardown(self) -> None:
-        """Say farewell to Redis, if it is there."""
+        """Sign off in Redis, if it can be reached."""
         with self._patience.ended(), _telling("Redis still lists this worker for some minutes"):
             super().teardown()  # type: ignore[no-untyped-call]
 
 
 class _Patience(Retry):
-    """How a worker tries a command of Redis: until it succeeds."""
+    """Retries a worker's commands to Redis until they succeed."""
 
     def __init__(self) -> None:
         super().__init__(NoBackoff(), -1, supported_errors=_PASSING)  # -1: any number of times
@@ -149,7 +152,7 @@ class _Patience(Retry):
         self._warned = float("-inf")
 
     def __deepcopy__(self, memo: Any) -> _Patience:
-        return self  # each connection makes a copy, and all of them have to know of the end
+        return self  # each connection copies it, and all of them must see the end
 
     def client(self, client: Any) -> Any:
         """Return a client for the same Redis as *client* that waits for it."""
@@ -159,7 +162,7 @@ class _Patience(Retry):
 
     @contextmanager
     def ended(self) -> Iterator[None]:
-        """Try once only in here."""
+        """Try each command only once in this block."""
         before, self._is_ended = self._is_ended, True
         try:
             yield
@@ -167,7 +170,7 @@ class _Patience(Retry):
             self._is_ended = before
 
     def call_with_retry(self, do: Any, fail: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call *do* until it succeeds, and *fail* after each failure, as redis-py says."""
+        """Call *do* until it succeeds, and *fail* after each failure, as redis-py defines it."""
         failures = 0
 
         def failed(error: Exception, *more: Any) -> None:
@@ -197,7 +200,7 @@ def _telling(what: str) -> Iterator[None]:
 
 @contextmanager
 def _scheduling(scheduler: RQScheduler) -> Iterator[None]:
-    """Put jobs into their queues when their time has come, in a thread."""
+    """Put jobs into their queues when they are due, in a thread."""
     ended = threading.Event()
     thread = threading.Thread(target=_schedule, args=(scheduler, ended), daemon=True)
     thread.start()
@@ -213,7 +216,7 @@ def _schedule(scheduler: Any, ended: threading.Event) -> None:
     while not ended.wait(TICK):
         if time.monotonic() - asked >= _TAKE_OVER:
             asked = time.monotonic()
-            scheduler.lock_acquisition_time = None  # asks now for those locks that it lacks
+            scheduler.lock_acquisition_time = None  # asks at once for the missing locks
         try:
             _look(scheduler)
         except RedisError as error:  # the worker itself waits for it as well

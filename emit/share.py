@@ -1,4 +1,4 @@
-"""Where the files of other languages are: the launchers in runtimes/, the SDKs in sdks/."""
+"""The place of the files for other languages: the launchers in runtimes/, the SDKs in sdks/."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ __all__ = ["find", "root"]
 
 def find(part: str) -> Path:
     """
-    The folder *part*, such as ``"runtimes"``, of this Emit.
+    Return the folder *part*, such as ``"runtimes"``, of this Emit.
 
-    Looked for in ``$EMIT_SHARE``; without that in ``emit/_share``, where a wheel has it, and
-    then in the folder above ``emit/``, where a checkout has it.
+    It is in ``$EMIT_SHARE`` if that is set. Otherwise it is in ``emit/_share``, as in a wheel, or
+    in the folder above ``emit/``, as in a checkout.
 
     Raises:
-        FileNotFoundError: It is not there. The text says where, and what to set.
+        FileNotFoundError: The folder is not there. The text says where Emit looked, and what to
+            set.
     """
     place = root() / part
     if not place.is_dir():
@@ -28,7 +29,7 @@ def find(part: str) -> Path:
 
 
 def root() -> Path:
-    """The folder that has runtimes/ and sdks/, whether they are there or not."""
+    """Return the folder of runtimes/ and sdks/, even if they are not there."""
     named = os.environ.get("EMIT_SHARE")
     if named:
         return Path(named).absolute()

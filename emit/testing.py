@@ -1,4 +1,4 @@
-"""For the tests of graphs: see what is sent where, without running the subscribers."""
+"""For the tests of graphs: record the messages that are sent, without running the subscribers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emit.router import Router
 
 
 class Sent(NamedTuple):
-    """One message on its way: where from, where to, and what."""
+    """One message on its way: its origin, its destination, and the message itself."""
 
     origin: str
     destination: str
@@ -21,7 +21,7 @@ class Sent(NamedTuple):
 @contextmanager
 def capture(router: Router) -> Iterator[list[Sent]]:
     """
-    Record what *router* dispatches inside a ``with`` block, and deliver none of it.
+    Record the messages that *router* dispatches inside a ``with`` block, and deliver none of them.
 
     It works for every kind of router: nothing reaches a queue either. Calls from other
     threads are recorded, too.

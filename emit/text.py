@@ -1,6 +1,6 @@
 """
-Text from elsewhere, made safe to log and to print: cut, and without what could drive a terminal or
-pass for another line. No I/O here.
+Text from elsewhere, made safe to log and to print. It is cut, and stripped of anything that could
+drive a terminal or pass for another line. No I/O here.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ __all__ = [
     "said",
 ]
 
-#: Characters that are kept of one text: of an error's message, of a stack, of a log's text.
+#: Characters kept of one text: of an error's message, of a stack, of a log's text.
 MOST = 8 * 1024
 
-#: Lines that are kept of a stack, or of a log's text: 8 KiB of line ends are no 8,192 records.
+#: Lines kept of a stack or of a log's text: 8 KiB of line ends must not become 8,192 records.
 LINES = 200
 
-#: Characters that are kept of what should be a word, such as the class of an error.
+#: Characters kept of a text that should be a word, such as the class of an error.
 WORD = 200
 
-#: What a terminal, a log or a reader's eye may take for more than text: control characters (C0 and
-#: C1; tabs and line ends are text), line separators, marks that turn the direction of writing,
+#: Characters that a terminal, a log or a reader may take for more than text: control characters (C0
+#: and C1; tabs and line ends are text), line separators, marks that turn the direction of writing,
 #: invisible tags, and surrogates, which no file in UTF-8 holds.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
@@ -47,17 +47,17 @@ _UNSAFE = re.compile(
 )
 
 
-#: Keys that are named of a map.
+#: The most keys of a map that a text names.
 _SHOWN = 20
 
-#: What is taken for the name of a field. Keys of a map can also be data, as addresses of people;
-#: those with five digits or more are numbers, ids or tokens.
+#: A text that looks like the name of a field. Keys of a map can also be data, such as addresses of
+#: people; keys with five digits or more are numbers, ids or tokens.
 _NAME = re.compile(r"(?!(?:\D*\d){5})[^\W\d][\w-]{0,39}")
 
 
 def is_name(text: object) -> bool:
     """
-    True if *text* looks like the name of a field, which an error may tell, and not like data.
+    True if *text* looks like the name of a field, which an error may show, and not like data.
 
     Example:
         >>> is_name("unit-price"), is_name("order-41111"), is_name("ada@example.org")
@@ -68,8 +68,8 @@ def is_name(text: object) -> bool:
 
 def names_of(keys: Collection[object]) -> str:
     """
-    The first of *keys* that look like names, in one line, and how many others there are: a map may
-    have anything for keys, and any number of them.
+    Return one line with the first *keys* that look like names, and the number of the other keys. A
+    map may have anything as keys, and any number of them.
 
     Example:
         >>> names_of(["word", "count", "ada@example.org"])
@@ -82,8 +82,8 @@ def names_of(keys: Collection[object]) -> str:
 
 def path_to(container: str, key: object, number: int) -> str:
     """
-    The path to a key's value in a map. A key that may be data is told by its number: paths end in
-    logs.
+    Return the path to a key's value in a map. A key that may be data is replaced by its number,
+    since paths end in logs.
 
     Example:
         >>> path_to("items[3]", "price", 1), path_to("people", "ada@example.org", 2)
@@ -109,7 +109,7 @@ def clean(text: str) -> str:
 
 def cut(text: str, most: int = MOST) -> str:
     """
-    Keep the first *most* characters, and say so.
+    Keep the first *most* characters, and say so if the text was longer.
 
     Example:
         >>> cut("a long text", 6)
@@ -119,13 +119,13 @@ def cut(text: str, most: int = MOST) -> str:
 
 
 def said(text: str) -> str:
-    """What a program says, such as an error's message: cut and clean; its line ends stay."""
+    """Return a program's text, such as an error's message, cut and clean. Its line ends stay."""
     return clean(cut(text))
 
 
 def one_line(text: str, most: int = MOST) -> str:
     """
-    A clean text of one line, as for a name, or where a second line would look like another record.
+    Return a clean text of one line: for a name, or if a second line would look like another record.
 
     Example:
         >>> one_line("first\\nsecond")
@@ -135,7 +135,7 @@ def one_line(text: str, most: int = MOST) -> str:
 
 
 def clean_lines(lines: Sequence[str]) -> Sequence[str]:
-    """Each item as a clean line: no more than `LINES` items, and no more than `MOST` characters."""
+    """Return each item as a clean line: at most `LINES` items and at most `MOST` characters."""
     if not lines:
         return lines
     kept: list[str] = []
@@ -152,8 +152,8 @@ def clean_lines(lines: Sequence[str]) -> Sequence[str]:
 
 def clean_values(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The same fields with clean texts in them. What is over `MOST` characters in all is left out,
-    and the field ``...`` says so.
+    Return the same fields with clean texts. Texts beyond `MOST` characters in all are left out, and
+    the field ``...`` says so.
     """
     kept: dict[str, Any] = {}
     left = MOST
@@ -166,14 +166,15 @@ def clean_values(fields: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-#: What redis-py says of a command in a pipeline: with its arguments, which may be a message.
+#: redis-py's text about a command in a pipeline. It has the command's arguments, which may be a
+#: message.
 _COMMAND = re.compile(r"^(Command # \d+ \(\w+) .*(\) of pipeline caused error: )", re.DOTALL)
 
 
 def hide_arguments(error: BaseException) -> None:
     """
-    Take the arguments of a command out of what redis-py says of it, in *error* and in what led to
-    it: all of that is printed with a traceback.
+    Remove the arguments of a command from redis-py's text, in *error* and in its causes, because a
+    traceback prints all of them.
 
     Example:
         >>> error = ValueError("Command # 1 (LPUSH words a b) of pipeline caused error: OOM")
@@ -191,7 +192,7 @@ def hide_arguments(error: BaseException) -> None:
 
 
 def _weight(value: Any, most: int) -> int:
-    """The characters of all texts in a value, and one for each other; counted up to *most*."""
+    """Count the characters of all texts in a value, and 1 for each other value, up to *most*."""
     if isinstance(value, (str, bytes)):
         return len(value)
     if isinstance(value, Mapping):
@@ -207,7 +208,7 @@ def _weight(value: Any, most: int) -> int:
 
 
 def clean_value(value: Any) -> Any:
-    """The same value with clean texts in it, however many."""
+    """Return the same value with clean texts, however many there are."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):
@@ -228,16 +229,16 @@ def _escaped(character: str) -> str:
 
 
 def nearest(text: str, names: Iterable[str]) -> str:
-    """The names that may have been meant, as `` (nearest: a, b)``; empty where none is near."""
+    """Return the similar names as `` (nearest: a, b)``, or an empty text if none is similar."""
     others = list(names)
     near = _close(text, others, count=2, share=0.5)
-    # A short name is far from a long pattern that was meant for it, and the other way round.
+    # A short name differs much from a long pattern that was meant for it, and vice versa.
     near = near or [name for name in others if name in text or text in name][:2]
     return f" (nearest: {', '.join(near)})" if near else ""
 
 
 def misspelt(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Those of *names* that are not known, but are within a letter or two of one that is."""
+    """Return the unknown *names* that are within a letter or two of a known one."""
     there = list(known)
     near = {name: _close(name, there, count=1, share=0.85) for name in names if name not in there}
     return {name: meant[0] for name, meant in near.items() if meant}
