@@ -1,4 +1,4 @@
-"""Pictures of a graph: an outline of what is to be seen, and its renderings. No I/O here."""
+"""Pictures of a graph: an outline of its contents, and its renderings. No I/O here."""
 
 from emit.drawing.outline import Outline, outline
 

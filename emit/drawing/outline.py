@@ -1,4 +1,4 @@
-"""The contents of a graph's picture: nodes, their languages and fields, and who hears whom."""
+"""The contents of a graph's picture: nodes, their languages and fields, and subscriptions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ class Drawn:
     Attributes:
         name: Its name.
         fields: The fields that it declares.
-        pass_through: Whether it also emits the other fields of the message it was given.
-        language: ``python``, or that of its program (``ruby``), or the program's name (``jq``).
-        foreign: Whether a program of its own runs it.
-        size: Processes at most, where the node's author has said so; else None.
-        entry: Whether it hears calls of the router.
-        reached: Whether a call of the router can lead to it.
+        pass_through: True if it also emits the other fields of its message.
+        language: ``python``, or the language of its program (``ruby``), or the program's name
+            (``jq``).
+        foreign: True if it runs a program of its own.
+        size: The most processes, if the node's author has set it; else None.
+        entry: True if it hears calls of the router.
+        reached: True if a call of the router can lead to it.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Drawn:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """Its fields for people: a node that passes others on begins with a mark for them."""
+        """Its fields for people. If the node passes others on, a mark for them comes first."""
         return ("…", *self.fields) if self.pass_through else self.fields
 
 
@@ -51,14 +52,14 @@ class Outline:
 
     Attributes:
         nodes: By name, in order of registration.
-        edges: Who hears whom; the origin of a call of the router is ``__entry_point``.
+        edges: The subscriptions; the origin of a call of the router is ``__entry_point``.
     """
 
     nodes: Mapping[str, Drawn]
     edges: tuple[Edge, ...]
 
     def heard(self, origin: str) -> list[Edge]:
-        """The edges that begin at *origin*."""
+        """Return the edges that begin at *origin*."""
         return self._heard.get(origin, [])
 
     @cached_property
@@ -70,9 +71,11 @@ class Outline:
 
     def as_dict(self) -> dict[str, Any]:
         """
-        As plain data: ``{"nodes": [...], "edges": [...]}``. A node has the attributes of
-        :class:`Drawn`; an edge has ``origin``, ``destination``, ``fields`` (null for a call of
-        the router) and ``pattern`` (null where the subscription was a name).
+        Return plain data: ``{"nodes": [...], "edges": [...]}``.
+
+        A node has the attributes of :class:`Drawn`. An edge has ``origin``, ``destination``,
+        ``fields`` (null for a call of the router) and ``pattern`` (null if the subscription was a
+        name).
         """
         return {
             "nodes": [asdict(node) for node in self.nodes.values()],
@@ -81,16 +84,16 @@ class Outline:
 
     def fields_of(self, edge: Edge) -> tuple[str, ...] | None:
         """
-        Return what each message on an edge has for certain; None if only the caller of the router
-        knows.
+        Return the fields that each message on an edge certainly has; None if only the caller of the
+        router knows.
         """
         return self._carried.get(edge.origin)
 
     @cached_property
     def _carried(self) -> dict[str, tuple[str, ...]]:
         """
-        For each node, the fields that all its results have. A node that passes on what it hears
-        has those that all of its origins give; the caller of the router may give any.
+        For each node, the fields that all its results have. A node that passes fields on also has
+        the fields that all of its origins give. The caller of the router may give any.
         """
         carried = {n.name: n.fields for n in self.nodes.values() if not n.pass_through}
         passing = {n.name: n.fields for n in self.nodes.values() if n.pass_through}
@@ -98,7 +101,7 @@ class Outline:
         for edge in self.edges:
             if edge.destination in passing:
                 origins[edge.destination].append(edge.origin)
-        # Nodes that pass on may hear each other in a circle: repeat until nothing is taken away.
+        # Nodes that pass fields on may hear each other in a cycle: repeat until nothing is removed.
         changed = True
         while changed:
             changed = False
@@ -112,7 +115,7 @@ class Outline:
 
 def outline(router: Router, called: Iterable[str] = ()) -> Outline:
     """
-    Look at a router.
+    Return the outline of a router.
 
     Args:
         router: Its node modules have been imported.
@@ -147,13 +150,13 @@ def outline(router: Router, called: Iterable[str] = ()) -> Outline:
 
 
 def _joined(given: list[tuple[str, ...]], own: tuple[str, ...]) -> tuple[str, ...]:
-    """The fields that all of *given* have, and *own*."""
+    """Return the fields that all of *given* have, and *own*."""
     common = [field for field in given[0] if all(field in fields for fields in given[1:])]
     return tuple(dict.fromkeys([*common, *own]))
 
 
 def reach(edges: Iterable[Edge], starts: Iterable[str]) -> set[str]:
-    """Return all names that *starts* lead to, themselves included."""
+    """Return all names that *starts* lead to, including *starts*."""
     heard: dict[str, list[str]] = {}
     for edge in edges:
         heard.setdefault(edge.origin, []).append(edge.destination)
@@ -167,7 +170,9 @@ def reach(edges: Iterable[Edge], starts: Iterable[str]) -> set[str]:
 
 
 def roots(outline: Outline, names: Iterable[str]) -> list[str]:
-    """Return few of *names* that lead to all others: those that hear nobody, one of each circle."""
+    """
+    Return a few of *names* that lead to all others: those that hear no node, and one of each cycle.
+    """
     hearing = {edge.destination for edge in outline.edges}
     begins: list[str] = []
     covered = set[str]()

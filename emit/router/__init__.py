@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CeleryRouter", "RQRouter", "Router"]
 
-#: Imported when they are asked for, since most installations have one queue or none.
+#: Imported on first use, since most installations have one queue or none.
 _LATER = {"CeleryRouter": "emit.router.celery", "RQRouter": "emit.router.rq"}
 
 

@@ -1,14 +1,14 @@
 """
 A carrier brings the messages of a router to their nodes. :class:`Runner` is the carrier of this
-process; that of a queue is in sender.py.
+process; the carrier of a queue is in sender.py.
 
-The runner works off a list in the calling thread, and hands what a node emits back to the router.
+The runner works off a list in the calling thread, and hands a node's results back to the router.
 There is no recursion: a chain of any length, or a cycle that ends, needs no more stack than one
 hop.
 
 The newest deliveries come first, so a message's consequences are worked off before the next
-message: the list stays as long as the graph is deep and one fan-out wide, however many
-messages pass. Within one fan-out the order is the order of emission.
+message. The list is never longer than the graph's depth and one fan-out's width require, however
+many messages pass. Within one fan-out the order is the order of emission.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Carrier(Protocol):
 
     def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
         """
-        Take results of one node, each of which is a message for another.
+        Take results of one node. Each becomes a message for *destination*.
 
         Raises:
             GraphError: There is no node *destination*.
@@ -47,7 +47,7 @@ class Carrier(Protocol):
 
     def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> Any:
         """
-        Take one message, and let it wait for no other.
+        Take one message, and don't let it wait for others.
 
         Returns:
             The queue's receipt, in the form of its library.
@@ -70,8 +70,7 @@ class Routing(Protocol):
 
     def sends_here(self) -> bool:
         """
-        Return True if :meth:`send_on` does nothing but to look up the routes, and to give the
-        results to the runner.
+        Return True if :meth:`send_on` only looks up the routes and gives the results to the runner.
         """
 
 
@@ -80,21 +79,22 @@ class Runner:
     Runs nodes in the calling thread.
 
     Args:
-        router: Where results go.
+        router: Gets the results.
         graph: Its routes.
-        nodes: Its nodes by name, without those that something else stands for.
+        nodes: Its nodes by name, except those that ``wrap_node`` or ``register`` has replaced.
     """
 
     def __init__(self, router: Routing, graph: Graph, nodes: dict[str, Node]) -> None:
         self._router = router
         self._graph = graph
         self._nodes = nodes
-        # Of each thread, ``work``: the list that it is working off. Made here and not of a class of
-        # ours, since gevent may patch threading.local after this module was imported.
+        # Each thread has its own ``work``: the list that it is working off. The object is made
+        # here, not as a class of ours, since gevent may patch threading.local after this module was
+        # imported.
         self._here = threading.local()
 
     def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
-        """Put messages on this thread's list; if it works none off, work these off."""
+        """Put messages on this thread's list, and work them off unless the thread already does."""
         work: WorkList | None = getattr(self._here, "work", None)
         if work is None:
             self.work_off(self.carry, origin, destination, results)
@@ -108,14 +108,16 @@ class Runner:
 
     def do(self, first: Callable[..., Any], *args: Any) -> Any:
         """
-        Call *first*. Inside a handler the deliveries that it adds wait for the handler's end;
-        otherwise they are worked off here, with all that follows from them.
+        Call *first*. Inside a handler, the deliveries that it adds wait for the handler's end.
+        Otherwise they are worked off here, with all their consequences.
         """
         is_working = getattr(self._here, "work", None) is not None
         return first(*args) if is_working else self.work_off(first, *args)
 
     def work_off(self, first: Callable[..., Any], *args: Any) -> Any:
-        """Call *first*, then do all deliveries that follow from it. Returns what *first* does."""
+        """
+        Call *first*, then make all deliveries that follow from it. Return the value of *first*.
+        """
         outer = getattr(self._here, "work", None)
         work = self._here.work = WorkList(self._router.logger.isEnabledFor(logging.INFO))
         try:
@@ -131,19 +133,19 @@ class Runner:
         work: WorkList | None = getattr(self._here, "work", None)
         if work is not None and work.delivering is node:
             work.delivering = None
-            # A copy: what the wrapper does to it must not change what is routed.
+            # A copy, so that the wrapper can't change the results that are routed.
             return copy(self._run(node, message, work))
         return self.work_off(self._collect, node, message)
 
     def _drain(self, work: WorkList) -> None:
-        """Deliver until nothing is left: nodes as they are here, all else by :meth:`_deliver`."""
-        # The hot loop. What a hop costs is mostly the number of calls made from here, so what
-        # Node.run and Router.send_on do with results is written out once more.
+        """Deliver until nothing is left: plain nodes here, everything else by :meth:`_deliver`."""
+        # The hot loop. The number of calls made here is most of a hop's cost, so the code of
+        # Node.run and Router.send_on for results is repeated here.
         router, graph, inbox, stack = self._router, self._graph, work.inbox, work.stack
         nodes, functions, message_class = self._nodes, router.functions, router.message_class
         quick, new, copy_of = self._is_quick(work), object.__new__, dict.copy
         while inbox or stack:
-            if len(inbox) == 1:  # a chain's every hop
+            if len(inbox) == 1:  # every hop of a chain
                 delivery = inbox.pop()
             else:
                 stack += inbox[::-1]
@@ -159,7 +161,7 @@ class Runner:
             ):
                 self._deliver(delivery, work)
                 continue
-            # A message of its own for each: what one subscriber changes, no other sees.
+            # Each subscriber gets its own message, so that no other sees its changes.
             message, own = new(message_class), copy_of(fields)
             own["_origin"] = origin
             message.__dict__ = own
@@ -182,7 +184,7 @@ class Runner:
                 self._send_on(node, outcome, message, work)
 
     def _is_quick(self, work: WorkList) -> bool:
-        """Return True if a hop is all there is to do: nothing to log, nobody to ask."""
+        """Return True if a delivery needs nothing but the hop: no logging, no subclass to ask."""
         is_plain = self._router.message_class.__init__ is Message.__init__
         return is_plain and not work.logged and self._router.sends_here()
 
@@ -190,7 +192,7 @@ class Runner:
         """Do one delivery of any kind."""
         origin, destination, fields = delivery
         if destination is None:
-            for result in fields:  # the next one; the rest waits for what follows from it
+            for result in fields:  # one result; the rest waits for its consequences
                 work.stack.append(delivery)
                 return self._router.send_on(origin, (result,))
             return None
@@ -206,20 +208,22 @@ class Runner:
         return None
 
     def _call_wrapped(self, origin: str, destination: str, fields: Any, work: WorkList) -> None:
-        """Call what ``wrap_node`` or ``register`` has put in the node's place."""
+        """Call the function that ``wrap_node`` or ``register`` has put in the node's place."""
         function = self._router.functions.get(destination)
         if function is None:
             raise GraphError(f'"{destination}" is not the name of a node')
         work.delivering = self._nodes.get(destination)
         function(**{**fields, "_origin": origin})
-        work.delivering = None  # the wrapper may not have called it, or elsewhere
+        work.delivering = None  # the wrapper may not have called the node, or in another thread
 
     def _run(self, node: Node, message: Message, work: WorkList) -> Any:
-        """Run one node and route its results; those of a stream as the list is worked off."""
+        """
+        Run one node and route its results. A stream's results are routed as the list is worked off.
+        """
         return self._send_on(node, self._outcome(node, message, work), message, work)
 
     def _collect(self, node: Node, message: Message) -> Any:
-        """Do as :meth:`_run`, but return the results of a stream, with all done that follows."""
+        """Do as :meth:`_run`, but return a stream's results after all their consequences."""
         work: WorkList = self._here.work
         outcome = self._outcome(node, message, work)
         if type(outcome) is not GeneratorType:
@@ -236,7 +240,7 @@ class Runner:
             raise
 
     def _send_on(self, node: Node, outcome: Any, message: Message, work: WorkList) -> Any:
-        """Route what :meth:`Node.run` gave; the results of a stream as they come."""
+        """Route the outcome of :meth:`Node.run`; a stream's results as they come."""
         kind = type(outcome)
         if kind is dict:
             self._router.send_on(node.name, (outcome,))
@@ -250,7 +254,7 @@ class Runner:
     def _run_many(
         self, node: Node, messages: Iterable[Message], work: WorkList
     ) -> Generator[dict[str, Any], None, None]:
-        """Yield the results of messages that a program gets together, as they come in order."""
+        """Yield the results of messages that a program gets together, in order, as they come."""
         sent: deque[Message] = deque()
         with closing(node.seam.call_many(self._noting(messages, node, sent, work))) as outcomes:
             for outcome in outcomes:
@@ -282,7 +286,7 @@ class Runner:
 
 class WorkList:
     """
-    What one call of a router has still to deliver.
+    The deliveries that one call of a router still has to make.
 
     Attributes:
         inbox: Deliveries added since the last was taken, in order.
@@ -300,11 +304,13 @@ class WorkList:
         self.delivering: Node | None = None
 
     def push(self, origin: str, results: Generator[Any, None, None]) -> None:
-        """Add a stream: its results are taken one at a time, each worked off before the next."""
+        """Add a stream. Its results are taken one at a time, each worked off before the next."""
         self.inbox.append((origin, None, results))
 
     def take_same(self, destination: str) -> list[tuple[str, Any]]:
-        """Take what *destination* gets next, up to the first for another: origins and fields."""
+        """
+        Take the next deliveries for *destination*, up to the first for another: origins and fields.
+        """
         stack = self.stack
         same = []
         while stack and stack[-1][1] == destination:
@@ -313,7 +319,9 @@ class WorkList:
         return same
 
     def close(self) -> None:
-        """Drop what is left after a failure; generators that have begun are closed."""
+        """
+        Drop the remaining deliveries after a failure, and close the generators that have begun.
+        """
         for _, destination, results in (*self.stack, *self.inbox):
             if destination is None:
                 results.close()
@@ -322,7 +330,9 @@ class WorkList:
 
 
 def _message_maker(message_class: type[Message]) -> Callable[[dict[str, Any]], Message]:
-    """Return what makes a message of a dictionary that nobody else holds; it seldom copies."""
+    """
+    Return a function that makes a message of a dictionary with no other owner; it seldom copies.
+    """
     return message_class.of if message_class.__init__ is Message.__init__ else message_class
 
 
@@ -350,7 +360,7 @@ def _noted(
 
 
 def _add_note(error: Exception, name: str, message: Message) -> None:
-    """Name the node below the traceback; the error's type and text stay as they are."""
+    """Name the node below the traceback. The error's type and text stay as they are."""
     note = f'{IN_NODE}"{name}", with a message from "{vars(message).get("_origin") or "a call"}"'
     if hasattr(error, "add_note"):
         error.add_note(note)

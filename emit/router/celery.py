@@ -3,7 +3,7 @@
 
 Emit routes, Celery carries: names, headers, root and parent ids, priorities, countdowns, events
 and time limits are Celery's own. A task has one argument, the text of envelope.py, also if its
-author calls ``delay``. What Emit has to know of earlier attempts is in one header, ``emit``.
+author calls ``delay``. One header, ``emit``, has Emit's record of earlier attempts.
 """
 
 from __future__ import annotations
@@ -49,21 +49,22 @@ from emit.text import hide_arguments, one_line
 
 __all__ = ["CeleryRouter"]
 
-#: The header of one that waits longer than the broker allows: until when, in seconds since the
-#: epoch.
+#: The header of a task that waits longer than the broker allows: the end of the wait, in seconds
+#: since the epoch.
 UNTIL = "emit-until"
 
-#: The header of one that was put back before a delivery was counted: the name of that delivery.
+#: The header of a task that was put back before its delivery was counted: that delivery's name.
 REPEAT = "emit-repeat"
 
-#: Seconds before a message goes back that could be neither finished nor put back. They double with
-#: each, up to the second number: the broker refuses, and is not asked as fast as it can refuse.
+#: Seconds before a message that could be neither finished nor put back returns to the queue: the
+#: first wait and the longest; each doubles the one before. Without a wait, a broker that refuses
+#: would be asked as fast as it can refuse.
 _PAUSES = (1.0, 30.0)
 
-#: Seconds for RabbitMQ to confirm that it has a message. Then it is sent again.
+#: Seconds for RabbitMQ to confirm that it has a message. After that it is sent again.
 _CONFIRM = 30.0
 
-#: Seconds between two looks of a pool's process for its master.
+#: Seconds between two checks of a pool's process that its master lives.
 _LOOK = 0.25
 
 
@@ -72,14 +73,14 @@ class CeleryRouter(QueueRouter):
     Routes messages from one Celery task to the next.
 
     Args:
-        celery_task: What makes a function a task: ``app.task``, ``app.task(rate_limit="5/s")``,
-            ``shared_task``. A node may have its own: ``router.node(..., celery_task=...)``.
-        args, kwargs: As for :class:`emit.router.Router`. The *node_modules* are imported by
-            the worker, too, so that it knows their tasks.
+        celery_task: The decorator that makes a function a task: ``app.task``,
+            ``app.task(rate_limit="5/s")``, ``shared_task``. A node may have its own:
+            ``router.node(..., celery_task=...)``.
+        args, kwargs: As for :class:`emit.router.Router`. The worker also imports *node_modules*,
+            so that it knows their tasks.
 
-    A node declared with it is a Celery task: ``tasks.emit_words.delay(document=...)`` has a
-    worker run it, and calling it runs it here. :mod:`emit.celery` has the settings to go with
-    it.
+    A node declared with it is a Celery task: ``tasks.emit_words.delay(document=...)`` runs it in a
+    worker, and calling it runs it here. :mod:`emit.celery` has the settings for it.
 
     Example:
         >>> app = Celery("words", broker="redis://")
@@ -95,7 +96,7 @@ class CeleryRouter(QueueRouter):
         self.celery_task = _checked("CeleryRouter", celery_task)
         self._tasks: dict[str, str] = {}
         self._ledgers: dict[tuple[int, int], Ledger | None] = {}  # by process and app
-        self._unsettled = 0  # messages in a row that went back as they were
+        self._unsettled = 0  # messages in a row that went back unchanged
         celery_host.connect()
         signals.import_modules.connect(self._import, weak=False)
         signals.celeryd_after_setup.connect(self._check, weak=False)
@@ -116,7 +117,7 @@ class CeleryRouter(QueueRouter):
         return make_task(self._body(node))
 
     def _body(self, node: Any) -> Callable[..., Any]:
-        """The task's function, named so that Celery gives it the node's name."""
+        """Return the task's function, named so that Celery gives it the node's name."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             return self._run_task(node.node, args, kwargs)
@@ -128,7 +129,8 @@ class CeleryRouter(QueueRouter):
 
     def _adapt(self, node: str, task: Any) -> None:
         """
-        Have what is sent by hand travel as what Emit sends: exactly or not at all, and unseen.
+        Make messages that users send by hand travel as Emit's own: exactly or not at all, and
+        unseen.
 
         Args:
             node: The node's name.
@@ -159,7 +161,7 @@ class CeleryRouter(QueueRouter):
             try:
                 return tried(own, *args, **options)
             except Reject as refused:
-                # The broker did not take it, and Celery would drop what it was to try again.
+                # The broker did not take the retry, and Celery would drop the message.
                 if refused.requeue or not isinstance(refused.reason, Exception):
                     raise
                 self._keep_in_queue(self._nodes[node], own, refused.reason)
@@ -198,7 +200,7 @@ class CeleryRouter(QueueRouter):
         past: Past = Past(),  # noqa: B008  # it can't be changed
     ) -> Any:
         """
-        Send messages as one task; its id is that of the message.
+        Send messages as one task; its id is the id of the message.
 
         Raises:
             GraphError: There is no node *destination*.
@@ -223,7 +225,8 @@ class CeleryRouter(QueueRouter):
 
         Raises:
             GraphError: There is no such node.
-            DispatchError: Celery could not reach its broker, or had read nothing of it.
+            DispatchError: Celery could not reach its broker, or Celery had read nothing of the
+                task.
         """
         task, raw = self._task_of(letter.node), from_text(letter.message[RAW])
         if "args" not in raw:
@@ -246,7 +249,9 @@ class CeleryRouter(QueueRouter):
         past: Past,
         repeat: str,
     ) -> NoReturn:
-        """Send the same task again, with all that Celery knows of it, and end this one."""
+        """
+        Send the same task again, with everything that Celery knows about it, and end this one.
+        """
         task, request = delivery.native, delivery.native.request
         options = _when(task.app, delay)
         new = {HEADER: past.header(), REPEAT: repeat, UNTIL: None}
@@ -290,25 +295,25 @@ class CeleryRouter(QueueRouter):
         else:
             self._unsettled = 0
             return outcome
-        # Here, so that it keeps the cause that it has.
+        # Shortened here, so that it keeps its cause.
         raise error if task.request.is_eager else shortened(error)
 
     def _keep_in_queue(self, node: Any, task: Any, error: Exception) -> NoReturn:
         """
-        Give a message back to the broker as it is, which is all that is left.
+        Give a message back to the broker unchanged, when nothing else is possible.
 
-        An exception would not do: to Celery it is the task's failure, and rejects it for good.
+        Celery takes an exception for the task's failure, and rejects the message for good.
         """
         self._unsettled += 1
         self._receiver.say(node, "stay", "%s stays in the queue: %s", task.request.id, error)
-        with suppress(SoftTimeLimitExceeded):  # then there is no time to wait
+        with suppress(SoftTimeLimitExceeded):  # if interrupted, there is no time to wait
             time.sleep(min(_PAUSES[0] * 2.0 ** min(self._unsettled - 1, 63), _PAUSES[1]))
-        # Without its cause: a worker that waits for its broker reads no answers, and a long
-        # traceback, stuck half-way in the pipe when the soft limit strikes, is its end.
+        # Without its cause: a worker that waits for its broker reads no answers. A long traceback
+        # that is half-way in the pipe when the soft limit strikes would end the worker.
         raise Reject(one_line(str(error), 500), requeue=True) from None
 
     def _wait_on(self, delivery: Delivery) -> None:
-        """Put back what has waited for as long as the broker may have it wait at a time."""
+        """Put back a message that has waited as long as the broker allows at a time."""
         until = _headers(delivery.native.request).get(UNTIL)
         if not isinstance(until, (int, float)) or delivery.eager:
             return
@@ -318,8 +323,8 @@ class CeleryRouter(QueueRouter):
 
     def _tell_start(self, node: Any, delivery: Delivery) -> None:
         """
-        Tell the result backend that a task has begun, if ``task_track_started`` asks for it. To
-        Celery a backend that is away would be the task's failure, and the message would be gone.
+        Tell the result backend that a task has begun, if ``task_track_started`` asks for it. If the
+        backend is away, Celery itself would fail the task and lose the message.
         """
         task = delivery.native
         told, request = task.tells_start, task.request
@@ -337,7 +342,7 @@ class CeleryRouter(QueueRouter):
             self._receiver.say(node, "start", text, delivery.id, one_line(str(error)))
 
     def wants_retry(self, delivery: Delivery, error: Exception) -> bool:
-        """Whether Celery's own ``autoretry_for`` is about to try again."""
+        """Return True if Celery's own ``autoretry_for`` is about to try again."""
         task = delivery.native
         kinds = tuple(getattr(task, "autoretry_for", ()))
         not_kinds = tuple(getattr(task, "dont_autoretry_for", ()))
@@ -347,8 +352,8 @@ class CeleryRouter(QueueRouter):
     @contextmanager
     def as_single(self, delivery: Delivery, number: int) -> Iterator[None]:
         """
-        Let a bound handler find in ``task.request`` its message's id, and its fields as keywords;
-        so ``task.retry()`` sends this message again, and not its batch.
+        Show a bound handler its own message's id and fields (as keywords) in ``task.request``, so
+        that ``task.retry()`` sends this message again, and not its batch.
         """
         task, fields = delivery.native, delivery.parcel.messages[number]
         task.request.children  # noqa: B018  # makes the list, so that both requests have the same
@@ -370,8 +375,8 @@ class CeleryRouter(QueueRouter):
 
     def tell_failed(self, delivery: Delivery, number: int, error: Exception) -> None:
         """
-        Tell Celery's backend, hooks, signals and events of a message of a batch what it tells them
-        of a single one itself. Sentry has it from the log.
+        Report one message of a batch to Celery's backend, hooks, signals and events, as Celery
+        itself reports a single one. Sentry reads it from the log.
         """
         task, id = delivery.native, delivery.parcel.ids[number]
         cut = shortened(error)
@@ -380,7 +385,7 @@ class CeleryRouter(QueueRouter):
             self._tell(delivery, number, error)
         except self.interrupts:
             raise
-        except Exception:  # its fate is settled
+        except Exception:  # the message's fate is settled
             self.logger.warning("Celery could not be told of it", exc_info=True)
 
     def _tell(self, delivery: Delivery, number: int, error: Exception) -> None:
@@ -422,11 +427,11 @@ class CeleryRouter(QueueRouter):
 
     @property
     def dead_letters(self) -> DeadLetters | None:
-        """The messages that were given up; None where no Redis is known to keep them."""
+        """The messages that were given up; None if no Redis is known to keep them."""
         return next((ledger.letters for ledger in self.ledgers()), None)
 
     def ledgers(self) -> Iterator[Ledger]:
-        """What the Redis of each app keeps for it."""
+        """Yield each app's ledger in its Redis."""
         for app in self._apps():
             ledger = self._open(app)
             if ledger is not None:
@@ -440,7 +445,7 @@ class CeleryRouter(QueueRouter):
         return Ledger(client, prefix=place.prefix, app=name, nodes=self.functions)
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
-        """Keep a dead letter in Redis; without one the error is all that is left of it."""
+        """Keep a dead letter in Redis. Without a Redis, only the error is left."""
         with self._keeping(delivery) as ledger:
             if ledger is not None:
                 ledger.bury(letter)
@@ -458,8 +463,8 @@ class CeleryRouter(QueueRouter):
     @contextmanager
     def _keeping(self, delivery: Delivery) -> Iterator[Ledger | None]:
         """
-        The ledger of an app, made in the process that uses it: a connection does not survive a
-        fork. After an error it is made anew, as there may be several addresses to choose from.
+        Yield the ledger of an app, made in the process that uses it: a connection does not survive
+        a fork. After an error it is made anew, as there may be several addresses to choose from.
         """
         app = delivery.native.app
         key = (os.getpid(), id(app))
@@ -479,9 +484,10 @@ class CeleryRouter(QueueRouter):
 
     def import_tasks(self) -> None:
         """
-        Import what a worker imports: the modules that Celery's app names, or finds in Django's.
+        Import the modules that a worker imports: those that Celery's app names, or finds in
+        Django's.
 
-        For who looks at a graph whose nodes are known to Celery only, and not as node_modules.
+        For looking at a graph whose nodes only Celery knows, and not *node_modules*.
         """
         app = getattr(self.celery_task, "__self__", None)
         if isinstance(app, Celery):
@@ -502,7 +508,7 @@ class CeleryRouter(QueueRouter):
             ledger.redis.connection_pool.disconnect()
 
     def problems(self) -> list[str]:
-        """What the settings of its Celery apps do to messages; see `emit.celery.problems`."""
+        """Return how the settings of its Celery apps harm messages; see `emit.celery.problems`."""
         return [text for app in self._apps() for text in problems(app, self._timeouts())]
 
     def _apps(self) -> list[Celery]:
@@ -518,7 +524,7 @@ class CeleryRouter(QueueRouter):
 def _checked(who: str, celery_task: Any) -> Callable[..., Any]:
     """
     Raises:
-        GraphError: It makes no tasks of functions: it is an app, most likely.
+        GraphError: *celery_task* does not make tasks of functions; most likely it is an app.
     """
     if not callable(celery_task) or isinstance(celery_task, Task):
         raise GraphError(
@@ -530,8 +536,8 @@ def _checked(who: str, celery_task: Any) -> Callable[..., Any]:
 
 def _end_with_master(**_: Any) -> None:
     """
-    In a process of the pool: do not outlive a master that was killed. Nobody could acknowledge
-    what it works on, which is delivered again, while it and its nodes would go on with it.
+    End a process of the pool whose master was killed. Such a process can't acknowledge its message,
+    which is delivered again while the process and its nodes would still work on it.
     """
     threading.Thread(target=_watch, args=(os.getppid(),), name="emit-watch", daemon=True).start()
 
@@ -544,8 +550,10 @@ def _watch(master: int) -> None:
 
 class _Doc(str):
     """
-    The docstring of a task, by which its class is found. Celery makes that class when it needs it,
-    one for each app, and has no hook for it; Python tells each attribute of a class that is made.
+    The docstring of a task, through which Emit finds the task's class.
+
+    Celery makes that class when it needs it, one for each app, and has no hook for it. Python calls
+    ``__set_name__`` of each attribute of a new class.
     """
 
     adapt: Callable[[Any], None]
@@ -575,18 +583,18 @@ def _by_hand(
     node: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: dict[str, Any]
 ) -> tuple[Any, Any]:
     """
-    The arguments for a task that is sent by hand: Emit's text. Its *options* are changed to go
-    with it.
+    Return Emit's text as the arguments for a task that is sent by hand. Change its *options* to
+    match.
 
     Raises:
-        TypeError: It got neither keywords nor one dictionary.
+        TypeError: The arguments are neither keywords nor one dictionary.
         EncodeError: A value that no queue can carry unchanged, with its path.
     """
     headers = options.get("headers") or {}
     marked = is_emits(headers.get(HEADER)) and bool(args) and isinstance(args[-1], str)
     if marked and len(args) == 1 and not kwargs:
         return args, {}
-    if marked:  # a signature that had it, with what a chain or its caller adds
+    if marked:  # a signature that was marked, with additions by a chain or its caller
         origin, parcel = unpack(node, "", args[-1])
         args, kwargs = args[:-1], {"_origin": origin, **parcel.messages[0], **kwargs}
     try:
@@ -594,7 +602,8 @@ def _by_hand(
     except TypeError:
         if "parent_id" not in options:
             raise
-        # A chain's: the task before this one has run, and is not at fault. A worker says so.
+        # A task in a chain: the earlier task has run, and is not at fault. The worker reports this
+        # one.
         options.update(argsrepr="<what the task before it returned>", kwargsrepr="{}")
         return args, kwargs
     past = headers[HEADER] if is_emits(headers.get(HEADER)) else Past().header()
@@ -619,9 +628,9 @@ def _headers(request: Any) -> Mapping[str, Any]:
 
 def _when(app: Any, delay: float) -> dict[str, Any]:
     """
-    Options for a task that is to run in *delay* seconds.
+    Return the options for a task that is to run in *delay* seconds.
 
-    A wait that is longer than the broker allows is made of several.
+    A wait longer than the broker allows is made of several.
     """
     if not delay:
         return {}
@@ -633,8 +642,8 @@ def _when(app: Any, delay: float) -> dict[str, Any]:
 
 def _whole(app: Any, delay: Any) -> Any:
     """
-    Round a delay up to whole seconds, if Celery has quorum queues of RabbitMQ delay messages: its
-    native delayed delivery knows no others, and refuses less than one.
+    Round a delay up to whole seconds, if Celery delays messages by RabbitMQ's quorum queues. This
+    native delayed delivery accepts only whole seconds, of at least one.
     """
     return math.ceil(delay) if delay and has_quorum_queues(app) else delay
 
@@ -642,9 +651,9 @@ def _whole(app: Any, delay: Any) -> Any:
 @contextmanager
 def _confirmed(app: Any) -> Iterator[dict[str, Any]]:
     """
-    Give options for sending a task, by which it is an exception if the broker does not take it.
+    Yield options for sending a task that raise an exception if the broker does not take it.
 
-    RabbitMQ takes a message for which there is no queue, and drops it, unless it is mandatory.
+    RabbitMQ accepts and drops a message without a queue, unless the message is mandatory.
     """
     if app.conf.task_always_eager:
         yield {}
@@ -653,8 +662,8 @@ def _confirmed(app: Any) -> Iterator[dict[str, Any]]:
         try:
             yield {"producer": producer, "mandatory": True, "confirm_timeout": _CONFIRM}
         except BaseException:
-            # The confirmation may still come, and would be taken for that of the next message.
-            # And kombu would say farewell, which a broker that hangs never answers.
+            # The confirmation may still come, and would be taken for the next message's. A clean
+            # close would wait for an answer, which a broker that hangs never sends.
             if speaks_amqp(app):
                 producer.connection.collect()
             raise
@@ -667,7 +676,7 @@ def _publishing(origin: str, destination: str, task: Any) -> Iterator[None]:
     except SoftTimeLimitExceeded:
         raise
     except Exception as error:
-        if task.app.conf.task_always_eager:  # then it is the subscriber's own
+        if task.app.conf.task_always_eager:  # the error is then the subscriber's own
             raise
         hide_arguments(error)
         text = f'"{destination}": Celery could not send a message from "{origin}": {error}'

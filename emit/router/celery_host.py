@@ -1,10 +1,11 @@
 """
 A shared host for the machine, started and kept by a Celery worker: ``app.conf.emit_host``.
 
-The worker's master starts ``emit host`` as a program of its own before its pool, so that no thread
-of it is in what the pool forks; its children find it by the environment. It is stopped when the
-last of them has ended. Where the host is killed it is started again within a second or two, and
-the children's calls wait for it; where the master is killed it ends by itself.
+The worker's master starts ``emit host`` as a program of its own before its pool, so that the pool
+forks none of the host's threads. The worker's children find the host by the environment. The host
+is stopped after the last child has ended. If the host is killed, it is started again within a
+second or two, and the children's calls wait for it. If the master is killed, the host ends by
+itself.
 """
 
 from __future__ import annotations
@@ -24,25 +25,27 @@ logger = logging.getLogger("emit.celery")
 #: The environment variable by which a process chooses its host; see docs/shared-host.md.
 VARIABLE = "EMIT_HOST"
 
-#: Seconds between two looks at whether it runs.
+#: Seconds between two checks that the host runs.
 _LOOK = 1.0
 
-#: Seconds that it gets to stop; it gives what it was asked for 5, and its programs their grace.
+#: Seconds that the host gets to stop. It gives open calls 5, and its programs their grace.
 _PATIENCE = 15.0
 
-#: The exit code of one that can't start as it is configured.
+#: The exit code of a host whose configuration is wrong.
 _MISCONFIGURED = 2
 
 
 class _Child:
-    """The ``emit host`` of this worker. Another worker's may have the place; then it stands by."""
+    """
+    The ``emit host`` of this worker. If another worker's host has the place, this one stands by.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "emit.cli", "host", "--standby"]
-        # In a session of its own: Ctrl-C in a terminal ends the worker, which then ends this.
+        # In a session of its own: Ctrl-C in a terminal ends the worker, which then ends the host.
         self._process = subprocess.Popen(
             [*command, "--parent", str(os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -50,7 +53,7 @@ class _Child:
         )
 
     def look(self) -> None:
-        """Start it again, if it has ended."""
+        """Start the host again if it has ended."""
         code = None if self._process is None else self._process.poll()
         if code is None:
             return
@@ -78,7 +81,7 @@ _child = _Child()
 
 
 class HostStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Looks after the host while the worker runs."""
+    """Watches the host while the worker runs."""
 
     requires = ("celery.worker.components:Timer",)
 
@@ -87,7 +90,7 @@ class HostStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 def _begin(instance: Any, conf: Any, **_: Any) -> None:
-    """In the master, before its pool."""
+    """Start the host, in the master before its pool."""
     chosen = conf.get("emit_host") or "private"
     if chosen == "private":
         return
@@ -101,11 +104,11 @@ def _begin(instance: Any, conf: Any, **_: Any) -> None:
 
 
 def _end(**_: Any) -> None:
-    """In the master, after its pool."""
+    """Stop the host, in the master after its pool."""
     _child.stop()
 
 
 def connect() -> None:
-    """Do so in each worker of this process. Any number of times."""
+    """Set this up in each worker of this process. May be called any number of times."""
     signals.celeryd_init.connect(_begin)
     signals.worker_shutdown.connect(_end)

@@ -1,4 +1,4 @@
-"""What a Celery worker does about a node's task before it has read its arguments."""
+"""The treatment of a node's task by a Celery worker before its arguments are read."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["HEADER", "NodeRequest", "keep_unknown", "strategy"]
 
 logger = logging.getLogger("emit.celery")
 
-#: The header of a Celery message by which Emit's own are known, with the past of the message.
+#: The header that marks a Celery message as Emit's, with the message's earlier attempts.
 HEADER = "emit"
 
-#: Seconds before what can be neither read nor kept goes back to the queue.
+#: Seconds before a message that can be neither read nor kept goes back to the queue.
 _PAUSE = 1.0
 
 
 class NodeRequest(Request):  # type: ignore[misc]
-    """Shows in ``celery inspect`` what events show, and no message."""
+    """Shows ``celery inspect`` the same as events show, without the message."""
 
     def info(self, safe: bool = False) -> Any:
         return super().info(safe=True)
@@ -38,9 +38,9 @@ class NodeRequest(Request):  # type: ignore[misc]
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
     """
-    As Celery's own strategy, but what can't be read is a dead letter.
+    Do as Celery's own strategy, but make a dead letter of an unreadable message.
 
-    Celery would log it and throw it away, without a look at the node's task.
+    Celery would log it and throw it away, without looking at the node's task.
     """
     handle = default(task, app, consumer, **options)
 
@@ -64,7 +64,7 @@ def _check(message: Any) -> None:
     Raises:
         ContentDisallowed: Its content type is not in accept_content.
         DecodeError: Its body is damaged.
-        _Unfit: It is no task's.
+        _Unfit: It is not a task's body.
     """
     try:
         payload = message.payload  # decoded once, for Celery as well
@@ -85,8 +85,8 @@ def _check(message: Any) -> None:
 
 def keep_unknown(router: Any, consumer: Any) -> None:
     """
-    Have a worker that gets a message for a node that it does not know make it a dead letter: newer
-    code has sent it, say. Celery would log it, message and all, and throw it away.
+    Make a worker turn a message for an unknown node into a dead letter. Newer code may have sent
+    it. Celery would log it, with its content, and throw it away.
     """
     inherited = consumer.on_unknown_task
 
@@ -117,7 +117,7 @@ def _give_up_unknown(router: Any, consumer: Any, message: Any) -> None:
 
 def _give_up(task: Any, consumer: Any, message: Any, error: Exception) -> None:
     router, node = task.emit
-    # Not the text of a decoder, which may have what it could not decode.
+    # The text of a decoder's error may quote the data.
     reason = str(error) if isinstance(error, (_Unfit, InvalidTaskError)) else type(error).__name__
     unreadable = Unreadable(node=node, reason=f"Celery can't read it: {reason}")
     _keep(router, consumer, message, task, unreadable, _raw(message))
@@ -146,7 +146,7 @@ def _keep(
     reject()
     try:
         task.backend.mark_as_failure(delivery.id, unreadable)
-    except Exception:  # the letter is kept, which is what counts
+    except Exception:  # the letter is kept, which matters more
         logger.warning("the failure of %s could not be stored", delivery.id, exc_info=True)
 
 

@@ -1,5 +1,5 @@
 """
-The router: declares nodes, and sends results on to those that hear them.
+The router: declares nodes, and sends results on to the nodes that hear them.
 
 A message's way: ``__call__`` -> ``route`` -> ``send_on`` chooses the destinations, and gives the
 carrier (carrier.py) a message for each -> the carrier brings it to the node, and hands the results
@@ -42,19 +42,20 @@ class Router:
     All parameters are optional.
 
     Args:
-        message_class: What nodes get: :class:`emit.message.Message` or a subclass.
+        message_class: The class of the nodes' messages: :class:`emit.message.Message` or a
+            subclass.
         node_modules: Names of modules that contain nodes. They are imported when the first
             message is routed, so that they may import the router.
         node_package: The package that relative names in *node_modules* start from.
 
     Attributes:
-        routes: ``{origin: {destination, ...}}``, as the subscriptions stand now.
+        routes: ``{origin: {destination, ...}}``, for the current subscriptions.
         names: Every node's name.
-        regexes: ``{node: [pattern, ...]}``, what each node subscribes to.
-        ignore_regexes: The same for what it ignores.
+        regexes: ``{node: [pattern, ...]}``, each node's subscriptions.
+        ignore_regexes: The same for its ignores.
         fields: ``{node: fields}``, each as it was given.
         functions: ``{node: callable}``.
-        resolved_node_modules: The imported modules; empty before.
+        resolved_node_modules: The imported modules; empty before the import.
         routing_enabled: False after ``disable_routing()``.
 
     Example:
@@ -100,7 +101,7 @@ class Router:
         """
         Route a message to all nodes marked as entry points.
 
-        Unlike a node, this takes keyword arguments only, no single dictionary.
+        Takes keyword arguments only. A node also takes a single dictionary.
 
         Raises:
             Exception: Whatever a node raised, with a note that names the node. Messages
@@ -143,21 +144,21 @@ class Router:
         Decorate a function, a class or a callable object to make it a node.
 
         Args:
-            fields: Names of what it returns, in order.
-            subscribe_to: Whom it hears: a name or regular expression, a compiled pattern, a
+            fields: The names of its results' fields, in order.
+            subscribe_to: The nodes it hears: a name or regular expression, a compiled pattern, a
                 node, or a list, tuple or set of these. A string that is a node's name means
                 that node only; any other is searched in every name.
             entry_point: Also hear calls of the router itself.
-            ignore: Whom it does not hear after all; the same forms.
+            ignore: The nodes it does not hear after all; the same forms.
             **wrapper_options: ``name``: a name other than ``module.function``.
-                ``stream=True``: send each result on as it comes, where otherwise a handler
-                that fails half-way sends nothing. ``pass_through=True``: each result also has
-                those fields of the message that it does not name. What the handler's class
-                understands (see ``ShellNode``) goes there, all else to ``wrap_node``.
+                ``stream=True``: send each result on as it comes. Otherwise a handler that fails
+                half-way sends nothing. ``pass_through=True``: each result also has the fields of
+                the message that it does not name. The options of the handler's class (see
+                ``ShellNode``) go there, all others to ``wrap_node``.
 
         Returns:
-            The decorator. It gives a function that takes one dictionary, or keyword
-            arguments, runs the node, routes its results, and returns what it emitted: a
+            The decorator. It returns a function that takes one dictionary, or keyword
+            arguments, runs the node, routes its results, and returns them: a
             dictionary, a tuple of them (from a generator), or ``NoResult``.
 
         Raises:
@@ -223,17 +224,17 @@ class Router:
 
     def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
         """
-        For subclasses: do additional work on a wrapped node.
+        Do additional work on a wrapped node, in subclasses.
 
         Args:
             node: The wrapped function.
             options: The arguments of :meth:`node` that this class does not know.
 
         Returns:
-            What stands for the node from now on.
+            The function that replaces the node.
 
         Raises:
-            GraphError: Here, for an option that no router takes, or a wrong value.
+            GraphError: In this class: no router takes the option, or its value is wrong.
         """
         wrapped = getattr(node, "node", None)
         known: tuple[str, ...] = OPTIONS
@@ -248,7 +249,7 @@ class Router:
         """
         Take the options of a queue's router, so that its nodes can be tried without the queue.
 
-        They do nothing here, but for those that change what the handler is called with.
+        They do nothing here, except those that change the handler's arguments.
         """
         given = {key: options.pop(key) for key in (*QUEUED, *CELERY, *RQ) if key in options}
         check_queued(node.name, given, foreign=node.foreign)
@@ -285,7 +286,7 @@ class Router:
                 wrong. Nothing was registered.
         """
         checked = check_fields(name, fields)
-        # A generator of names can be read only once; and nothing is written before all is checked.
+        # A generator of names can be read only once, and nothing is written before all is checked.
         subscribe_to, ignore = _kept(subscribe_to), _kept(ignore)
         self._read(subscribe_to, name)
         ignores = self._read(ignore, name)
@@ -314,7 +315,7 @@ class Router:
     def _adopt(self, node: Node) -> None:
         self._nodes[node.name] = node
         node.fields = tuple(self.fields[node.name])
-        if type(self).wrap_result is Router.wrap_result:  # quicker than a look-up each time
+        if type(self).wrap_result is Router.wrap_result:  # quicker than a look-up for each result
             node.fit = make_fit(node.name, node.fields, foreign=node.foreign)
 
     def register_route(self, origins: Any, destination: str) -> list[Any]:
@@ -333,7 +334,7 @@ class Router:
         return [wish.pattern for wish in wishes]
 
     def register_ignore(self, origins: Any, destination: str) -> list[Any]:
-        """Have a node not hear *origins* after all: the opposite of :meth:`register_route`."""
+        """Make a node ignore *origins*: the opposite of :meth:`register_route`."""
         with self._lock:
             wishes = self._graph.ignore(destination, self._read(origins, destination))
         return [wish.pattern for wish in wishes]
@@ -342,16 +343,16 @@ class Router:
         return subscriptions(wish, self.get_name, node=node)
 
     def add_entry_point(self, destination: str) -> set[str]:
-        """Add a node that hears calls of the router. Returns all that do."""
+        """Add a node that hears calls of the router. Return all that do."""
         with self._lock:
             self._graph.enter(destination)
             return set(self._graph.entries)
 
     def regenerate_routes(self) -> None:
         """
-        Make the routes from the subscriptions as they stand now.
+        Make the routes from the current subscriptions.
 
-        Nobody needs to call this: it happens by itself before the next message.
+        No caller needs this: it happens by itself before the next message.
         """
         self._resolve_routes()
 
@@ -394,7 +395,7 @@ class Router:
         Import the modules given as *node_modules*, once.
 
         Raises:
-            Exception: What an import raised. None counts as imported then, and the next
+            Exception: An import raised it. All modules then count as not imported, and the next
                 message tries again.
         """
         # Not under the lock: a thread that imports one of them holds its import lock, and waits
@@ -436,7 +437,7 @@ class Router:
 
         ``with router:`` does it at the end of the block, and every program does it at its end.
         """
-        for node in self._nodes.values():  # so that the processes of all stop side by side
+        for node in self._nodes.values():  # so that all processes stop at the same time
             node.seam.begin_close()
         for node in self._nodes.values():
             node.seam.close()
@@ -455,12 +456,12 @@ class Router:
         """
         Dispatch a message to all subscribers of *origin*.
 
-        Called inside a handler, the deliveries wait until the handler has ended; otherwise
-        they are done, with all that follows from them, when this returns.
+        Inside a handler, the deliveries wait until the handler has ended. Otherwise they are made,
+        with all their consequences, when this returns.
 
         Args:
             origin: Name of the node that the message comes from.
-            message: A message, or a dictionary of its fields. An ``_origin`` in it does not count.
+            message: A message, or a dictionary of its fields. An ``_origin`` in it is ignored.
         """
         fields = dict(message if isinstance(message, dict) else vars(message))
         fields.pop("_origin", None)
@@ -468,7 +469,7 @@ class Router:
 
     def send_on(self, origin: str, results: Sequence[dict[str, Any]]) -> None:
         """
-        Dispatch the results of a node to all its subscribers: for Emit's own use, as they are
+        Dispatch the results of a node to all its subscribers. For Emit's own use: the results are
         not copied.
         """
         if self.node_modules and not self.resolved_node_modules:
@@ -487,8 +488,8 @@ class Router:
         """
         Deliver a message to one node: by the work list of this thread, or by the queue.
 
-        Subclasses send it elsewhere, typically as ``func(_origin=origin, **message)``. Every
-        message then passes it.
+        A subclass can send it elsewhere, typically as ``func(_origin=origin, **message)``. Every
+        message then passes through this method.
 
         Args:
             origin: Name of the node that it comes from.
@@ -505,7 +506,7 @@ class Router:
 
     @contextmanager
     def dispatching(self, dispatch: Callable[[str, str, Any], Any]) -> Iterator[None]:
-        """Have *dispatch* called in place of the router's own inside a ``with`` block."""
+        """Call *dispatch* instead of the router's own inside a ``with`` block."""
         mine = vars(self)
         before = mine.get("dispatch", self)
         mine["dispatch"] = dispatch
@@ -518,14 +519,14 @@ class Router:
 
     def sends_here(self) -> bool:
         """
-        Return True if :meth:`send_on` has only to look up the routes: the nodes are run in this
-        process, no ``dispatch`` of a subclass's is in between, and all modules are imported.
+        Return True if :meth:`send_on` only looks up the routes: the nodes run in this process, no
+        subclass overrides ``dispatch``, and all modules are imported.
         """
         is_resolved = bool(self.resolved_node_modules or not self.node_modules)
         return is_resolved and self._carrier is self._runner and self._dispatches_itself()
 
     def _dispatches_itself(self) -> bool:
-        """Return True if dispatch is the one above: no subclass has another, nor this object."""
+        """Return True if neither a subclass nor this object overrides :meth:`dispatch`."""
         return getattr(self.dispatch, "__func__", None) is Router.dispatch
 
     def _dispatch_each(self, origin: str, destination: str, results: Any) -> None:

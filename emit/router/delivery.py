@@ -1,12 +1,12 @@
 """
-The rules for messages that travel through a queue, whichever carries them. Pure: no I/O here,
-and nothing of Celery or RQ.
+The rules for messages that travel through a queue, for every queue. Pure: no I/O here, and
+nothing of Celery or RQ.
 
-1. A message's id is made of its parent's id, its destination and its number among the results
-   that its parent had for that destination. A handler that runs again for the same message
-   therefore sends messages of the same ids.
+1. A message's id is made of its parent's id, its destination and its number among the parent's
+   results for that destination. So a handler that runs again for the same message sends messages
+   with the same ids.
 2. A message travels alone or in a batch. Each message of a batch has its own id and its own fate.
-3. What became of an attempt decides what is done with the message: see :func:`judge`.
+3. The outcome of an attempt decides the fate of the message: see :func:`judge`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from emit.errors import (
 from emit.node import Handler
 from emit.router.options import QUEUED, check_queued
 
-#: What the ids of messages are made in. It only has to differ from everybody else's.
+#: The namespace of the messages' ids. It only has to differ from all others.
 NAMESPACE = uuid.UUID("6d6c5f0e-3a86-5b1a-9d53-0c8c0c0f6e17")
 
-#: Bytes of a batch's messages: well within what every broker takes in one piece.
+#: Bytes of a batch's messages: well within the limits of every broker.
 BATCH_BYTES = 256 * 1024
 
-#: Seconds that a message waits at most when its handler asks for another attempt. A clock that is
-#: wrong, or milliseconds, must not put it away for good, nor be more than a queue can count.
+#: The longest wait in seconds if a handler asks for another attempt. A wrong clock, or milliseconds
+#: in place of seconds, must not delay a message for ever, nor exceed a queue's largest number.
 LONGEST_WAIT = 86400.0
 
-#: The message was never with its handler, or another delivery of it is at work, or its results
-#: could not be sent, or its end could not be written down: nobody's fault.
+#: The handler never had the message, or another delivery of it is at work, or its results could not
+#: be sent, or its end could not be recorded. No attempt is charged for these.
 _NOT_TRIED = (
     *(StartError, StartTimeout, Unavailable, PoolTimeout, PoolClosed),
     *(InProgress, DispatchError, LedgerError),
@@ -54,10 +54,10 @@ Fate = Literal["retry", "later", "dead"]
 
 def message_id(parent: str, destination: str, index: int) -> str:
     """
-    The id of result number *index* that the handling of *parent* had for *destination*.
+    Return the id of result number *index* for *destination*, made while handling *parent*.
 
     The same as ``str(uuid.uuid5(NAMESPACE, f"{parent}/{destination}/{index}"))``, which takes
-    five times as long (7.5 against 1.5 us), and one is made for every message.
+    five times as long (7.5 against 1.5 us). Every message needs one.
 
     Example:
         >>> message_id("a", "words", 0)
@@ -69,23 +69,23 @@ def message_id(parent: str, destination: str, index: int) -> str:
 
 
 def batch_id(ids: Sequence[str]) -> str:
-    """The id of the queue's own message that carries the messages *ids* together."""
+    """Return the id of the queue's own message that carries the messages *ids* together."""
     return message_id(ids[0], "", len(ids))
 
 
 @dataclass(frozen=True)
 class Policy:
     """
-    How often a message is tried, and how far apart.
+    The limits of a message's attempts, and the waits between them.
 
     Attributes:
-        max_attempts: Attempts that failed, until a message is given up.
-        max_retries: How often its handler may ask for another attempt (``Retry``) until a message
-            is given up. Such attempts then count for nothing else. None: they count as all that
-            fail.
-        max_deliveries: Deliveries that nobody has seen the end of, because the worker died or
-            was cut off, until a message is given up.
-        backoff: Seconds before the second attempt; it doubles with each.
+        max_attempts: Failed attempts until a message is given up.
+        max_retries: Retries that its handler may ask for (``Retry``) until a message is given up.
+            These attempts then do not count towards *max_attempts*. None: they count like all
+            other failures.
+        max_deliveries: Deliveries without a known end, because the worker died or was cut off,
+            until a message is given up.
+        backoff: Seconds before the second attempt; each further wait doubles.
         backoff_max: The longest such wait, in seconds.
     """
 
@@ -96,7 +96,9 @@ class Policy:
     backoff_max: float = 60.0
 
     def wait(self, times: int) -> float:
-        """Seconds to wait after *times* failures: a random half of it spreads a herd."""
+        """
+        Return the seconds to wait after *times* failures. Half of it is random, to spread a herd.
+        """
         longest = min(self.backoff_max, self.backoff * 2.0 ** min(times - 1, 63))
         return longest * (0.5 + random.random() / 2)
 
@@ -105,14 +107,14 @@ class Policy:
 class Plan:
     """
     Attributes:
-        batch: Messages for the node that may travel together. 1, the default, is one task for
-            each: a rate limit, a priority, an event of the queue's then means one message.
+        batch: Messages for the node that may travel together. With 1, the default, each message is
+            one task, so that a rate limit, a priority or an event of the queue's means one message.
         batch_bytes: Bytes of a batch, about: the messages' own, as JSON.
-        many: The handler takes a list of messages instead of one. They share one fate: where it
+        many: The handler takes a list of messages instead of one. They share one fate: if it
             fails, each is handled again in a list of its own.
-        return_results: What the worker returns is what a call in the process would; otherwise
-            it is the number of results, so that no message gets into logs and result stores.
-        policy: How often it is tried.
+        return_results: The worker returns the same as a call in the process. Otherwise it returns
+            the number of results, so that no message gets into logs and result stores.
+        policy: The limits of its attempts.
     """
 
     batch: int = 1
@@ -124,16 +126,16 @@ class Plan:
 
 def read_plan(name: str, seam: Handler, options: dict[str, Any]) -> Plan:
     """
-    Take from *options* what is about the queue.
+    Take the queue's options from *options*.
 
     Raises:
-        GraphError: A value that can't work.
+        GraphError: A value can't work.
     """
     taken = {key: options.pop(key) for key in QUEUED if key in options}
     check_queued(name, taken, foreign=seam.foreign)
     limits = ("max_attempts", "max_retries", "max_deliveries")
     policy = {key: taken.pop(key) for key in limits if key in taken}
-    # Of a program its host knows these as well.
+    # The host of a program also uses these.
     policy = {"max_attempts": seam.max_attempts, "max_retries": seam.max_retries} | policy
     return Plan(**taken, policy=Policy(**policy))
 
@@ -160,23 +162,23 @@ def judge(
     again: bool = False,
 ) -> Decision:
     """
-    Decide what is done with a message whose attempt has ended in *error*.
+    Decide the fate of a message whose attempt has ended in *error*.
 
-    * It was never tried (its program can't be started, all processes are busy, the breaker is
-      open), another worker is at it (``InProgress``), the queue refused its results, or Emit's own
-      Redis is not there: later, and not charged.
-    * The handler asks for another attempt, or *again*: retry, with the delay that it asks for
-      (`LONGEST_WAIT` at most), as often as the policy allows.
-    * All else is dead: the handler failed; the message can't be sent to it at all; or its
-      process died, hung or wrote nonsense, for the host has tried ``max_attempts`` times then.
+    * **later**, not charged: the message was never tried (its program can't be started, all
+      processes are busy, the breaker is open), another worker is handling it (``InProgress``), the
+      queue refused its results, or Emit's own Redis can't be reached.
+    * **retry**: the handler asks for another attempt, or *again* is True. The delay is the
+      handler's (`LONGEST_WAIT` at most), and the policy limits the number.
+    * **dead**: all else. The handler failed; or the message can't be sent to it at all; or its
+      process died, hung or wrote nonsense, since the host has then tried ``max_attempts`` times.
 
     Args:
-        error: What it ended in.
-        attempt: Which attempt that was, counted from 1.
+        error: The error that ended the attempt.
+        attempt: The number of this attempt, from 1.
         policy: The limits.
-        asked: After how many attempts before this one the handler asked for another.
+        asked: The number of earlier attempts after which the handler asked for another.
         waits: How often the message was put back before, for the backoff of *later*.
-        again: Another attempt may help: it was cut off by a time limit, say.
+        again: Another attempt may help, for example because a time limit cut this one off.
 
     Example:
         >>> judge(KeyError("word"), attempt=1).fate

@@ -1,22 +1,23 @@
 """
-What a queue carries: one text, with one or several messages of one origin. Pure: no I/O here, and
+The text that a queue carries, with one or several messages of one origin. Pure: no I/O here, and
 nothing of Celery or RQ.
 
     {"v":1,"origin":"words","messages":[{"word":"rain"}]}
-    {"v":1,"origin":"words","ids":["4991bea7-...","9a0c7c1e-..."],"messages":[{"n":1},"msgpack:gqF..."]}
+{"v":1,"origin":"words","ids":["4991bea7-...","9a0c7c1e-..."],"messages":[{"n":1},"msgpack:gqF..."]}
 
-1. The fields of messages are in "messages" and nowhere else, so no field can pass for something of
-   Emit's.
+1. The fields of messages are in "messages" and nowhere else, so no field can pass for one of
+   Emit's own.
 2. A message is an object if JSON carries it exactly, and otherwise a string: the text that
-   `emit.exact` makes of it. What that can't carry is refused, with its path, before anything is
-   sent.
-3. A single message has the id of the queue's own message. Those of a batch have theirs in "ids".
-4. Readers ignore keys that they don't know. A writer may add a key that may be ignored; for
-   anything else it needs a higher "v", of which older readers read nothing.
+   `emit.exact` makes of it. A value that `emit.exact` can't carry is refused, with its path, before
+   anything is sent.
+3. A single message has the id of the queue's own message. The messages of a batch have their ids in
+   "ids".
+4. Readers ignore keys that they don't know. A writer may add a key that readers may ignore. For
+   anything else it needs a higher "v", and older readers then read nothing of the text.
 
-Beside the text, in a header of Celery's or the meta of an RQ job, is what happened to the message
-before: see :class:`Past`. By that header a reader knows that Emit wrote the text. A text that comes
-without it, as when a chain of Celery's passes on what a task has returned, is only a text.
+A header of Celery's, or the meta of an RQ job, carries the message's earlier attempts: see
+:class:`Past`. By this header a reader knows that Emit wrote the text. A text without the header is
+only a text, for example if a chain of Celery's passes on what a task has returned.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from emit.letter import Cause
 from emit.message import Message
 from emit.router.delivery import batch_id
 
-#: The form of the text that is written, and the highest that is read.
+#: The version of the text that is written, and the highest that is read.
 VERSION = 1
 
-#: Causes that travel with a message: a broker may allow a header few bytes (RabbitMQ's frames
-#: have 128 KiB), and a message may be tried for days.
+#: Causes that travel with a message. A broker may allow a header only a few bytes (RabbitMQ's
+#: frames have 128 KiB), and a message may be tried for days.
 KEPT = 5
 
 
@@ -60,7 +61,7 @@ class Packed(NamedTuple):
 
     def cut(self, count: int, size: int) -> Iterator[Packed]:
         """
-        Cut them into parcels of at most *count* messages and *size* bytes.
+        Cut the messages into parcels of at most *count* messages and *size* bytes.
 
         A message that is larger than *size* travels alone.
         """
@@ -94,14 +95,15 @@ class Parcel(NamedTuple):
 
 def pack(node: str, fields: Mapping[str, Any]) -> bytes:
     """
-    One message as a part of the text. Its ``_origin``, if any, is left out: the text has its own.
+    Return one message as a part of the text. Its ``_origin``, if any, is left out: the text has its
+    own.
 
     Args:
         node: The node to name in an error: the one that emitted the message, or that is to get it.
         fields: The message.
 
     Raises:
-        EncodeError: A value that no text stands for exactly, with its path.
+        EncodeError: No text represents a value exactly. The error has its path.
 
     Example:
         >>> pack("words", {"n": 1, "_origin": "x"}), pack("words", {"n": (1, 2)})
@@ -125,7 +127,7 @@ def pack(node: str, fields: Mapping[str, Any]) -> bytes:
 
 def unpack(node: str, id: str, text: object) -> tuple[str, Parcel]:
     """
-    The origin and the messages of a text that came as the queue's message *id* for *node*.
+    Return the origin and the messages of a text: the queue's message *id* for *node*.
 
     Raises:
         Unreadable: It is damaged, or a newer version of Emit wrote it.
@@ -156,7 +158,7 @@ def unpack(node: str, id: str, text: object) -> tuple[str, Parcel]:
 
 
 def _parcel(id: str, ids: Any, messages: Any) -> Parcel | None:
-    """None: they are none."""
+    """Return the parcel, or None if *messages* are not messages."""
     if ids is None:
         ids = [id]
     if type(ids) is not list or type(messages) is not list or not 0 < len(ids) == len(messages):
@@ -179,7 +181,7 @@ def _fields(text: Any) -> dict[str, Any]:
 
 def by_hand(node: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, bytes]:
     """
-    The origin of a message that somebody sends by hand, and the message as a part of the text.
+    Return the origin of a message that a user sends by hand, and the message as a part of the text.
 
     Raises:
         TypeError: It is neither keywords nor one dictionary.
@@ -202,9 +204,10 @@ def by_hand(node: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
 
 def given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The fields of what was sent by hand: keywords, or one dictionary or message. A chain of
-    Celery's gives both, and there the keywords win. Only the keyword ``_origin`` is an origin:
-    what stands in a dictionary is data, and may be a stranger's.
+    Return the fields of a message that was sent by hand: keywords, or one dictionary or message.
+
+    A chain of Celery's gives both; the keywords win. Only the keyword ``_origin`` is an origin: an
+    ``_origin`` in a dictionary is data, and may come from a stranger.
 
     Raises:
         TypeError: It is neither.
@@ -233,7 +236,7 @@ def read(
     node: str, id: str, header: object, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[str, Parcel]:
     """
-    The origin and the messages of what a queue has brought for *node* as its own message *id*.
+    Return the origin and the messages that a queue has delivered to *node* as its own message *id*.
 
     Raises:
         Unreadable: It is damaged, a newer version of Emit wrote it, or it is not a message.
@@ -251,12 +254,12 @@ def read(
 
 def opened(node: str, id: str, fields: Mapping[str, Any]) -> tuple[str, Parcel]:
     """
-    The origin and the messages of what came as fields: sent by hand, by a program that does not
-    know Emit, or by a version of Emit before the text.
+    Return the origin and the messages of a delivery that came as fields: sent by hand, by a program
+    that does not know Emit, or by a version of Emit before the text.
 
-    A batch of such a version is ``_origin`` and ``_batch`` and nothing else, and the queue's
-    message has an id made of its messages' ids, which is no sender's choice. Any other ``_batch``
-    is a field.
+    A batch of an old version is ``_origin`` and ``_batch`` and nothing else. The id of its queue
+    message is made of its messages' ids, which no sender can choose. Any other ``_batch`` is a
+    field.
 
     Raises:
         Unreadable: ``_origin`` is not a text.
@@ -276,11 +279,11 @@ def opened(node: str, id: str, fields: Mapping[str, Any]) -> tuple[str, Parcel]:
 @dataclass(frozen=True)
 class Past:
     """
-    What happened to a message in the deliveries before this one.
+    The history of a message in the deliveries before this one.
 
     Attributes:
-        attempts: How many attempts failed.
-        retries: After how many of them the handler had asked for another one.
+        attempts: The number of failed attempts.
+        retries: The number of those after which the handler asked for another attempt.
         causes: Why the last few failed.
         waits: How often the message was put back since the last of them, without a charge.
     """
@@ -291,16 +294,18 @@ class Past:
     waits: int = 0
 
     def failed(self, cause: Cause, *, asked: bool) -> Past:
-        """The same, and an attempt more. *asked*: the handler asks for another one."""
+        """Return the same with one more attempt. *asked*: the handler asks for another one."""
         causes = (*self.causes, cause)[-KEPT:]
         return Past(self.attempts + 1, self.retries + asked, causes)
 
     def waited(self) -> Past:
-        """The same, put back once more."""
+        """Return the same, put back once more."""
         return replace(self, waits=self.waits + 1)
 
     def header(self) -> dict[str, Any]:
-        """Plain and short, for any serializer; it says that Emit wrote the text beside it."""
+        """
+        Return a plain, short form for any serializer. It also marks the text beside it as Emit's.
+        """
         causes = [
             asdict(cause) | {"text": cause.text[:500], "stderr_tail": ""} for cause in self.causes
         ]
@@ -310,13 +315,16 @@ class Past:
 
     @classmethod
     def read(cls, header: object) -> Past:
-        """What can be understood of a header of any version, or of the list it was at first."""
+        """
+        Read what is understood of a header of any version, or of the list that came before headers.
+        """
         told = header if isinstance(header, Mapping) else {"causes": header}
         found = told.get("causes")
         if not isinstance(found, (list, tuple)):
             found = ()
         attempts = max(_count(told.get("attempts"), len(found)), len(found))
-        # The list was of those that asked, but for those that a time limit had cut off.
+        # The list had the attempts after which the handler asked for another, except those that a
+        # time limit had cut off.
         retries = _count(told.get("retries"), 0 if told is header else attempts)
         causes = tuple(Cause.read(one) for one in found if isinstance(one, Mapping))
         return cls(attempts, retries, causes, _count(told.get("waits"), 0))

@@ -1,4 +1,4 @@
-"""What the routers of queues keep in Redis: deliveries without an end, and dead letters."""
+"""The records of queue routers in Redis: counts of deliveries without an end, and dead letters."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Ledger:
     """
     Args:
         redis: A client of redis-py.
-        prefix: What the names of all keys begin with, before ``emit:``.
-        app: The application whose letters and counts these are; empty: none's.
+        prefix: The beginning of the names of all keys, before ``emit:``.
+        app: The application of these letters and counts; empty for none.
         nodes: The names of its nodes.
-        counts: It counts deliveries as well.
+        counts: True if it also counts deliveries.
 
     Attributes:
         redis: The client.
@@ -54,7 +54,7 @@ class Ledger:
         self.letters = DeadLetters(redis, prefix=f"{self._prefix}dead", app=app, nodes=nodes)
 
     def at(self, redis: Any) -> Ledger:
-        """The same, by another client."""
+        """Return the same ledger with another client."""
         other = copy(self)
         other.redis, other.letters = redis, self.letters.at(redis)
         return other
@@ -63,13 +63,13 @@ class Ledger:
         """
         Count a delivery of a message that was delivered before.
 
-        The first delivery is not counted: that costs nothing if nothing goes wrong, and the
-        queue itself says which are repeats.
+        The first delivery is not counted. The queue itself marks repeats, so a message that meets
+        no fault costs nothing here.
 
         Args:
-            id: The message's.
-            delivery: A name of this delivery. The same name counts once, so that a count whose
-                answer was lost on its way can be asked for again.
+            id: The message's id.
+            delivery: A name of this delivery. The same name counts once, so a count whose answer
+                was lost can be asked for again.
 
         Returns:
             The number of deliveries so far, from 2.
@@ -88,7 +88,7 @@ class Ledger:
             self.redis.delete(self._key(id))
 
     def find(self, id: str) -> DeadLetter | None:
-        """Return the dead letter of a message, if there is one that can be read."""
+        """Return the dead letter of a message, or None if there is none that can be read."""
         with asking(self.redis, "look for a dead letter"):
             try:
                 return self.letters.show(id)
@@ -100,17 +100,17 @@ class Ledger:
         Keep a dead letter.
 
         Raises:
-            EncodeError: It has a value that no text stands for exactly.
+            EncodeError: It has a value that no text represents exactly.
         """
         with asking(self.redis, "keep a dead letter"):
             self.letters.add(letter)
 
     def try_out(self) -> None:
         """
-        Do all that a worker does, and an operator, with the same keys and without an effect.
+        Do everything that a worker and an operator do, with the same keys and without an effect.
 
         Raises:
-            LedgerError: Something of it can't be done. See :func:`said`.
+            LedgerError: Some of it can't be done. See :func:`said`.
         """
         if self._counts:
             id = f"try-{uuid.uuid4().hex}"
@@ -120,7 +120,7 @@ class Ledger:
             self.letters.try_out()
 
     def remedy(self, error: LedgerError) -> str:
-        """What has to be done about an error, as far as that can be told from it; may be empty."""
+        """Return what to do about an error, as far as the error shows it; may be empty."""
         text = _words(error)
         if "permission" in text:
             return (
@@ -133,10 +133,10 @@ class Ledger:
         return f"{self._repeats}:{id}"
 
 
-#: What it means for messages if a ledger can't be used.
+#: The effect on messages if a ledger can't be used.
 _WAITING = "messages that fail or come again wait in their queue until it can"
 
-#: What an error of redis-py's has in its text or its name, and what that asks for.
+#: Words in the text or the name of an error of redis-py's, and the remedy for each.
 _REMEDIES = (
     ("hash to the same slot", "it is a Redis Cluster: take one without"),
     ("MovedError", "it is a Redis Cluster: take one without"),
@@ -151,7 +151,7 @@ _REMEDIES = (
 
 
 def try_out(ledgers: Iterable[Ledger], log: logging.Logger) -> None:
-    """Try each of a worker's ledgers out before it begins, and log what can't be done."""
+    """Try out each of a worker's ledgers before it begins, and log what can't be done."""
     for ledger in ledgers:
         try:
             ledger.try_out()
@@ -160,13 +160,13 @@ def try_out(ledgers: Iterable[Ledger], log: logging.Logger) -> None:
 
 
 def said(ledger: Ledger, error: LedgerError) -> str:
-    """An error, with what has to be done about it."""
+    """Return an error's text and its remedy."""
     remedy = ledger.remedy(error)
     return f"{error}: {remedy}" if remedy else str(error)
 
 
 def is_away(error: LedgerError) -> bool:
-    """True if Redis could not be reached just now: it may be there later, as it is."""
+    """True if Redis could not be reached just now, so that it may work later without a change."""
     kinds = {kind.__name__ for kind in type(error.__cause__).__mro__}
     return not kinds.isdisjoint({"ConnectionError", "TimeoutError"}) and not any(
         sign in _words(error) for sign, _ in _REMEDIES

@@ -1,6 +1,6 @@
 """
-The options of ``router.node``: who takes which, and what those of a queue mean where there is no
-queue. No I/O here.
+The options of ``router.node``: the router that takes each, and the meaning of a queue's options
+without a queue. No I/O here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ QUEUED = (
     *("max_attempts", "max_retries", "max_deliveries"),
 )
 
-#: What ``CeleryRouter`` and ``RQRouter`` take besides. Every router knows them, so that nodes can
-#: be declared with another one, as in a test.
+#: The other options of ``CeleryRouter`` and ``RQRouter``. Every router knows them, so that nodes
+#: can be declared with another one, as in a test.
 CELERY = ("celery_task",)
 RQ = ("queue", "connection", "timeout", "result_ttl")
 
@@ -33,13 +33,14 @@ _numbers = count(1)
 
 def unknown_options(node: str, router: str, given: Iterable[str], known: Iterable[str]) -> str:
     """
-    Say which options are not taken, each with the nearest that is, and which are.
+    Return a text that names the unknown options, each with the nearest known one, and all known
+    ones.
 
     Example:
         >>> unknown_options("words", "Router", ["nme"], ["name", "stream"])
         '"words": Router.node takes no option \\'nme\\' (nearest: name); it takes: name, stream'
     """
-    taken = list(dict.fromkeys(known))  # a program's max_attempts is the queue's, too
+    taken = list(dict.fromkeys(known))  # a program's max_attempts is also the queue's
     wrong = ", ".join(f"{option!r}{nearest(option, taken)}" for option in given)
     return f'"{node}": {router}.node takes no option {wrong}; it takes: {", ".join(taken)}'
 
@@ -49,7 +50,7 @@ def check_queued(node: str, given: Mapping[str, Any], *, foreign: bool) -> None:
     Check the options that are named in ``QUEUED``.
 
     Raises:
-        GraphError: A value that can't work.
+        GraphError: A value can't work.
     """
     for key in ("batch", "batch_bytes", "max_attempts", "max_deliveries"):
         value = given.get(key, 1)
@@ -70,7 +71,7 @@ def check_queued(node: str, given: Mapping[str, Any], *, foreign: bool) -> None:
 
 def take_many(node: Node) -> None:
     """
-    Have the handler of a node with ``many=True`` called with a list, also for a single message.
+    Call the handler of a node with ``many=True`` with a list, also for a single message.
 
     Raises:
         GraphError: The node passes fields on.
@@ -84,33 +85,35 @@ def take_many(node: Node) -> None:
 
 
 def _with_a_list(handler: Callable[..., Any], *args: Any) -> Any:
-    """Call *handler* with a list in place of a message; what comes before it is the task."""
+    """
+    Call *handler* with a list instead of a message. Any argument before the message is the task.
+    """
     *first, messages = args
     return handler(*first, messages if isinstance(messages, list) else [messages])
 
 
 def call_as_task(node: Node, celery_task: Any) -> None:
     """
-    Have the handler called as the task that *celery_task* makes of it, here and now, as Celery
-    does for ``task(msg)``: a task with ``bind=True`` gets itself before the message.
+    Call the handler as the task that *celery_task* makes of it, here and now, as Celery does for
+    ``task(msg)``. A task with ``bind=True`` gets itself before the message.
 
     Raises:
-        GraphError: It makes no tasks.
+        GraphError: *celery_task* makes no tasks.
     """
     if not callable(celery_task):
         raise GraphError(
             f'"{node.name}": celery_task must be what makes a function a task, such as app.task, '
             f"not {celery_task!r}"
         )
-    if not node.foreign:  # a program is not asked for what it could do with a task
+    if not node.foreign:  # a program can't do anything with a task
         handler = node.handler
 
         def run(*args: Any) -> Any:
             return handler(*args)
 
         look_like(run, handler, node.name)
-        # Celery makes code of the name, so it can't be "<lambda>"; and of two tasks with one name,
-        # as two tests may make, it keeps the first.
+        # Celery makes code from the name, so it can't be "<lambda>". Of two tasks with one name, as
+        # two tests may make, Celery keeps the first.
         name = "".join(letter if letter.isalnum() else "_" for letter in run.__name__)
         run.__name__ = run.__qualname__ = f"{name}_{next(_numbers)}"
         node.handler = celery_task(run)
@@ -119,7 +122,7 @@ def call_as_task(node: Node, celery_task: Any) -> None:
 def check_switch(node: str, option: str, value: object) -> None:
     """
     Raises:
-        GraphError: It is neither True nor False.
+        GraphError: The value is neither True nor False.
     """
     if not isinstance(value, bool):
         raise GraphError(f'"{node}": {option} must be True or False, not {value!r}')

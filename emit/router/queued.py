@@ -1,6 +1,6 @@
 """
-What the routers of queues share: declaring, and sending. What arrives in a worker goes to the
-receiver (receiver.py); what only one queue knows is left to a subclass.
+The shared part of the routers of queues: declaring and sending. The receiver (receiver.py) handles
+arriving messages in a worker. A subclass knows its queue.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from emit.router.sender import Sender
 
 class QueueRouter(Router, Queue):
     """
-    The part of ``CeleryRouter`` and ``RQRouter`` that is the same.
+    The shared part of ``CeleryRouter`` and ``RQRouter``.
 
-    A subclass has :meth:`wrap_node`, all that :class:`emit.router.receiver.Queue` asks of a queue,
-    and what is below "for the subclass".
+    A subclass has :meth:`wrap_node`, all methods of :class:`emit.router.receiver.Queue`, and the
+    methods below "for the subclass".
     """
 
-    #: What the subclass adds to the options of :meth:`node`.
+    #: The subclass's own options of :meth:`node`.
     queue_options: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -53,17 +53,17 @@ class QueueRouter(Router, Queue):
         raise NotImplementedError
 
     def ledgers(self) -> Iterable[Ledger]:
-        """Return the ledgers in Redis for the nodes. None of them has been used yet."""
+        """Return the nodes' ledgers in Redis. None of them has been used yet."""
         raise NotImplementedError
 
     # -- declaring -------------------------------------------------------------------------
 
     def plan_node(self, node: Callable[..., Any], options: dict[str, Any]) -> None:
         """
-        Take from *options* what is about the queue.
+        Take the queue's options from *options*.
 
         Raises:
-            GraphError: One that nobody knows, or a value that can't work.
+            GraphError: An option is unknown, or its value can't work.
         """
         wrapped: Node = node.node  # type: ignore[attr-defined]
         plan = read_plan(wrapped.name, wrapped.seam, options)
@@ -76,7 +76,7 @@ class QueueRouter(Router, Queue):
         self._plans[wrapped.name] = plan
 
     def _leave_out(self, node: Node, options: dict[str, Any]) -> None:
-        """Take the options of another queue's router, and warn once of each."""
+        """Take the options of another queue's router, and warn once about each."""
         given = {key: options.pop(key) for key in _others(self.queue_options) if key in options}
         if given.get("celery_task") is not None:
             call_as_task(node, given["celery_task"])
@@ -95,8 +95,8 @@ class QueueRouter(Router, Queue):
         return {node.name: node.seam.timeout for node in self._nodes.values() if node.foreign}
 
     def get_name(self, func: Any) -> str:
-        """The name to refer to a node or a function by; see :meth:`Router.get_name`."""
-        # By identity, since a look at an attribute of a lazy Celery task finishes it.
+        """Return the name of a node or a function; see :meth:`Router.get_name`."""
+        # By identity, since reading an attribute of a lazy Celery task finishes it.
         for name, function in self.functions.items():
             if function is func:
                 return name
@@ -109,11 +109,11 @@ class QueueRouter(Router, Queue):
 
     def resend(self, letter: DeadLetter) -> None:
         """
-        Send the message of a dead letter again, as its first attempt and with its old id. What
-        could not be read goes back as it came.
+        Send the message of a dead letter again, as its first attempt and with its old id. An
+        unreadable message goes back as it came.
 
         Raises:
-            DispatchError: The queue refused, or what could not be read was not kept whole.
+            DispatchError: The queue refused, or an unreadable message was not kept whole.
 
         Example:
             >>> letters = DeadLetters(client)

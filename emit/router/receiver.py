@@ -1,13 +1,13 @@
 """
-What a queue has brought to a worker: handle it, send what comes of it, and decide about what
-failed.
+Handles a queue's deliveries in a worker: runs the node, sends its results, and decides about
+failures.
 
 The order is: count the delivery if it was delivered before, run the handler, send all results,
-and only then return, which is when the queue may forget the message. Whatever happens in
-between, the queue still has it, and a repeat sends its results with the same ids.
+and only then return. The queue may forget the message when this returns. Whatever happens
+earlier, the queue still has it, and a repeat sends its results with the same ids.
 
-The queue hears of a failure only as :class:`Ended`, once the dead letter is kept. Everything else
-that goes wrong, above all with the Redis of counts and letters, has the message wait.
+The queue gets a failure only as :class:`Ended`, once the dead letter is kept. After any other
+fault, above all one of the Redis of counts and letters, the message waits.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from emit.router.envelope import Packed, Parcel, Past, pack, read
 from emit.router.sender import Outbox, Sender
 from emit.text import one_line
 
-#: (number, results or an exception) of the messages of a batch, as they get ready.
+#: (number, results or an exception) of the messages of a batch, as they become ready.
 Outcomes = Generator[tuple[int, Any], None, None]
 
-#: Seconds between two warnings of one node's that its messages wait.
+#: Seconds between two warnings that messages of one node wait.
 _QUIET = 60.0
 
-#: The one field of a dead letter from which no message could be read, with what came as a text. The
-#: same key of its route says whether that is whole, so that it can be sent again.
+#: The only field of an unreadable message's dead letter: the message's text. The same key of its
+#: route says whether the text is whole, so that it can be sent again.
 RAW = "raw"
 
-#: Characters of what could be neither read nor kept exactly, in its dead letter.
+#: Characters kept, in its dead letter, of a message that could be neither read nor kept exactly.
 _SHOWN = 65536
 
 _log = logging.getLogger("emit")
@@ -51,19 +51,19 @@ _log = logging.getLogger("emit")
 @dataclass
 class Delivery:
     """
-    What a queue has brought to a worker.
+    A queue's delivery to a worker.
 
     Attributes:
-        id: The queue's own id of it; that of the message, if it is one.
-        header: What came beside the arguments, by which Emit's own texts are known.
+        id: The queue's own id of it; also the id of the message, if it is a single one.
+        header: The data beside the arguments, which mark a text as Emit's.
         args, kwargs: The arguments, as they came.
-        repeat: A name of this delivery, if the queue has delivered the message before and has
-            not heard of its end; empty: it has not.
+        repeat: A name of this delivery, if the queue has delivered the message before without
+            learning its end; otherwise empty.
         traceparent: The sender's W3C trace context, or None.
-        native: What the queue's library calls it: a Celery task, an RQ job.
+        native: The object of the queue's library: a Celery task, an RQ job.
         bound: The handler takes *native* as its first argument.
-        eager: It is run at once by who sent it, as in a test: what fails, fails there.
-        past: What has happened to it before.
+        eager: The sender runs it at once, as in a test. It fails there.
+        past: Its earlier attempts.
         origin: The node that it comes from, once it is read.
         parcel: The messages, once they are read.
     """
@@ -88,7 +88,7 @@ class Delivery:
         Read the messages for *node* from the arguments.
 
         Raises:
-            Unreadable: There are none in them.
+            Unreadable: The arguments hold no messages.
         """
         self.origin, self.parcel = read(node, self.id, self.header, self.args, self.kwargs)
 
@@ -104,11 +104,11 @@ class Delivery:
 
 class Ended(Exception):
     """
-    A message has failed for good. Its dead letter is kept; or the failure is not Emit's business,
-    as of a task that is run at once by its sender.
+    A message has failed for good. Its dead letter is kept, or the failure is not Emit's to handle,
+    as for a task that its sender runs at once.
 
     Attributes:
-        error: The failure, which the queue is to be told.
+        error: The failure, to be passed to the queue.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -122,7 +122,9 @@ class Unsettled(Exception):
 
 @dataclass
 class Tally:
-    """The state of a batch: how many results, which messages are done, and the errors of others."""
+    """
+    The state of a batch: the number of results, the finished messages, and the others' errors.
+    """
 
     results: int = 0
     done: set[int] = field(default_factory=set)
@@ -134,8 +136,8 @@ class Queue(Routing, Protocol):
     The part of a queue's router that the receiver needs.
 
     Attributes:
-        interrupts: By these a worker cuts a task off in mid-run, as for a time limit.
-        signals: These a handler raises to speak to the queue itself, as ``task.retry()`` does.
+        interrupts: The exceptions that cut a task off in mid-run, as for a time limit.
+        signals: The exceptions of a handler to the queue itself, as ``task.retry()`` raises one.
     """
 
     interrupts: tuple[type[Exception], ...] = ()
@@ -151,14 +153,14 @@ class Queue(Routing, Protocol):
         past: Past = Past(),  # noqa: B008  # it can't be changed
     ) -> Any:
         """
-        Give the queue one or several messages, as one of its own.
+        Give the queue one or several messages, as one message of its own.
 
         Args:
             origin: The node that they come from.
             destination: The node that they go to.
             packed: The messages.
             delay: Seconds until they are to be delivered.
-            past: What has happened to them before.
+            past: Their earlier attempts.
 
         Raises:
             GraphError: There is no node *destination*.
@@ -169,17 +171,17 @@ class Queue(Routing, Protocol):
         self, delivery: Delivery, error: Exception, *, delay: float, past: Past, repeat: str
     ) -> NoReturn:
         """
-        Have what was delivered delivered again.
+        Make the queue deliver this again.
 
         Args:
-            delivery: What was delivered.
-            error: Why.
-            delay: In so many seconds.
-            past: What has happened to it, this delivery included.
-            repeat: The name of this delivery if its end is not known; the next one takes it over.
+            delivery: The delivery.
+            error: The reason.
+            delay: Seconds until the next delivery.
+            past: Its earlier attempts, this delivery included.
+            repeat: The name of this delivery if its end is not known; the next delivery keeps it.
 
         Raises:
-            Exception: One of :attr:`signals`, by which the queue is told; or the queue refused.
+            Exception: One of :attr:`signals`, which tells the queue; or the queue refused.
         """
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
@@ -192,7 +194,7 @@ class Queue(Routing, Protocol):
 
     def count(self, delivery: Delivery) -> int:
         """
-        Count a repeated delivery. Returns its number, 2 for the first that is counted.
+        Count a repeated delivery. Return its number, 2 for the first that is counted.
 
         Raises:
             LedgerError: It could not be counted.
@@ -200,7 +202,8 @@ class Queue(Routing, Protocol):
 
     def forget(self, delivery: Delivery) -> None:
         """
-        Its end is known: count from the start, should it ever come again.
+        Drop the count of a delivery whose end is known. If the message ever comes again, the count
+        starts anew.
 
         Raises:
             LedgerError: The count stays.
@@ -212,20 +215,22 @@ class Queue(Routing, Protocol):
 
     @contextmanager
     def as_single(self, delivery: Delivery, number: int) -> Iterator[None]:
-        """Let a handler that takes the queue's own task see one message in it, as its fields."""
+        """
+        Show one message of a batch, as its fields, to a handler that takes the queue's own task.
+        """
         yield
 
     def tell_failed(self, delivery: Delivery, number: int, error: Exception) -> None:
-        """Tell who watches the queue that a message of a batch was given up."""
+        """Report to the queue's monitors that a message of a batch was given up."""
 
 
 class Receiver:
     """
     Args:
-        queue: The queue, and the routes of what comes of a message.
+        queue: The queue, and the routes of a message's results.
         runner: Runs the nodes.
-        sender: Keeps what comes of a message until its handling has ended.
-        plans: What the nodes' declarations say about the queue.
+        sender: Keeps a message's results until its handling has ended.
+        plans: The queue options of each node.
     """
 
     def __init__(
@@ -235,26 +240,26 @@ class Receiver:
         self._runner = runner
         self._sender = sender
         self._plans = plans
-        self._warned: dict[tuple[str, str], float] = {}  # when, for each node and kind of trouble
+        self._warned: dict[tuple[str, str], float] = {}  # when, by node and kind
 
     def call(self, node: Node, message: Message, native: Any = None) -> Any:
-        """A call in this process: run the node here, and give its results to the queue."""
+        """Handle a call in this process: run the node here, and give its results to the queue."""
         if native is not None:
             node = node.bound(native)
         return self._runner.call(node, message)
 
     def deliver(self, node: Node, delivery: Delivery) -> Any:
         """
-        Handle what the queue has brought, and send what comes of it.
+        Handle a delivery, and send its results.
 
         Returns:
-            How many results there were; or, of a single message where the node has
-            ``return_results``, what a call would return (None for no result).
+            The number of results. For a single message of a node with ``return_results``: the value
+            that a call would return (None for no result).
 
         Raises:
             Ended: A single message has failed for good.
             Unsettled: The queue has to keep the message.
-            Exception: What the router's ``put_back`` raises to tell the queue.
+            Exception: The router's ``put_back`` raises it to tell the queue.
         """
         if delivery.bound:
             node = node.bound(delivery.native)
@@ -288,7 +293,7 @@ class Receiver:
         else:
             try:
                 outcome = self._deliver(node, delivery)
-            except Exception:  # an end as well; the worker's own end is none
+            except Exception:  # an end of the message as well; the end of the worker is not
                 self._forget(node, delivery)
                 raise
         self._forget(node, delivery)
@@ -302,14 +307,14 @@ class Receiver:
         raise Ended(error)
 
     def _forget(self, node: Node, delivery: Delivery) -> None:
-        """Forget the count of the deliveries. What comes of them does not depend on it."""
+        """Forget the count of the deliveries. The results do not depend on it."""
         try:
             self._queue.forget(delivery)
         except Exception as error:
             self.say(node, "forget", "%s: %s", delivery.id, error)
 
     def _wait(self, node: Node, delivery: Delivery, error: Exception) -> NoReturn:
-        """Put back a message of which nothing could be settled. Nobody is charged."""
+        """Put back a message whose fate could not be decided. No attempt is charged."""
         delay = self._plans[node.name].policy.wait(delivery.past.waits + 1)
         self._tell(node, delivery.id, delay, error)
         self._put_back(delivery, error, delay, repeat=delivery.repeat)
@@ -324,10 +329,10 @@ class Receiver:
         repeat: str = "",
     ) -> NoReturn:
         """
-        Have a message delivered again.
+        Make the queue deliver a message again.
 
         Args:
-            past: What has happened to it, if this attempt is charged to it.
+            past: Its earlier attempts, if this attempt is charged to it.
             repeat: The name of this delivery, if it has to be counted again.
 
         Raises:
@@ -413,19 +418,19 @@ class Receiver:
 
     def bury_raw(self, delivery: Delivery, error: Unreadable, raw: Mapping[str, Any]) -> None:
         """
-        Keep what no message can be read from as it came.
+        Keep an unreadable message as it came.
 
         Args:
-            delivery: What is known of it.
+            delivery: The delivery.
             error: What is wrong.
-            raw: What the router's ``send_raw`` needs to send it again.
+            raw: The data that the router's ``send_raw`` needs to send it again.
 
         Raises:
             LedgerError: It could not be kept.
         """
         try:
             text, is_whole = to_text({name: _plain(value) for name, value in raw.items()}), True
-        except Inexact:  # what pickle has carried, say
+        except Inexact:  # for example a value that pickle has carried
             text, is_whole = repr(raw)[:_SHOWN], False
         now = time.time()
         letter = DeadLetter(
@@ -442,21 +447,23 @@ class Receiver:
     # -- a batch ---------------------------------------------------------------------------
 
     def _deliver_batch(self, node: Node, delivery: Delivery) -> Any:
-        """Each message has its own fate; what is not known to be done runs again alone."""
+        """
+        Handle a batch. Each message has its own fate; one whose end is not known runs again alone.
+        """
         tally = Tally()
         run = self._run_together if self._plans[node.name].many else self._run_each
         try:
             with self._sender.sending() as outbox:
                 run(node, delivery, tally, outbox)
         except self._queue.interrupts:
-            tally = Tally()  # those done have not been able to send their results
+            tally = Tally()  # finished messages that could not send their results
         if delivery.eager and tally.failed:
             raise next(iter(tally.failed.values()))
         self._settle(node, delivery, tally)
         return tally.results
 
     def _run_together(self, node: Node, delivery: Delivery, tally: Tally, outbox: Outbox) -> None:
-        """One call of a handler that takes a list. If it fails nobody knows whose fault it is."""
+        """Call a handler once with the whole list. A failure can't be blamed on one message."""
         numbers = range(len(delivery.parcel.ids))
         outbox.begin(delivery.id)
         try:
@@ -501,19 +508,22 @@ class Receiver:
             outcome = self._outcome(node, delivery, number, message)
             yield number, outcome
             if isinstance(outcome, self._queue.interrupts):
-                return  # there is no second one before the hard limit
+                return  # there is no second soft limit before the hard limit
 
     def _outcome(self, node: Node, delivery: Delivery, number: int, message: Message) -> Any:
         try:
             with self._shown(delivery, number):
                 return _results(node.run(message))
         except self._queue.signals:
-            return ()  # the handler has told the queue itself what is to be done
+            return ()  # the handler has told the queue itself what to do
         except Exception as error:
             return error
 
     def _pipelined(self, node: Node, delivery: Delivery, outbox: Outbox) -> Outcomes:
-        """Through the node's processes. What that raises is nobody's: the rest runs alone."""
+        """
+        Run a batch on the node's processes. A failure of all is no message's fault: the rest runs
+        alone.
+        """
         ids = delivery.parcel.ids
         try:
             with closing(node.seam.call_many(self._messages(node, delivery))) as outcomes:
@@ -524,7 +534,7 @@ class Receiver:
             _log.warning('"%s" was interrupted in a batch: %s', node.name, type(error).__name__)
 
     def _messages(self, node: Node, delivery: Delivery) -> Iterator[Message]:
-        """The messages, each being the current one from when it is taken."""
+        """Yield the messages. Each is the current one from when it is taken."""
         for number in range(len(delivery.parcel.ids)):
             context.current.set(_context(node, delivery, number))
             yield self._message(delivery, number)
@@ -536,7 +546,7 @@ class Receiver:
     # -- what is left of a batch -----------------------------------------------------------
 
     def _settle(self, node: Node, delivery: Delivery, tally: Tally) -> None:
-        """Send the failed on their ways."""
+        """Send each failed message on its way."""
         ids, messages = delivery.parcel
         later, delay = Packed([], []), 0.0
         for number, error in tally.failed.items():
@@ -552,7 +562,7 @@ class Receiver:
         if later.ids:
             self._tell(node, delivery.id, delay, why)
             if len(later.ids) == len(ids):
-                # A second task of the same id would end with this one: RQ deletes what is done.
+                # A second task with this id would end with this one: RQ deletes finished jobs.
                 self._put_back(delivery, why, delay)
             past = Past(waits=delivery.past.waits + 1)
             self._queue.send(delivery.origin, node.name, later, delay=delay, past=past)
@@ -564,7 +574,7 @@ class Receiver:
     def _try_to_bury(
         self, node: Node, delivery: Delivery, number: int, error: Exception
     ) -> tuple[Decision, Exception]:
-        """Bury a message of a batch. If that can't be done it alone runs again, later."""
+        """Bury a message of a batch. If that fails, this message alone runs again later."""
         try:
             self._bury(node, delivery, number, error)
         except LedgerError as second:
@@ -574,13 +584,13 @@ class Receiver:
 
     def _tell(self, node: Node, id: str, delay: float, error: Exception) -> None:
         """
-        Say that a message waits. Nobody is charged, so it may go on for days, and whoever reads
-        the log has to know; but thousands may wait, for the same cause.
+        Log that a message waits. No attempt is charged, so it may wait for days, and a reader of
+        the log has to know. But thousands may wait for the same cause.
         """
         self.say(node, "wait", "%s waits for %.3g s: %s", id, delay, one_line(str(error)))
 
     def say(self, node: Node, kind: str, text: str, *values: object) -> None:
-        """Log as a warning once a minute for each node and kind, and else at INFO."""
+        """Log a warning once a minute for each node and kind, and otherwise at INFO."""
         now = time.monotonic()
         is_news = now - self._warned.get((node.name, kind), -_QUIET) >= _QUIET
         if is_news:
@@ -588,7 +598,9 @@ class Receiver:
         _log.log(logging.WARNING if is_news else logging.INFO, f'"%s": {text}', node.name, *values)
 
     def _split(self, node: Node, delivery: Delivery) -> int:
-        """Run each message again alone: the worker died with the batch, and one may be why."""
+        """
+        Run each message again alone: the worker died with the batch, and one may be the reason.
+        """
         self._settle(node, delivery, Tally())
         return 0
 
@@ -611,7 +623,7 @@ def _and_failed(past: Past, error: Exception) -> Past:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and maps as JSON has them: queues make lists of tuples as they like."""
+    """Return lists and maps as JSON has them: queues turn tuples into lists as they like."""
     return list(value) if isinstance(value, tuple) else value
 
 

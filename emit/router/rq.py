@@ -1,11 +1,11 @@
 """
 :class:`RQRouter`: every node is a function that RQ runs, and RQ carries the messages.
 
-1. A job has one argument, the text of envelope.py, and its id is its message's. What Emit has to
-   know of earlier attempts is in the job's ``meta``.
+1. A job has one argument, the text of envelope.py, and its id is its message's. The job's ``meta``
+   has Emit's record of earlier attempts.
 2. RQ runs a job again whose worker died, ``max_deliveries`` times: RQ's ``retries_left`` is Emit's
    count of deliveries. With 1 left the delivery only makes a dead letter. With 0 left RQ has failed
-   the job for good; if it comes all the same, somebody has requeued it, and it begins anew.
+   the job for good. If it comes all the same, somebody has requeued it, and it begins anew.
 3. Another attempt is an RQ ``Retry`` that the job returns, so nothing is logged as a failure.
 """
 
@@ -46,21 +46,21 @@ from emit.text import hide_arguments
 
 __all__ = ["RQRouter", "log_with_worker"]
 
-#: The key in a job's ``meta`` by which Emit's own are known, with the past of the message. For a
-#: job that somebody enqueues by RQ's own means RQ counts what it was told to.
+#: The key in a job's ``meta`` that marks it as Emit's, with the message's earlier attempts. For a
+#: job that a user enqueues by RQ's own means, RQ counts as the user told it to.
 META = "emit"
 
 #: Causes that a dead letter of a job keeps: the first, and the latest of the others.
 _REMEMBERED = 20
 
-#: Seconds that a worker waits itself before another attempt, at most, where nobody schedules.
+#: The longest wait in seconds of a worker itself before another attempt, if no scheduler runs.
 _LONGEST_WAIT = 5.0
 
 
-#: Seconds beyond its time limit after which RQ takes a job for one whose worker died.
+#: Seconds beyond a job's time limit after which RQ treats its worker as dead.
 _GRACE = 60
 
-#: RQ sets up handlers and the level of its own loggers only.
+#: RQ sets up handlers and a level only for its own loggers.
 _worker = logging.getLogger("rq.worker")
 _emit = logging.getLogger("emit")
 
@@ -68,12 +68,12 @@ _emit = logging.getLogger("emit")
 @dataclass(frozen=True)
 class Jobs:
     """
-    Where a node's jobs go.
+    The queue of a node's jobs, and their limits.
 
     Attributes:
         queue: RQ's own.
-        timeout: Seconds that a job may take; None: what the queue says, which is 180 by default.
-        result_ttl: Seconds that RQ keeps what a job has returned.
+        timeout: Seconds that a job may take; None: the queue's limit, 180 by default.
+        result_ttl: Seconds that RQ keeps a job's return value.
     """
 
     queue: Queue
@@ -82,12 +82,12 @@ class Jobs:
 
     @property
     def limit(self) -> int:
-        """Seconds that a job may take; -1: any number."""
+        """Seconds that a job may take; -1: no limit."""
         return self.queue._default_timeout if self.timeout is None else self.timeout
 
 
 class Again(Exception):
-    """Ends a job that is to run again: RQ is given *retry* as its result."""
+    """Ends a job that is to run again. *retry* is its result for RQ."""
 
     def __init__(self, retry: Retry) -> None:
         super().__init__(repr(retry))
@@ -111,17 +111,17 @@ class RQRouter(QueueRouter):
     ==============  ===================  ====================================================
     ``queue``       ``"default"``        the name of a queue, or an ``rq.Queue``
     ``connection``  *redis_connection*   another client or URL, for this node's jobs
-    ``timeout``     None: RQ's, 180      seconds that a job may take. Of a node that is a
-                                         program it is the program's own; give those a
-                                         ``Queue(default_timeout=...)``
-    ``result_ttl``  500                  seconds that what a job returned is kept
+    ``timeout``     None: RQ's, 180      seconds that a job may take. For a node that is a
+                                         program, it is the program's own limit; set the
+                                         job's with ``Queue(default_timeout=...)``
+    ``result_ttl``  500                  seconds that a job's return value is kept
     ==============  ===================  ====================================================
 
     A node can be enqueued by hand as well: ``tasks.emit_words.delay(document=...)``. RQ finds it
-    by its name in its module, so it must be there under its own name.
+    by its name in its module, so the module must have it under that name.
 
     Raises:
-        GraphError: *redis_connection* is neither.
+        GraphError: *redis_connection* is neither a client nor a URL.
 
     Example:
         >>> router = RQRouter(redis_connection=Redis(), node_modules=["tasks"])
@@ -136,13 +136,13 @@ class RQRouter(QueueRouter):
         self._app = app
         self.redis_connection = _client("RQRouter: redis_connection", redis_connection)
         self._jobs: dict[str, Jobs] = {}
-        self._limits: dict[str, int] = {}  # by what RQ calls a node: its max_deliveries
+        self._limits: dict[str, int] = {}  # max_deliveries, by RQ's name of a node
         self._found: set[str] = set()
 
     # -- declaring -------------------------------------------------------------------------
 
     def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
-        """Make a node something that RQ can run, with ``delay`` and ``enqueue``."""
+        """Return the node in a form that RQ can run, with ``delay`` and ``enqueue``."""
         name = node.node.name  # type: ignore[attr-defined]
         self._jobs[name] = self._jobs_of(name, options)
         self.plan_node(node, options)
@@ -195,7 +195,7 @@ class RQRouter(QueueRouter):
         past: Past = Past(),  # noqa: B008  # it can't be changed
     ) -> Job:
         """
-        Enqueue messages as one job; its id is that of the message.
+        Enqueue messages as one job; its id is the id of the message.
 
         Raises:
             GraphError: There is no node *destination*, or RQ could not find it.
@@ -252,11 +252,11 @@ class RQRouter(QueueRouter):
 
     def resend(self, letter: DeadLetter) -> None:
         """
-        As of all routers of queues.
+        Do as :meth:`QueueRouter.resend`.
 
         Raises:
-            InProgress: The worker that gave it up has not ended its job yet, or was killed then.
-                What RQ writes of that end would be written over the new job, of the same id.
+            InProgress: The worker that gave the message up has not ended its job yet, or was killed
+                before it did. RQ would write that end over the new job, which has the same id.
         """
         jobs = self._jobs.get(letter.node)
         if jobs is not None:
@@ -269,7 +269,7 @@ class RQRouter(QueueRouter):
         super().resend(letter)
 
     def _find(self, destination: str) -> Any:
-        """The node, as RQ will find it."""
+        """Return the node as RQ will find it."""
         function = self.functions.get(destination)
         if function is None:
             raise GraphError(f'"{destination}" is not the name of a node')
@@ -279,7 +279,7 @@ class RQRouter(QueueRouter):
         return function
 
     def _schedules(self, queue: Queue, delay: float) -> bool:
-        """Return True if there is a *delay*, and a worker watches the time for this queue."""
+        """Return True if there is a *delay* and a worker watches this queue's schedule."""
         if round(delay) < 1:
             return False
         return bool(queue.connection.exists(RQScheduler.get_locking_key(queue.name)))
@@ -287,15 +287,15 @@ class RQRouter(QueueRouter):
     def put_back(
         self, delivery: Delivery, error: Exception, *, delay: float, past: Past, repeat: str
     ) -> NoReturn:
-        """Have RQ run the same job again, and end this run of it."""
+        """Make RQ run the same job again, and end this run of it."""
         job: Any = delivery.native
         job.meta[META] = past.header()
-        if not repeat:  # else RQ's count of what is left stays as it is
+        if not repeat:  # otherwise RQ's count of remaining retries stays unchanged
             job.retries_left = self._life(job.func_name)
         queue = Queue(job.origin, connection=job.connection)
         try:
             scheduled = self._schedules(queue, delay)
-        except RedisError:  # RQ is about to find out by itself
+        except RedisError:  # RQ is about to notice by itself
             scheduled = False
         if not scheduled:
             time.sleep(min(delay, _LONGEST_WAIT))
@@ -312,7 +312,7 @@ class RQRouter(QueueRouter):
         if META in job.meta and job.retries_left == 0:
             return self._renew(job)
         delivery = self._delivery(node, job, args, kwargs)
-        if not delivery.eager:  # what runs at once does so in a process that is no worker
+        if not delivery.eager:  # an eager job may run in a process that is not a worker
             log_with_worker()
         try:
             return self._receiver.deliver(node, delivery)
@@ -323,22 +323,22 @@ class RQRouter(QueueRouter):
             error = end.error
         except Exception as unsettled:
             self._receiver.say(node, "stay", "%s stays in the queue: %s", job.id, unsettled)
-            # RQ takes one off, and this delivery is not to count.
+            # RQ subtracts one, but this delivery must not count.
             left = self._life(job.func_name) if job.retries_left is None else job.retries_left
             job.retries_left = max(1, left) + 1
             raise
         finally:
-            if os.environ.get("RQ_JOB_ID") == job.id:  # this process is forked for the job alone
+            if os.environ.get("RQ_JOB_ID") == job.id:  # this process was forked only for this job
                 self.close()
-        # Here, so that it keeps the cause that it has.
+        # Shortened here, so that it keeps its cause.
         raise error if delivery.eager else shortened(error)
 
     def _renew(self, job: Any) -> Retry:
         """
-        Let a job that had failed, and was requeued, begin anew: as it would if it were sent now.
+        Let a failed job that was requeued begin anew, as if it were sent now.
 
-        It goes back into the queue first. RQ counts what it has read from Redis, and would fail
-        it at once if its worker died now.
+        It goes back into the queue first. RQ counts with the value that it has read from Redis, and
+        would fail the job at once if its worker died now.
         """
         job.retries_left = self._life(job.func_name)
         job.meta[META] = Past().header()
@@ -364,7 +364,7 @@ class RQRouter(QueueRouter):
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The messages that were given up, but for those of nodes with another ``connection``."""
+        """The messages that were given up, except those of nodes with another ``connection``."""
         return self._ledger(self.redis_connection).letters
 
     def ledgers(self) -> Iterator[Ledger]:
@@ -377,17 +377,18 @@ class RQRouter(QueueRouter):
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
         """
-        Keep a dead letter in the Redis that the job came from, with the causes of an earlier one
-        of the same message: its job was requeued.
+        Keep a dead letter in the Redis that the job came from. If the job was requeued, add the
+        causes of the message's earlier letter.
         """
-        # By the node's client: a worker's own asks again and again, also for what is not allowed.
+        # With the node's client: a worker's own client repeats even a command that is not
+        # permitted.
         ledger = self._ledger(self._jobs[letter.node].queue.connection)
         try:
             _bury(ledger, letter)
         except LedgerError as error:
             if not is_away(error):
                 raise
-            delivery.native.connection.ping()  # an EmitWorker's returns when Redis is back
+            delivery.native.connection.ping()  # an EmitWorker's client returns when Redis is back
             _bury(ledger, letter)
         self.logger.error("%s is given up: %r", letter.id, letter)
 
@@ -396,7 +397,7 @@ class RQRouter(QueueRouter):
         return self._life(job.func_name) - int(job.retries_left) + 1
 
     def forget(self, delivery: Delivery) -> None:
-        """RQ forgets its count with the job."""
+        """Do nothing: RQ forgets its count with the job."""
 
 
 def _client(option: str, connection: Any) -> Any:
@@ -404,8 +405,8 @@ def _client(option: str, connection: Any) -> Any:
     Return a client of redis-py.
 
     Raises:
-        GraphError: *connection* is none, nor a URL for one. The text does not quote it, as it may
-            hold a password.
+        GraphError: *connection* is neither a client nor a URL for one. The text does not quote it,
+            as it may hold a password.
     """
     needed = f"{option} must be a client of redis-py, or a URL such as redis://localhost:6379/0"
     if isinstance(connection, str):
@@ -426,7 +427,7 @@ def _bury(ledger: Ledger, letter: DeadLetter) -> None:
 
 
 def _after(earlier: DeadLetter, letter: DeadLetter) -> DeadLetter:
-    """Add to *letter* what an earlier one of the same message says."""
+    """Add an earlier letter's history of the same message to *letter*."""
     first, *others = (*earlier.causes, *letter.causes)
     causes = (first, *others[1 - _REMEMBERED :])
     attempts = (earlier.attempts or 0) + (letter.attempts or 0)
@@ -465,16 +466,16 @@ def _publishing(origin: str, destination: str) -> Iterator[None]:
 
 def seconds(node: str, option: str, value: Any) -> int:
     """
-    Read a time as RQ does: whole seconds, or such as ``"1h"``. -1 stands for no end.
+    Read a time as RQ does: whole seconds, or a text such as ``"1h"``. -1 means no limit.
 
     Raises:
-        GraphError: It is none.
+        GraphError: *value* is not a time.
     """
     try:
         read = parse_timeout(value)
     except (TimeoutFormatError, TypeError, AssertionError, OverflowError) as error:
         raise GraphError(f'"{node}": {option} = {value!r}: {error}') from error
-    cut_off = isinstance(value, float) and value != read  # RQ would do it without a word
+    cut_off = isinstance(value, float) and value != read  # RQ would cut it off silently
     if read is None or cut_off or read < -1 or (read == 0 and option == "timeout"):
         raise GraphError(f'"{node}": {option} = {value!r} is no number of whole seconds, nor -1')
     return read
@@ -482,11 +483,11 @@ def seconds(node: str, option: str, value: Any) -> int:
 
 def problems(of_nodes: Mapping[str, Jobs], timeouts: Mapping[str, float] = {}) -> list[str]:
     """
-    What the settings of nodes do to messages, one line each. Empty: nothing bad.
+    Return the faults in the settings of nodes, one line each; an empty list if there are none.
 
     Args:
-        of_nodes: Of each node, by its name.
-        timeouts: Of each node that is a program its ``timeout``, in seconds.
+        of_nodes: The jobs of each node, by its name.
+        timeouts: The ``timeout`` of each node that is a program, in seconds.
 
     Example:
         >>> problems({"words": Jobs(Queue(connection=Redis()), timeout=None, result_ttl=500)})
@@ -521,7 +522,7 @@ def _of(name: str, jobs: Jobs, timeout: float | None) -> Iterator[str]:
 
 
 def _mixed(of_nodes: Mapping[str, Jobs]) -> Iterator[str]:
-    """A worker reads all of a queue's jobs with one serializer."""
+    """Yield each queue with several serializers. A worker reads all its jobs with one."""
     first: dict[Any, tuple[str, Jobs]] = {}
     for name, jobs in of_nodes.items():
         queue = jobs.queue
@@ -534,7 +535,7 @@ def _mixed(of_nodes: Mapping[str, Jobs]) -> Iterator[str]:
 
 
 class _WithWorker(logging.Handler):
-    """Gives a record to the worker's log, unless its user has set up handlers for it."""
+    """Passes a record to the worker's log, unless the user has set up handlers for it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if _emit.handlers == [self] and not (_emit.propagate and logging.root.handlers):
@@ -545,9 +546,9 @@ class _WithWorker(logging.Handler):
 
 def log_with_worker() -> None:
     """
-    Log what goes to the logger ``emit`` as the worker does its own: same handlers, form and level.
+    Log the logger ``emit`` as the worker's own log: same handlers, form and level.
 
-    Of no effect where there is a handler for it already, or no worker's log in this process.
+    Does nothing if ``emit`` has a handler already, or if this process has no worker's log.
     """
     if _emit.hasHandlers() or not _worker.hasHandlers():
         return

@@ -1,6 +1,6 @@
 """
-The carrier of a queue: :class:`Sender`; and :class:`Outbox`, what the handling of one delivery has
-to send: its ids, and what waits for company.
+The carrier of a queue: :class:`Sender`; and :class:`Outbox`, which numbers one delivery's results
+and keeps those that wait for a batch.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from emit.router.envelope import Packed, pack
 
 class Sender:
     """
-    The carrier of a queue: packs messages, numbers them, and has them travel together.
+    The carrier of a queue: packs messages, numbers them, and sends them together.
 
     Args:
         send: :meth:`QueueRouter.send`.
-        plans: What the nodes' declarations say about the queue.
+        plans: The queue options of each node.
     """
 
     def __init__(self, send: Callable[[str, str, Packed], Any], plans: Mapping[str, Plan]) -> None:
         self._send = send
         self._plans = plans
-        self._here = threading.local()  # its ``outbox``: that of the delivery being handled
+        self._here = threading.local()  # its ``outbox`` belongs to the current delivery
 
     def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> Any:
-        """Send one message. Returns the receipt of the queue's own library."""
+        """Send one message. Return the receipt of the queue's own library."""
         return self.send_text(origin, destination, pack(_blamed(origin, destination), fields))
 
     def carry(self, origin: str, destination: str, results: Sequence[dict[str, Any]]) -> None:
-        """Send messages. Those that travel together may wait for the end of :meth:`sending`."""
-        # All are written before one is sent: results that fail send nothing on.
+        """Send messages. Messages that travel together may wait for the end of :meth:`sending`."""
+        # All are packed before one is sent: results that fail send nothing on.
         blamed = _blamed(origin, destination)
         texts = [pack(blamed, result) for result in results]
         plan: Plan | None = self._plans.get(destination)
@@ -51,7 +51,10 @@ class Sender:
 
     @contextmanager
     def sending(self) -> Iterator[Outbox]:
-        """Number what is sent inside the block. All is sent at its end, unless that fails."""
+        """
+        Number the messages that are sent inside the block. All are sent at its end, unless it
+        fails.
+        """
         outer, outbox = getattr(self._here, "outbox", None), Outbox()
         self._here.outbox = outbox
         try:
@@ -79,7 +82,7 @@ class Outbox:
     until there are enough of them, or the delivery ends.
 
     Attributes:
-        parent: Id of the message whose results come next; None: of none.
+        parent: The id of the message whose results come next, or None.
     """
 
     def __init__(self) -> None:
@@ -99,7 +102,7 @@ class Outbox:
         return message_id(self.parent, destination, index)
 
     def add(self, origin: str, destination: str, texts: Iterable[bytes]) -> Packed:
-        """Keep packed messages. Returns all that wait with them."""
+        """Keep packed messages. Return all that wait with them."""
         packed = self._waiting.setdefault((origin, destination), Packed([], []))
         for text in texts:
             packed.ids.append(self.next_id(destination))
@@ -110,12 +113,14 @@ class Outbox:
         return self._waiting.pop((origin, destination))
 
     def take_all(self) -> Iterator[tuple[str, str, Packed]]:
-        """(origin, destination, messages) of all that still wait."""
+        """Yield (origin, destination, messages) of all that still wait."""
         while self._waiting:
             (origin, destination), packed = self._waiting.popitem()
             yield origin, destination, packed
 
 
 def _blamed(origin: str, destination: str) -> str:
-    """Return the node to name if a value can't travel: a call of the router is no node's."""
+    """
+    Return the node to name if a value can't travel. A call of the router has no origin to blame.
+    """
     return destination if origin in ("", ENTRY) else origin
