@@ -92,6 +92,7 @@ LATE = {
     ("emit.text", "difflib"): "only a wrong name needs it",
     ("emit.host.process", "emit.host.language.launch"): "only a start that has failed needs it",
     ("emit.foreign", "emit.host.language.launch"): "the same of a message",
+    ("emit.host.language.missing", "emit.host.language.runtime"): "tomllib, for a missing library",
     ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.foreign"): "the host, which takes as long as all else together",
     ("emit.multilang", "emit.host.process"): "the same",

@@ -79,3 +79,61 @@ def test_of_the_sdk(file: str, mode: str, tmp_path: Path) -> None:
 def test_no_hint(said: str) -> None:
     """A file of the author's own is brought by nobody's package."""
     assert describe_missing(said, ["python", "a.py"]) == ""
+
+
+#: A language of a project's own that tells how its packages are installed.
+TOY = """
+name = "toy"
+suffixes = [".toy"]
+[detect]
+command = ["toy", "--version"]
+[launch]
+command = ["toy", "{file}"]
+[dependencies]
+manifest = "toys"
+missing = ['no toy is called (\\w+)', 'but where is (\\w+)']
+sdk = { emit = "toy-emit" }
+listed = '(?m)^{package}$'
+alone = "sh get {package}, in a shop"
+managers = { "toys.lock" = ["no-such-tool all", "sh add {package}"] }
+installer = "get no-such-tool"
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The runtime.toml of a project, which is the current directory."""
+    path = tmp_path / "emit_runtimes" / "toy" / "runtime.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(TOY)
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def test_of_a_language_of_ones_own(toy: Path, tmp_path: Path) -> None:
+    """Its runtime.toml has the words of a program that lacks a package, and what installs it."""
+    argv = ["toy", str(tmp_path / "app" / "a.toy")]
+    Path(argv[1]).parent.mkdir()
+    Path(argv[1]).touch()
+    said = "Oh, but where is brick"
+    assert describe_missing(said, argv) == "install it, as by: sh get brick, in a shop"
+    assert "as by: sh get toy-emit; or" in describe_missing("no toy is called emit", argv)
+    (tmp_path / "toys").write_text("snow\n")
+    assert describe_missing(said, argv) == f"install it, as by: sh add brick, in {tmp_path}"
+    (tmp_path / "toys").write_text("snow\nbrick\n")
+    lacks = "no-such-tool was not found; run: no-such-tool all"
+    assert describe_missing(said, argv) == f"{lacks}, in {tmp_path}"
+
+
+def test_the_installer_is_not_here(toy: Path) -> None:
+    """The hint has what brings it."""
+    toy.write_text(TOY.replace("sh get", "no-such-tool get"))
+    hint = describe_missing("no toy is called brick", ["toy", "a.toy"])
+    assert hint.startswith("no-such-tool was not found (install it: get no-such-tool); install it,")
+
+
+def test_a_description_that_cannot_be_used(toy: Path) -> None:
+    """The program's own error is the one that is raised; its hint says what is wrong here."""
+    toy.write_text("name = 1")
+    hint = describe_missing("ModuleNotFoundError: No module named 'attrs'", ["python", "a.py"])
+    assert f"its installer is not known: {toy}: suffixes is missing" in hint

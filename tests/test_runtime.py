@@ -148,6 +148,12 @@ check = ["toy", "check"]
 install = "toy install"
 prefix = ["toy", "with"]
 env = { TOYS = "{manifest}" }
+missing = ["no (brick|'x{2}')"]
+sdk = { toys = "toy-sdk" }
+listed = "^{package}$"
+managers = { "toys.lock" = ["toy all", "toy add {package}"] }
+alone = "{python} get {package}"
+installer = { sh = "sh get toy" }
 [build]
 command = ["toy", "build", "{file}", "{output}"]
 [test]
@@ -160,6 +166,10 @@ command = ["{python}", "{file}"]
     toy = runtimes()["toy"]
     assert (toy.folder, toy.minimum, toy.install) == (path.parent, "1.2", {"": "get toy"})
     assert (toy.manifest, toy.prefix, toy.env) == ("toys", ("toy", "with"), {"TOY": "{runtime}"})
+    assert (toy.missing, toy.sdk) == (("no (brick|'x{2}')",), {"toys": "toy-sdk"})
+    assert (toy.listed, toy.alone) == ("^{package}$", "{python} get {package}")
+    assert toy.managers == {"toys.lock": ("toy all", "toy add {package}")}
+    assert (toy.install, toy.installer) == ({"": "get toy"}, {"sh": "sh get toy"})
     assert (toy.test_file, toy.debug) == ("{name}_test.toy", ("{python}", "{file}"))
 
 
@@ -182,6 +192,22 @@ command = ["{python}", "{file}"]
         ("[launch]", "[launch]\nenv = { A = 1 }", "launch.env.*must be a table of strings"),
         ("[launch]", 'launch = "toy"\n[other]', "launch.command is missing"),
         ('name = "toy"', "name = ", "Invalid|invalid"),
+        ("{file}", "{package}", r"launch.command.*\{package\} stands for nothing"),
+        *(
+            ("[launch]", f"[dependencies]\n{line}\n[launch]", f"dependencies.{says}")
+            for line, says in {
+                "missing = ['no toy']": "missing.*must be a list of regular expressions with a gr",
+                "missing = ['(no']": "missing.*must be a list of regular expressions with a group",
+                "missing = ['(no)']": "missing needs dependencies.alone, which is missing",
+                "managers = { a = ['b', 'c'] }": "managers needs dependencies.manifest",
+                "managers = { a = ['b'] }": "managers.*must be a table of pairs of strings",
+                "managers = ['a', 'b']": "managers.*must be a table of pairs of strings",
+                "listed = '('": "listed.*must be a regular expression",
+                "listed = 'a'": "listed needs dependencies.managers",
+                "alone = 'get {file}'": r"alone.*\{file\} stands for nothing; there are package",
+                "installer = ['a']": "installer.*must be a string or a table of strings",
+            }.items()
+        ),
     ],
 )
 def test_what_is_wrong_in_it(project: Path, old: str, new: str, says: str) -> None:

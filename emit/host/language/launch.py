@@ -108,7 +108,8 @@ def _present(program: Program, runtime: Runtime, prefixed: bool) -> Program:
             raise start_error(program, "command not found", f"looked at {found}")
     except StartError as error:
         if prefixed and runtime.installer:
-            raise start_error(program, error.reason, f"install it: {runtime.installer}") from error
+            hint = f"install it: {describe_install(runtime.installer)}"
+            raise start_error(program, error.reason, hint) from error
         assert program.toolchain is not None
         _find(program, program.toolchain)
         raise

@@ -6,98 +6,25 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emit.errors import GraphError
+
+if TYPE_CHECKING:
+    from emit.host.language.runtime import Runtime
 
 __all__ = ["GRAPHVIZ", "describe_install", "describe_missing"]
 
-#: How each package manager installs a package of the same name everywhere.
-_INSTALLERS = {
-    "apt-get": "apt-get install",
-    "apk": "apk add",
-    "dnf": "dnf install",
-    "pacman": "pacman -S",
-    "brew": "brew install",
+#: How graphviz is installed, for `describe_install`.
+GRAPHVIZ = {
+    "apt-get": "apt-get install graphviz",
+    "apk": "apk add graphviz",
+    "dnf": "dnf install graphviz",
+    "pacman": "pacman -S graphviz",
+    "brew": "brew install graphviz",
+    "see": "https://graphviz.org/download",
 }
-GRAPHVIZ = {tool: f"{command} graphviz" for tool, command in _INSTALLERS.items()}
-GRAPHVIZ["see"] = "https://graphviz.org/download"
-_NPM = {tool: f"{command} npm" for tool, command in _INSTALLERS.items()}
-
-#: Folders in which a version manager keeps programs that choose a version, by the manager's name.
-_SHIMS = re.compile(r"/\.?(asdf|mise|rbenv|pyenv|nodenv|goenv)/(?:[^/]+/)*shims/")
-
-
-@dataclass(frozen=True)
-class _Packages:
-    """
-    The packages of a language.
-
-    Attributes:
-        missing: Finds the name of a library in what is said when there is none. One that was named
-            by its path, as by ``require_relative``, is not matched: nobody installs that.
-        sdk: The name of our SDK there.
-        manifest: The file that lists a project's packages.
-        listed: Finds the line of a package in it; ``NAME`` stands for the package.
-        managers: Files that tell which program installs a project's packages; how it installs all,
-            and one more. The first is for a project with none of those files.
-        alone: How one is installed for a file without a project.
-    """
-
-    missing: re.Pattern[str]
-    sdk: str
-    manifest: str
-    listed: str
-    managers: Mapping[str, tuple[str, str]]
-    alone: str
-
-
-_LANGUAGES = (
-    _Packages(
-        missing=re.compile(r"\bcannot load such file -- ([\w-]+)"),
-        sdk="emit",
-        manifest="Gemfile",
-        listed=r"""gem\W+NAME["']""",
-        managers={"Gemfile.lock": ("bundle install", "bundle add {}")},
-        alone="gem install {}, or list it in a Gemfile beside the file and run bundle install",
-    ),
-    _Packages(
-        missing=re.compile(r"\bModuleNotFoundError: No module named '(\w+)"),
-        sdk="emit_sdk",
-        manifest="pyproject.toml",
-        listed=r"""["']NAME\b""",
-        managers={
-            "requirements.txt": ("{python} -m pip install -e .", "{python} -m pip install {}"),
-            "uv.lock": ("uv sync", "uv add {}"),
-            "poetry.lock": ("poetry install", "poetry add {}"),
-            "pdm.lock": ("pdm install", "pdm add {}"),
-        },
-        alone="{python} -m pip install {}",
-    ),
-    _Packages(
-        missing=re.compile(
-            r"\bCannot find (?:package|module) '((?:@[\w.-]+/)?[\w-][\w.-]*)"
-            r"|\btried to access ((?:@[\w.-]+/)?[\w-][\w.-]*), but it isn't declared"
-            r"|\bRequired package missing from disk[^/]+/cache/(\w[\w.-]*)-npm-"
-        ),
-        sdk="emit-graph-sdk",
-        manifest="package.json",
-        listed=r'"NAME"',
-        managers={
-            "package-lock.json": ("npm install", "npm install {}"),
-            "pnpm-lock.yaml": ("pnpm install", "pnpm add {}"),
-            "pnpm-workspace.yaml": ("pnpm install", "pnpm add {}"),
-            # Without node_modules: `import` finds a package only with the loader that this makes.
-            ".pnp.cjs": (
-                "yarn install, with pnpEnableEsmLoader: true in .yarnrc.yml",
-                "yarn add {}",
-            ),
-            "yarn.lock": ("yarn install", "yarn add {}"),
-            "bun.lock": ("bun install", "bun add {}"),
-            "bun.lockb": ("bun install", "bun add {}"),
-        },
-        alone="npm install {}, in the folder of the file",
-    ),
-)
 
 
 def describe_missing(said: str, argv: Sequence[str], cwd: str | None = None) -> str:
@@ -113,57 +40,79 @@ def describe_missing(said: str, argv: Sequence[str], cwd: str | None = None) -> 
         >>> describe_missing("ModuleNotFoundError: No module named 'attrs'", ["python3", "a.py"])
         'install it, as by: python3 -m pip install attrs'
     """
+    # Late, for a program that has failed: tomllib takes longer than all of this module.
+    from emit.host.language.runtime import runtimes
+
+    try:
+        known = runtimes().values()
+    except GraphError as error:  # the program's own error is told first
+        return f"if a package is missing, its installer is not known: {error}"
     program = argv[0] if argv else ""
     python = program if os.path.basename(program).startswith("python") else "python"
-    for packages in _LANGUAGES:
-        if found := packages.missing.search(said):
-            name = next(filter(None, found.groups()))
-            hint = _describe(packages, name, _project(packages, argv, cwd))
-            return hint.replace("{python}", python)
+    for runtime in known:
+        for pattern in runtime.missing:
+            if found := re.search(pattern, said):
+                name = next(filter(None, found.groups()), "")
+                return _describe(runtime, name, _project(runtime, argv, cwd), python)
     return ""
 
 
-def _describe(packages: _Packages, name: str, project: Path | None) -> str:
-    if name == packages.sdk:
-        command = packages.alone.format("emit-graph-sdk", python="{python}").partition(",")[0]
-        return f"{_lack(command)}install the SDK, as by: {command}; or say file =, which lends it"
+def _describe(runtime: Runtime, name: str, project: Path | None, python: str) -> str:
+    if name in runtime.sdk:
+        command = runtime.alone.partition(",")[0]
+        how = _filled(command, runtime.sdk[name], python)
+        return (
+            f"{_lack(runtime, command)}install the SDK, as by: {how}; or say file =, which lends it"
+        )
     if project is None:
-        command = packages.alone.format(name, python="{python}")
-        return f"{_lack(command)}install it, as by: {command}"
-    all_of_it, one_more = _manager(packages, project)
-    pattern = packages.listed.replace("NAME", re.escape(name))
-    if re.search(pattern, (project / packages.manifest).read_text("utf-8", "replace")):
-        return f"{_lack(all_of_it)}run: {all_of_it}, in {project}"
-    command = one_more.format(name, python="{python}")
-    return f"{_lack(command)}install it, as by: {command}, in {project}"
+        how = _filled(runtime.alone, name, python)
+        return f"{_lack(runtime, runtime.alone)}install it, as by: {how}"
+    all_of_it, one_more = _manager(runtime, project)
+    if _is_listed(runtime, name, project):
+        return f"{_lack(runtime, all_of_it)}run: {_filled(all_of_it, name, python)}, in {project}"
+    how = _filled(one_more, name, python)
+    return f"{_lack(runtime, one_more)}install it, as by: {how}, in {project}"
 
 
-def _lack(command: str) -> str:
+def _filled(command: str, package: str, python: str) -> str:
+    return command.replace("{package}", package).replace("{python}", python)
+
+
+def _is_listed(runtime: Runtime, name: str, project: Path) -> bool:
+    pattern = runtime.listed.replace("{package}", re.escape(name))
+    manifest = (project / runtime.manifest).read_text("utf-8", "replace")
+    return bool(pattern and re.search(pattern, manifest))
+
+
+def _lack(runtime: Runtime, command: str) -> str:
     """Say that the program of *command* is not here, if so: Node comes without npm on Alpine."""
     program = command.partition(" ")[0]
     if program == "{python}" or shutil.which(program):
         return ""
-    ways = describe_install(_NPM if program == "npm" else {})
+    usual = program == runtime.alone.partition(" ")[0]
+    ways = describe_install(runtime.installer if usual else {})
     return f"{program} was not found{ways and f' (install it: {ways})'}; "
 
 
-def _project(packages: _Packages, argv: Sequence[str], cwd: str | None) -> Path | None:
+def _project(runtime: Runtime, argv: Sequence[str], cwd: str | None) -> Path | None:
     """Return the nearest folder with a manifest, from the last file of a command up."""
+    if not runtime.managers:
+        return None
     try:
         files = [path for word in argv[1:] if (path := Path(cwd or "", word).absolute()).is_file()]
     except OSError:  # the current directory has been removed; or a word is no path
         return None
     above = files[-1].parents if files else ()
-    return next((folder for folder in above if (folder / packages.manifest).is_file()), None)
+    return next((folder for folder in above if (folder / runtime.manifest).is_file()), None)
 
 
-def _manager(packages: _Packages, project: Path) -> tuple[str, str]:
+def _manager(runtime: Runtime, project: Path) -> tuple[str, str]:
     """Return how a project's packages are installed, by the nearest lock file."""
     for folder in (project, *project.parents):
-        for lock, commands in packages.managers.items():
+        for lock, commands in runtime.managers.items():
             if (folder / lock).exists():
                 return commands
-    return next(iter(packages.managers.values()))
+    return next(iter(runtime.managers.values()))
 
 
 def describe_install(
@@ -182,11 +131,20 @@ def describe_install(
         >>> describe_install({"no-such": "no-such install ruby", "see": "https://ruby-lang.org"})
         'see https://ruby-lang.org'
     """
-    shim = _SHIMS.search(program)
-    if shim and (choose := install.get(shim[1])):
+    if manager := _manager_of(program, install):
         where = f" in {folder}" if folder else ""
-        return f"{program} is {shim[1]}'s and has no version to run{where}: {choose}"
+        return f"{program} is {manager}'s and has no version to run{where}: {install[manager]}"
     return ", or ".join(_ways(install))
+
+
+def _manager_of(program: str, install: Mapping[str, str]) -> str:
+    """
+    Return the version manager that has put *program* into its folder ``shims``, as in
+    ``~/.rbenv/shims/ruby``; "" if *install* has none.
+    """
+    folders = [name.removeprefix(".") for name in program.split("/")[:-1]]
+    above = folders[: folders.index("shims")] if "shims" in folders else []
+    return next((name for name in reversed(above) if name and name in install), "")
 
 
 def _ways(install: Mapping[str, str]) -> Iterator[str]:

@@ -30,7 +30,18 @@ else:
 __all__ = ["Runtime", "Source", "fill", "locate", "runtimes"]
 
 #: What may stand in braces, and where each is told: docs/runtimes.md.
-PLACES = ("runtime", "file", "function", "output", "manifest", "python", "name")
+PLACES = ("runtime", "file", "function", "output", "manifest", "python", "name", "package")
+
+#: The only keys that may hold ``{package}``, and the only places that they may hold.
+_HINTS = ("dependencies.listed", "dependencies.managers", "dependencies.alone")
+_HINT_PLACES = ("package", "python")
+
+#: Keys that need another one.
+_NEEDS = {
+    "dependencies.missing": "dependencies.alone",
+    "dependencies.listed": "dependencies.managers",
+    "dependencies.managers": "dependencies.manifest",
+}
 
 #: Each key of a runtime.toml, its type, and the field of a Runtime that takes it.
 _KEYS: dict[str, tuple[str, str]] = {
@@ -44,9 +55,14 @@ _KEYS: dict[str, tuple[str, str]] = {
     "dependencies.manifest": ("a string", "manifest"),
     "dependencies.check": ("a list of strings", "check"),
     "dependencies.install": ("a string", "install_dependencies"),
-    "dependencies.installer": ("a string", "installer"),
+    "dependencies.installer": ("a string or a table of strings", "installer"),
     "dependencies.prefix": ("a list of strings", "prefix"),
     "dependencies.env": ("a table of strings", "manifest_env"),
+    "dependencies.missing": ("a list of regular expressions with a group", "missing"),
+    "dependencies.sdk": ("a table of strings", "sdk"),
+    "dependencies.listed": ("a regular expression", "listed"),
+    "dependencies.managers": ("a table of pairs of strings", "managers"),
+    "dependencies.alone": ("a string", "alone"),
     "build.command": ("a list of strings", "build"),
     "launch.command": ("a list of strings", "launch"),
     "launch.env": ("a table of strings", "env"),
@@ -80,9 +96,15 @@ class Runtime:
         manifest: The file that lists dependencies; empty: there is none.
         check: Ends with 0 when all of them are there. Run only after a start has failed.
         install_dependencies: What to tell when they are not.
-        installer: What to tell when the program of ``check`` or ``prefix`` is not there.
+        installer: How to install the program of ``prefix`` and of ``alone``, as ``install`` is.
         prefix: Put before the launch command if there is a manifest.
         manifest_env: Added to the environment if there is a manifest.
+        missing: Each finds the name of a package in the words of a program that lacks it.
+        sdk: The package of Emit's SDK, by the name that a program loads.
+        listed: Finds the line of ``{package}`` in the manifest.
+        managers: How a project's packages are all installed, and how ``{package}`` is added, by the
+            lock file of the package manager. The first one is for a project without a lock file.
+        alone: How ``{package}`` is installed for a file without a manifest.
         build: Makes ``{output}``; empty: nothing is built.
         launch: Starts the node.
         env: Added to the node's environment.
@@ -104,9 +126,14 @@ class Runtime:
     manifest: str = ""
     check: tuple[str, ...] = ()
     install_dependencies: str = ""
-    installer: str = ""
+    installer: Mapping[str, str] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
     manifest_env: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    sdk: Mapping[str, str] = field(default_factory=dict)
+    listed: str = ""
+    managers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    alone: str = ""
     build: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     test: tuple[str, ...] = ()
@@ -276,9 +303,11 @@ def _read(path: Path, mtime: int) -> Runtime:
     for key, value in facts.items():
         if reason := _wrong(key, value):
             raise GraphError(f"{path}: {key} = {value!r}: {reason}")
+        if (needed := _NEEDS.get(key, key)) not in facts:
+            raise GraphError(f"{path}: {key} needs {needed}, which is missing")
+        if _KEYS[key][0] == "a string or a table of strings" and isinstance(value, str):
+            facts[key] = {"": value}
     fields = {_KEYS[key][1]: _frozen(value) for key, value in facts.items()}
-    if isinstance(fields.get("install"), str):
-        fields["install"] = {"": fields["install"]}
     return Runtime(folder=path.parent, **fields)
 
 
@@ -303,7 +332,7 @@ def _wrong(key: str, value: Any) -> str:
         return "must name a program"
     if key == "detect.minimum" and not re.fullmatch(r"\d+(\.\d+)*", value):
         return "must be numbers with dots between them"
-    return _unknown_place(value)
+    return _unknown_place(key, value)
 
 
 def _is(kind: str, value: Any) -> bool:
@@ -316,15 +345,28 @@ def _is(kind: str, value: Any) -> bool:
             return _is("a string", value) or _is("a table of strings", value)
         case "a list of strings":
             return isinstance(value, list) and all(_is("a string", item) for item in value)
+        case "a list of regular expressions with a group":
+            patterns = value if _is("a list of strings", value) else [""]
+            return all(_is("a regular expression", x) and re.compile(x).groups for x in patterns)
+        case "a regular expression":
+            with contextlib.suppress(re.error):
+                return isinstance(value, str) and bool(re.compile(value))
+            return False
+        case "a table of pairs of strings":
+            pairs = value.values() if isinstance(value, dict) else [()]
+            return all(_is("a list of strings", pair) and len(pair) == 2 for pair in pairs)
         case _:
             return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
 
-def _unknown_place(value: Any) -> str:
+def _unknown_place(key: str, value: Any) -> str:
+    if key == "dependencies.missing":
+        return ""  # a regular expression's braces are its own
+    known = _HINT_PLACES if key in _HINTS else tuple(x for x in PLACES if x != "package")
     for word in _words(value):
         for name in _PLACE.findall(word):
-            if name not in PLACES:
-                return f"{{{name}}} stands for nothing; there are {', '.join(PLACES)}"
+            if name not in known:
+                return f"{{{name}}} stands for nothing; there are {', '.join(known)}"
     return ""
 
 
@@ -333,7 +375,7 @@ def _words(value: Any) -> Iterable[str]:
         case str():
             return [value]
         case dict():
-            return value.values()
+            return [word for item in value.values() for word in _words(item)]
         case list():
             return value
         case _:
@@ -341,4 +383,10 @@ def _words(value: Any) -> Iterable[str]:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    match value:
+        case list():
+            return tuple(value)
+        case dict():
+            return {name: _frozen(item) for name, item in value.items()}
+        case _:
+            return value
