@@ -1,9 +1,9 @@
-"""The frames, their fields, and what else a reader can find on the pipe. No I/O here.
+"""The frames, their fields, and everything else a reader can find on the pipe. No I/O here.
 
-A frame is a NamedTuple rather than a frozen dataclass: it is as immutable, and a third of the
-price to make (0.16 against 0.45 us), which counts as one is made for every message.
+A frame is a NamedTuple and not a frozen dataclass. Both are immutable, but a NamedTuple is made in
+a third of the time (0.16 against 0.45 us), and there is one for every message.
 
-`FIELDS` is the one list of what each frame carries. The checks, the writing side and the tables
+`FIELDS` is the only list of the fields of each frame. The checks, the writing side and the tables
 of ``runtimes/PROTOCOL.md`` all come from it.
 """
 
@@ -49,7 +49,7 @@ __all__ = [
 #: The version of the protocol that this host speaks.
 VERSION = 1
 
-#: What a NamedTuple's own constructor ends in, at two thirds of its price.
+#: The last step of a NamedTuple's own constructor, in two thirds of its time.
 _new = tuple.__new__
 
 _NOTHING: Mapping[str, Any] = {}
@@ -156,14 +156,14 @@ class Bye(NamedTuple):
 
 
 class Stray(NamedTuple):
-    """A line that is no frame: the author's print. At most its first 8 KiB."""
+    """A line that is not a frame: the author's print. At most its first 8 KiB."""
 
     data: bytes
 
 
 class TooLarge(NamedTuple):
-    """A frame over the limit, skipped. Size is None if it was not known in advance, id and op if
-    the start of the frame did not tell them; last is False for an out, which others follow."""
+    """A frame over the limit, skipped. Size is None if it was not known in advance. Id and op are
+    None if the start of the frame did not tell them. Last is False for an out: others follow it."""
 
     size: int | None
     limit: int
@@ -173,7 +173,7 @@ class TooLarge(NamedTuple):
 
 
 class Violation(NamedTuple):
-    """Bytes that break the protocol. Nothing after them can be trusted, so nothing is read."""
+    """Bytes that break the protocol. Nothing after them can be trusted, so reading stops."""
 
     reason: str
     sample: bytes
@@ -186,7 +186,7 @@ class Unmatched(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """The last event: the process broke the protocol. ``Session.open`` tells who was waiting."""
+    """The last event: the process broke the protocol. ``Session.open`` has the waiting calls."""
 
     error: ProtocolError
 
@@ -196,7 +196,7 @@ Read = Frame | Stray | TooLarge | Violation
 
 
 class Field(NamedTuple):
-    """One field of a frame: the name of its type, and whether it must be there."""
+    """One field of a frame: the name of its type, and whether it is required."""
 
     kind: str
     required: bool = False
@@ -251,12 +251,12 @@ FIELDS: dict[type[Frame], dict[str, Field]] = {
 }
 
 
-#: The frames that a host sends. The others are the process's.
+#: The frames that a host sends. A process sends the others.
 FROM_HOST = (Hello, Call, Cancel, Ping, Bye)
 
 
 def op_of(kind: type[Frame]) -> str:
-    """The ``op`` of a frame's type."""
+    """Return the ``op`` of a frame's type."""
     return "err" if kind is Failure else kind.__name__.lower()
 
 
@@ -270,7 +270,7 @@ class BadFrame(ValueError):
 
 def from_wire(fields: Mapping[str, Any]) -> Frame | None:
     """
-    The frame in a decoded map; None if its op is not known, as later versions may add some.
+    Return the frame in a decoded map; None if its op is unknown, as later versions may add some.
 
     Raises:
         BadFrame: A field is missing or of the wrong type.
@@ -280,11 +280,11 @@ def from_wire(fields: Mapping[str, Any]) -> Frame | None:
         End(id=7, msgs=[1])
     """
     op = fields.get("op")
-    if op == "end":  # One per message; the table below costs 2 us.
+    if op == "end":  # one per message; the table below costs 2 us
         id, msgs = fields.get("id"), fields.get("msgs")
         if type(id) is int and type(msgs) is list:
             return _new(End, (id, msgs))
-    if op == "call" and len(fields) == 4:  # a shared host gets as many
+    if op == "call" and len(fields) == 4:  # a shared host gets one per message
         id, msg, meta = fields.get("id"), fields.get("msg"), fields.get("meta")
         if type(id) is int and type(msg) is dict and type(meta) is dict:
             return _new(Call, (id, msg, None, meta))
@@ -297,7 +297,7 @@ def from_wire(fields: Mapping[str, Any]) -> Frame | None:
 
 
 def to_wire(frame: Frame) -> dict[str, Any]:
-    """The map that stands for a frame; fields at their default are left out."""
+    """Return the map that stands for a frame; fields at their default are left out."""
     kind = type(frame)
     fields: dict[str, Any] = {"op": op_of(kind)}
     if kind is Failure:
@@ -310,7 +310,7 @@ def to_wire(frame: Frame) -> dict[str, Any]:
 
 
 def _present(kind: type[Frame], fields: Mapping[str, Any]) -> list[str]:
-    """The fields to take. A null is as good as absent where the field may be left out."""
+    """Return the fields to take. If a field is optional, a null counts as absent."""
     present = []
     for name, field in FIELDS[kind].items():
         value = fields.get(name)

@@ -3,8 +3,8 @@
 ``oneshot``: the message, then the end of input; results until the end of output.
 ``lines``: a line in, a line out.
 
-JSON is one value per line. msgpack is one object after another, each followed by a newline byte,
-which is also what the integer 10 looks like: so results and tens take turns.
+JSON is one value per line. msgpack is one object after another, each followed by a newline byte.
+That byte alone is also the integer 10, so the reader takes objects and newlines in turn.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def encode_message(
     msg: Mapping[str, Any], *, node: str, codec: str = "json", max_frame: int = MAX_FRAME
 ) -> bytes:
     """
-    A message as a program reads it: a line of JSON, or one msgpack map.
+    Return a message as a program reads it: a line of JSON, or one msgpack map.
 
     Raises:
-        EncodeError: A value that the codec cannot carry.
-        FrameTooLarge: It is over ``max_frame`` bytes, the newline not counted.
+        EncodeError: The codec can't carry a value.
+        FrameTooLarge: The message is over ``max_frame`` bytes, the newline not counted.
 
     Example:
         >>> encode_message({"n": 2}, node="count")
@@ -64,11 +64,11 @@ def results(
     Make a reader of the results of one program.
 
     Args:
-        node: Its node, for errors.
-        codec: What it writes.
+        node: The program's node, for errors.
+        codec: The codec of the program's output.
         max_frame: Bytes of the largest result.
-        probed: It may begin with a ready frame, which is JSON whatever the codec is, and comes
-            first among the results.
+        probed: The output may begin with a ready frame. That frame is JSON for every codec, and
+            comes first among the results.
 
     Example:
         >>> reader = results(node="count")
@@ -84,12 +84,12 @@ class JsonResults:
     """
     One JSON value per line; blank lines are skipped.
 
-    Both methods raise `ProtocolError` for a line that is no value, with its sample, and
-    `FrameTooLarge` for one over the limit. Results before it in the same bytes are lost with it,
+    Both methods raise `ProtocolError` for a line that is not a value, with a sample of it, and
+    `FrameTooLarge` for a line over the limit. Earlier results in the same bytes are lost with it,
     as the message has failed.
 
     Attributes:
-        sizes: The bytes of each result that the last `feed` has returned.
+        sizes: Bytes of each result that the last `feed` returned.
     """
 
     def __init__(self, node: str, max_frame: int) -> None:
@@ -118,7 +118,7 @@ class JsonResults:
         return values
 
     def end(self) -> list[Any]:
-        """The end of output: the last line may lack its newline."""
+        """Take the end of output: the last line may lack its newline."""
         return self.feed(b"\n")
 
     def _value(self, line: bytes) -> Any:
@@ -138,7 +138,7 @@ class MsgpackResults:
     """One msgpack object after another, each followed by a newline byte. Raises as JsonResults."""
 
     def __init__(self, node: str, max_frame: int, probed: bool = False) -> None:
-        self._head = bytearray() if probed else None  # what may be the ready frame, in JSON
+        self._head = bytearray() if probed else None  # possibly the ready frame, in JSON
         self._node = node
         self._max = max_frame
         self.sizes: list[int] = []
@@ -146,12 +146,12 @@ class MsgpackResults:
         self._unpacker = msgpack.Unpacker(
             timestamp=3,
             ext_hook=refuse_extension,
-            max_buffer_size=2**31 - 1,  # The size of one object is checked here.
+            max_buffer_size=2**31 - 1,  # not needed: _check_size limits each object
             **self._hooks.options(),
         )
         self._fed = 0
-        self._start = 0  # Where the object that is being read began.
-        self._newline = False  # Whether a newline is due.
+        self._start = 0  # where the present object began
+        self._newline = False  # True if a newline must come next
 
     def feed(self, data: bytes) -> list[Any]:
         """Take the next bytes and return the results they complete."""
@@ -172,9 +172,9 @@ class MsgpackResults:
         return values
 
     def end(self) -> list[Any]:
-        """The end of output: the last newline may be missing, nothing else."""
+        """Take the end of output: only the last newline may be missing."""
         self.sizes = []
-        if self._head:  # too little to tell
+        if self._head:  # too short to tell a ready frame from msgpack
             head, self._head = bytes(self._head), None
             values = self.feed(head)
             sizes = self.sizes
@@ -186,13 +186,13 @@ class MsgpackResults:
         return []
 
     def _take_head(self, data: bytes, values: list[Any]) -> bytes:
-        """Take a ready frame off the start. Returns what is msgpack for certain."""
+        """Take a ready frame off the start. Return the bytes that are certainly msgpack."""
         assert self._head is not None
         self._head += data
         line = bytes(self._head.lstrip(b"\n"))
         if line[:2] in (b"", b"{"):
             return b""
-        if line[:2] == b'{"':  # an integer of msgpack would be followed by a newline
+        if line[:2] == b'{"':  # a msgpack integer would be followed by a newline
             end = line.find(b"\n")
             if end < 0:
                 self._check_line(line)

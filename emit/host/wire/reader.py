@@ -1,12 +1,12 @@
 """Bytes from a process to frames: both codecs, in pieces of any size. No I/O here.
 
-1. The same bytes give the same events however they were cut.
-2. At most ``max_frame`` bytes are held, and each byte is copied a bounded number of times.
-3. A 0x00 where a frame may begin starts a msgpack frame; it also ends a line of text, since
-   JSON has no raw 0x00 in it. So a stray print cannot swallow the frame behind it.
-4. Text that is no frame is the author's print, and never an error. What begins like a frame and
-   is none breaks the protocol: two threads' frames in one another, or invalid UTF-8.
-5. After a violation nothing is read any more.
+1. The same bytes give the same events, however they were cut.
+2. The reader holds at most ``max_frame`` bytes, and copies each byte a bounded number of times.
+3. A 0x00 where a frame may begin starts a msgpack frame. It also ends a line of text, since JSON
+   has no raw 0x00 in it. So a stray print can't swallow the frame behind it.
+4. Text that is not a frame is the author's print, and never an error. Text that begins like a
+   frame and is none breaks the protocol: the frames of two threads are mixed, or it is not UTF-8.
+5. After a violation the reader reads nothing more.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from emit.host.wire.values import (
 
 __all__ = ["Reader"]
 
-#: Bytes that are kept of a stray line, and of an unfinished one for diagnosis.
+#: Bytes kept of a stray line, and of an unfinished line for diagnosis.
 _KEPT = 8192
 
-#: Bytes of an `End` that are not worth counting: those of a whole window are nothing to a host, and
-#: to count each took it a tenth of what a message takes.
+#: Bytes of an `End` that is too small to count. A whole window of them does not matter to a host,
+#: and counting each took a tenth of a message's time.
 SMALL = 512
 
-#: Bytes of an oversized frame that are looked at for its op and id.
+#: Bytes of an oversized frame that are searched for its op and id.
 _HEAD = 64
 
 #: The envelope adds a map and a list around a result.
@@ -59,21 +59,21 @@ _length_at = struct.Struct(">I").unpack_from
 _MAPS = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
 _LIKE_A_FRAME = re.compile(rb'\s*\{.*?"op"\s*:\s*"(?:%b)"' % "|".join(OPS).encode(), re.DOTALL)
 _HEAD_OF = re.compile(rb'\s*\{\s*"op"\s*:\s*"(\w+)"(?:\s*,\s*"id"\s*:\s*(-?\d+)\s*[,}])?')
-#: The frames that answer a call, whose id says which.
+#: The frames that answer a call; their id says which.
 _ANSWERS = ("out", "end", "err")
 
 
 class Reader:
     """
-    Turns what a process writes into frames, stray text and complaints.
+    Turns the output of a process into frames, stray text and violations.
 
     Args:
         max_frame: Bytes of the largest frame, framing not counted; from 64 to 2**24 - 1.
-        binary: Whether msgpack frames may come. Without them a 0x00 is text like any other.
+        binary: Accept msgpack frames. If False, a 0x00 is ordinary text.
 
     Attributes:
-        sizes: By its place in what the last `feed` has returned, the bytes of each frame that has
-            more than `SMALL` of them, and of each `Out`.
+        sizes: Sizes in bytes of frames that the last `feed` returned, by their position in its
+            list: of each frame larger than `SMALL`, and of each `Out`.
 
     Example:
         >>> Reader().feed(b'hello\\n{"op":"end","id":1}\\n')
@@ -86,17 +86,17 @@ class Reader:
         self._max = max_frame
         self._binary = binary
         self.sizes: dict[int, int] = {}
-        self._held = bytearray()  # The start of a frame or line whose end has not come.
-        self._skip = 0  # Bytes of an oversized msgpack frame still to pass over.
+        self._held = bytearray()  # the start of a frame or line whose end has not come
+        self._skip = 0  # bytes of an oversized msgpack frame still to pass over
         self._step: Callable[[bytes, int, list[Read]], int] = self._text
 
     @property
     def rest(self) -> bytes:
-        """The start of the frame or line that is not finished, 8 KiB at most; for diagnosis."""
+        """The start of the unfinished frame or line, at most 8 KiB; for diagnosis."""
         return bytes(self._held[:_KEPT])
 
     def feed(self, data: bytes) -> list[Read]:
-        """Take the next bytes and return what they complete, in order."""
+        """Take the next bytes and return the frames and lines they complete, in order."""
         events: list[Read] = []
         if self.sizes:
             self.sizes = {}
@@ -105,10 +105,10 @@ class Reader:
             position = self._step(data, position, events)
         return events
 
-    # Each step takes some of data from start on and returns where it stopped.
+    # Each step takes some of *data* from *start* on, and returns the position where it stopped.
 
     def _text(self, data: bytes, start: int, events: list[Read]) -> int:
-        """Lines, up to a 0x00 or to the last newline; the rest is held."""
+        """Take lines, up to a 0x00 or to the last newline. Hold the rest."""
         zero = data.find(b"\0", start) if self._binary else -1
         end = zero if zero >= 0 else data.rfind(b"\n", start)
         if end < 0:
@@ -131,7 +131,7 @@ class Reader:
         return len(data)
 
     def _rest_of_line(self, data: bytes, start: int, events: list[Read]) -> int:
-        """Pass over an overlong line."""
+        """Pass over the rest of an overlong line."""
         newline = data.find(b"\n", start)
         zero = data.find(b"\0", start) if self._binary else -1
         ends = [end for end in (newline, zero) if end >= 0]
@@ -141,7 +141,7 @@ class Reader:
         return min(ends)
 
     def _frames(self, data: bytes, start: int, events: list[Read]) -> int:
-        """Whole msgpack frames, for as long as nothing is odd about them."""
+        """Take whole msgpack frames, as long as they are well-formed."""
         end, stop = len(data), start
         try:
             while end - start > 4 and data[start] == 0 and data[start + 4] in _MAPS:
@@ -161,7 +161,7 @@ class Reader:
         return start
 
     def _partial(self, data: bytes, start: int, events: list[Read]) -> int:
-        """One msgpack frame that is cut, too large or a lie."""
+        """Take one msgpack frame that is cut, too large or not well-formed."""
         held = self._held
         try:
             while len(held) < (need := _needed(held, self._max)):
@@ -179,7 +179,7 @@ class Reader:
         return start
 
     def _whole(self, held: bytes) -> Read | None:
-        """A whole frame, or as much of an oversized one as is looked at."""
+        """Return a whole frame, or the report of an oversized one from its first bytes."""
         size = _length_at(held)[0]
         if size <= self._max:
             self._step = self._frames
@@ -198,7 +198,7 @@ class Reader:
     def _stop(self, data: bytes, start: int, events: list[Read]) -> int:
         return len(data)
 
-    # What the steps find.
+    # The steps' findings.
 
     def _lines(self, block: bytes, events: list[Read]) -> int:
         long_numbers = has_long_numbers(block)
@@ -236,7 +236,7 @@ class Reader:
         return _too_large(None, self._max, told[1].decode(), told[2] and int(told[2]))
 
     def _violation(self, reason: str, sample: bytes, events: list[Read]) -> int:
-        """The last event. Returns where no step goes on."""
+        """Add the last event. Return a position from which no step goes on."""
         events.append(Violation(reason, sample[:80]))
         self._held.clear()
         self._step = self._stop
@@ -244,7 +244,7 @@ class Reader:
 
 
 def _frame(body: bytes) -> Frame | None:
-    """The frame in a msgpack map, or None if its op is not known."""
+    """Return the frame in a msgpack map, or None if its op is unknown."""
     try:
         fields = from_msgpack(body, _DEPTH)
     except Malformed as error:
@@ -260,7 +260,7 @@ def _stray(line: bytes) -> Stray:
 
 
 def _needed(held: bytearray, limit: int) -> int:
-    """How many bytes of a msgpack frame are worth another look. A lie is told at byte 4 or 5."""
+    """Return the bytes of a msgpack frame to wait for. Byte 4 or 5 exposes a wrong length."""
     if len(held) < 4:
         return 4
     size: int = _length_at(held)[0]
@@ -274,7 +274,7 @@ def _needed(held: bytearray, limit: int) -> int:
 
 
 def _head_of_map(head: bytes) -> tuple[object, object]:
-    """The op and the id in the first bytes of a map, as far as they stand there."""
+    """Return the op and the id in the first bytes of a map, as far as they are there."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(head)
     found: list[Any] = []

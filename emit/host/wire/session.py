@@ -1,19 +1,19 @@
-"""One conversation between the host and a process of a node. No I/O here, and no clock.
+"""The protocol between the host and one process. No I/O here, and no clock.
 
-Bytes in, events out; and for each thing the host has to say, the bytes to write. The owner
-moves the bytes, keeps the time, and decides what happens to the process and its calls.
+Turns bytes into events, and everything the host has to say into bytes. The owner moves the bytes,
+keeps the time, and decides the fate of the process and its calls.
 
-1. `TRANSITIONS` is all there is to know about which frame may come when. A frame that is not in
-   it for the current state breaks the protocol; a host that sends one has a bug.
-2. An answer belongs to the call whose id it carries. Ids are never reused, and nothing is ever
-   matched by order.
-3. The first answer to a call closes it. What comes for a closed or unknown id is `Unmatched`;
-   such a process is not to be trusted with another call.
-4. A refused message changes nothing: no id is used up, no byte is to be written.
-5. What a program says of itself, in an error, a log or ``ready``, is cut and cleaned here, by
-   `emit.text`: nobody behind this has to think of escape sequences, or of texts of 16 MB.
+1. `TRANSITIONS` alone says which frame may come when. A frame that is not in it for the current
+   state breaks the protocol. A host that sends one has a bug.
+2. An answer belongs to the call whose id it carries. Ids are never reused, and nothing is matched
+   by order.
+3. The first answer to a call closes it. Answers to a closed or unknown id are `Unmatched`; their
+   process must not get another call.
+4. A refused message changes nothing: no id is used up, and there is nothing to write.
+5. Texts of a program in an error, a log or ``ready`` are cut and cleaned here, by `emit.text`. The
+   code behind this is safe from escape sequences and from texts of 16 MB.
 6. Each event is delivered once, in the order of the bytes, however these were cut. After a
-   `Broken` there are none, and every method raises its error.
+   `Broken` there are no more events, and every method raises its error.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = ["TRANSITIONS", "Broken", "Event", "LineSession", "Session", "State", 
 
 
 class State(Enum):
-    """Where a conversation stands. The values are the names in ``runtimes/PROTOCOL.md``."""
+    """The state of a session. The values are the names in ``runtimes/PROTOCOL.md``."""
 
     NEW = "new"
     STARTING = "starting"
@@ -109,19 +109,19 @@ Event = Ready | Out | End | Err | Failure | Log | Pong | Stray | TooLarge | Unma
 
 class Session:
     """
-    One conversation with one process.
+    The protocol's state with one process.
 
     Args:
         node: The node's name, for hello and for errors.
-        codecs: What to offer, the preferred one first.
+        codecs: The codecs to offer, the preferred one first.
         max_frame: Bytes of the largest frame, both ways; below 2**24.
         config: A map for the process to start with, or None.
 
     Attributes:
-        ready: What the process has announced; None before.
-        error: How the process broke the protocol.
-        sizes: For each call, the bytes of the frames with its results in what `receive` took last;
-            an ``end`` that is small is not counted, see `emit.host.wire.reader.SMALL`.
+        ready: The process's announcement; None before it comes.
+        error: The breach of the protocol, or None.
+        sizes: For each call, the bytes of its frames in the data that `receive` took last. A small
+            ``end`` is not counted, see `emit.host.wire.reader.SMALL`.
 
     Raises:
         ValueError: An unknown codec, or a max_frame out of range.
@@ -157,11 +157,11 @@ class Session:
         self._codec: Codec = Json()
         self._reader = Reader(max_frame=max_frame, binary="msgpack" in codecs)
         self._next = 1
-        # The node and meta of the last call, and their bytes: most calls have those of the last.
+        # The node and meta of the last call, and their bytes: most calls repeat them.
         self._told: tuple[str | None, Mapping[str, Any] | None] = (None, None)
         self._extras = b""
         self._open: dict[int, None] = {}
-        self._lost: set[int] = set()  # Failed by an oversized frame; their answers may follow.
+        self._lost: set[int] = set()  # failed by an oversized frame; answers may still follow
         self.sizes: dict[int, int] = {}
 
     def __repr__(self) -> str:
@@ -169,23 +169,23 @@ class Session:
 
     @property
     def open(self) -> tuple[int, ...]:
-        """The ids of the calls that have no answer yet, the oldest first."""
+        """The ids of the calls that have no answer yet, oldest first."""
         return tuple(self._open)
 
     @property
     def codec(self) -> str:
-        """The codec of the calls: "json" until the process has taken another."""
+        """The codec of the calls: "json" until the process chooses another."""
         return self._codec.name
 
     @property
     def rest(self) -> bytes:
-        """What came of a frame or line that is not finished, 8 KiB at most; for diagnosis."""
+        """The start of the unfinished frame or line, at most 8 KiB; for diagnosis."""
         return self._reader.rest
 
-    # What the host says. Each returns the bytes to write.
+    # From the host. Each method returns the bytes to write.
 
     def hello(self) -> bytes:
-        """The first frame. Raises what `call` raises, if ``config`` does not fit."""
+        """Make the first frame. If ``config`` does not fit, raise the errors of `call`."""
         return self._send(Hello([VERSION], self._codecs, self.node, self._max_frame, self._config))
 
     def call(
@@ -200,18 +200,18 @@ class Session:
 
         Args:
             msg: The message: a map of text to values.
-            node: Which node of the process; None where it has one.
-            meta: ``origin``, ``attempt``, ``deadline_ms`` and ``traceparent``, as they apply;
-                encoded anew only where it differs from the last call's.
+            node: The node's name in its program; None if the program has one node.
+            meta: ``origin``, ``attempt``, ``deadline_ms`` and ``traceparent``, if they apply.
+                It is encoded again only if it differs from the last call's.
 
         Returns:
             The call's id and the bytes to write.
 
         Raises:
-            EncodeError: A value that the codec cannot carry. The session stays as it was.
+            EncodeError: The codec can't carry a value. The session stays as it was.
             FrameTooLarge: The frame is over ``max_frame``. The session stays as it was.
             ProtocolError: The session is broken.
-            RuntimeError: The process is not ready, or has been told bye: a bug of the caller.
+            RuntimeError: The process is not ready, or was told bye: a bug of the caller.
         """
         if Call not in self._allowed:
             self._next_state(Call)
@@ -231,8 +231,8 @@ class Session:
         return id, data
 
     def cancel(self, id: int) -> bytes:
-        """Ask for an open call to end early; only if ``ready.caps`` has "cancel". It stays open
-        until its answer comes."""
+        """Ask for an open call to end early, if ``ready.caps`` has "cancel". It stays open until
+        its answer comes."""
         return self._send(Cancel(id))
 
     def ping(self, n: int) -> bytes:
@@ -240,25 +240,25 @@ class Session:
         return self._send(Ping(n))
 
     def bye(self) -> bytes:
-        """Ask the process to finish what is open and to exit. No call can follow."""
+        """Ask the process to finish its open calls and to exit. No call can follow."""
         return self._send(Bye())
 
-    # What the process says.
+    # From the process.
 
     def receive(self, data: bytes) -> list[Event]:
         """
         Take the next bytes of the process.
 
         Returns:
-            What happened, in order:
+            The events, in order:
 
             - `Ready`, once; `Log`, `Pong` and `Stray` as they come.
-            - `Out` for results so far of an open call; `End` and `Err` close one, and so does a
-              `TooLarge` with an id. A `TooLarge` whose call is not told comes once for each open
+            - `Out` has results so far of an open call. `End` and `Err` close a call, and so does a
+              `TooLarge` with an id. A `TooLarge` whose call is unknown comes once for each open
               call, as any of them may have lost results, or once without an id if none is open.
-            - `Failure`: the process cannot go on. Open calls stay open; it exits.
+            - `Failure`: the process can't go on. Open calls stay open; the process exits.
             - `Unmatched` for an answer to no open call.
-            - `Broken`, as the last, with the error to raise.
+            - `Broken` is the last event, with the error to raise.
 
         Raises:
             ProtocolError: The session was broken before.
@@ -270,7 +270,7 @@ class Session:
         self.sizes = self._measure(reads) if self._reader.sizes else {}
         for read in reads:
             if isinstance(read, End) and read.id in self._open and End in self._allowed:
-                del self._open[read.id]  # One per message; _take would do the same.
+                del self._open[read.id]  # one per message; _take would do the same
                 events.append(read)
             else:
                 self._take(read, events)
@@ -336,7 +336,7 @@ class Session:
             events.append(Unmatched(frame))
 
     def _lose(self, frame: TooLarge, events: list[Event]) -> None:
-        """Fail the call that an oversized frame belongs to, or all that it may belong to."""
+        """Fail the call of an oversized frame; if it is unknown, fail all open calls."""
         if frame.id in self._lost:
             if frame.last:
                 self._lost.discard(frame.id)
@@ -373,7 +373,7 @@ class Session:
 
     def _enter(self, state: State) -> None:
         self.state = state
-        # Not looked up for each frame: a state's hash is a function in Python, 0.2 us.
+        # Kept, and not looked up for each frame: hashing a state takes 0.2 us.
         self._allowed = TRANSITIONS[state]
 
     def _next_state(self, kind: type[Frame]) -> State:
@@ -397,7 +397,7 @@ class Session:
 
 
 def _shown(frame: Any) -> Any:
-    """The frame, with its texts as they may be logged and printed."""
+    """Return the frame with its texts made safe to log and print."""
     match frame:
         case Err() | Failure():
             return frame._replace(
@@ -424,6 +424,8 @@ def _shown(frame: Any) -> Any:
 
 class LineSession:
     """
+    The protocol with a filter.
+
     Args:
         node: The node's name, for errors.
         max_frame: Bytes of the longest line, both ways.
@@ -464,7 +466,7 @@ class LineSession:
         node: str | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> tuple[int, bytes]:
-        """Open a call; a filter is told neither *node* nor *meta*."""
+        """Open a call. A filter does not get *node* and *meta*."""
         try:
             line = self._encode(dict(msg)) + b"\n"
         except Unfit as error:
@@ -477,7 +479,7 @@ class LineSession:
         return self._open, line
 
     def receive(self, data: bytes) -> list[Any]:
-        """The answer, once its line is complete; anything else breaks the conversation."""
+        """Return the answer once its line is complete. Any other line breaks the protocol."""
         self._held += data
         if b"\n" not in data:
             return self._check_length(self._held)

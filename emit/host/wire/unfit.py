@@ -1,6 +1,6 @@
-"""Why the wire cannot carry a value, and where in the message it stands. No I/O here.
+"""Why the wire can't carry a value, and the value's path in the message. No I/O here.
 
-Only reached after an encoder has refused, so it may take its time.
+Runs only after an encoder has refused a message, so it need not be fast.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from emit.text import path_to
 
 __all__ = ["MAX_DEPTH", "MAX_FRAME", "MAX_ITEMS", "Unfit", "explain"]
 
-#: Levels of lists and maps in a message or a result, itself included. orjson writes 253.
+#: Levels of lists and maps in a message or a result, itself included. orjson allows 253.
 MAX_DEPTH = 128
 
 #: Members of lists and maps in a frame, all levels together.
 MAX_ITEMS = 10**6
 
-#: Bytes of the largest frame, and of max_frame itself: below 2**24, so that a msgpack frame's
-#: length starts with a zero byte, which no line of text does.
+#: Bytes of the largest frame, and the limit of max_frame. Below 2**24, so that the length of a
+#: msgpack frame starts with a zero byte, and no line of text does.
 MAX_FRAME = 2**24 - 1
 
 _VALUES = "str, int, float, bool, None, list or dict"
@@ -29,12 +29,12 @@ _VALUES = "str, int, float, bool, None, list or dict"
 
 class Unfit(ValueError):
     """
-    A value that cannot be carried.
+    A value that can't be carried.
 
     Attributes:
-        path: Where it stands, such as ``"items[3].price"``; empty for the whole. A key that does
-            not look like a name is told by its number, as in ``"prices[key 2]"``.
-        reason: What is wrong with it, and what would carry it.
+        path: Its path, such as ``"items[3].price"``; empty for the whole. A key that does not look
+            like a name is given by its number, as in ``"prices[key 2]"``.
+        reason: The fault of the value, and what would carry it.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -45,12 +45,12 @@ class Unfit(ValueError):
 
 def explain(value: object, *, binary: bool, otherwise: str) -> Unfit:
     """
-    The first culprit in a value, depth first.
+    Return the error of the first unfit value, depth first.
 
     Args:
-        value: What an encoder has refused.
-        binary: Whether it was for msgpack, which carries more.
-        otherwise: The reason to give if nothing is found.
+        value: The value that an encoder has refused.
+        binary: True for msgpack, which carries more types.
+        otherwise: The reason to give if no culprit is found.
     """
     return next(_culprits(value, "", 1, binary), Unfit("", otherwise))
 
@@ -68,7 +68,7 @@ def _culprits(value: object, path: str, level: int, binary: bool) -> Iterator[Un
 
 
 def _refusal(value: Any, level: int, binary: bool) -> str:
-    """Why this one value cannot be carried, its members aside; empty if it can."""
+    """Return why a value, apart from its members, can't be carried; empty if it can."""
     kind = type(value)
     if kind in (dict, list, tuple) and level > MAX_DEPTH:
         return f"nests deeper than {MAX_DEPTH} levels"

@@ -1,16 +1,16 @@
 """Values and bytes, in JSON and msgpack: exactly, or not at all. No I/O here.
 
 1. A value comes out as it went in, or it is refused with the path to it. Nothing is rounded,
-   replaced or stringified on the way; a tuple becomes a list, a datetime becomes UTC.
-2. What can be received can be sent on: the limits of depth are the same both ways.
-3. Bytes from a process are bounded before they are decoded wherever that can be told, as one
-   megabyte of them can decode to 64.
+   replaced or turned into text on the way. A tuple becomes a list, a datetime becomes UTC.
+2. Every value that can be received can be sent on: the depth limits are the same both ways.
+3. Bytes from a process are limited before they are decoded, if possible: one megabyte of them can
+   decode to 64.
 
-Each encoder has blind spots, and the other sees them. orjson has no option to refuse an Enum or
-a UUID, and makes null of a NaN; msgpack's strict packer refuses the first two and keeps the
-third. msgpack takes keys of any type, text that is no UTF-8's twin (bytearray, ExtType) and so
-on; orjson refuses those. So each value goes through both: 0.1 to 0.2 us for 100 bytes, where a
-walk in Python costs 0.5.
+Each encoder misses faults that the other one finds. orjson has no option to refuse an Enum or a
+UUID, and turns a NaN into null; msgpack's strict packer refuses the first two and keeps the third.
+msgpack takes keys of any type and types that only resemble text or bytes (bytearray, ExtType);
+orjson refuses those. So each value goes through both: 0.1 to 0.2 us for 100 bytes. A walk in Python
+costs 0.5 us.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ _NON_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 
 
 class Malformed(ValueError):
-    """Bytes that hold no value of the wire, or one over a limit."""
+    """Bytes that are not a value of the wire, or are over a limit."""
 
 
 class Encoder:
     """
-    Values to bytes. One per conversation: a Packer is quick when reused, but not by two threads.
+    Turns values into bytes. One per conversation: a Packer is fast if it is reused, but not by two
+    threads.
 
-    Each method raises `Unfit`, with the path to the culprit, for what it cannot carry.
+    Each method raises `Unfit`, with the path to the culprit, for a value that it can't carry.
 
     Example:
         >>> Encoder().json({"n": 1})
@@ -57,7 +58,7 @@ class Encoder:
         self._pack = packer.pack
 
     def json(self, value: object) -> bytes:
-        """One JSON text in UTF-8, without a newline."""
+        """Encode a value as one JSON text in UTF-8, without a newline."""
         try:
             text = orjson.dumps(value, option=_EXACT)
             packed = self._pack(value)
@@ -70,7 +71,7 @@ class Encoder:
         return text
 
     def msgpack(self, value: object) -> bytes:
-        """One msgpack object."""
+        """Encode a value as one msgpack object."""
         try:
             packed: bytes = self._pack(value)
             text = orjson.dumps(value, _stand_in, _EXACT)
@@ -83,16 +84,16 @@ class Encoder:
 
 def from_json(data: bytes, depth: int = MAX_DEPTH, long_numbers: bool = True) -> Any:
     """
-    The value of one JSON text.
+    Return the value of one JSON text.
 
     Args:
         data: The text. Spaces around it are fine.
         depth: Levels of lists and maps allowed.
-        long_numbers: False if `has_long_numbers` was False for this text, or for a longer one
-            that it is part of.
+        long_numbers: False if `has_long_numbers` was False for this text, or for a longer text
+            that contains it.
 
     Raises:
-        Malformed: It is no JSON, is over a limit, or holds an integer beyond 64 bits.
+        Malformed: The text is not JSON, is over a limit, or has an integer beyond 64 bits.
     """
     size = len(data)
     if size >= MAX_ITEMS:
@@ -112,9 +113,9 @@ def from_json(data: bytes, depth: int = MAX_DEPTH, long_numbers: bool = True) ->
 
 def has_long_numbers(text: bytes) -> bool:
     """
-    Whether a number in it may be an integer beyond 64 bits, the shortest of which has 19 digits.
+    Return whether a number in *text* may be an integer beyond 64 bits, which has 19 digits or more.
 
-    orjson turns those into floats without a word. This takes 0.2 us for a line of 100 bytes, and
+    orjson turns these integers into floats silently. This takes 0.2 us for a line of 100 bytes, and
     0.06 us per line for a hundred lines at once.
     """
     return _DIGITS in text.translate(_TO_ZEROS)
@@ -122,18 +123,18 @@ def has_long_numbers(text: bytes) -> bool:
 
 def from_msgpack(data: bytes, depth: int = MAX_DEPTH) -> Any:
     """
-    The value of one msgpack object; timestamps become aware datetimes in UTC.
+    Return the value of one msgpack object; timestamps become aware datetimes in UTC.
 
     Args:
         data: The object, and nothing after it.
         depth: Levels of lists and maps allowed.
 
     Raises:
-        Malformed: It is no msgpack, is over a limit, has a key that is no text, or an extension
-            type other than the timestamp.
+        Malformed: The data are not msgpack, are over a limit, or have a key that is not text or an
+            extension type other than the timestamp.
     """
     try:
-        if len(data) < MAX_ITEMS:  # apart: no keywords in a map saves 0.2 us
+        if len(data) < MAX_ITEMS:  # a call of its own: no keywords in a map saves 0.2 us
             value = msgpack.unpackb(data, timestamp=3, ext_hook=refuse_extension)
         else:
             hooks = Hooks().options()
@@ -152,8 +153,8 @@ def from_msgpack(data: bytes, depth: int = MAX_DEPTH) -> Any:
 
 def why_no_msgpack(error: Exception) -> str:
     """
-    What is wrong with bytes that msgpack refuses, without quoting any: several of its errors have
-    no text, and that of a text which is no UTF-8 has its bytes.
+    Return why msgpack refuses some bytes, without quoting them. Several of msgpack's errors have no
+    text, and its error for invalid UTF-8 quotes the bytes.
     """
     if isinstance(error, UnicodeDecodeError):
         return f"a text in it is no UTF-8, from its byte {error.start} on"
@@ -161,7 +162,7 @@ def why_no_msgpack(error: Exception) -> str:
 
 
 def layers(value: object) -> Iterator[list[Any]]:
-    """The lists and maps in a value, level by level from the outermost."""
+    """Yield the lists and maps in a value, level by level from the outermost."""
     layer: list[Any] = [value] if type(value) in _CONTAINERS else []
     while layer:
         yield layer
@@ -174,19 +175,19 @@ def layers(value: object) -> Iterator[list[Any]]:
 
 
 def count_items(value: object) -> int:
-    """The members of all lists and maps in a value."""
+    """Return the number of members of all lists and maps in a value."""
     return sum(len(container) for layer in layers(value) for container in layer)
 
 
 class Hooks:
-    """Counts the members of lists and maps while they are decoded, for objects too large to
-    be decoded first and counted afterwards."""
+    """Counts the members of lists and maps while they are decoded, for objects too large to be
+    counted afterwards."""
 
     def __init__(self) -> None:
         self.items = 0
 
     def options(self) -> dict[str, Any]:
-        """The keywords for msgpack."""
+        """Return the keyword arguments for msgpack."""
         limits = {"max_array_len": MAX_ITEMS, "max_map_len": MAX_ITEMS}
         return {"list_hook": self._count, "object_hook": self._count, **limits}
 
@@ -198,19 +199,19 @@ class Hooks:
 
 
 def refuse_extension(code: int, _: bytes) -> NoReturn:
-    """The ext_hook for msgpack."""
+    """Refuse an extension type; the ext_hook for msgpack."""
     raise Malformed(f"holds extension type {code}; only timestamps (-1) are values")
 
 
 def check_keys(value: object) -> None:
-    """Refuse a map with a key that is no text."""
+    """Refuse a map with a key that is not text."""
     for layer in layers(value):
         for container in layer:
             if type(container) is dict and not all(type(key) is str for key in container):
                 raise Malformed("holds a key that is no text")
 
 
-#: The errors of msgpack that say nothing themselves.
+#: Texts for the errors of msgpack that have none.
 _MEANT = {
     "FormatError": "a byte in it begins no value",
     "StackError": "it nests too deep",
@@ -226,27 +227,27 @@ _NO_CONTAINERS = bytes([*range(0x80), *range(0xA0, 0xDC), *range(0xE0, 0x100)])
 
 
 def _as_list(value: object) -> list[Any]:
-    """The strict packer's default: a tuple is as good as a list; all else is refused."""
+    """Turn a tuple into a list and refuse all else; the strict packer's default."""
     if type(value) is tuple:
         return list(value)
     raise TypeError(f"no value of the wire: {type(value).__name__}")
 
 
 def _stand_in(value: object) -> None:
-    """orjson's default when it only checks: what msgpack carries and JSON does not."""
+    """Accept a value that msgpack carries and JSON does not; orjson's default for its check."""
     if type(value) is not bytes and type(value) is not datetime:
         raise TypeError(f"no value of the wire: {type(value).__name__}")
 
 
 def _refuse_non_finite(value: object) -> None:
-    """Raise if there is one: the bytes of a NaN can also be part of an integer."""
+    """Raise if a value has a NaN or infinity. Its bytes alone can also be part of an integer."""
     culprit = explain(value, binary=False, otherwise="")
     if culprit.reason:
         raise culprit
 
 
 def _check_limits(value: object, text: bytes) -> None:
-    """Enough brackets for a level too many, or enough bytes for an item too many: look."""
+    """Check depth and size, if the text has enough brackets or bytes to exceed a limit."""
     if len(text) < MAX_ITEMS and text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
         return
     if any(level > MAX_DEPTH for level, _ in enumerate(layers(value), 1)):
@@ -262,10 +263,10 @@ def _check_depth(value: object, depth: int) -> None:
 
 
 def _check_json_items(data: bytes) -> None:
-    """Before decoding: each comma stands for a member, and so does each container but one."""
+    """Check before decoding: each comma stands for a member, and so does each container but one."""
     if data.count(b",") < MAX_ITEMS and data.count(b"[") + data.count(b"{") <= MAX_ITEMS:
         return
-    # Without its escapes, text ends at the next quote: linear, whatever the bytes.
+    # Without escapes, text ends at the next quote. So this is linear for any bytes.
     bare = _STRING.sub(b"0", data.replace(rb"\\", b"").replace(rb"\"", b""))
     if bare.count(b",") >= MAX_ITEMS or bare.count(b"[") + bare.count(b"{") > MAX_ITEMS + 1:
         raise Malformed(f"holds more than {MAX_ITEMS} items")
