@@ -1,7 +1,7 @@
 """
-What a node has done and what it costs: counters, percentiles, memory and processor time.
+The work and the cost of a node: counters, percentiles, memory and processor time.
 
-The documented shape of all this is :meth:`emit.host.Host.snapshot`.
+:meth:`emit.host.Host.snapshot` documents the shape of the figures.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-#: Buckets to a doubling: a percentile is told to within 25 %.
+#: Buckets per doubling: a percentile is accurate to within 25 %.
 _FINENESS = 4
 
-#: Seconds that count as none: what a lease takes that nobody has to wait for.
+#: Durations below this many seconds count as zero: a lease takes this long if no caller waits.
 _INSTANT = 5e-6
 
 
 class Times:
-    """Durations in seconds, kept as counts in buckets: four to each doubling."""
+    """Durations in seconds, kept as counts in buckets: four buckets per doubling."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -38,13 +38,13 @@ class Times:
         self.total += seconds * times
         if seconds > self.longest:
             self.longest = seconds
-        # frexp splits into a power of two and a share of it, which is cut in four.
+        # frexp splits into a power of two and a share, which is cut in four.
         share, power = math.frexp(seconds)
         bucket = power * _FINENESS + int(share * 2 * _FINENESS) - _FINENESS
         self._buckets[bucket] = self._buckets.get(bucket, 0) + times
 
     def percentile(self, share: float) -> float:
-        """The duration that *share* of all do not pass; 0 where there are none."""
+        """Return the duration that a *share* of all do not exceed; 0 if there are none."""
         wanted = self.count * share
         seen = self._instant
         if seen >= wanted:
@@ -69,37 +69,37 @@ class Times:
         }
 
 
-#: The last errors of a node that are kept, and the characters kept of each text.
+#: Errors kept per node (the last ones), and characters kept of each text.
 _ERRORS = 5
 _TEXT = 2000
 
-#: Answers that are noted as they come, to be counted together: a note takes a call 0.3 us, and
-#: counting it at once took 3, as its code and figures had left the cache while the pipe was read.
+#: Answers that are noted first and counted together. A note costs a call 0.3 us. Counting at once
+#: cost 3 us, as reading the pipe had pushed the counting code and its figures out of the cache.
 _NOTES = 64
 
 
 class CallAccount:
-    """What has become of one node's messages. Each method may be called from any thread."""
+    """The outcomes of one node's messages. Each method may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards all below; reentrant as the pool's
+        self._lock = threading.RLock()  # guards the fields below; reentrant like the pool's
         self._calls = 0
         self._errors: deque[dict[str, Any]] = deque(maxlen=_ERRORS)
         self._failures: Counter[str] = Counter()
         self._retries: Counter[str] = Counter()
         self._waits = Times()
         self._times = Times()
-        # (how many, seconds, waited): added to without the lock, taken from under it.
+        # (messages, seconds, waited): appended without the lock, taken under it.
         self._notes: deque[tuple[int, float | None, float]] = deque()
 
     def answered(self, outcomes: Sequence[Any], seconds: float | None, waited: float = 0.0) -> None:
         """
-        Count messages that have got their outcome.
+        Count messages that have their outcome.
 
         Args:
-            outcomes: What became of each.
-            seconds: What each took; None: there was no answer, so there is no time of it.
-            waited: Seconds of those that it waited for a process.
+            outcomes: The outcome of each message.
+            seconds: Duration of each call; None: there was no answer, so nothing is timed.
+            waited: Part of *seconds* that the message waited for a process.
         """
         self._notes.append((len(outcomes), seconds, waited))
         for outcome in outcomes:
@@ -126,34 +126,34 @@ class CallAccount:
                     self._waits.add(waited, times)
 
     def charged(self, error: Exception) -> None:
-        """An attempt at a message has failed."""
+        """Count a failed attempt at a message."""
         with self._lock:
             self._retries[type(error).__name__] += 1
             self._keep(error)
 
     def _keep(self, error: Exception) -> None:
         kept = _as_data(error)
-        # The last attempt's failure is the message's, too, and comes here twice.
+        # The failure of the last attempt is also the message's, so it comes here twice.
         if not (self._errors and self._errors[-1]["text"] == kept["text"]):
             self._errors.append(kept)
 
     @property
     def calls(self) -> int:
-        """Messages that have got their outcome."""
+        """Number of messages that have their outcome."""
         with self._lock:
             self._count()
             return self._calls
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        """The last errors, the oldest first; see :meth:`emit.host.host.Host.describe`."""
+        """The last errors, oldest first; see :meth:`emit.host.host.Host.describe`."""
         with self._lock:
             return list(self._errors)
 
     def snapshot(self) -> dict[str, Any]:
         with self._lock:
             return {
-                "calls": self.calls,  # first: it counts what the others tell of
+                "calls": self.calls,  # first: it counts the pending notes for the figures below
                 "failures": dict(self._failures),
                 "retries": dict(self._retries),
                 "wait_seconds": self._waits.summary(),
@@ -162,7 +162,7 @@ class CallAccount:
 
 
 def _as_data(error: Exception) -> dict[str, Any]:
-    """As text: the exception holds frames, and they the message."""
+    """Return an error as text. The exception itself would keep its frames, and so the message."""
     return {
         "at": time.time(),
         "type": type(error).__name__,
@@ -172,26 +172,26 @@ def _as_data(error: Exception) -> dict[str, Any]:
 
 
 class Measured(Protocol):
-    """What has used something, and can say so: a process."""
+    """A process, as a user of memory and processor time."""
 
     def usage(self) -> Usage:
-        """What it has used by now."""
+        """Return its use so far."""
 
     def describe(self, usage: Usage) -> dict[str, Any]:
-        """Its row in a snapshot."""
+        """Return its row in a snapshot."""
 
 
 class ProcessAccount:
     """
-    What the processes of a pool have cost. Each method may be called from any thread.
+    The cost of a pool's processes. Each method may be called from any thread.
 
     Attributes:
-        start_error: Why the last start has failed, in the form of an error of
-            :meth:`emit.host.host.Host.describe`; None: it has not, or there was none.
+        start_error: Why the last start failed, in the form of an error of
+            :meth:`emit.host.host.Host.describe`; None: it worked, or there was none.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards all below; reentrant as the pool's
+        self._lock = threading.RLock()  # guards the fields below; reentrant like the pool's
         self._starts = 0
         self._start_failures = 0
         self.start_error: dict[str, Any] | None = None
@@ -201,7 +201,7 @@ class ProcessAccount:
         self._peak = 0
 
     def started(self, seconds: float) -> None:
-        """A process is ready, after so many seconds."""
+        """Count a process that became ready after *seconds*."""
         with self._lock:
             self._starts += 1
             self.start_error = None
@@ -213,7 +213,7 @@ class ProcessAccount:
             self.start_error = _as_data(error)
 
     def ended(self, process: Measured, cause: str) -> None:
-        """A process is about to be gone: keep what it has used."""
+        """Count the end of a process, and keep its use. Called while the process still exists."""
         usage = process.usage()
         with self._lock:
             self._ends[cause] += 1
@@ -221,7 +221,7 @@ class ProcessAccount:
             self._peak = max(self._peak, usage.rss_bytes)
 
     def snapshot(self, processes: Sequence[Measured]) -> dict[str, Any]:
-        """The figures as plain data; *processes* are those that live now."""
+        """Return the figures as plain data; *processes* are the living ones."""
         each = [(process, process.usage()) for process in processes]
         live = sum((usage for _, usage in each), Usage())
         with self._lock:
@@ -244,7 +244,7 @@ class ProcessAccount:
 
 
 class Usage:
-    """What processes have used: a sum that can be added to."""
+    """The use of one or more processes. Uses can be added."""
 
     __slots__ = ("cpu_seconds", "received_bytes", "rss_bytes", "sent_bytes", "strays")
 

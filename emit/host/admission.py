@@ -1,12 +1,12 @@
 """
-Who may start a process: the limits over all nodes of a host, and whose turn it is.
+Who may start a process: the limits over all nodes of a host, and the order of those that wait.
 
-1. At ``max_processes`` or ``max_rss`` the one that has waited longest for a start, of whatever
-   node, gets the next process that becomes idle: it is stopped to make room.
-2. A process that others of its own node wait for gives way to those only that have waited longer,
-   and when it has served for as long as it took to start: a host with more busy nodes than it may
-   have processes would do little but start them otherwise.
-3. Beyond that, `CONCURRENT_STARTS` processes may be starting at a time.
+1. At ``max_processes`` or ``max_rss`` the caller that has waited longest for a start, of any node,
+   gets the room of the next process that becomes idle. That process is stopped.
+2. If callers of its own node wait for a process, it gives way only to a caller that has waited
+   longer, and only after it has served for as long as it took to start. Otherwise a host with more
+   busy nodes than processes would do little but start them.
+3. In addition, at most `CONCURRENT_STARTS` processes may be starting at a time.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from typing import Any, Protocol
 
 __all__ = ["CONCURRENT_STARTS", "Admission", "Rival", "Sized", "Turn"]
 
-#: Processes that may be starting at the same time: 16 are back in 1.2 s, and a herd of 500
-#: does not start 500 interpreters at once.
+#: Processes that may be starting at the same time: 16 are back in 1.2 s, and 500 callers do not
+#: start 500 interpreters at once.
 CONCURRENT_STARTS = 2
 
-#: Seconds after which one that has not asked again has been thrown out, and is passed over.
+#: Seconds after which a caller that has not asked again counts as thrown out, and is passed over.
 _GONE = 2.0
 
 
 class Sized(Protocol):
-    """What takes memory: a process."""
+    """A process, as a user of memory."""
 
     def rss(self) -> int:
-        """Bytes of memory."""
+        """Return its bytes of memory."""
 
 
 class Rival(Protocol):
-    """One of the pools that share the limits."""
+    """One of the pools that share the limits of a host."""
 
     @property
     def processes(self) -> Sequence[Sized]:
-        """All of its processes, idle and leased."""
+        """All processes of the pool, idle and leased."""
 
     @property
     def longest_idle(self) -> float:
-        """Since when its longest idle process has idled; infinite if none idles."""
+        """Time since which its longest idle process has been idle; infinity if none is idle."""
 
     def evict(self) -> Callable[[], None] | None:
-        """Take the process that has idled longest out of the pool. Returns what stops it."""
+        """Take the process that has idled longest out of the pool. Return what stops it."""
 
 
 class Turn:
     """
-    A caller's place among those that wait for a process, or for the right to start one.
+    A caller's place among the callers that wait for a process, or for the right to start one.
 
     Attributes:
-        pool: Where it waits.
-        since: Since when, by the monotonic clock.
-        asked: When it last asked for a start.
-        box: Gets a lease of a process, or None: something has changed.
+        pool: The pool in which it waits.
+        since: Time when it began to wait, by the monotonic clock.
+        asked: Time when it last asked for a start.
+        box: Receives a lease of a process, or None: something has changed, ask again.
     """
 
     __slots__ = ("__weakref__", "asked", "box", "pool", "since")
@@ -71,13 +71,15 @@ class Turn:
 
 class Admission:
     """
-    Args:
-        max_processes: Of all nodes together; None: as many as their sizes allow.
-        max_rss: Bytes of memory of all processes together; None: no limit.
-        pools: All pools there are.
-        most_starts: How many may be starting at a time.
+    The limits of a host, and the callers that wait for a start.
 
-    The sets are weak: a caller that is thrown out anywhere leaves them with its `Turn`.
+    Args:
+        max_processes: Processes of all nodes together; None: only the pools' own sizes limit them.
+        max_rss: Bytes of memory of all processes together; None: no limit.
+        pools: Returns all pools of the host.
+        most_starts: Number of processes that may be starting at a time.
+
+    The sets are weak: if a caller is thrown out anywhere, its `Turn` leaves them by itself.
     """
 
     def __init__(
@@ -89,12 +91,12 @@ class Admission:
     ) -> None:
         self.max_processes = max_processes
         self.max_rss = max_rss
-        #: Whether somebody waits for room. Looked at with each process that is given back.
+        #: True if a caller waits for room. Checked with each process that is given back.
         self.is_contended = False
         self._pools = pools
         self._most_starts = most_starts
-        # Guards what follows. Reentrant, as the collector may give a process back at any moment;
-        # and never held while a pool's lock is waited for, since a pool asks with its own held.
+        # Guards the fields below. Reentrant, as the collector may give a process back at any time.
+        # Never held while waiting for a pool's lock, since a pool asks with its own lock held.
         self._lock = threading.RLock()
         self._waiting: weakref.WeakSet[Turn] = weakref.WeakSet()
         self._admitted: weakref.WeakSet[Turn] = weakref.WeakSet()  # there is room for its process
@@ -109,11 +111,11 @@ class Admission:
 
     def may_start(self, turn: Turn, *, evict: bool = True) -> bool:
         """
-        Whether *turn* may start a process now: until `leave` that counts as one that is there.
+        Return whether *turn* may start a process now. Until `leave` its start counts as a process.
 
         Args:
-            turn: Whose; it waits from now on, if it may not.
-            evict: Stop an idle process of another node for it, if there is no room.
+            turn: The caller's turn. If it may not start a process, it waits from now on.
+            evict: Stop an idle process of another node if there is no room.
         """
         with self._lock:
             turn.asked = time.monotonic()
@@ -128,7 +130,7 @@ class Admission:
             return True
 
     def leave(self, turn: Turn) -> None:
-        """*turn* has started its process, or wants to start none any more."""
+        """Note that *turn* has started its process, or no longer wants to."""
         with self._lock:
             held = [turns for turns in self._all if turn in turns]
             for turns in held:
@@ -137,7 +139,7 @@ class Admission:
             self.wake()
 
     def first(self) -> Turn | None:
-        """Who has waited longest for room."""
+        """Return the caller that has waited longest for room, or None."""
         with self._lock:
             recent = time.monotonic() - _GONE
             without = [turn for turn in self._waiting if turn not in self._admitted]
@@ -146,11 +148,11 @@ class Admission:
             return min(turns, key=lambda turn: turn.since, default=None)
 
     def is_waiting(self, turn: Turn) -> bool:
-        """Whether *turn* waits for room."""
+        """Return whether *turn* waits for room."""
         return self.is_contended and turn in self._waiting and turn not in self._admitted
 
     def wake(self) -> None:
-        """Have the one whose turn it is look again: a process has become idle, or has ended."""
+        """Have the first in line look again: a process has become idle, or has ended."""
         with self._lock:
             turn = min(self._waiting, key=lambda turn: turn.since, default=None)
         if turn is not None:
@@ -159,7 +161,7 @@ class Admission:
     def _admit(self, turn: Turn, evict: bool) -> bool:
         if self.max_processes is None and self.max_rss is None:
             return True
-        # Only the first that waits goes on, so nobody else takes its room meanwhile.
+        # Only the first in line goes on, so no other caller takes its room meanwhile.
         if self.first() is not turn:
             return False
         stop: Callable[[], None] | None = None
@@ -176,7 +178,7 @@ class Admission:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room for another process, the admitted ones included."""
+        """True if there is no room for another process, counting the admitted starts."""
         if self.max_processes is None and self.max_rss is None:
             return False
         with self._lock:
@@ -187,7 +189,7 @@ class Admission:
         return self.max_rss is not None and sum(p.rss() for p in processes) >= self.max_rss
 
     def _evict(self) -> Callable[[], None] | None:
-        """Take the process that has idled longest from its pool. Returns what stops it."""
+        """Take the process that has idled longest out of its pool. Return what stops it."""
         for pool in sorted(self._pools(), key=lambda pool: pool.longest_idle):
             stop = pool.evict()
             if stop is not None:

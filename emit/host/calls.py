@@ -1,20 +1,19 @@
 """
-The messages of one node, and what becomes of each: results, the author's error, or the last
-failure after so many attempts, with a dead letter.
+The messages of one node, and the outcome of each: results, the author's error, or the last failure
+after ``max_attempts``, with a dead letter.
 
-1. `Calls.weigh` alone decides what comes of an attempt, be it of a single message, a streamed one
-   or one of many.
+1. `Calls.weigh` alone decides what follows an attempt, for single, streamed and batched messages.
 2. Many messages are a `Batch`. They are pipelined to each process and spread over several. Up to
-   ``window`` messages are written ahead to a process, and refilled in slices: a process then reads
-   and answers while the host decodes, and a host that takes and refills a whole window runs in
-   lockstep with it (half the speed).
-3. A message suspected of a failure runs again alone: nothing else is in its process.
-4. Outcomes come in the order of the messages. So that a slow first one does not pile up the
-   others' results, only so many messages are taken from the source ahead of it; and when those
-   results have ``max_result_bytes``, only the process that has the first one is read. If that
-   works on several messages at a time, it has no more of them than have room, by the largest
-   result so far. What comes in spite of that is dropped, and its message runs again: results of
-   one process come by one pipe, so the first one's can't be had without them.
+   ``window`` messages are written ahead to a process, and refilled in slices: the process reads
+   and answers while the host decodes. A host that takes and refills a whole window runs in
+   lockstep with the process, at half the speed.
+3. A message suspected of a failure runs again alone, with no other message in its process.
+4. Outcomes come in the order of the messages. A slow message must not pile up the results of those
+   behind it. So the number of messages taken from the source ahead of it is limited. If the waiting
+   results reach ``max_result_bytes``, only the process that has the first message is read. If that
+   process works on several messages at a time, it gets only as many as have room, by the largest
+   result so far. Results beyond that are dropped, and their messages run again: all results of a
+   process share one pipe, so the first message's can't be read without the others.
 """
 
 from __future__ import annotations
@@ -51,41 +50,44 @@ from emit.letter import DeadLetter
 
 __all__ = ["Calls"]
 
-#: The share of its time that a handler is not told of, and the most of it, in seconds. One that
-#: gives up at its deadline is then heard before its process is killed.
+#: The part of its time that a handler is not told of, as a share and at most in seconds. A handler
+#: that gives up at its deadline is then heard before its process is killed.
 _MARGIN, _MARGIN_MOST = 0.05, 0.25
 
-#: Seconds that a message may wait for a process without being told that it has less time.
+#: Seconds that a message may wait for a process before its deadline is shortened by the wait.
 _AT_ONCE = 0.01
 
-#: A window is refilled when a fourth of it is free.
+#: A window is refilled when a quarter of it is free.
 _SLICES = 4
 
 #: Windows of messages taken from the source ahead of the oldest without an outcome, for each
 #: process of the pool.
 _AHEAD = 4
 
-#: Bytes that are written ahead of a process's reading, at the most, unless one message has more.
+#: Bytes written ahead of a process's reading, at most; a single larger message is still written.
 _PENDING = 1024 * 1024
 
-#: What ends all messages of a batch, and not one of them, when a shared host says so.
+#: Errors that end a whole batch, and not one of its messages, if a shared host reports them.
 _OF_THE_POOL = (PoolClosed, PoolTimeout, StartError, StartTimeout, Unavailable)
 
 
 class Calls:
     """
+    The calls of one node.
+
     Args:
         node: The node's name.
         pool: Its processes, which other nodes of the same program may share.
-        program_node: Which of the program's nodes it is, if it has several.
+        program_node: The node's name in its program, if the program has several nodes.
         dead_letter: Called with each dead letter; its message then has no results. None: the
             failure is raised, with the letter as an attribute.
-        tell: In a client of a shared host, what that host is told of a call. The host sees to time
-            limits and to further attempts. None: the processes are this host's own.
+        tell: In a client of a shared host, makes the data that the host gets about a call. That
+            host enforces time limits and makes further attempts. None: the processes are our own.
 
     Attributes:
-        account: What has become of its messages.
-        caller: A socket, when the messages come from another process: a message that is under
+        account: The outcomes of its messages.
+        caller: A socket, if the messages come from another process. If its other end is closed,
+            the message in progress ends with `Abandoned`, and its process is killed.
             way when its other end is closed ends with `Abandoned`, and its process with it.
     """
 
@@ -111,17 +113,17 @@ class Calls:
         self._meta = {"deadline_ms": _milliseconds(self.settings.timeout)}
 
     def asked_by(self, caller: int) -> Calls:
-        """The same node, its processes and its account, for messages that come by a socket."""
+        """Return the same node, pool and account for messages that come by the socket *caller*."""
         calls = copy(self)
         calls.caller = caller
         return calls
 
     def prepare(self) -> None:
         """
-        Make what is started, before the time of a message begins.
+        Prepare the program, before the time of a message begins.
 
         Raises:
-            StartError: It can't be made.
+            StartError: The program can't be made.
         """
         try:
             self.pool.prepare()
@@ -131,10 +133,10 @@ class Calls:
 
     def acquire(self, deadline: float, losses: int = 0) -> Lease[Any]:
         """
-        As :meth:`Pool.acquire`; what it raises names this node, if several share the pool.
+        Do as :meth:`Pool.acquire`; errors name this node, even if several share the pool.
 
         Args:
-            losses: How often a shared host was lost with the message.
+            losses: Number of times that a shared host was lost with the message.
         """
         try:
             return self.pool.acquire(deadline)
@@ -148,7 +150,7 @@ class Calls:
         Give one message to a process.
 
         Returns:
-            What its handler emitted; empty if it emitted nothing.
+            The results that its handler emitted; empty if it emitted nothing.
 
         Raises:
             NodeError: The handler failed. The process stays usable.
@@ -162,16 +164,16 @@ class Calls:
     def run(self, job: Job) -> None:
         """Try one message until it has an outcome."""
         for _ in self.parts(job):
-            pass  # only a streamed one has parts
+            pass  # only a streamed message has parts
 
     def stream(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
         """
-        As :meth:`call`, but each result comes as it is emitted, and none is kept.
+        Do as :meth:`call`, but yield each result as it is emitted, and keep none.
 
-        After the first result nothing is tried again: it may already have gone on.
+        After the first result the message is not tried again: that result may already have gone on.
 
         Raises:
-            NodeError, HostError: As :meth:`call`, the dead letter included.
+            NodeError, HostError: As in :meth:`call`, the dead letter included.
         """
         job = self.job(fields)
         job.streamed = True
@@ -184,7 +186,7 @@ class Calls:
         Try one message until it has an outcome.
 
         Yields:
-            What a streamed one emits, as it comes; what is left is the job's outcome.
+            Lists of results of a streamed message, as they come. The job's outcome has the rest.
         """
         caller = self.caller
         while job.outcome is None:
@@ -198,7 +200,7 @@ class Calls:
             talk: Conversation = lease.process.talk
             try:
                 if caller is not None:
-                    pause(0, caller)  # it may have hung up while it waited for the process
+                    pause(0, caller)  # the caller may have hung up during the wait for a process
                     talk.attend(caller)
                 talk.submit(job, self.meta(job, waited))
                 talk.flush()
@@ -209,7 +211,7 @@ class Calls:
                         results, job.results = job.results, None
                         has_gone_on = True
                         yield results
-                        # Not before: while the caller takes them, the process may be blocked.
+                        # Set after the yield: while the caller works, the process may be blocked.
                         deadline = time.monotonic() + self.limit
             except FAILURES as error:
                 delay = self.weigh(job, error, last=has_gone_on)
@@ -228,22 +230,22 @@ class Calls:
         Give many messages to the node's processes, pipelined.
 
         Yields:
-            An outcome for each, in their order: a list of results, or the exception that
-            stands for them. Closing the generator early kills the processes it uses.
+            The outcome of each message, in order: a list of results, or the exception that stands
+            for them. Closing the generator early kills the processes it uses.
         """
         return Batch(self, messages).outcomes()
 
     def job(self, fields: Mapping[str, Any], index: int = 0) -> Job:
-        """A message; in a worker of a queue with what the queue knows of it."""
+        """Make the job of a message, with the queue's data about it in a queue's worker."""
         told = context.current.get()
         return Job(fields, index, self.node, self._program_node, told)
 
     def settle(self, job: Job) -> list[Any] | Exception:
         """
-        A finished job's results, or what stands for them; a dead letter goes where asked.
+        Return a finished job's results, or its exception. Hand a dead letter to ``dead_letter``.
 
-        The job loses its outcome: an exception's traceback holds frames that hold the job, and
-        in a circle the message would stay in memory until the collector's next round.
+        The job loses its outcome. An exception's traceback holds frames that hold the job; with
+        this circle the message would stay in memory until the collector's next round.
         """
         outcome, job.outcome = job.outcome, None
         if not isinstance(outcome, Exception):
@@ -261,15 +263,15 @@ class Calls:
         try:
             raise outcome
         finally:
-            del outcome  # as above
+            del outcome  # breaks the circle that `settle` describes
 
     def meta(self, job: Job, waited: float = 0.0) -> Mapping[str, Any]:
         """
-        Return what the process is told about a call.
+        Return the data that the process gets with a call.
 
         Args:
             job: The call.
-            waited: Seconds of its time that have passed before it gets to the process.
+            waited: Seconds of its time that passed before the process gets it.
         """
         if self._tell is not None:
             return self._tell(job)
@@ -294,20 +296,20 @@ class Calls:
         last: bool = False,
     ) -> float:
         """
-        Decide what comes of an attempt. The message is to be tried again if it has no outcome then.
+        Decide what follows an attempt. If the job then has no outcome, try its message again.
 
         Args:
-            job: The message; if it was answered, with the answer as its outcome.
-            failure: How its process failed; None: it has answered.
-            seconds: What the attempt took.
-            waited: Seconds of those until there was a process.
-            last: Nothing is tried again: results of it have gone on.
+            job: The message. If it was answered, the answer is its outcome.
+            failure: The failure of its process; None: the process answered.
+            seconds: Duration of the attempt.
+            waited: Part of *seconds* until there was a process.
+            last: Do not try again: results of the message have gone on.
 
         Returns:
             Seconds to wait before the next attempt.
 
         Raises:
-            HostLost, PoolClosed: The shared host was lost once too often, or the pool is closed.
+            HostLost, PoolClosed: The shared host was lost once too often; or the pool is closed.
         """
         outcome = job.outcome
         if failure is None and (type(outcome) is list or not self._counts(job)):
@@ -327,10 +329,10 @@ class Calls:
 
     def lost(self, error: HostLost, times: int, last: bool = False) -> None:
         """
-        Note that a shared host was lost in the middle of something.
+        Record the loss of a shared host.
 
         Raises:
-            HostLost, PoolClosed: That was once too often, or it was our own end.
+            HostLost, PoolClosed: It was lost once too often; or this pool is closed.
         """
         if self.pool.is_closed:
             raise PoolClosed(node=self.node, may_have_run=True) from error
@@ -341,9 +343,9 @@ class Calls:
 
     def _counts(self, job: Job) -> bool:
         """
-        Whether an answer is a failed attempt: the handler has ended at its deadline by itself, or
-        asks for another attempt. For a message from a queue the queue sees to the latter: its
-        worker has others to work on meanwhile.
+        Return whether an answer counts as a failed attempt: the handler stopped itself at its
+        deadline, or it asks for another attempt. If the message came from a queue, the queue makes
+        that other attempt, since its worker can work on other messages meanwhile.
         """
         if self._tell is not None:
             return False
@@ -352,9 +354,9 @@ class Calls:
         return job.context is None and getattr(job.outcome, "retry", None) is True
 
     def _charge(self, job: Job, error: HostError | RemoteError, last: bool) -> None:
-        """Charge a job with a failed attempt. It has an outcome then if that was the last."""
+        """Charge a job with a failed attempt. After the last attempt the job has its outcome."""
         self.account.charged(error)
-        if job.overflow and job.overflow != AHEAD:  # any other process would emit the same again
+        if job.overflow and job.overflow != AHEAD:  # another process would emit the same again
             limit = getattr(self.settings, job.overflow)
             job.outcome = too_much(job.node, job.overflow, limit)
             self.account.answered((job.outcome,), None)
@@ -367,8 +369,8 @@ class Calls:
 
     def _retry_delay(self, job: Job, error: RemoteError) -> float:
         """
-        Seconds to wait before another attempt: what the author asks for, but no longer than
-        ``backoff_max``, since the caller waits meanwhile.
+        Return the seconds to wait before another attempt: as long as the author asks for, but at
+        most ``backoff_max``, since the caller waits meanwhile.
         """
         settings, share = self.settings, random.random()
         if error.after is not None and error.after > settings.backoff_max:
@@ -382,7 +384,7 @@ class Calls:
         return backoff(settings.backoff, settings.backoff_max, len(job.causes), share)
 
     def snapshot(self) -> dict[str, Any]:
-        """The node in :meth:`emit.host.host.Host.snapshot`."""
+        """Return the node's part of :meth:`emit.host.host.Host.snapshot`."""
         return {**self.account.snapshot(), **self.pool.snapshot()}
 
     def __repr__(self) -> str:
@@ -390,7 +392,7 @@ class Calls:
 
 
 class Lane:
-    """One process in use by a batch: its lease, and what it had done before."""
+    """A process that a batch uses: its lease, and its number of calls before the batch."""
 
     def __init__(self, lease: Lease[Any], limit: float) -> None:
         assert lease.process is not None
@@ -408,21 +410,23 @@ class Lane:
 
     @property
     def is_alone(self) -> bool:
-        """Whether it works on a message that must have no company."""
+        """True if the process works on a message that must run alone."""
         jobs = self.talk.open_jobs if self.load == 1 else []
         return bool(jobs) and jobs[0].alone
 
     @property
     def end(self) -> float:
-        """When it is overdue."""
+        """Time at which the process is overdue, by the monotonic clock."""
         return min(self.deadline, self.talk.transport.until)
 
 
 class Batch:
     """
+    Many messages of one node, pipelined to its processes.
+
     Args:
-        calls: Whose messages they are, and so whose processes to use.
-        messages: The messages; taken as they are needed, so an endless source is fine.
+        calls: The calls of the node.
+        messages: The messages. They are taken as they are needed, so the source may be endless.
     """
 
     def __init__(self, calls: Calls, messages: Iterable[Mapping[str, Any]]) -> None:
@@ -432,18 +436,18 @@ class Batch:
         self._source = enumerate(messages)
         self._exhausted = False
         self._ready: deque[Job] = deque()  # taken or given back, not yet with a process
-        self._later: list[tuple[float, Job]] = []  # asked for another attempt at a time
-        self._unsettled: deque[Job] = deque()  # all without an outcome that was yielded
+        self._later: list[tuple[float, Job]] = []  # jobs that run again at a given time
+        self._unsettled: deque[Job] = deque()  # all whose outcome was not yielded
         self._lanes: list[Lane] = []
         self._poll: Poll | None = None
-        self._heard: list[Lane] = []  # those that are read: all, unless too many results wait
-        self._waiting = 0  # bytes of the results that are complete and not yielded
-        self._largest = 0  # bytes of the largest results of one message of late
+        self._heard: list[Lane] = []  # lanes that are read: all, unless too many results wait
+        self._waiting = 0  # bytes of results that are complete and not yielded
+        self._largest = 0  # bytes of the largest recent results of one message
         self._dropped = 0  # messages whose results had no room
-        self._losses = 0  # how often a shared host was lost since the last outcome
+        self._losses = 0  # losses of a shared host since the last outcome
 
     def outcomes(self) -> Generator[Any, None, None]:
-        """An outcome for each message, in order; see :meth:`Calls.call_many`."""
+        """Yield an outcome for each message, in order; see :meth:`Calls.call_many`."""
         try:
             self._refill()
             while self._unsettled:
@@ -456,7 +460,7 @@ class Batch:
                 self._pool.release(lane.lease)
 
     def _yield_settled(self) -> Generator[Any, None, None]:
-        """Hand out what is finished. The time that the caller takes is not the processes'."""
+        """Yield finished outcomes. The processes are not charged for the time the caller takes."""
         began = time.monotonic()
         while self._unsettled and self._unsettled[0].outcome is not None:
             job = self._unsettled.popleft()
@@ -470,7 +474,7 @@ class Batch:
         self._refill()
 
     def _give(self, lanes: Iterable[Lane], seconds: float) -> None:
-        """Time in which the processes were not read does not count for them."""
+        """Extend the deadlines of processes by a time in which they were not read."""
         for lane in lanes:
             lane.deadline += seconds
             lane.progress += seconds
@@ -488,7 +492,7 @@ class Batch:
             self._unsettled.append(job)
 
     def _work(self) -> None:
-        """One round: send what can be sent, wait, take what has come."""
+        """Do one round: send, wait, and take the answers."""
         self._wake_later()
         self._find_lanes()
         for lane in list(self._lanes):
@@ -501,7 +505,7 @@ class Batch:
                 self._take(lane)
 
     def _rest(self) -> None:
-        """Nothing runs: what is left asked to be tried again later, or waits for such a message."""
+        """Wait if nothing runs: each message is due later, or waits for one that is."""
         is_full = bool(self._lanes) and not self._fitting(self._lanes[0])
         if self._later and self._unsettled[0].outcome is None and (is_full or not self._ready):
             self._pool.rest(remaining(min(at for at, _ in self._later)), self._calls.caller)
@@ -512,12 +516,12 @@ class Batch:
         self._later = [(at, job) for at, job in self._later if at > now]
 
     def _return(self, jobs: list[Job]) -> None:
-        """Have jobs sent again, in the order of the messages."""
+        """Queue jobs to be sent again, in the order of the messages."""
         if jobs:
             self._ready = deque(sorted([*self._ready, *jobs], key=lambda job: job.index))
 
     def _find_lanes(self) -> None:
-        """The first process is waited for; more are taken while messages wait for one."""
+        """Wait for the first process; take more while messages wait for one."""
         if not self._ready:
             return
         if not self._lanes:
@@ -534,7 +538,7 @@ class Batch:
         self._lanes.append(Lane(lease, self._calls.limit))
 
     def _feed(self, lane: Lane) -> None:
-        # It is replaced, perhaps while the caller took his time; or has been here for long enough.
+        # Release a process that was replaced while the caller worked, or that served long enough.
         has_served = lane.talk.count - lane.calls >= self._settings.window
         if lane.talk.condemned or (has_served and self._pool.is_wanted):
             return None if lane.load else self._part(lane)
@@ -553,9 +557,9 @@ class Batch:
         lane.talk.flush()
 
     def _fill(self, talk: Conversation, window: int) -> None:
-        """Encode what the window has room for; one that must have no company only alone."""
+        """Encode messages up to the window. A message that must run alone needs an empty window."""
         ready, open_jobs, meta = self._ready, talk.jobs, self._calls.meta
-        if ready[0] is self._first:  # what all others wait for has room anyway
+        if ready[0] is self._first:  # all other results wait for this one, so it always has room
             window = max(window, len(open_jobs) + 1)
         while ready and len(open_jobs) < window and not (ready[0].alone and open_jobs):
             if open_jobs and talk.unsent > _PENDING:
@@ -570,7 +574,7 @@ class Batch:
 
     @property
     def _is_crowded(self) -> bool:
-        """True if the results that wait for those of an earlier message are too many."""
+        """True if too many results wait for those of an earlier message."""
         limit = self._settings.max_result_bytes
         return self._kept_bytes > limit and self._behind > limit
 
@@ -580,10 +584,10 @@ class Batch:
 
     @property
     def _behind(self) -> int:
-        """The bytes of results that wait for those of an earlier message."""
+        """Bytes of results that wait for those of an earlier message."""
         kept = self._kept_bytes
         for job in self._unsettled:
-            kept -= job.size  # before the first without an outcome none waits, nor do its own
+            kept -= job.size  # these don't wait: everything up to the first without an outcome
             if job.outcome is None:
                 break
         return kept
@@ -594,16 +598,16 @@ class Batch:
         return next((job for job in self._unsettled if job.outcome is None), None)
 
     def _fitting(self, lane: Lane) -> int:
-        """Messages that a process may have, so that there is room for what they come to."""
+        """Return the number of messages whose results have room, for one process."""
         concurrency = lane.talk.concurrency
-        if concurrency == 1 and not self._later:  # the first of its messages is answered first
+        if concurrency == 1 and not self._later:  # its answers come in the order of the messages
             return lane.window
         if not self._largest:
             return concurrency
         return max(0, self._settings.max_result_bytes - self._behind) // self._largest
 
     def _choose(self) -> list[Lane]:
-        """The lanes to read: where too many results wait, only those that end the waiting."""
+        """Return the lanes to read. If too many results wait: only those that end the waiting."""
         if not self._is_crowded:
             return list(self._lanes)
         first = self._first
@@ -640,7 +644,7 @@ class Batch:
                 talk.check_memory()
             now = time.monotonic()
             if not done and now >= lane.end:
-                talk.wait(now)  # it raises what that is
+                talk.wait(now)  # raises the error of an overdue process
         except FAILURES as error:
             return self._failed(lane, error)
         if done:
@@ -653,7 +657,7 @@ class Batch:
             self._drop_partial(talk)
 
     def _settle(self, done: list[Job], seconds: float) -> None:
-        """Weigh jobs that are open no more, as far as there is room for their results."""
+        """Weigh answered jobs, as far as there is room for their results."""
         sizes = [job.size for job in done]
         self._waiting += sum(sizes)
         self._largest = max(self._largest // 2, 1, *sizes)
@@ -668,7 +672,7 @@ class Batch:
                 self._weigh(job, None, seconds)
 
     def _weigh(self, job: Job, failure: HostError | None, seconds: float | None = None) -> None:
-        """Have it decided what comes of an attempt; a message without an outcome runs again."""
+        """Weigh an attempt, and queue the message again if it has no outcome."""
         delay = self._calls.weigh(job, failure, seconds)
         if delay:
             self._later.append((time.monotonic() + delay, job))
@@ -676,7 +680,7 @@ class Batch:
             self._return([job])
 
     def _make_room(self, done: list[Job]) -> None:
-        """Drop results that an earlier message keeps waiting; their messages run again."""
+        """Drop results that wait for an earlier message; their messages run again."""
         again = [job for job in done if job.overflow == AHEAD]
         for job in reversed(done):
             if not self._is_crowded:
@@ -694,13 +698,13 @@ class Batch:
         self._dropped += len(again)
 
     def _drop_partial(self, talk: Conversation) -> None:
-        """Drop what has come of other messages than the first; they run again at their end."""
+        """Drop partial results of all messages but the first; these run again after their end."""
         for job in talk.open_jobs:
             if job.size and job is not self._first:
                 talk.drop(job)
 
     def _failed(self, lane: Lane, error: HostError) -> None:
-        """Sort out whose fault it was, and give the others back."""
+        """Charge the message at fault, if it is known, and give the others back."""
         talk = lane.talk
         announced = talk.failed is not None
         suspect, others = split(talk.open_jobs, talk.concurrency, error, announced=announced)
@@ -716,8 +720,9 @@ class Batch:
 
     def _part(self, lane: Lane) -> None:
         """
-        Leave a process that has no message. None is charged with what has become of it; but each
-        process may say that it can't go on before it has one, and then the next message is.
+        Leave a process that has no open message. Its end charges no message, except if it gave up
+        before its first answer. The next message is charged then: else it could go on for ever, as
+        each process may do the same.
         """
         process = lane.process
         self._leave(lane)
@@ -739,5 +744,5 @@ def _warn(node: str, count: int, limit: int) -> None:
 
 
 def _milliseconds(left: float) -> int:
-    """What a process is told of the seconds that a call has left."""
+    """Return the deadline that a process gets for a call with *left* seconds, in milliseconds."""
     return max(1, int(1000 * (left - min(left * _MARGIN, _MARGIN_MOST))))

@@ -1,14 +1,14 @@
 """
-What a host and one peer say to each other: the open calls, what has come for them, and what else
-the peer has said. A peer is a process of a node (`emit.host.process`), or a shared host
+The exchange between a host and one peer: the open calls, their results, and everything else that
+the peer says. A peer is a process of a node (`emit.host.process`) or a shared host
 (`emit.host.shared.client`).
 
 1. One thread at a time converses: the holder of the peer's lease.
-2. Whatever interrupts an exchange (a soft time limit, Ctrl-C, an abandoned generator) leaves bytes
-   of the old answer on their way, which the next caller would take for his. So a conversation that
+2. An interrupted exchange (a soft time limit, Ctrl-C, an abandoned generator) leaves bytes of the
+   old answer in the pipe, and the next caller would read them as its own. So a conversation that
    is left with open calls is never used again.
-3. A call is open from `submit` until its job has an outcome. `jobs` is the one table of them.
-4. `condemned` is the one verdict on whether the peer may be used again.
+3. A call is open from `submit` until its job has an outcome. `jobs` is the only table of them.
+4. `condemned` is the only verdict on whether the peer may be used again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from emit.text import LINES, clean
 
 __all__ = ["MEMORY_TICK", "Conversation", "Peer"]
 
-#: Seconds between two looks at the memory of a process that has ``max_rss`` and works: one that
-#: allocates 1 GB/s is then found 110 MB above its limit.
+#: Seconds between two checks of the memory of a working process that has ``max_rss``. A process
+#: that allocates 1 GB/s is then found 110 MB above its limit.
 MEMORY_TICK = 0.1
 
 _EARLY = (
@@ -46,55 +46,57 @@ _LATER = (
 
 
 class Peer(Protocol):
-    """The other end, as far as a conversation has to ask about it."""
+    """The other end of a conversation."""
 
     def serve(self, node: str) -> None:
         """Work for another node of the same program from now on."""
 
     def ended(self, fault: ProtocolError | None) -> HostError | None:
         """
-        Say what has become of it, and condemn it: it has broken the protocol, or nothing more can
-        come. None: more has come meanwhile.
+        Return the error that ended the peer, and condemn the peer: it broke the protocol, or no
+        more data can come. None: more data has come meanwhile.
         """
 
     def failure(self, *, may_have_run: bool | None = None) -> HostError:
-        """Make the error of a peer that has said that it can't go on."""
+        """Make the error of a peer that said that it can't go on."""
 
     def overdue(self) -> HostError:
-        """Make the error of a peer that has not answered in time."""
+        """Make the error of a peer that did not answer in time."""
 
     def check_memory(self) -> None:
-        """Raise the error of a peer that has more memory than it may have."""
+        """Raise the error of a peer that uses more memory than its limit."""
 
     def error_of(self, job: Job, err: frames.Err) -> Exception:
-        """Make the outcome of a job that has failed."""
+        """Make the outcome of a job whose handler failed."""
 
 
 class Conversation:
     """
+    The conversation with one peer.
+
     Args:
         node: The node's name.
-        session: The protocol: bytes to events, and what is said to bytes.
-        transport: What moves the bytes.
+        session: The protocol: turns bytes into events, and calls into bytes.
+        transport: Moves the bytes.
         peer: The other end.
-        settings: The node's knobs.
-        logger: The node's.
+        settings: The node's options.
+        logger: The node's logger.
 
     Attributes:
-        node: The node that the peer serves just now.
-        logger: That node's.
-        session: The protocol's state; `session.ready` tells what the peer announced.
-        transport: What moves the bytes.
-        jobs: The open ones by the numbers of their calls, the oldest first.
-        count: Calls that were answered.
-        kept: Bytes of the results that have come of open calls.
-        unsent: Bytes of calls that the peer had not taken by the last `flush`, and of those since.
-        strays: Lines on stdout that were no frames.
-        failed: What it said when it could not go on.
-        fault: How it broke the protocol. What it had answered before stands.
+        node: The node that the peer serves at present.
+        logger: That node's logger.
+        session: The protocol's state; `session.ready` has the peer's announcement.
+        transport: Moves the bytes.
+        jobs: The open jobs by the numbers of their calls, oldest first.
+        count: Number of answered calls.
+        kept: Bytes of the results of open calls so far.
+        unsent: Bytes of calls that the peer had not taken at the last `flush`, and of later calls.
+        strays: Number of lines on stdout that were not frames.
+        failed: The peer's message that it can't go on.
+        fault: The breach of the protocol. Earlier answers stand.
         oversized: The last frame over max_frame that belonged to no call.
-        condemned: Why it must go, at the latest when its open calls are done, for the log: no
-            payload. None: it may stay.
+        condemned: Why the peer must go once its open calls are done, if not earlier. For the log,
+            so it has no payload. None: the peer may stay.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class Conversation:
         self.fault: ProtocolError | None = None
         self.oversized: frames.TooLarge | None = None
         self.condemned: str | None = None
-        # Weak: a peer whose last caller is thrown out is to be gone at once, and in a circle it
+        # Weak: if the last caller is thrown out, its peer must be gone at once. In a circle it
         # would stay until the collector's next round.
         self._peer: Peer = weakref.proxy(peer)
         self._settings = settings
@@ -130,17 +132,17 @@ class Conversation:
 
     @property
     def concurrency(self) -> int:
-        """How many messages the peer works on at a time, as it announced."""
+        """Number of messages that the peer works on at a time, as it announced."""
         return self.session.ready.concurrency if self.session.ready else 1
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more can come of it; `receive` then says why."""
+        """True if no more data can come from the peer; `receive` then raises the reason."""
         return self.fault is not None or self.transport.over
 
     @property
     def open_jobs(self) -> list[Job]:
-        """Those without an outcome, the oldest first."""
+        """The jobs without an outcome, oldest first."""
         return list(self.jobs.values())
 
     # -- to the peer -----------------------------------------------------------------------
@@ -150,8 +152,8 @@ class Conversation:
         Encode a call. It is sent with the next `flush`.
 
         Raises:
-            EncodeError, FrameTooLarge: It can't be sent. Nothing of it was, and the peer stays
-                usable.
+            EncodeError, FrameTooLarge: The message can't be sent. Nothing was sent, and the peer
+                stays usable.
             HostError: The peer has said that it can't go on.
         """
         if self.failed is not None:
@@ -164,12 +166,12 @@ class Conversation:
         self.unsent += len(data)
 
     def serve(self, node: str, logger: logging.Logger) -> None:
-        """Have the errors and the log of what follows be those of *node*."""
+        """Report errors and log lines under the name *node* from now on."""
         self.node = self.session.node = node
         self.logger = logger
 
     def flush(self) -> None:
-        """Send what was submitted, as much as the peer takes; `wait` sends the rest."""
+        """Send the submitted calls, as far as the peer takes them; `wait` sends the rest."""
         if self._has_limit:
             self._memory_due = time.monotonic() + MEMORY_TICK
         if self._unsent:
@@ -180,19 +182,19 @@ class Conversation:
     # -- from the peer ---------------------------------------------------------------------
 
     def attend(self, caller: int) -> None:
-        """From now on `wait` raises `Abandoned` when the other end of this socket is closed."""
+        """Have `wait` raise `Abandoned` if the other end of this socket is closed."""
         self._poll.attend(caller)
 
     def leave(self, caller: int) -> None:
-        """Attend the socket no longer."""
+        """Stop attending to the socket."""
         self._poll.leave(caller)
 
     def wait(self, deadline: float) -> None:
         """
-        Wait until something has come from the peer.
+        Wait until data has come from the peer.
 
         Raises:
-            HostError: Nothing has until *deadline*; or it has grown over ``max_rss``.
+            HostError: No data came by *deadline*; or the peer has grown over ``max_rss``.
         """
         transport = self.transport
         if transport.over or self.fault is not None:
@@ -206,11 +208,11 @@ class Conversation:
 
     def check_memory(self) -> None:
         """
-        Look how much memory the peer has, if it has been at work for a while since it was last
-        sent something: a quick call is looked at when it is over.
+        Check the memory of a peer that has worked for a while since the last call was sent. A quick
+        call is checked when it is over.
 
         Raises:
-            ProcessDied: More than ``max_rss``. It is to be killed.
+            ProcessDied: The peer uses more than ``max_rss``. The caller must kill it.
         """
         now = time.monotonic()
         if self._has_limit and now >= self._memory_due:
@@ -219,13 +221,13 @@ class Conversation:
 
     def receive(self) -> list[Job]:
         """
-        Take what has come.
+        Take the data that has come.
 
         Returns:
-            The jobs that are open no more.
+            The jobs that are no longer open.
 
         Raises:
-            HostError: The peer is of no more use. What it had answered before is in its jobs.
+            HostError: The peer can't be used any more. Its earlier answers are in their jobs.
         """
         transport, done = self.transport, list[Job]()
         if self.fault is not None or (transport.over and not transport.received):
@@ -239,25 +241,25 @@ class Conversation:
 
     def look(self) -> str | None:
         """
-        Look at an idle peer before it is used again.
+        Check an idle peer before it is used again.
 
         Returns:
-            Why it can't be used: it has ended, or said what nobody asked for. None: it can.
+            Why it can't be used: it has ended, or said something unasked. None: it can be used.
         """
         if self.condemned is None and self._poll.is_quiet:
             return None
-        with contextlib.suppress(HostError):  # it is condemned by that
+        with contextlib.suppress(HostError):  # the error is in `condemned`
             self._poll.step(0)
             self.receive()
         return self.condemned
 
     def take(self, events: Iterable[Any], done: list[Job], sizes: dict[int, int]) -> None:
         """
-        Take what the session has read.
+        Take the events that the session has read.
 
         Args:
-            events: What has happened, in order.
-            done: To add the jobs to that are open no more.
+            events: The events, in order.
+            done: The list to which the jobs are added that are no longer open.
             sizes: For each call, the bytes of its results among *events*.
         """
         for event in events:
@@ -279,15 +281,15 @@ class Conversation:
 
     def drop(self, job: Job) -> None:
         """
-        Drop what has come of an open call, and what is still to come: there is no room for it. At
-        its end it has no outcome, and is to run again.
+        Drop the results of an open call, those to come included, as there is no room for them. At
+        its end the job has no outcome and must run again.
         """
         self.kept -= job.size
         job.release()
         job.overflow = AHEAD
 
     def _finish(self, job: Job, results: Any) -> None:
-        """A call has succeeded; *results* are its last."""
+        """End a call that succeeded. *results* are its last ones."""
         if job.results is not None:
             results = job.all_with(results)
         job.overflow = job.overflow or self._overflow(job, len(results))
@@ -300,7 +302,7 @@ class Conversation:
             job.outcome = too_much(job.node or self.node, job.overflow, limit)
 
     def _overflow(self, job: Job, count: int) -> str:
-        """The setting that so many results of a job are over, if any."""
+        """Return the setting that *count* results of a job exceed, or an empty text."""
         if job.streamed:
             return ""
         if count > self._settings.max_results:
@@ -325,13 +327,13 @@ class Conversation:
             case frames.Failure():
                 self.failed = event
                 self.condemned = f"it can't go on: {event.type}"
-                # It is given this long to end.
+                # The process gets this long to end by itself.
                 self.transport.until = time.monotonic() + self._settings.stop_grace
             case Unmatched():
                 self.condemned = "it answered what nobody had asked"
             case Broken():
                 self.fault = event.error
-                self.condemned = event.error.reason  # its text quotes what was said
+                self.condemned = event.error.reason  # the error's text quotes the output
 
     def _close(self, id: int) -> Job:
         """End a call without results."""
@@ -341,7 +343,7 @@ class Conversation:
         return job
 
     def _add(self, job: Job, results: Any, size: int) -> None:
-        if job.overflow:  # the rest is read, so that the peer stays usable, and dropped
+        if job.overflow:  # the rest is read and dropped, so that the peer stays usable
             return
         job.add(results)
         job.size += size
@@ -363,7 +365,7 @@ class Conversation:
         return [job]
 
     def _log(self, event: frames.Log) -> None:
-        """A record for each line, as of stderr: no second line can pass for another record."""
+        """Log each line as its own record, as for stderr: no line can pass for another record."""
         level = LEVELS.get(event.level.upper(), logging.INFO)
         extra = {"emit_call": event.id, "emit_fields": event.fields}
         lines = [line for line in event.text.split("\n") if line.strip()]
@@ -374,8 +376,8 @@ class Conversation:
 
     def _stray(self, data: bytes) -> None:
         """
-        A line that is not a frame. Before the first message it can only be the program's own print;
-        afterwards it may be an answer that the program has written in its own way.
+        Log or count a line that is not a frame. Before the first message it can only be a print of
+        the program. Later it may be an answer in the program's own format, so it is a payload.
         """
         self.strays += 1
         is_own = not (self.jobs or self.count)
@@ -389,7 +391,7 @@ class Conversation:
 
 
 def error_of(node: str, timeout: float, err: frames.Err) -> RemoteError | CallTimeout:
-    """Make the error of a handler that has failed, or that ended at its deadline by itself."""
+    """Make the error of a handler that failed, or that stopped itself at its deadline."""
     error = RemoteError(
         node=node,
         type=err.type,
@@ -398,6 +400,6 @@ def error_of(node: str, timeout: float, err: frames.Err) -> RemoteError | CallTi
         retry=err.retry,
         after=err.after,
     )
-    if err.timeout and err.retry is None:  # else the author has said what is to be done
+    if err.timeout and err.retry is None:  # else the author has decided about the retry
         return CallTimeout(node=node, timeout=timeout, remote=error)
     return error

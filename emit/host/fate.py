@@ -1,19 +1,20 @@
 """
 What becomes of a message whose process failed: pure rules. No I/O here.
 
-1. A process that hangs or talks nonsense is at the oldest message that is open: that one is
-   charged with an attempt and runs again, alone. Those behind it never started, so they go
-   to another process and are charged with nothing. (Charging all of 50 dead-lettered 313
-   innocents of 20,000.)
-2. A process that died may have taken finished answers with it, since answers wait up to 1 ms
-   for company; and one that works on several at a time has several suspects. None is charged;
-   each runs again alone, and the one whose process fails then is charged. (Charging the oldest
-   had up to 30 innocents, one process start for each, for every message that kills.) The same is
-   so of the only one in a process that had announced its end: it may have been another's doing.
-3. A death before ``ready`` charges nobody.
-4. The loss of a shared host charges nobody either.
+1. A process that hangs or breaks the protocol is working on the oldest open message. That message
+   is charged with an attempt and runs again, alone. The messages behind it never started, so they
+   go to another process and are not charged. (Charging all of 50 dead-lettered 313 innocent
+   messages of 20,000.)
+2. A process that died may have taken finished answers with it, since answers wait up to 1 ms for
+   company. A process that works on several messages at a time has several suspects. Nothing is
+   charged then. Each suspect runs again alone, and is charged if its process fails then. (Charging
+   the oldest charged up to 30 innocent messages, one process start for each, for every message
+   that kills.) The rule also holds for a single message in a process that had announced its end:
+   another message may have caused it.
+3. A death before ``ready`` charges no message.
+4. The loss of a shared host charges no message.
 5. After ``max_attempts`` charges the message becomes a dead letter, with all its causes. With
-   ``max_retries`` the attempts after which the handler asks for another have a count of their own.
+   ``max_retries``, attempts after which the handler asks for another are counted separately.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from emit.errors import (
 )
 from emit.letter import Cause, DeadLetter
 
-#: The overflow of a job whose results had to be dropped, as too many others waited: see `Batch`.
+#: The overflow of a job whose results were dropped because too many others waited: see `Batch`.
 AHEAD = "ahead"
 
 #: Failures of a peer, as opposed to answers: the message may run again with another one.
@@ -48,23 +49,23 @@ class Job:
 
     Attributes:
         fields: The message.
-        index: Its place in a batch.
-        node: Whose it is.
-        program_node: Which of the program's nodes is to have it, where there are several.
-        context: What a queue knows of the message; None: it came from no queue.
-        causes: Why the charged attempts failed.
-        asked: After how many of them the handler asked for another.
-        losses: How often a shared host was lost with it.
-        alone: Run it with no other message in the process.
-        results: What has come of it so far, where it comes in parts.
-        size: The bytes of what has come of it.
-        streamed: Its results are taken as they come, so there is no limit of them.
-        overflow: The setting that its results were over, such as ``max_results``: they are dropped.
-            `AHEAD`: they would have waited too long for those of an earlier message.
-        outcome: Its end: its results, or the exception that stands for them. None: open.
+        index: Its position in a batch.
+        node: The node that the message is for.
+        program_node: The node's name in its program, if the program has several nodes.
+        context: The queue's data about the message; None: it did not come from a queue.
+        causes: Reasons why the charged attempts failed.
+        asked: Number of these attempts after which the handler asked for another.
+        losses: Number of times that a shared host was lost with the message.
+        alone: Run the message with no other message in the process.
+        results: Results that have come so far, if they come in parts.
+        size: Bytes of the results so far.
+        streamed: The results are taken as they come, so they have no limit.
+        overflow: The setting that the results exceeded, such as ``max_results``; they are dropped.
+            `AHEAD`: they would have waited too long for the results of an earlier message.
+        outcome: The results, or the exception that stands for them. None: the job is open.
     """
 
-    fields: Mapping[str, Any] = field(repr=False)  # a repr ends in logs
+    fields: Mapping[str, Any] = field(repr=False)  # a payload must not get into logs
     index: int = 0
     node: str = ""
     program_node: str | None = None
@@ -81,17 +82,17 @@ class Job:
 
     @property
     def attempt(self) -> int:
-        """The number of the next attempt; 1 is the first."""
+        """Number of the next attempt; 1 is the first."""
         return len(self.causes) + 1
 
     def add(self, results: Sequence[Any]) -> None:
-        """Keep results that have come; others follow."""
+        """Keep results that have come. More will follow."""
         if self.results is None:
             self.results = []
         self.results += results
 
     def all_with(self, last: Sequence[Any]) -> list[Any]:
-        """What was kept and the last results. Nothing is kept: a stream would give it twice."""
+        """Return all results, with the *last*. None is kept: a stream would repeat it."""
         kept, self.results = self.results or (), None
         return [*kept, *last]
 
@@ -103,10 +104,10 @@ class Job:
         max_retries: int | None = None,
     ) -> bool:
         """
-        Note a failed attempt: of the process, or one after which the handler asks for another.
+        Record a failed attempt: the process failed, or the handler asks for another attempt.
 
         Returns:
-            True if the message may run again. If not, its outcome is *error*, which carries the
+            True if the message may run again. Otherwise its outcome is *error*, which carries the
             dead letter as ``error.letter``.
         """
         asks = isinstance(error, RemoteError)
@@ -129,7 +130,7 @@ class Job:
         self.outcome = error
 
     def release(self) -> None:
-        """It was open in a process that failed, but not because of it: run it again, whole."""
+        """Forget the results so far, so that the message can run again from the start."""
         self.results = None
         self.size = 0
         self.overflow = ""
@@ -142,13 +143,13 @@ def split(
     Sort the jobs that were open in a process that failed.
 
     Args:
-        open_jobs: The oldest first.
-        concurrency: How many it worked on at a time.
-        error: How it failed.
-        announced: It had said before that it can't go on.
+        open_jobs: The open jobs, oldest first.
+        concurrency: Number of messages that the process works on at a time.
+        error: The failure.
+        announced: The process had said before that it can't go on.
 
     Returns:
-        Who is charged (None: nobody can be told), and the others, which run again.
+        The job to charge (None: the culprit is unknown), and the other jobs, which run again.
     """
     if not open_jobs:
         return None, []
@@ -164,7 +165,7 @@ def split(
 
 
 def too_much(node: str, setting: str, limit: int) -> ResultError:
-    """The error of a message with more results, or more bytes of them, than a setting allows."""
+    """Make the error of a message with more results, or more bytes, than *setting* allows."""
     unit = "results" if setting == "max_results" else "bytes of results"
     return ResultError(
         f'"{node}" emitted more than {setting} = {limit} {unit} for one message: emit less at '

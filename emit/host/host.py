@@ -1,8 +1,8 @@
 """
-All pools of one operating-system process.
+The host: all pools of one operating-system process.
 
-A host never crosses a fork: the child drops it and makes its own on first use. Two processes on
-one pipe read each other's answers (in a test more than half of 500 were wrong).
+A host never crosses a fork: the child drops it and makes its own on first use. Two processes that
+share one pipe read each other's answers (in a test, more than half of 500 answers were wrong).
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ from emit.letter import DeadLetter
 
 class Host:
     """
-    Args:
-        max_processes: Of all nodes together; None: as many as their sizes allow.
-        max_rss: Bytes of memory of all processes together; None: no limit. It is looked at
-            before each start, so a process that grows later is not stopped by it.
+    All nodes of this operating-system process, their pools, and the limits on all of them together.
 
-    At either limit the process that has idled longest, of whatever node, makes room for a new
-    one. If none idles the start waits, and the one that has waited longest gets the next process
-    that becomes idle.
+    Args:
+        max_processes: Processes of all nodes together; None: only the pools' own sizes limit them.
+        max_rss: Bytes of memory of all processes together; None: no limit. The host checks it
+            before each start, so it does not stop a process that grows later.
+
+    At either limit the process that has idled longest, of any node, makes room for a new one. If
+    none is idle, the start waits. The start that has waited longest gets the room of the next
+    process that becomes idle.
 
     Example:
         >>> host = Host(max_processes=8)
@@ -53,7 +55,7 @@ class Host:
         self.pid = os.getpid()
         self.keeper = Keeper(self._keep)
         self.admission = Admission(max_processes, max_rss, lambda: self.pools)
-        # Guards the three below. Reentrant: a signal's handler may close the host at any moment.
+        # Guards the three fields below. Reentrant: a signal handler may close the host at any time.
         self._lock = threading.RLock()
         self._nodes: list[Calls] = []
         self._shared: dict[Any, Pool[Process]] = {}
@@ -71,10 +73,11 @@ class Host:
         dead_letter: Callable[[DeadLetter], Any] | None = None,
     ) -> Calls:
         """
-        Make a node: its calls, and a pool for them. Only ``min_idle`` processes are started.
+        Register a node and return its calls, with a pool for them. Only ``min_idle`` processes
+        are started.
 
-        Nodes that say which node of their program they are share one pool with the others of
-        the same program, environment and settings, unless not *shared*.
+        Nodes that name their *program_node* share one pool with the other nodes of the same
+        program, environment and settings, unless *shared* is False.
         """
         pool = self._shared_pool(program(), settings) if program_node and shared else None
         if pool is None:
@@ -107,25 +110,26 @@ class Host:
 
     def snapshot(self) -> dict[str, Any]:
         """
-        All figures, as plain data that JSON can carry. Cheap enough for every second.
+        Return all figures as plain data that JSON can carry. Cheap enough to call every second.
 
         Returns:
             ``{"pid": 1, "max_processes": None, "max_rss": None, "nodes": {name: node}}``
             where *node* has, in this order:
 
-            * ``calls``, and by the name of the exception ``failures`` (messages that ended in
-              one) and ``retries`` (attempts that were charged, or asked a queue for another);
+            * ``calls``, and two counts by the name of the exception: ``failures`` (messages that
+              ended in one) and ``retries`` (attempts that were charged, or that asked a queue for
+              another attempt);
             * ``wait_seconds`` (for a process) and ``call_seconds`` (the wait included), each as
               ``{"p50", "p90", "p99", "max", "mean"}``, to within 25 %;
-            * of its pool, which nodes of one program may share: ``starts``,
-              ``start_failures``, ``start_error`` (None, or why the last start has failed: an
-              error as in :meth:`describe`, with ``retry_in``, the seconds until the next may be
-              tried, or 0: with the next message), ``ends`` by cause (``failed``, ``stopped``,
+            * figures of its pool, which nodes of one program may share: ``starts``,
+              ``start_failures``, ``start_error`` (None, or why the last start failed: an error as
+              in :meth:`describe`, with ``retry_in``, the seconds until the next start may be
+              tried; 0 means with the next message), ``ends`` by cause (``failed``, ``stopped``,
               ``idle``, ``evicted``, ``max_calls``, ``max_age``, ``max_rss``),
               ``start_seconds``;
-            * ``sent_bytes``, ``received_bytes``, ``strays`` (lines on stdout that were no
+            * ``sent_bytes``, ``received_bytes``, ``strays`` (lines on stdout that were not
               frames), ``cpu_seconds``, ``rss_bytes`` and ``peak_rss_bytes`` (of one process
-              and its children, as far as it was looked at);
+              and its children, at the moments when it was measured);
             * ``processes``: each with ``pid``, ``state`` ("busy" or "idle"), ``calls``,
               ``age_seconds``, ``idle_seconds``, ``cpu_seconds``, ``rss_bytes``;
             * ``size``, ``busy``, ``idle``, ``queued`` and ``breaker`` ("closed" or "open");
@@ -141,13 +145,13 @@ class Host:
 
     def describe(self, node: str) -> dict[str, Any]:
         """
-        What a node has last gone wrong with, as plain data.
+        Return the last errors of a node and the stderr of its processes, as plain data.
 
         Returns:
-            ``{"errors": [...], "stderr": [...]}``: the last errors, the oldest first, and at the
-            end why it can't be started, if that is so, each with ``at`` (seconds since the
-            epoch), ``type``, ``text`` and ``stderr_tail``; and for each process that lives its
-            ``pid`` and the ``tail`` of its stderr. Of a node that is not there both are empty.
+            ``{"errors": [...], "stderr": [...]}``. The errors come oldest first; if the node can't
+            be started, the reason is the last one. Each has ``at`` (seconds since the epoch),
+            ``type``, ``text`` and ``stderr_tail``. ``stderr`` has the ``pid`` and the ``tail`` of
+            each living process. Both lists are empty if there is no such node.
         """
         with self._lock:
             mine = [calls for calls in self._nodes if calls.node == node]
@@ -162,7 +166,7 @@ class Host:
         }
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """What `status` answers: of a ``node`` :meth:`describe`, else :meth:`snapshot`."""
+        """Answer a question of `status`: :meth:`describe` of a ``node``, else :meth:`snapshot`."""
         node = question.get("node")
         return self.snapshot() if node is None else self.describe(node)
 
@@ -185,7 +189,7 @@ class Host:
         return bool(needy)
 
     def begin_close(self, calls: Calls) -> None:
-        """Have *calls* take no more messages; its processes are stopped with the next `close`."""
+        """Stop taking messages for *calls*. The next `close` stops its processes."""
         if self.pid == os.getpid():
             self._leave(calls)
 
@@ -193,8 +197,8 @@ class Host:
         """
         Stop all processes, or those that only *calls* uses, politely and together.
 
-        Calls that are under way in other threads end with ``PoolClosed`` or with their answer.
-        Does nothing in a forked child, whose processes these are not. Any number of times.
+        Calls in progress in other threads end with their answer or with ``PoolClosed``. In a
+        forked child this does nothing: the processes are the parent's. May be called repeatedly.
         """
         if self.pid != os.getpid():
             return
@@ -207,7 +211,7 @@ class Host:
         _stop_together(stopping)
 
     def _leave(self, calls: Calls | None) -> None:
-        """Give up all nodes, or that of *calls*, with the processes that nobody else uses."""
+        """Remove all nodes, or only *calls*, and collect the processes that no other node uses."""
         with self._lock:
             closing = self._nodes if calls is None else [calls]
             self._nodes = [other for other in self._nodes if other not in closing]
@@ -225,7 +229,7 @@ def _stop_together(stopping: list[tuple[Pool[Process], Process]]) -> None:
     stop_all([process for _, process in stopping])
 
 
-#: What a node's messages go to.
+#: The host that carries a node's messages.
 AnyHost = Host | RemoteHost
 
 _current: AnyHost | None = None
@@ -234,10 +238,10 @@ _making = threading.Lock()
 
 def current() -> AnyHost:
     """
-    This operating-system process's host; made when first asked for.
+    Return this operating-system process's host, creating it on first use.
 
-    ``$EMIT_HOST`` chooses: ``private`` (the default), ``shared``, or the path of a shared host's
-    socket. See docs/shared-host.md.
+    ``$EMIT_HOST`` selects it: ``private`` (the default), ``shared``, or the path of a shared
+    host's socket. See docs/shared-host.md.
     """
     global _current
     host = _current
@@ -264,7 +268,7 @@ def _close_current() -> None:
 
 
 def _forget() -> None:
-    """In a forked child: the host and its processes are the parent's, and so may the lock be."""
+    """Drop the parent's host in a forked child, and its lock, which the parent may hold."""
     global _current, _making
     _current = None
     _making = threading.Lock()

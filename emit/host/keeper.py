@@ -1,8 +1,8 @@
 """
-What happens while nobody calls: replacing worn processes, stopping idle ones, filling up.
+Housekeeping between messages: replace worn processes, stop idle ones, start ``min_idle``.
 
-One daemon thread per host, started when there is first something to do. It sleeps until then:
-a host without such settings has no thread here, and idle processes cost no processor time.
+One daemon thread per host, started with the first job. It sleeps until there is work: a host
+without such settings has no thread here, and idle processes cost no processor time.
 """
 
 from __future__ import annotations
@@ -23,32 +23,34 @@ TICK = 0.5
 
 class Keeper:
     """
+    The thread that does a host's housekeeping, and jobs that should not delay a message.
+
     Args:
-        keep: One round of housekeeping. It returns whether another is needed.
+        keep: Does one round of housekeeping. Returns whether another round is needed.
     """
 
     def __init__(self, keep: Callable[[], bool]) -> None:
         self._keep = keep
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.RLock()  # guards the thread's making; reentrant as the pool's
+        self._lock = threading.RLock()  # guards the thread's creation; reentrant like the pool's
         self._thread: threading.Thread | None = None
 
     def do(self, job: Callable[[], None]) -> None:
-        """Have *job* done soon, by the keeper's thread."""
+        """Have the keeper's thread run *job* soon."""
         self._jobs.put(job)
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="emit-keeper", daemon=True)
-                if self._thread is None:  # the collector may have had something to do just now
+                if self._thread is None:  # the collector may have called `do` just now
                     self._thread = thread
                     thread.start()
 
     def wake(self) -> None:
-        """Have a round of housekeeping done soon."""
+        """Have the keeper do a round of housekeeping soon."""
         self.do(lambda: None)
 
     def stop(self, timeout: float) -> None:
-        """End the thread after the job that it is at."""
+        """End the thread after its present job."""
         with self._lock:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -66,7 +68,7 @@ class Keeper:
             more = self._do(job)
 
     def _do(self, job: Callable[[], None]) -> bool:
-        # A failure here is nobody's call: it is logged, and counted by the pool it came from.
+        # No caller waits for this job, so its failure is logged; the pool it came from counts it.
         try:
             job()
             return self._keep()

@@ -1,8 +1,8 @@
 """
 A program's stderr as log records: bytes in, lines out. No I/O here but logging.
 
-Chunks and not lines are read, since a progress bar has no line ends; what is kept in memory
-is bounded whatever comes.
+Reads chunks instead of lines, since a progress bar has no line ends. The memory used is bounded for
+any input.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import re
 
 from emit.text import WORD, clean, one_line
 
-#: Bytes of a line that are logged; what is longer is cut and says so.
+#: Bytes of a line that are logged; a longer line is cut, and the record says so.
 LINE = 8 * 1024
 
 #: Bytes of the newest output that go into every crash error.
 TAIL = 8 * 1024
 
-#: What a line may begin with to say its level: Telegraf's ``E!``, and ``[WARN]`` or ``WARN:``.
+#: A mark that begins a line and gives its level: Telegraf's ``E!``, and ``[WARN]`` or ``WARN:``.
 _PREFIX = re.compile(
     r"\s*(?:(?P<letter>[EWIDT])!|\[(?P<word>[A-Za-z]+)\]|(?P<bare>[A-Z]{4,8})(?::|\s+--))\s*"
 )
-#: What the levels are called there, and in a log frame.
+#: The levels by their names in such marks and in log frames.
 LEVELS = {
     "E": logging.ERROR,
     "W": logging.WARNING,
@@ -42,14 +42,14 @@ LEVELS = {
 }
 
 
-#: What a program's last words may be: of Rust, Go, C, C++, Node and the sanitizers.
+#: Last words of crashed programs in Rust, Go, C, C++ and Node, and of the sanitizers.
 _FATAL = re.compile(
     r"has overflowed its stack|stack overflow|panicked at|\bpanic: |fatal (?:runtime )?error\b|"
     r"\bassert|terminate called|^\*\*\* |double free|corrupted|out of memory|Sanitizer:",
     re.IGNORECASE,
 )
 
-#: Signals by which a program ends itself, or is ended for what it has done.
+#: Signals that report a crash: the program raised one itself, or the system sent it for a fault.
 _CRASHES = frozenset({"SIGABRT", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS"})
 
 #: Characters of the last words in an error's text; its note has the whole tail.
@@ -59,11 +59,11 @@ _WORDS = 300
 @functools.cache
 def logger_of(node: str) -> logging.Logger:
     """
-    A node's logger, looked up once and not at each start: ``logging`` takes a lock of the whole
-    program for that, and an exception thrown in just then, as by a time limit, leaves it taken.
+    Return a node's logger. It is looked up once, not at each start: ``logging`` takes a global lock
+    for the lookup, and an exception thrown in at that moment, as by a time limit, leaves it locked.
 
-    It is below ``emit.node``, whatever the node is called: of a name with nothing between two dots
-    the parent would be ``emit``.
+    The logger is below ``emit.node`` for every name. A name with nothing between two dots would
+    otherwise get ``emit`` as its parent.
 
     Example:
         >>> logger_of("app.words").name, logger_of("../bin/prog").name, logger_of("a..b").name
@@ -75,11 +75,13 @@ def logger_of(node: str) -> logging.Logger:
 
 class Lines:
     """
+    Turns chunks of a program's stderr into log records.
+
     Args:
         node: The node's name; the lines go to the logger ``emit.node.<name>``.
 
     Attributes:
-        logger: Where the next line goes.
+        logger: The logger for the next line.
         size: Bytes fed so far.
     """
 
@@ -89,7 +91,7 @@ class Lines:
         self._tail = b""
         self._partial = b""
         self._cut = False
-        self._fatal: list[str] = []  # the last line that says so, and the one after it
+        self._fatal: list[str] = []  # the last line with fatal words, and the line after it
 
     @property
     def tail(self) -> str:
@@ -98,11 +100,11 @@ class Lines:
 
     def last_words(self, signal: str | None) -> str:
         """
-        What a program said of its end, in one line; empty: nothing that is told from the rest.
+        Return the program's own words about its end, in one line, or an empty text.
 
         Args:
-            signal: The name of the one that ended it. If it is one of a crash, the last two lines
-                are taken for it anyway.
+            signal: The name of the signal that ended the program. If the signal reports a crash,
+                the last two lines are taken even if they don't mention it.
         """
         lines = self._fatal
         if not lines and signal in _CRASHES:
@@ -124,13 +126,13 @@ class Lines:
         self._partial = rest
 
     def finish(self) -> None:
-        """Log the last line, if it had no end."""
+        """Log the last line if it had no line end."""
         rest, self._partial = self._partial, b""
         if rest:
             self._end_line(rest)
 
     def _end_line(self, line: bytes) -> None:
-        if self._cut:  # the rest of a line whose beginning is in the log
+        if self._cut:  # the rest of a line whose beginning is already logged
             self._cut = False
         else:
             self._log(line)
@@ -150,7 +152,7 @@ class Lines:
 
 def read_level(text: str) -> tuple[int, str]:
     """
-    The level that a line announces, and the line without its mark; INFO where it has none.
+    Return the level that a line announces, and the line without its mark; INFO if it has none.
 
     Example:
         >>> read_level("E! disk full"), read_level("[WARN] slow"), read_level("ready")

@@ -1,4 +1,4 @@
-"""A process for one message: the message in, end of input, output until its end."""
+"""Runs one process for one message: writes the message, closes stdin, and reads to the end."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def run(
     """
     Run a program on one message.
 
-    Its output comes in chunks as it is written. The program has ended well when the generator
-    ends; one that is closed early kills it. It need not read its input.
+    Yield its output in chunks as it is written. If the generator ends, the program has ended well.
+    Closing the generator early kills the program. The program need not read its input.
 
     Args:
-        program: What to run.
+        program: The program to run.
         data: Its whole input.
-        timeout: Seconds for all of it, without what the caller takes between two chunks.
-        has_finished: Asked when it has ended with exit code 0 and all of its output was taken:
-            whether that was all. A handler may have ended the process.
-        explain: Asked when it has failed: what is known to be wrong with it, or "".
+        timeout: Seconds for the whole run, without the time the caller takes between two chunks.
+        has_finished: Called when the program has ended with exit code 0 and all of its output was
+            taken. Returns whether the output is complete: a handler may have ended the process.
+        explain: Called when the program has failed. Returns the known reason, or "".
 
     Raises:
-        StartError: It can't be started.
-        ProcessDied: It ended with another exit code than 0, by a signal, or before it had
+        StartError: The program can't be started.
+        ProcessDied: It ended with an exit code other than 0, by a signal, or before it had
             finished.
-        CallTimeout: It had not ended in time. It and all it had started have been killed.
+        CallTimeout: It had not ended in time. It and everything it started have been killed.
     """
     began = time.monotonic()
     deadline = began + timeout
@@ -85,7 +85,7 @@ def run(
 
 
 def _take(pipes: Pipes) -> Generator[bytes, None, float]:
-    """What has come. Returns the seconds that the caller took for it: not the program's."""
+    """Yield the data that has come. Return the seconds that the caller took for it."""
     chunks, pipes.received = pipes.received, []
     began = time.monotonic()
     yield from chunks

@@ -1,4 +1,4 @@
-"""Where a host listens, that a shared one is the only one there, and who is at the other end."""
+"""The socket path of a host, the lock that keeps it to one host, and the user of each client."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["VARIABLE", "Place", "PlaceTaken", "check_path", "peer_of", "socket_p
 #: The environment variable that chooses a host: ``private``, ``shared``, or a socket's path.
 VARIABLE = "EMIT_HOST"
 
-#: Seconds between two tries for a place that another host has.
+#: Seconds between two tries to get the place from another host.
 _TURN = 0.1
 
 
 class PlaceTaken(EmitError):
     """
-    Another host listens there.
+    Another host listens at this path.
 
     Attributes:
-        pid: Its process, or None where it has not said so yet.
+        pid: Its process id, or None if it has not written it yet.
     """
 
     def __init__(self, path: str, pid: int | None) -> None:
@@ -38,13 +38,13 @@ class PlaceTaken(EmitError):
 
 def socket_path() -> str | None:
     """
-    The socket that ``$EMIT_HOST`` chooses; None: no shared host.
+    Return the socket path that ``$EMIT_HOST`` chooses; None: no shared host.
 
-    Not in ``$TMPDIR`` or ``$XDG_RUNTIME_DIR``, which a worker that is run as a service and a shell
-    have different ideas of. macOS allows no path over 104 bytes.
+    The path is not in ``$TMPDIR`` or ``$XDG_RUNTIME_DIR``: a worker that runs as a service and a
+    shell may have different values of these. macOS allows no path over 104 bytes.
 
-    What is neither ``private`` nor ``shared`` nor an absolute path is refused by
-    :func:`check_path` when it is used: by then there is a node to name.
+    A value other than ``private``, ``shared`` or an absolute path is refused by
+    :func:`check_path` at its first use, when there is a node to name.
     """
     chosen = os.environ.get(VARIABLE, "") or "private"
     if chosen == "private":
@@ -56,10 +56,10 @@ def socket_path() -> str | None:
 
 def check_path(path: str) -> None:
     """
-    Refuse what no socket can be at.
+    Refuse a path that can't be a socket's.
 
     Raises:
-        ValueError: It says what there is to choose from.
+        ValueError: The path is not absolute. The text lists the valid values.
     """
     if not os.path.isabs(path):
         raise ValueError(
@@ -69,17 +69,17 @@ def check_path(path: str) -> None:
 
 class Place:
     """
-    The socket's path, held by a lock that the kernel releases whatever ends this process.
+    The socket's path, held by a lock that the kernel releases however this process ends.
 
-    So a socket that a killed host has left is no obstacle, and of two that start at the same time
-    one is told of the other.
+    So a socket left by a killed host is not an obstacle. If two hosts start at the same time, one
+    of them gets `PlaceTaken`.
 
     Args:
-        path: Of the socket. Its folder is made, for this user alone.
+        path: The socket's path. Its folder is made, for this user alone.
 
     Raises:
-        ValueError: No socket can be there.
-        OSError: The folder is not this user's alone, or it can't be made.
+        ValueError: The path can't be a socket's.
+        OSError: The folder is open to other users, or it can't be made.
     """
 
     def __init__(self, path: str) -> None:
@@ -90,10 +90,10 @@ class Place:
 
     def take(self) -> None:
         """
-        Be the one host there.
+        Take the place as its only host.
 
         Raises:
-            PlaceTaken: Another is.
+            PlaceTaken: Another host has it.
         """
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,7 +103,7 @@ class Place:
         os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
 
     def try_for(self, seconds: float) -> bool:
-        """Wait so long for the place. Returns whether it is ours."""
+        """Try for *seconds* to take the place. Return whether it is ours."""
         end = time.monotonic() + seconds
         while True:
             try:
@@ -115,7 +115,7 @@ class Place:
                 time.sleep(_TURN)
 
     def listen(self) -> socket.socket:
-        """Make the socket, in place of what a killed host has left. Only this user may connect."""
+        """Make the socket and replace one that a killed host left. Only this user may connect."""
         Path(self.path).unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         before = os.umask(0o177)
@@ -130,11 +130,11 @@ class Place:
         return listener
 
     def leave(self) -> None:
-        """Take the socket away. No connection that there is ends by this."""
+        """Remove the socket. Existing connections stay open."""
         Path(self.path).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let another host have the place. Any number of times."""
+        """Release the place to other hosts. May be called repeatedly."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -156,7 +156,7 @@ class Place:
 
 
 def peer_of(connection: socket.socket) -> int:
-    """The user id of the process at the other end of a unix socket, as the kernel knows it."""
+    """Return the user id of the process at the other end of a unix socket, from the kernel."""
     if sys.platform == "linux":
         size = struct.calcsize("3i")
         data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)

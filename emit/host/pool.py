@@ -1,12 +1,12 @@
 """
-The processes of one node: who may use which, when one is started, replaced, given up.
+The processes of one node: which caller gets which, and when each is started, replaced or stopped.
 
-Decisions are made under the lock, starting and stopping happens outside it.
+The pool decides under its lock, and starts and stops processes outside of it.
 
-A slot is a :class:`Lease` object and nothing else. The set of leases is weak: idle ones are held
-by the pool, leased ones by their caller alone. So a caller that is thrown out anywhere, between
-any two instructions, gives its slot back when the lease is collected, and its process is killed
-then. (Counters in try/finally leaked one of four slots in 350 interrupts.)
+A slot is a :class:`Lease` object and nothing else. The pool holds the idle leases; each other
+lease is held only by its caller, since the set of leases is weak. If an exception throws a caller
+out, between any two instructions, the collector frees the lease: the slot is free again, and its
+process is killed. (Counters in try/finally leaked one of four slots in 350 interrupts.)
 """
 
 from __future__ import annotations
@@ -35,27 +35,26 @@ from emit.host.transport import pause, remaining
 
 __all__ = ["Lease", "Member", "Pool", "Source"]
 
-#: Seconds after which a waiting caller looks again, should its wake-up have gone to another
-#: that was thrown out in that moment.
+#: Seconds until a waiting caller looks again. Its wake-up may have gone to a caller that was thrown
+#: out at that moment.
 _RECHECK = 0.1
 
-#: Seconds between two looks of a message that waits for its next attempt.
+#: Seconds between two checks of a message that waits for its next attempt.
 _SLICE = 0.25
 
 
 class Member(Protocol):
     """
-    What a pool has to know of a process: or of a shared host, for its clients have a pool of
-    connections.
+    The process as a pool sees it. A shared host is a member as well: its clients pool connections.
 
     Attributes:
-        talk: The conversation with it.
-        born: When it was started, by the monotonic clock.
-        used: When it was last given back.
-        start_seconds: What its start took.
-        lifespan: When it is to be replaced.
-        retiring: A replacement is being started.
-        replaced: Why there is a replacement, once that is ready.
+        talk: The conversation with the process.
+        born: Time of its start, by the monotonic clock.
+        used: Time when it was last given back.
+        start_seconds: Duration of its start.
+        lifespan: The limits after which it is replaced.
+        retiring: True while a replacement is being started.
+        replaced: Why it was replaced, once the replacement is ready.
     """
 
     talk: Conversation
@@ -87,28 +86,28 @@ P_co = TypeVar("P_co", bound=Member, covariant=True)
 
 
 class Source(Protocol[P_co]):
-    """What a pool's processes come from."""
+    """The maker of a pool's processes."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether `prepare` has nothing to do."""
+        """True if `prepare` has nothing to do."""
 
     def prepare(self) -> object:
-        """Make what is started. Raises StartError."""
+        """Make the program that is to be started. Raises StartError."""
 
     def start(self) -> P_co:
         """Start a process. Raises HostError."""
 
     def is_permanent(self, error: HostError) -> bool:
-        """Whether a failed start says nothing about the next: neither backoff nor breaker count."""
+        """Return whether backoff and breaker ignore this error: it does not predict the next."""
 
     def describe(self) -> dict[str, Any]:
-        """Its part of a node in :meth:`emit.host.host.Host.snapshot`."""
+        """Return the program's part of a node in :meth:`emit.host.host.Host.snapshot`."""
 
 
 class Lease(Generic[P]):
     """
-    A slot in a pool, with or (while it is being started) without its process.
+    A slot in a pool. It has no process while its process is being started.
 
     Attributes:
         process: The process; None before its start and after its end.
@@ -122,15 +121,17 @@ class Lease(Generic[P]):
 
 class Pool(Generic[P]):
     """
+    The processes of one node, or of several nodes of one program.
+
     Args:
-        node: The node's name; or the command, where several nodes share its processes.
-        source: What its processes come from.
-        settings: Its knobs.
-        admission: Who may start a process, over all pools.
-        keeper: What starts and stops processes beside the messages. None: nothing does.
+        node: The node's name; or the command, if several nodes share the processes.
+        source: Makes the processes.
+        settings: The node's options.
+        admission: Decides, over all pools, who may start a process.
+        keeper: Starts and stops processes beside the messages; None: nothing does.
 
     Attributes:
-        account: What its processes have cost.
+        account: Costs of the processes so far.
     """
 
     def __init__(
@@ -148,10 +149,10 @@ class Pool(Generic[P]):
         self._admission = admission
         self._later = keeper.do if keeper is not None else _never
         self._pid = os.getpid()
-        # Guards all below. Reentrant: the collector may close an abandoned generator, and so
-        # release its lease, in the middle of what this thread does here.
+        # Guards all fields below. Reentrant: the collector may close an abandoned generator, which
+        # releases its lease, while this thread holds the lock.
         self._lock = threading.RLock()
-        self._idle: list[Lease[P]] = []  # the one used last is used next: others can time out
+        self._idle: list[Lease[P]] = []  # last used, next used: so that the others can time out
         self._leaving: list[Lease[P]] = []  # idle ones that make room for a start of another node
         self._leases: weakref.WeakSet[Lease[P]] = weakref.WeakSet()
         self._waiters: deque[Turn] = deque()
@@ -165,14 +166,14 @@ class Pool(Generic[P]):
     @contextmanager
     def lease(self, deadline: float) -> Generator[P, None, None]:
         """
-        Borrow a process for a ``with`` block. It is kept if it has answered all that it was
-        asked by then, and killed otherwise: what is half-read would answer the next caller.
+        Borrow a process for a ``with`` block. The process is kept if it has answered everything by
+        the end of the block, and killed otherwise: the next caller would read the late answers.
 
         Raises:
-            PoolTimeout: None became free in time.
+            PoolTimeout: No process became free in time.
             Unavailable: The program failed to start several times; no start is tried now.
-            StartError, StartTimeout: It failed to start just now. A start that was killed is tried
-                again before, up to ``max_attempts`` times.
+            StartError, StartTimeout: The program failed to start just now. A start that was killed
+                has been tried up to ``max_attempts`` times by then.
             PoolClosed: The pool was closed.
         """
         lease = self.acquire(deadline)
@@ -183,12 +184,12 @@ class Pool(Generic[P]):
             self.release(lease)
 
     def acquire(self, deadline: float) -> Lease[P]:
-        """As :meth:`lease`; the caller has to give it back to :meth:`release`."""
+        """Do as :meth:`lease`; the caller must give the lease to :meth:`release`."""
         lease = self.try_acquire()
         return lease if lease is not None else self._wait_for_lease(deadline)
 
     def try_acquire(self) -> Lease[P] | None:
-        """A lease of an idle process, if there is one."""
+        """Return a lease of an idle process, or None."""
         if self._leaving and self._admission.first() is None:
             with self._lock:  # nobody waits for their room any more
                 self._idle += self._leaving
@@ -204,7 +205,7 @@ class Pool(Generic[P]):
         return None
 
     def release(self, lease: Lease[P]) -> None:
-        """Take a process back, or kill it where it is not fit for the next caller."""
+        """Take a process back, or kill it if it is not fit for the next caller."""
         if self._pid != os.getpid():
             return  # an abandoned call in a forked child: the process is the parent's
         process = lease.process
@@ -218,7 +219,7 @@ class Pool(Generic[P]):
             self._drop(lease)
 
     def retire_if_worn(self, process: P) -> None:
-        """Have a leased process replaced soon, if it is worn; it serves until then."""
+        """Have a worn process replaced soon. It serves until then."""
         if process.retiring or process.lifespan.is_endless:
             return
         reason = process.worn()
@@ -228,11 +229,13 @@ class Pool(Generic[P]):
 
     def _offer(self, lease: Lease[P]) -> bool:
         """
-        Let the next caller have it. False: the pool is closed, or it was replaced just now.
+        Hand a process to the next caller. Return False if the pool is closed or the process has
+        just been replaced.
 
-        Who waits longest gets it: where any caller may take it, one that calls again and again
-        is the quickest each time (2 of 32 threads made 3,970 of 4,000 calls). That holds between
-        nodes as well, if the host has no room for another process: see `emit.host.admission`.
+        The caller that has waited longest gets it. If any caller could take it, one that calls
+        again and again would be the quickest each time (2 of 32 threads made 3,970 of 4,000
+        calls). The same order holds between nodes if the host has no room for another process:
+        see `emit.host.admission`.
         """
         assert lease.process is not None
         other = self._admission.first() if self._admission.is_contended else None
@@ -251,7 +254,7 @@ class Pool(Generic[P]):
         return True
 
     def _gives_way(self, process: P, other: Turn) -> bool:
-        """Whether a process makes room for one of another node."""
+        """Return whether a process should make room for one of another node."""
         mine = self._waiters[0].since if self._waiters else float("inf")
         served = time.monotonic() - process.born - process.start_seconds
         return other.pool is not self and other.since < mine and served >= process.start_seconds
@@ -274,18 +277,18 @@ class Pool(Generic[P]):
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits for a process, or for its room, since the host has no other."""
+        """True if a caller waits for a process, or for room in a host that is full."""
         return self._admission.is_contended and self._admission.first() is not None
 
     def _begin(self, turn: Turn) -> Lease[P] | None:
-        """The right to start a process, if one may be started now."""
+        """Return a new lease if a process may be started for this caller now, else None."""
         with self._lock:
             may = turn.box.empty() and self._may_start()
         if may and not self._admission.may_start(turn):
             return None
         with self._lock:
             if may and self._may_start():
-                if turn in self._waiters:  # what comes back meanwhile is for others
+                if turn in self._waiters:  # leave the processes that come back to other callers
                     self._waiters.remove(turn)
                 return self._begin_start(time.monotonic())
         self._admission.leave(turn)
@@ -293,8 +296,10 @@ class Pool(Generic[P]):
 
     def _may_start(self) -> bool:
         """
+        Return whether a process may be started now.
+
         Raises:
-            PoolClosed: It is closed.
+            PoolClosed: The pool is closed.
             Unavailable: The breaker is open.
         """
         if self._closed:
@@ -311,8 +316,8 @@ class Pool(Generic[P]):
 
     def _start_for(self, turn: Turn, lease: Lease[P], killed: list[StartError]) -> None:
         """
-        Start a process for a caller that waits. One that is killed before it is ready, as by the
-        kernel when memory runs out, says nothing about the program: the caller tries again.
+        Start a process for a waiting caller. If a signal kills the start, as the kernel does when
+        memory runs out, that says nothing about the program: the caller tries again.
         """
         try:
             self._start_into(lease, turn)
@@ -323,7 +328,7 @@ class Pool(Generic[P]):
             logger_of(self.node).warning("a start is tried again: %s", error)
 
     def _await(self, turn: Turn, end: float, killed: Sequence[StartError]) -> Lease[P] | None:
-        """A process that another caller gives back. None, after a while: look again."""
+        """Wait for a process that another caller gives back. None: look again."""
         with self._lock:
             if self._idle:
                 return None
@@ -340,7 +345,7 @@ class Pool(Generic[P]):
         return None
 
     def _out_of_time(self, turn: Turn, delay: float, killed: Sequence[StartError]) -> HostError:
-        """Why a caller has waited in vain."""
+        """Make the error of a caller whose time is over."""
         if killed:
             return killed[-1]
         if delay > 0:
@@ -350,7 +355,7 @@ class Pool(Generic[P]):
         return PoolTimeout(node=self.node, timeout=self._patience(), size=size, limit=limit)
 
     def _leave(self, turn: Turn) -> None:
-        """Stop waiting, and pass on what has come at the last moment."""
+        """Stop waiting, and pass on a process that came at the last moment."""
         self._admission.leave(turn)
         with self._lock:
             if turn in self._waiters:
@@ -378,7 +383,7 @@ class Pool(Generic[P]):
             self._waiters.popleft().box.put(None)
 
     def _drop(self, lease: Lease[P]) -> None:
-        """Kill a lease's process, and free its slot. One that has done its work is stopped."""
+        """Free a slot and kill its process. A process that has done its work is stopped instead."""
         process, lease.process = lease.process, None
         try:
             if process is not None and process.is_finished and not self._closed:
@@ -397,7 +402,7 @@ class Pool(Generic[P]):
                 self._admission.wake()
 
     def _relapse(self, process: P) -> None:
-        """A process that gave up before its first answer counts as a start that has failed."""
+        """Count a process that gave up before its first answer as a failed start."""
         error = process.failure()
         self.account.failed_to_start(error)
         with self._lock:
@@ -432,11 +437,11 @@ class Pool(Generic[P]):
 
     def prepare(self) -> None:
         """
-        Make what is started before the first start: a build may take longer than a message is
-        given that waits for a process.
+        Prepare the program before its first start. A build may take longer than a message may
+        wait for a process.
 
         Raises:
-            StartError: It can't be made.
+            StartError: The program can't be made.
         """
         if self._idle or self._leases or self._source.is_ready:
             return
@@ -447,7 +452,7 @@ class Pool(Generic[P]):
             raise
 
     def grow_soon(self) -> None:
-        """Have one more process started beside what goes on, if there is room for it."""
+        """Have the keeper start one more process, if there is room for it."""
         with self._lock:
             if self._growing or not self._has_room():
                 return
@@ -456,10 +461,10 @@ class Pool(Generic[P]):
 
     def _grow(self, *, evict: bool = True) -> None:
         """
-        Start one more process, if there is room, and let it idle. For the keeper's thread.
+        Start one more idle process, if there is room. For the keeper's thread.
 
         Args:
-            evict: An idle process of another node makes room for it.
+            evict: An idle process of another node may be stopped to make room.
         """
         with self._lock:
             self._growing = False
@@ -469,7 +474,7 @@ class Pool(Generic[P]):
             self.release(lease)
 
     def _begin_beside(self, *, evict: bool) -> tuple[Lease[P] | None, Turn]:
-        """The right to start a process beside those there are, if one may be started now."""
+        """Return a lease for one more process, or None if none may be started now."""
         turn = Turn(self)
         lease = None
         try:
@@ -490,8 +495,8 @@ class Pool(Generic[P]):
         """
         Start another process, and only then stop *old*. For the keeper's thread.
 
-        If the host has no room for both, *old* is stopped first, and the next message starts the
-        other one.
+        If the host has no room for both, *old* is stopped first, and the next message starts its
+        successor.
         """
         fresh: Lease[P] | None = None
         turn = Turn(self)
@@ -518,7 +523,7 @@ class Pool(Generic[P]):
             worn = next((lease for lease in self._idle if lease.process is old), None)
             if worn is not None:
                 self._give_up(worn)
-            # Where it is in use, its caller's release ends it.
+            # If *old* is in use, its caller's release ends it.
             old.replace(reason)
             if fresh is not None:
                 self._idle.insert(0, fresh)
@@ -527,21 +532,21 @@ class Pool(Generic[P]):
             self.stop(old, reason)
 
     def stop(self, process: P, cause: str) -> None:
-        """Stop a process politely; *cause* is for the account."""
+        """Stop a process politely, and record *cause*."""
         self.account.ended(process, cause)
         process.stop()
 
     def rest(self, seconds: float, caller: int | None) -> None:
         """
-        Wait with a message before its next attempt.
+        Hold a message back for *seconds* before its next attempt.
 
         Raises:
             Abandoned: The other end of the socket *caller* was closed.
-            PoolClosed: The pool was.
+            PoolClosed: The pool was closed.
         """
         end = time.monotonic() + seconds
         while (left := remaining(end)) > 0 and not self._closed:
-            # In slices: an exception that is thrown into this thread comes between two.
+            # In slices: an exception that is thrown into this thread arrives between two of them.
             if caller is None:
                 self._closing.wait(min(left, _SLICE))
             else:
@@ -553,19 +558,19 @@ class Pool(Generic[P]):
 
     @property
     def needs_keeping(self) -> bool:
-        """Whether there is something to do while nobody calls."""
+        """True if the settings need work while no message comes."""
         settings = self.settings
         limits = (settings.idle_timeout, settings.max_age, settings.max_rss)
         return settings.min_idle > 0 or any(limit is not None for limit in limits)
 
     def keep(self) -> None:
-        """Stop what has idled too long, replace what is too old, fill up to ``min_idle``."""
+        """Stop processes that idled too long, replace worn ones, and fill up to ``min_idle``."""
         for process in self._take_expired():
             self.stop(process, "idle")
         for process, reason in self._find_worn():
             self.replace(process, reason)
         for _ in range(self.settings.min_idle - len(self._idle)):
-            self._grow(evict=False)  # else two nodes would have their idle processes in turn
+            self._grow(evict=False)  # else two nodes would evict each other's idle processes
 
     def _take_expired(self) -> list[P]:
         now = time.monotonic()
@@ -581,7 +586,7 @@ class Pool(Generic[P]):
         return [(process, reason) for process, reason in worn if reason is not None]
 
     def evict(self) -> Callable[[], None] | None:
-        """Give up the process that has idled longest. Returns what stops it; None: none idles."""
+        """Give up the process that has idled longest. Return what stops it, or None."""
         with self._lock:
             lease = min(self._leaving or self._idle, key=_last_use, default=None)
             process = None if lease is None else self._give_up(lease)
@@ -596,8 +601,8 @@ class Pool(Generic[P]):
     @property
     def longest_idle(self) -> float:
         """
-        Since when its longest idle process has idled: always, if one makes room anyway; infinite if
-        none idles.
+        Time since which the longest idle process has been idle, by the monotonic clock. Minus
+        infinity if one makes room already, infinity if none is idle.
         """
         with self._lock:
             if self._leaving:
@@ -606,17 +611,17 @@ class Pool(Generic[P]):
 
     @property
     def is_closed(self) -> bool:
-        """Whether it takes no more messages."""
+        """True if the pool takes no more messages."""
         return self._closed
 
     @property
     def busy(self) -> int:
-        """How many processes are in use, or being started."""
+        """Number of processes that are in use or being started."""
         with self._lock:
             return len(self._leases) - len(self._idle) - len(self._leaving)
 
     def snapshot(self) -> dict[str, Any]:
-        """Its part of a node in :meth:`emit.host.host.Host.snapshot`."""
+        """Return the pool's part of a node in :meth:`emit.host.host.Host.snapshot`."""
         figures = self.account.snapshot(self.processes)
         with self._lock:
             now = time.monotonic()
@@ -634,12 +639,12 @@ class Pool(Generic[P]):
 
     @property
     def processes(self) -> list[P]:
-        """All of its processes, idle and leased."""
+        """All processes of the pool, idle and leased."""
         with self._lock:
             return [lease.process for lease in self._leases if lease.process is not None]
 
     def close(self) -> list[P]:
-        """Take no more messages. Returns the idle processes, for the host to stop together."""
+        """Take no more messages. Return the idle processes; the host stops them together."""
         with self._lock:
             self._closed = True
             self._closing.set()
@@ -662,7 +667,7 @@ class Pool(Generic[P]):
 
 
 def _never(job: Callable[[], None]) -> None:
-    """Do nothing, where there is no keeper."""
+    """Stand in for the keeper if there is none."""
 
 
 def _last_use(lease: Lease[Any]) -> float:

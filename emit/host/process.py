@@ -1,5 +1,5 @@
 """
-One supervised process of a node: a program that runs, the conversation with it, and its lifespan.
+One supervised process of a node: its program, the conversation with it, and its lifespan.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from emit.text import one_line
 
 __all__ = ["Launcher", "Process", "stop_all"]
 
-#: Seconds to wait for an exit status after stdout has come to its end; and where the kernel says
-#: that the process is ending.
+#: Seconds to wait for an exit status after the end of stdout; and the same if the kernel says that
+#: the process is ending.
 _STATUS = 0.1
 _ENDING = 10.0
 
@@ -52,17 +52,17 @@ class Process:
     A running program that has said it is ready.
 
     Attributes:
-        program: What was started.
-        settings: The node's knobs.
-        child: The program as the system has it.
+        program: The program that was started.
+        settings: The node's options.
+        child: The operating system's view of the process.
         pipes: Its pipes.
         talk: The conversation with it.
-        born: When it was started, by the monotonic clock.
-        used: When it was last given back.
-        start_seconds: What it took to be ready.
-        lifespan: When it is to be replaced.
-        retiring: A replacement is being started.
-        replaced: Why there is a replacement, once that is ready; None: there is none.
+        born: Time of its start, by the monotonic clock.
+        used: Time when it was last given back.
+        start_seconds: Seconds from its start until it was ready.
+        lifespan: The limits after which it is replaced.
+        retiring: True while a replacement is being started.
+        replaced: Why it was replaced, once the replacement is ready; None: it was not.
     """
 
     def __init__(self, program: Program, settings: Settings, child: spawn.Child) -> None:
@@ -85,7 +85,7 @@ class Process:
         Start a program and wait until it is ready.
 
         Raises:
-            StartError: It can't be started, or it ended before it was ready.
+            StartError: The program can't be started, or it ended before it was ready.
             StartTimeout: It was not ready within ``start_timeout``. It has been killed.
         """
         deadline = time.monotonic() + settings.start_timeout
@@ -102,38 +102,38 @@ class Process:
     # -- for its pool ----------------------------------------------------------------------
 
     def replace(self, reason: str) -> None:
-        """Have it serve nobody else: a replacement is ready."""
+        """Give the process no more messages: its replacement is ready."""
         self.replaced = reason
         self.talk.condemned = self.talk.condemned or reason
 
     @property
     def is_finished(self) -> bool:
-        """Whether it is replaced, and has answered all and well: it is to be stopped politely."""
+        """True if the process is replaced and has answered everything: it is stopped politely."""
         return self._is_well and self.replaced is not None and not self.talk.jobs
 
     @property
     def gave_up(self) -> bool:
-        """Whether it has said that it can't go on, before it had answered anything."""
+        """True if the process said that it can't go on before it had answered any call."""
         return self.talk.failed is not None and not self.talk.count
 
     def worn(self) -> str | None:
-        """Why it should be replaced now, or None."""
+        """Return why the process should be replaced now, or None."""
         lifespan = self.lifespan
         rss = self.rss() if lifespan.max_rss is not None else None
         age = time.monotonic() - self.born
         return lifespan.is_over(calls=self.talk.count, age=age, rss=rss)
 
     def rss(self) -> int:
-        """Bytes of memory of it and its children."""
+        """Return the bytes of memory that the process and its children use."""
         return used(self.child.pid)[1]
 
     def usage(self) -> Usage:
-        """What it and its children use now; the pipes' bytes alone if it has ended."""
+        """Return the present use of the process and its children. After its end: only the bytes."""
         cpu, rss = used(self.child.pid)
         return Usage(cpu, rss, self.pipes.sent, self.pipes.taken, self.talk.strays)
 
     def describe(self, usage: Usage) -> dict[str, Any]:
-        """Its row in :meth:`emit.host.host.Host.snapshot`."""
+        """Return the process's row in :meth:`emit.host.host.Host.snapshot`."""
         now, is_busy = time.monotonic(), bool(self.talk.jobs)
         return {
             "pid": self.child.pid,
@@ -148,13 +148,13 @@ class Process:
     # -- for its conversation --------------------------------------------------------------
 
     def serve(self, node: str) -> None:
-        """Have its errors, and its lines in the log, be those of *node* from now on."""
-        self.pipes.drain_errors()  # what it has said belongs to the one before
+        """Report its errors and log its lines under the name *node* from now on."""
+        self.pipes.drain_errors()  # lines written so far belong to the node before
         self.pipes.lines.logger = logger_of(node)
         self.talk.serve(node, self.pipes.lines.logger)
 
     def ended(self, fault: ProtocolError | None) -> HostError | None:
-        """Say what has become of it. None: there is more to take."""
+        """Return the error that ended the process; None: there is more to read."""
         if fault is not None:
             return fault
         self._see_end()
@@ -170,7 +170,7 @@ class Process:
         return self._lost(ProtocolError(node=self.talk.node, reason=reason, stderr_tail=tail))
 
     def failure(self, *, may_have_run: bool | None = None) -> HostError:
-        """Make the error of a process that has said that it can't go on, with its own words."""
+        """Make the error of a process that said, in its own words, that it can't go on."""
         failed, status = self.talk.failed, self.child.status
         assert failed is not None
         end = describe_status(status) if self.child.poll() else "did not end by itself"
@@ -178,7 +178,7 @@ class Process:
         return self._died(status, reason, may_have_run)
 
     def overdue(self) -> HostError:
-        """Make the error of a process that has not answered in time."""
+        """Make the error of a process that did not answer in time."""
         if self.talk.failed is not None:
             return self.failure()
         error = CallTimeout(
@@ -191,10 +191,10 @@ class Process:
 
     def check_memory(self) -> None:
         """
-        Look how much memory it has.
+        Check the memory of the process.
 
         Raises:
-            ProcessDied: More than ``max_rss``. It is to be killed.
+            ProcessDied: It uses more than ``max_rss``. The caller must kill it.
         """
         limit, rss = self.settings.max_rss, self.rss()
         if limit is not None and rss > limit:
@@ -202,11 +202,11 @@ class Process:
             raise self._died(-signal.SIGKILL, reason)
 
     def error_of(self, job: Job, err: frames.Err) -> Exception:
-        """Make the outcome of a job whose handler has failed."""
+        """Make the outcome of a job whose handler failed."""
         return error_of(job.node, self.settings.timeout, err)
 
     def _see_end(self) -> None:
-        """A pipe is at its end: is the process, too? Then take all that it had written."""
+        """Take everything that the process wrote, if it ended along with its pipe."""
         child = self.child
         if not self.pipes.dead and (
             child.wait(_STATUS) or (is_ending(child.pid) and child.wait(_ENDING))
@@ -234,7 +234,7 @@ class Process:
         return self._lost(error)
 
     def _lost(self, error: HostError) -> HostError:
-        """It is of no more use; what it had done wrong before is the better cause."""
+        """Condemn the process for *error*. An earlier fault is the better cause, and stays."""
         if self._is_well:
             self.talk.condemned = str(error)
         return error
@@ -243,38 +243,38 @@ class Process:
 
     @property
     def _is_well(self) -> bool:
-        """Whether nothing speaks against it, but that it is replaced."""
+        """True if the process is not condemned, or only because it was replaced."""
         return self.talk.condemned in (None, self.replaced)
 
     def warn(self) -> None:
-        """Log why it is lost, if it is its own fault and not that of a caller who has left."""
+        """Log why the process is lost, if the fault is its own and not a caller's who left."""
         if not self._is_well:
             logger = self.pipes.lines.logger
             logger.warning("%r is discarded: %s", self, one_line(str(self.talk.condemned)))
 
     def discard(self) -> None:
-        """Kill it and all it has started, at once."""
+        """Kill the process and everything it has started, at once."""
         self.child.kill_tree()
         self.pipes.drain_errors()
         self.child.close()
 
     def begin_stop(self) -> None:
-        """Ask it to end: ``bye``, unless it can't go on anyway, then the end of its input."""
+        """Ask the process to end: send ``bye``, unless it can't go on, and close its input."""
         if self.talk.failed is None:
             with contextlib.suppress(ProtocolError):
                 self.pipes.send(self.talk.session.bye())
         self.pipes.finish()
 
     def stop(self) -> None:
-        """Stop it politely, and in the end by force: see `stop_all`."""
+        """Stop the process politely, and by force in the end: see `stop_all`."""
         stop_all([self])
 
     def ask_to_end(self) -> float | None:
         """
-        Ask it to end, and wait; its status is then ``child.status``.
+        Ask the process to end, and wait. Its status is then ``child.status``.
 
         Returns:
-            Seconds that it took; None: it had not ended after *stop_grace*, and still runs.
+            Seconds that it took; None: it still runs after *stop_grace*.
         """
         began = time.monotonic()
         self.begin_stop()
@@ -283,13 +283,13 @@ class Process:
 
     def ping(self, timeout: float) -> float | None:
         """
-        Ask it for a sign of life, while it idles.
+        Ask an idle process for a sign of life.
 
         Returns:
-            Seconds until it came; None for a process without an SDK, which can't be asked.
+            Seconds until the answer; None for a process without an SDK, which can't be asked.
 
         Raises:
-            CallTimeout, ProtocolError: None came.
+            CallTimeout, ProtocolError: No answer came.
         """
         session, pipes = self.talk.session, self.pipes
         if not isinstance(session, Session):
@@ -339,17 +339,17 @@ class Process:
                     poll.step(remaining(deadline))
                 self.talk.receive()
         except (ProcessDied, ProtocolError) as error:
-            # It has not had any message, so what it wrote is its own.
+            # It has not had any message yet, so the quoted output can't contain a payload.
             sample = getattr(error, "sample", "")
             wrote = f"; it wrote: {sample}" if sample else ""
             reason = f"before it was ready, {_without_node(error)}{wrote}"
             raise self._not_ready(reason, signal=getattr(error, "signal", None)) from error
 
     def _not_ready(self, reason: str, hint: str = "", signal: str | None = None) -> StartError:
-        # Not before a start has failed, and no program of a command is asked.
+        # Imported here: only a start that failed needs it.
         from emit.host.language.launch import explain
 
-        if signal is None:  # else it is not the language's fault, and each question takes memory
+        if signal is None:  # else the language is not at fault, and each question takes memory
             hint = "; ".join(filter(None, (hint, explain(self.program))))
         return StartError(
             node=self.talk.node,
@@ -369,8 +369,8 @@ class Process:
 
 def stop_all(processes: Sequence[Process]) -> None:
     """
-    Stop processes politely and side by side, by the ladder: the end of their input,
-    *stop_grace*, SIGTERM, *term_grace*, SIGKILL. One that has died already is told of.
+    Stop processes politely and side by side. The steps: the end of their input, *stop_grace*,
+    SIGTERM, *term_grace*, SIGKILL. A process that has died already is reported in the log.
     """
     for process in processes:
         process.talk.look()
@@ -387,7 +387,7 @@ def stop_all(processes: Sequence[Process]) -> None:
 
 
 def _discard_all(processes: Sequence[Process]) -> None:
-    """Kill processes and all that they have started, together and at once."""
+    """Kill processes and everything they have started, together and at once."""
     kill_trees([process.child for process in processes])
     for process in processes:
         process.pipes.drain_errors()
@@ -395,7 +395,7 @@ def _discard_all(processes: Sequence[Process]) -> None:
 
 
 def _wait_for_ends(processes: Sequence[Process], grace: float) -> list[Process]:
-    """Wait until the processes have ended. Returns those that have not."""
+    """Wait until the processes have ended. Return those that have not."""
     end = time.monotonic() + grace
     poll = Poll([process.pipes for process in processes])
     living = [process for process in processes if not process.pipes.dead]
@@ -409,12 +409,12 @@ def _wait_for_ends(processes: Sequence[Process], grace: float) -> list[Process]:
 
 class Launcher:
     """
-    Starts processes of one program, which is made once: later changes of PATH change nothing.
+    Starts processes of one program. The program is made once: later changes of PATH change nothing.
 
     Args:
-        make: Makes the program, which may mean to build it. One thread calls this, and others wait
-            for what it makes.
-        settings: The node's knobs.
+        make: Makes the program, which may include building it. One thread calls it; others wait
+            for its result.
+        settings: The node's options.
     """
 
     def __init__(self, make: Callable[[], Program], settings: Settings) -> None:
@@ -425,7 +425,7 @@ class Launcher:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the program is made."""
+        """True if the program is made."""
         return self._made is not None
 
     def prepare(self) -> Program:
@@ -433,7 +433,7 @@ class Launcher:
         Make the program, if it is not made yet.
 
         Raises:
-            StartError: It can't be made. The next call tries again.
+            StartError: The program can't be made. The next call tries again.
         """
         program = self._made
         if program is None:
@@ -452,18 +452,18 @@ class Launcher:
             return Process.start(self.prepare(), self._settings)
         except StartError as error:
             if self.is_permanent(error):
-                self._made = None  # what it names may have been moved, or is to be built anew
+                self._made = None  # its file may have moved, or need another build
             raise
 
     def is_permanent(self, error: HostError) -> bool:
         """
-        Whether another start would fail alike: the command itself is wrong. A program that was
-        started and ended, or hung, may do better next time, when a database is back.
+        Return whether another start would fail in the same way, as the command itself is wrong. A
+        program that was started and ended, or hung, may do better later, when a database is back.
         """
         return isinstance(error, StartError) and not error.started and not is_transient(error)
 
     def describe(self) -> dict[str, Any]:
-        """Its part of a node in :meth:`emit.host.host.Host.snapshot`."""
+        """Return the program's part of a node in :meth:`emit.host.host.Host.snapshot`."""
         program = self._made
         if program is None:
             return {"language": "", "command": []}
@@ -479,7 +479,7 @@ def _session(program: Program, settings: Settings) -> Session | LineSession:
 
 
 def _skipped(large: frames.TooLarge | None) -> str:
-    """What may be wrong with a program that is not ready and has written this."""
+    """Return a hint if a program that is not ready has written a frame over the limit."""
     if large is None:
         return ""
     return f"a frame over max_frame = {large.limit} bytes was skipped; was it ready?"

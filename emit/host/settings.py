@@ -1,5 +1,5 @@
 """
-The knobs of a foreign node: one frozen value, checked once. No I/O here.
+The options of a foreign node: one frozen value, checked once. No I/O here.
 
 docs/knobs.md lists them with their reasons; a test holds the page against this file.
 """
@@ -22,24 +22,24 @@ _LIMITS = Limits()
 @dataclass(frozen=True)
 class Settings:
     """
-    How a node's program is run. Times are seconds, sizes bytes; None switches a limit off.
+    The way a node's program is run. Times are seconds, sizes bytes; None switches a limit off.
 
     Attributes:
         mode: ``auto``: ask the program at its first message; ``oneshot``: a process for each
-            message; ``persistent``: a pooled one that has an SDK; ``lines``: a pooled filter
-            that writes one line for each that it reads.
+            message; ``persistent``: a pooled process that has an SDK; ``lines``: a pooled filter
+            that writes one line for each line that it reads.
         codec: ``json``, ``msgpack``, or None: JSON for one-shot programs, and for others
-            msgpack where they have it.
+            msgpack if they support it.
         timeout: For one message, from its sending (or from the end of the one before it) to
-            its answer. Waiting for a free process counts, too.
+            its answer. The wait for a free process counts, too.
         start_timeout: From the start of a program until it is ready.
         acquire_timeout: For a process to become free; None: *timeout*.
-        size: Processes at most. Default: as many as the machine has cores, 4 at most.
-        min_idle: Processes kept ready even if nobody calls.
+        size: Most processes. Default: as many as the machine has cores, but at most 4.
+        min_idle: Processes kept ready even if no message comes.
         window: Messages written ahead to one process by ``call_many``.
-        max_attempts: Tries of one message whose process died, hung or talked nonsense.
-        max_retries: How often its handler may ask for another try of a message (``Retry``). Those
-            tries then don't count as *max_attempts*; None: all tries count together.
+        max_attempts: Tries of one message whose process died, hung or broke the protocol.
+        max_retries: Further tries of a message that its handler may ask for (``Retry``). They
+            then don't count as *max_attempts*; None: all tries count together.
         max_calls: Messages after which a process is replaced.
         max_age: Seconds after which a process is replaced.
         max_rss: Bytes of memory of a process and its children at which it is replaced.
@@ -49,11 +49,11 @@ class Settings:
         max_frame: Bytes of one message or answer.
         max_results: Results of one message, unless it is streamed.
         max_result_bytes: Bytes of all results of one message, as the program writes them, unless
-            it is streamed; and of those that ``call_many`` keeps while an earlier message's
-            are still to come.
-        stop_grace: Seconds to end by itself after the end of its input.
+            it is streamed. Also the bytes that ``call_many`` keeps while the results of an earlier
+            message are missing.
+        stop_grace: Seconds for a process to end by itself after the end of its input.
         term_grace: Seconds to end after SIGTERM; then it is killed.
-        backoff: Seconds before the second start after a failed one; doubles each time.
+        backoff: Seconds before the next start after a failed one; doubles each time.
         backoff_max: The longest such wait.
         breaker_failures: Failed starts within *breaker_window* that open the breaker.
         breaker_window: Seconds.
@@ -91,10 +91,10 @@ class Settings:
 
 def check(node: str, settings: Settings) -> None:
     """
-    Refuse what can't work, when it is declared and not when a message is lost.
+    Refuse wrong settings when the node is declared, and not when its first message is lost.
 
     Raises:
-        GraphError: It names the setting, its value and what it has to be.
+        GraphError: The text names the setting, its value and the allowed values.
     """
     for name, low, high in _RANGES:
         value = getattr(settings, name)
@@ -112,7 +112,7 @@ def check(node: str, settings: Settings) -> None:
 
 _INFINITE = float("inf")
 
-#: A millisecond: less is no time in which a process answers, and more likely a wrong unit.
+#: A millisecond. No process answers in less, so a smaller value is probably in the wrong unit.
 _LEAST = 0.001
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

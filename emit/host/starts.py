@@ -1,6 +1,6 @@
 """
-When to start, to wait, to replace, to give up: pure policy. No I/O here, and no clock: every
-question brings its own *now* (seconds by the monotonic clock).
+When to start a process, wait, replace it or give up: pure policy. No I/O here, and no clock: the
+caller passes *now* to every question (seconds by the monotonic clock).
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from emit.host.settings import Settings
 
 def backoff(first: float, most: float, times: int, share: float) -> float:
     """
-    Seconds to wait after so many failures in a row.
+    Return the seconds to wait after a number of failures in a row.
 
     Args:
-        first: After the first one; twice that after the next, and so on.
+        first: The wait after the first failure. It doubles with each further failure.
         most: The longest wait.
-        times: How many failures.
-        share: A random number from 0 to 1: a random half of the wait spreads a herd.
+        times: Number of failures.
+        share: A random number from 0 to 1. It draws from the upper half of the wait, so that many
+            callers do not come back at the same moment.
     """
     return min(most, first * 2.0 ** min(times - 1, 60)) * (0.5 + share / 2)
 
@@ -28,23 +29,23 @@ def backoff(first: float, most: float, times: int, share: float) -> float:
 @dataclass
 class Starts:
     """
-    What the starts of one node have come to: the backoff and the breaker.
+    The starts of one node so far: the backoff and the breaker.
 
-    1. After a failed start the next waits ``backoff`` seconds, twice that after the next
-       failure and so on up to ``backoff_max``, each time a random share between half and
-       all of it.
-    2. ``breaker_failures`` failures within ``breaker_window`` open the breaker: no start for
-       ``breaker_open`` seconds, then one, the probe. Others wait for its outcome.
-    3. A start that works closes the breaker and forgets the failures, unless its process says
-       before its first answer that it can't go on.
+    1. After a failed start the next one waits ``backoff`` seconds. The wait doubles with each
+       further failure, up to ``backoff_max``. Each wait is a random share, from half to all of it.
+    2. ``breaker_failures`` failures within ``breaker_window`` open the breaker. There is no start
+       for ``breaker_open`` seconds, then a single one, the probe. Other callers wait for its
+       result.
+    3. A start that works closes the breaker and forgets the failures. They count again if its
+       process says before its first answer that it can't go on.
 
     Attributes:
-        failures: When starts failed, the newest last, as many as open the breaker.
+        failures: Times of the failed starts, the newest last; at most as many as open the breaker.
         last: The newest failure.
         not_before: No start before this time.
         open_until: The breaker is open until this time; None: it is closed.
-        probing_until: A probe is under way, until this time at most: one whose caller was
-            thrown out never says how it went.
+        probing_until: The probe is in progress, until this time at most: if its caller is thrown
+            out, nobody reports its result.
     """
 
     settings: Settings
@@ -57,20 +58,20 @@ class Starts:
     _before: tuple[tuple[float, ...], int, float | None] = ((), 0, None)
 
     def is_open(self, now: float) -> bool:
-        """Whether calls fail at once, since no start is allowed for a long while."""
+        """Return whether calls fail at once because the breaker allows no start."""
         return self.open_until is not None and now < max(self.open_until, self.probing_until)
 
     def delay(self, now: float) -> float:
-        """Seconds until a start is allowed."""
+        """Return the seconds until a start is allowed."""
         return max(0.0, self.not_before - now)
 
     def began(self, now: float) -> None:
-        """A start begins; after an open breaker it is the probe."""
+        """Note that a start begins. If the breaker was open, this start is the probe."""
         if self.open_until is not None:
             self.probing_until = now + self.settings.start_timeout
 
     def worked(self) -> None:
-        """A start has worked."""
+        """Note that a start has worked."""
         self._before = (tuple(self.failures), self.streak, self.open_until)
         self.failures.clear()
         self.streak = 0
@@ -80,7 +81,7 @@ class Starts:
 
     def failed(self, now: float, error: BaseException, share: float) -> None:
         """
-        A start failed at *now*.
+        Note that a start failed at *now*.
 
         Args:
             share: A random number from 0 to 1 that spreads the waits.
@@ -101,8 +102,8 @@ class Starts:
 
     def relapsed(self, now: float, error: BaseException, share: float) -> None:
         """
-        What had worked gave up before it had done anything: it had not worked, and what was
-        forgotten then counts again. The arguments are those of `failed`.
+        Note that a process gave up before its first answer. Its start had not worked after all, so
+        the failures forgotten at that time count again. The arguments are those of `failed`.
         """
         failures, streak, open_until = self._before
         self._before = ((), 0, None)
@@ -112,14 +113,14 @@ class Starts:
         self.failed(now, error, share)
 
     def interrupted(self) -> None:
-        """A start was broken off by its caller: it says nothing about the program."""
+        """Note that a caller broke off its start. That says nothing about the program."""
         self.probing_until = 0.0
 
 
 @dataclass(frozen=True)
 class Lifespan:
     """
-    When one process is to be replaced: its share of the jitter is drawn at its start.
+    The limits after which one process is replaced. Its share of the jitter is drawn at its start.
 
     Attributes:
         max_calls: Messages, or None.
@@ -135,7 +136,7 @@ class Lifespan:
 
     @classmethod
     def draw(cls, settings: Settings, share: float) -> Lifespan:
-        """*share* is a random number from 0 to 1: the limits grow by up to ``jitter``."""
+        """Draw the limits. *share*, a random number from 0 to 1, adds up to ``jitter`` to each."""
         factor = 1.0 + settings.jitter * share
         return cls(
             max_calls=None if settings.max_calls is None else settings.max_calls * factor,
@@ -146,11 +147,11 @@ class Lifespan:
 
     @cached_property
     def is_endless(self) -> bool:
-        """Whether no call, year or byte is too many: the default, and the quickest answer."""
+        """True if the process has no limit on calls, age or memory, which is the default."""
         return self.max_calls is None and self.max_age is None and self.max_rss is None
 
     def is_over(self, *, calls: int, age: float, rss: int | None) -> str | None:
-        """Why a process should be replaced now: ``max_calls``, ``max_age``, ``max_rss``."""
+        """Return the limit that a process has reached, such as ``max_calls``, or None."""
         if self.max_calls is not None and calls >= self.max_calls:
             return "max_calls"
         if self.max_age is not None and age >= self.max_age:

@@ -1,14 +1,15 @@
 """
-A host answers on a private unix socket who asks for its figures, as ``emit top`` does.
+Answers requests for a host's figures on a private unix socket, as ``emit top`` makes them.
 
-1. Only who asks costs anything: a daemon thread sleeps in ``poll``, and nothing is computed. It
-   serves many at a time, so one who connects and says nothing holds up nobody.
+1. Without requests it costs nothing: a daemon thread sleeps in ``poll``. The thread serves many
+   clients at a time, so a client that connects and says nothing holds up no other.
 2. The socket is in a directory that only its user may enter: ``$XDG_RUNTIME_DIR/emit``, or
    ``/tmp/emit-<uid>``. The user at the other end is checked, too.
 3. A forked child closes its copy, and opens a socket of its own when it makes a host.
-4. It is removed at exit. Of a process that was killed it stays, and who reads removes it.
-5. ``EMIT_STATUS=off`` switches it off. Where no socket can be made, that is logged at INFO, and
-   the host works without.
+4. The socket is removed at exit. A killed process leaves its socket, and the next reader removes
+   it.
+5. ``EMIT_STATUS=off`` switches it off. If no socket can be made, that is logged at INFO, and the
+   host works without one.
 """
 
 from __future__ import annotations
@@ -34,37 +35,37 @@ from emit.host.system.private import private
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a question to come as a whole, and then for its answer to be taken.
+#: Seconds in which a whole question must come, and then in which its answer must be taken.
 PATIENCE = 2.0
 
-#: How many may be asking at a time.
+#: Number of clients that may be asking at a time.
 _ASKERS = 64
 
 #: Bytes of the longest question.
 _QUESTION = 64 * 1024
 
-#: What `accept` fails with where the process or the machine has too many open files just now.
+#: Errors of `accept` if the process or the machine has too many open files at present.
 _BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
-#: Seconds to the next try then, and for the thread to end.
+#: Seconds until the next try after such an error, and for the thread to end.
 _PAUSE = 0.1
 
-#: Seconds between two looks where not every event wakes us.
+#: Seconds between two checks if some events don't wake us.
 _TICK = 0.05
 
-#: What the name of a socket is, with its process's id.
+#: The name of a socket, with its process's id.
 _NAME = re.compile(r"([0-9]+)-[0-9a-f]+\.sock")
 
-#: Answers a question: both are maps that JSON can carry.
+#: Answers a question. Both are maps that JSON can carry.
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def folder() -> Path:
-    """Where the sockets of this user's hosts are."""
+    """Return the folder of the sockets of this user's hosts."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime, "emit")
-    # Not $TMPDIR, which a worker and the shell beside it may have set differently.
+    # Not $TMPDIR: a worker and the shell beside it may have different values of it.
     return Path(f"/tmp/emit-{os.geteuid()}")
 
 
@@ -73,7 +74,7 @@ class Status:
     One process's socket, and the thread that answers on it.
 
     Args:
-        answer: Called with each question, by that thread.
+        answer: Called with each question, in that thread.
 
     Raises:
         OSError: No socket can be made here.
@@ -106,7 +107,7 @@ class Status:
     def _serve(self, asking: list[_Asker]) -> None:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
-        # gevent's poll can miss what happens on a socket whose number was just reused.
+        # gevent's poll can miss events on a socket whose number was just reused.
         tick = PATIENCE if type(poll).__module__ == "select" else _TICK
         while True:
             left = min((asker.deadline - time.monotonic() for asker in asking), default=None)
@@ -114,7 +115,7 @@ class Status:
             try:
                 self._accept(poll, asking)
             except OSError as error:
-                if error.errno not in _BUSY:  # it was closed
+                if error.errno not in _BUSY:  # the listener was closed
                     return
                 time.sleep(_PAUSE)
             for asker in list(asking):
@@ -126,7 +127,7 @@ class Status:
                     poll.modify(asker.socket, select.POLLOUT)
 
     def _accept(self, poll: select.poll, asking: list[_Asker]) -> None:
-        """Take who has connected. At the limit the one that has taken longest to ask has to go."""
+        """Accept new clients. Over the limit, drop the client that has waited longest."""
         while True:
             try:
                 peer, _ = self._listener.accept()
@@ -145,7 +146,7 @@ class Status:
                 slowest.socket.close()
 
     def _is_done_with(self, asker: _Asker) -> bool:
-        """Read what has come of the question, or send what can be of the answer."""
+        """Read more of the question, or send more of the answer. Return whether this is done."""
         try:
             if not asker.answer:
                 asker.hear()
@@ -173,8 +174,10 @@ class Status:
 
     def _answer_to(self, line: bytes) -> bytes:
         """
+        Return the answer to a question, as a line.
+
         Raises:
-            ValueError: It is no question.
+            ValueError: The line is not a question, or answering failed.
         """
         try:
             question = json.loads(line)
@@ -189,24 +192,24 @@ class Status:
             raise ValueError(type(error).__name__) from error
 
     def close(self) -> None:
-        """Remove the socket and end the thread; in a forked child only its copy is closed."""
+        """Remove the socket and end the thread. A forked child only closes its copy."""
         if self.pid == os.getpid():
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
-            self._thread.join(_PAUSE)  # it may be making an answer
+            self._thread.join(_PAUSE)  # not longer: it may be making an answer
             self.path.unlink(missing_ok=True)
         self._listener.close()
 
 
 class _Asker:
     """
-    Somebody who has connected.
+    A client that has connected.
 
     Attributes:
         socket: The connection.
-        deadline: When the question must have come, or else the answer have been taken.
-        question: What has come of the question.
-        answer: What is left to send of the answer.
+        deadline: Time by which the question must have come, or the answer have been taken.
+        question: The question so far.
+        answer: The rest of the answer that is to be sent.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -218,11 +221,11 @@ class _Asker:
 
     def hear(self) -> None:
         """
-        Take what has come.
+        Read more of the question.
 
         Raises:
-            ValueError: It is more than a question.
-            ConnectionError: The asker has left without a word.
+            ValueError: The question is too long.
+            ConnectionError: The client closed the connection without a question.
         """
         data = self.socket.recv(_QUESTION)
         self.question += data
@@ -249,7 +252,7 @@ def serve(answer: Answer) -> None:
 
 
 def close() -> None:
-    """Answer no more."""
+    """Stop answering."""
     global _current
     if _current is not None:
         status, _current = _current, None
@@ -264,7 +267,7 @@ at_fork("status", in_child=close)
 
 
 def sockets() -> list[Path]:
-    """The sockets of this user's hosts, also of those that were killed; no other file."""
+    """Return the sockets of this user's hosts, killed ones included, and no other file."""
     try:
         found = [
             path for path in private(folder(), make=False).iterdir() if _NAME.fullmatch(path.name)
@@ -282,7 +285,7 @@ def ask(path: Path, question: Mapping[str, Any]) -> dict[str, Any] | None:
         Its answer; None: its process is gone, and the socket has been removed.
 
     Raises:
-        OSError, ValueError: It does not answer, or nonsense.
+        OSError, ValueError: The host does not answer, or its answer is not valid.
     """
     broken: Exception | None = None
     try:
@@ -293,7 +296,7 @@ def ask(path: Path, question: Mapping[str, Any]) -> dict[str, Any] | None:
     except (ConnectionError, FileNotFoundError) as error:
         broken = error
     if broken is not None:
-        try:  # has it ended meanwhile? Then nobody listens any more.
+        try:  # if the host has ended meanwhile, nobody listens any more
             _connected(path).close()
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
@@ -333,7 +336,7 @@ def _exchange(asking: socket.socket, question: bytes) -> bytes:
 
 
 def ask_all(question: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
-    """Ask every host of this user: its process's id, and its answer or why there is none."""
+    """Ask every host of this user. Yield its process id, with its answer or the error."""
     for path in sockets():
         pid = int(path.name.partition("-")[0])
         try:

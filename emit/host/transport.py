@@ -1,12 +1,12 @@
 """
-Bytes in and out of running programs, moved by the calling thread.
+Moves bytes to and from running programs, in the calling thread.
 
-One poll over stdin, stdout, stderr and the death of one or several programs. There is no
-reader thread: handing a message from one thread to another costs more than the pipe (13 us on
-one core), and a thread that holds a lock when the host forks leaves the child deadlocked.
+One poll covers stdin, stdout, stderr and the death of one or several programs. There is no reader
+thread. Handing a message from one thread to another costs more than the pipe (13 us on one core),
+and a thread that holds a lock while the host forks leaves the child deadlocked.
 
-The end of stdout is not the end of the program, and its death is not the end of stdout (a
-grandchild may hold the pipe), so both are told apart here.
+The end of stdout is not the end of the program, and the program's death is not the end of stdout
+(a grandchild may hold the pipe). So this module reports the two separately.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from emit.host.system.child import Child
 #: Bytes per read. From 256 KiB on each read maps fresh memory: 14 us instead of 1.4.
 CHUNK = 64 * 1024
 
-#: Bytes that a pipe holds at the most. What follows them is not the program's last words, but
-#: those of a process that outlives it, and perhaps without end.
+#: Bytes that a pipe holds at most. A dead program can't have left more than this. Further bytes are
+#: those of a process that outlives it, and may never end.
 _PIPE = 1024 * 1024
 
-#: Seconds between two looks at a program where not every event wakes us.
+#: Seconds between two checks of a program, if some events don't wake us.
 _TICK = 0.05
 
 
 class Abandoned(BaseException):
-    """Who asked has hung up. No Exception, so that nothing takes it for the process's failure."""
+    """The caller has hung up. Not an Exception: nothing must take it for a process's failure."""
 
 
-#: What to do when a descriptor is ready. It returns whether to watch it no longer.
+#: Moves bytes of a ready descriptor. Returns True if the descriptor needs no more watching.
 Move = Callable[[], bool]
 
 
 class Transport(Protocol):
     """
-    What carries bytes to one peer and back: the pipes of a program, or a socket.
+    Carries bytes to one peer and back: the pipes of a program, or a socket.
 
     Attributes:
-        received: What has come and was not taken yet.
-        over: Whether no exchange is possible any more.
-        sending: Whether there is something left to write.
-        until: When the peer is given up, by the monotonic clock, whatever else its callers allow.
+        received: Data that has come and was not taken yet.
+        over: True if no exchange is possible any more.
+        sending: True if there is something left to write.
+        until: Time at which the peer is given up, by the monotonic clock, whatever its callers
+            allow.
     """
 
     received: list[bytes]
@@ -56,24 +57,24 @@ class Transport(Protocol):
     until: float
 
     def send(self, data: bytes | bytearray) -> None:
-        """Write *data*, as much as the peer takes now; the rest goes out as it is polled."""
+        """Write *data*, as much as the peer takes now; the next polls write the rest."""
 
     @property
     def pending(self) -> int:
         """Bytes that are still to be written."""
 
     def watched(self) -> list[tuple[int, Move]]:
-        """The descriptors to read from, each with what to do when it is ready."""
+        """Return the descriptors to read from, each with the function to call when it is ready."""
 
     def writer(self) -> tuple[int, Move]:
-        """The descriptor to write to, and what to do when it takes more."""
+        """Return the descriptor to write to, and the function to call when it takes more."""
 
     @property
     def is_blind(self) -> bool:
-        """Whether no descriptor tells of the peer's end, so that `see_death` has to be asked."""
+        """True if no descriptor reports the peer's end, so that `see_death` must be called."""
 
     def see_death(self) -> bool:
-        """Look whether the peer has ended."""
+        """Return whether the peer has ended."""
 
 
 class Pipes:
@@ -81,17 +82,17 @@ class Pipes:
     The pipes of one child.
 
     Attributes:
-        child: Whose they are.
-        lines: Where its stderr goes.
-        received: What has come on stdout and was not taken yet.
-        ended: Whether stdout has come to its end.
-        dead: Whether the program has ended. What it wrote before is in `received` by then.
-        broken: Whether it has closed its stdin, so that nothing more can be sent.
-        over: Whether one of these three has come: no exchange is possible.
-        sending: Whether there is something left to write.
-        sent: Bytes written in its life.
-        taken: Bytes read from stdout in its life.
-        until: When it is given up, by the monotonic clock.
+        child: The process that has them.
+        lines: Receives its stderr.
+        received: Data that has come on stdout and was not taken yet.
+        ended: True if stdout has come to its end.
+        dead: True if the program has ended. Its earlier output is in `received` by then.
+        broken: True if the program closed its stdin, so that nothing more can be sent.
+        over: True if any of these three is: no exchange is possible.
+        sending: True if there is something left to write.
+        sent: Bytes written so far.
+        taken: Bytes read from stdout so far.
+        until: Time at which the program is given up, by the monotonic clock.
     """
 
     def __init__(self, child: Child, lines: Lines) -> None:
@@ -101,7 +102,7 @@ class Pipes:
         self.ended = False
         self.dead = False
         self.broken = False
-        self.over = False  # no property: it is asked for several times in each call
+        self.over = False  # not a property: each call reads it several times
         self.sent = 0
         self.taken = 0
         self.sending = False
@@ -110,7 +111,7 @@ class Pipes:
         self._finishing = False
 
     def send(self, data: bytes | bytearray) -> None:
-        """Write *data*, as much as the pipe takes now; the rest goes out as it is polled."""
+        """Write *data*, as much as the pipe takes now; the next polls write the rest."""
         if self.sending:
             data = bytes(self._outgoing) + data
         self._outgoing = memoryview(data)
@@ -118,7 +119,7 @@ class Pipes:
         self.flush()
 
     def finish(self) -> None:
-        """Close stdin once all is written."""
+        """Close stdin once everything is written."""
         self._finishing = True
         if not self.sending:
             self.child.close_stdin()
@@ -163,7 +164,7 @@ class Pipes:
             self.child.close_stdin()
 
     def read(self) -> bool:
-        """Take one chunk from stdout. Returns whether it has come to its end."""
+        """Take one chunk from stdout. Return whether stdout has come to its end."""
         try:
             data = os.read(self.child.stdout, CHUNK)
         except BlockingIOError:
@@ -176,7 +177,7 @@ class Pipes:
         return self.ended
 
     def read_errors(self) -> bool:
-        """Take one chunk from stderr. Returns whether it has come to its end."""
+        """Take one chunk from stderr. Return whether stderr has come to its end."""
         try:
             data = os.read(self.child.stderr, CHUNK)
         except BlockingIOError:
@@ -188,18 +189,18 @@ class Pipes:
         return not data
 
     def see_death(self) -> bool:
-        """Look whether the program has ended; then take what it had written."""
+        """Check whether the program has ended. If so, take its remaining output."""
         if not self.dead and self.child.poll():
             self.drain()
         return self.dead
 
     def push(self) -> bool:
-        """Write what is left to write. Returns whether all is written, or nothing can be."""
+        """Continue writing. Return True if everything is written, or nothing can be."""
         self.flush()
         return not self.sending
 
     def drain(self) -> None:
-        """After its death: take what is left in both pipes, and wait for nobody."""
+        """Take the rest of both pipes after the program's death, without waiting."""
         self.dead = self.over = True
         end = self.taken + _PIPE
         while not self.ended and self._took_some() and self.taken < end:
@@ -208,7 +209,7 @@ class Pipes:
         self.lines.finish()
 
     def drain_errors(self) -> None:
-        """Take what stderr holds just now, a pipe's size at the most; of a closed one nothing."""
+        """Take the data that stderr holds now, at most a pipe's size; nothing if it is closed."""
         before, end = -1, self.lines.size + _PIPE
         while before < self.lines.size < end and self.child.stderr >= 0:
             before = self.lines.size
@@ -226,8 +227,8 @@ class Poll:
     Waits for several peers at once.
 
     Args:
-        transports: Whose descriptors to watch. Those of others are left alone, so the cost does
-            not grow with the number of peers that idle.
+        transports: The peers whose descriptors to watch. Those of other peers are left alone, so
+            the cost does not grow with the number of idle peers.
     """
 
     def __init__(self, transports: Sequence[Transport]) -> None:
@@ -235,7 +236,7 @@ class Poll:
         self._poll = select.poll()
         self._moves: dict[int, Move] = {}
         self._blind = [transport for transport in self._transports if transport.is_blind]
-        # gevent's poll can miss what happens on a pipe whose number was just reused.
+        # gevent's poll can miss events on a pipe whose number was just reused.
         is_patched = type(self._poll).__module__ != "select"
         self._tick = _TICK if self._blind or is_patched else float("inf")
         for transport in self._transports:
@@ -244,10 +245,10 @@ class Poll:
 
     def step(self, timeout: float) -> None:
         """
-        Wait until something can be moved, *timeout* seconds at most, and move it.
+        Wait until bytes can be moved, at most *timeout* seconds, and move them.
 
-        Returns also when it was only stderr that moved, or nothing: the caller looks at its
-        transports, and at the clock.
+        Also returns if only stderr moved, or nothing: the caller checks its transports and the
+        clock.
         """
         moves = self._moves
         for transport in self._transports:
@@ -265,17 +266,17 @@ class Poll:
             transport.see_death()
 
     def attend(self, caller: int) -> None:
-        """From now on `step` raises `Abandoned` when the other end of this socket is closed."""
-        self._watch(caller, _hang_up, 0)  # no events: a hang-up is always told
+        """Have `step` raise `Abandoned` if the other end of this socket is closed."""
+        self._watch(caller, _hang_up, 0)  # no events: poll always reports a hang-up
 
     def leave(self, caller: int) -> None:
-        """Attend a caller no longer, if it was."""
+        """Stop attending to a caller's socket, if it was attended."""
         if self._moves.pop(caller, None) is not None:
             self._poll.unregister(caller)
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing can be moved just now."""
+        """True if nothing can be moved at present."""
         return not self._poll.poll(0) and not self._blind
 
     def _watch(self, fd: int, move: Move, events: int = select.POLLIN) -> None:
@@ -288,7 +289,7 @@ def _hang_up() -> bool:
 
 
 def pause(seconds: float, caller: int | None = None) -> None:
-    """Sleep; raises `Abandoned` when the other end of the socket *caller* is closed."""
+    """Sleep. Raise `Abandoned` if the other end of the socket *caller* is closed."""
     if caller is None:
         time.sleep(seconds)
     else:
@@ -299,5 +300,5 @@ def pause(seconds: float, caller: int | None = None) -> None:
 
 
 def remaining(deadline: float) -> float:
-    """Seconds left until a time by the monotonic clock; 0 when it has passed."""
+    """Return the seconds until a time by the monotonic clock; 0 if it has passed."""
     return max(0.0, deadline - time.monotonic())
