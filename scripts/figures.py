@@ -21,14 +21,14 @@ LIMITS = {
     "depth of imports from emit/__init__": 13,  # 10, circles counted as one module
     "modules in emit/": 116,  # 105
     "public methods of a class": 20,
-    "lines in emit/": 27_250,  # as few as features allow
+    "lines in emit/": 27_500,  # as few as features allow
     "files that a message passes, there and back": 17,  # 14
-    "calls on a message's way": 65,  # 60
-    "changes of file on a message's way": 43,
+    "calls on a message's way": 59,
+    "changes of file on a message's way": 41,
     "files that only one of a message and a batch passes": 0,
     "files that a batch passes": 17,  # 14
     "files that a Celery delivery passes": 23,
-    "calls on a Celery delivery's way": 117,
+    "calls on a Celery delivery's way": 111,
 }
 
 #: The class whose public methods the documentation of 0.3 defines: no limit holds for it.

@@ -430,7 +430,7 @@ def test_an_answer_that_is_cut_at_every_byte() -> None:
             session = started(codec, calls=1)
             assert session.receive(whole[:size]) == []
             assert session.open == (1,)
-            assert session.rest == whole[:size].removeprefix(b"\n")
+            assert session._reader.rest == whole[:size].removeprefix(b"\n")
 
 
 @hypothesis.given(

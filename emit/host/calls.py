@@ -191,11 +191,14 @@ class Calls:
         caller = self.caller
         while job.outcome is None:
             has_gone_on = False
-            self.prepare()
-            began = time.monotonic()
+            began, waited = time.monotonic(), 0.0
+            lease = self.pool.try_acquire()
+            if lease is None:
+                self.prepare()
+                began = time.monotonic()
+                lease = self.acquire(began + self.limit, job.losses)
+                waited = time.monotonic() - began
             deadline = began + self.limit
-            lease = self.acquire(deadline, job.losses)
-            waited = time.monotonic() - began
             assert lease.process is not None
             talk: Conversation = lease.process.talk
             try:

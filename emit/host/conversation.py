@@ -177,7 +177,7 @@ class Conversation:
         if self._unsent:
             self.transport.send(b"".join(self._unsent))
             self._unsent.clear()
-        self.unsent = self.transport.pending
+        self.unsent = self.transport.pending if self.transport.sending else 0
 
     # -- from the peer ---------------------------------------------------------------------
 

@@ -214,7 +214,8 @@ class Pool(Generic[P]):
             return
         if process.talk.node != self.node:  # several nodes share it
             process.serve(self.node)
-        self.retire_if_worn(process)
+        if not process.lifespan.is_endless:
+            self.retire_if_worn(process)
         if not self._offer(lease):
             self._drop(lease)
 

@@ -177,11 +177,6 @@ class Session:
         """The codec of the calls: "json" until the process chooses another."""
         return self._codec.name
 
-    @property
-    def rest(self) -> bytes:
-        """The start of the unfinished frame or line, at most 8 KiB; for diagnosis."""
-        return self._reader.rest
-
     # From the host. Each method returns the bytes to write.
 
     def hello(self) -> bytes:
