@@ -20,7 +20,7 @@ from emit.errors import GraphError
 from emit.forks import at_fork
 from emit.host.lines import logger_of
 from emit.host.settings import Settings, check
-from emit.host.system.command import language_of, resolve
+from emit.host.system.command import resolve
 from emit.host.system.program import DEFAULT, Limits, Program, environment
 from emit.node import Handler
 from emit.text import misspelt
@@ -176,6 +176,8 @@ class ShellNode(Handler):
     @property
     def language(self) -> str:
         """The language of its program, such as ``ruby``, or the program's name, such as ``jq``."""
+        from emit.host.language.runtime import language_of
+
         if self.file is not None:
             return self._located().runtime.name
         return language_of(self.get_command())

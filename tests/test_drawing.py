@@ -10,7 +10,6 @@ import pytest
 from emit import Router, ShellNode
 from emit.drawing import outline
 from emit.drawing.formats import dot, mermaid, text
-from emit.host.system.command import language_of
 
 
 @pytest.fixture
@@ -160,22 +159,3 @@ def test_mermaid(router: Router) -> None:
     odd = Router()
     odd.node(("x",), name='a"b<c>#')(lambda msg: 1)
     assert 'n0["a#quot;b#lt;c#gt;#35;"]:::python' in mermaid(outline(odd))
-
-
-@pytest.mark.parametrize(
-    ("command", "language"),
-    [
-        ("ruby words.rb", "ruby"),
-        ("bundle exec words.rb", "ruby"),
-        ("bundle exec rake", "ruby"),
-        ("/opt/python3.12 -m words", "python"),
-        ("npx tsx words.ts", "node"),
-        ("go run words.go", "go"),
-        ("jq -c .", "jq"),
-        ("./words", "words"),
-        ("", ""),
-    ],
-)
-def test_language_of(command: str, language: str) -> None:
-    """A file tells it by its end; else the program does."""
-    assert language_of(command.split()) == language

@@ -93,6 +93,8 @@ LATE = {
     ("emit.host.process", "emit.host.language.launch"): "only a start that has failed needs it",
     ("emit.foreign", "emit.host.language.launch"): "the same of a message",
     ("emit.host.language.missing", "emit.host.language.runtime"): "tomllib, for a missing library",
+    ("emit.host.process", "emit.host.language.runtime"): "the same, for who looks at a host",
+    ("emit.host.host", "emit.host.language.runtime"): "the same, for commands with several nodes",
     ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.foreign"): "the host, which takes as long as all else together",
     ("emit.multilang", "emit.host.process"): "the same",

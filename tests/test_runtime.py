@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emit.errors import GraphError
-from emit.host.language.runtime import _KEYS, PLACES, fill, locate, runtimes
+from emit.host.language.runtime import _KEYS, PLACES, fill, language_of, locate, name_of, runtimes
 from tests.hosts import ROOT
 
 TOY = """
@@ -133,13 +133,56 @@ def test_without_the_folder_of_emit(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         runtimes()
 
 
+# Commands
+
+
+@pytest.mark.parametrize(
+    ("command", "language"),
+    [
+        ("ruby words.rb", "ruby"),
+        ("bundle exec words.rb", "ruby"),
+        ("bundle exec rake", "ruby"),
+        ("/opt/python3.12 -m words", "python"),
+        ("npx tsx words.ts", "node"),
+        ("npx tsx words.mts", "node"),
+        ("nodejs20 words", "node"),
+        ("go run words.go", "go"),
+        ("jq -c .", "jq"),
+        ("./words", "words"),
+        ("", ""),
+    ],
+)
+def test_language_of(command: str, language: str) -> None:
+    """A file tells it by its end; else the program does."""
+    assert language_of(command.split()) == language
+
+
+def test_a_command_of_ones_own_language(project: Path) -> None:
+    """Its language is told by a suffix or by a program of the project's runtime.toml."""
+    assert language_of(["toybox4.2", "words"]) == "toybox"
+    assert name_of(["toybox", "a/words.toy"]) == "toybox"
+    add(TOY.replace("folders = true", 'programs = ["toybox", "toy7"]'))
+    assert language_of(["toybox4.2", "words"]) == language_of(["/bin/toy7"]) == "toy"
+    assert language_of(["box", "run", "a/words.toy"]) == "toy"
+    assert name_of(["toybox", "a/words.toy"]) == "words.toy"
+
+
+def test_a_command_needs_no_language(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If a runtime.toml can't be used, a command has its program's name, and the log says why."""
+    path = add("name = 1")
+    assert language_of(["ruby", "words.rb"]) == name_of(["ruby", "words.rb"]) == "ruby"
+    assert f"the languages of commands are not known: {path}: suffixes is miss" in caplog.text
+
+
 # What may stand in a runtime.toml
 
 
 def test_every_key(project: Path) -> None:
     """All that docs/runtimes.md tells is taken."""
     path = add(
-        TOY.replace("[detect]", "[detect]\nminimum = '1.2'\ninstall = 'get toy'")
+        TOY.replace("folders", "programs = ['toybox']\nfolders").replace(
+            "[detect]", "[detect]\nminimum = '1.2'\ninstall = 'get toy'"
+        )
         + """
 env = { TOY = "{runtime}" }
 [dependencies]
@@ -164,6 +207,7 @@ command = ["{python}", "{file}"]
 """
     )
     toy = runtimes()["toy"]
+    assert (toy.programs, toy.folders) == (("toybox",), True)
     assert (toy.folder, toy.minimum, toy.install) == (path.parent, "1.2", {"": "get toy"})
     assert (toy.manifest, toy.prefix, toy.env) == ("toys", ("toy", "with"), {"TOY": "{runtime}"})
     assert (toy.missing, toy.sdk) == (("no (brick|'x{2}')",), {"toys": "toy-sdk"})

@@ -24,7 +24,6 @@ from emit.host.pool import Pool
 from emit.host.process import Launcher, Process, stop_all
 from emit.host.settings import Settings
 from emit.host.shared.client import RemoteHost
-from emit.host.system.command import name_of
 from emit.host.system.program import Program
 from emit.letter import DeadLetter
 
@@ -90,10 +89,15 @@ class Host:
         return calls
 
     def _shared_pool(self, program: Program, settings: Settings) -> Pool[Process]:
+        if not program.name:
+            # Only a command with several nodes has no name yet.
+            from emit.host.language.runtime import name_of
+
+            program = replace(program, name=name_of(program.argv))
         key = (program.argv, program.cwd, frozenset(program.env.items()), settings)
         with self._lock:
             if key not in self._shared:
-                program = replace(program, node=program.name or name_of(program.argv))
+                program = replace(program, node=program.name)
                 self._shared[key] = self._pool(program.node, lambda: program, settings)
             return self._shared[key]
 

@@ -624,6 +624,7 @@ class Pool(Generic[P]):
     def snapshot(self) -> dict[str, Any]:
         """Return the pool's part of a node in :meth:`emit.host.host.Host.snapshot`."""
         figures = self.account.snapshot(self.processes)
+        figures |= self._source.describe()  # it may read files, and so is not asked under the lock
         with self._lock:
             now = time.monotonic()
             if figures["start_error"] is not None:
@@ -634,7 +635,6 @@ class Pool(Generic[P]):
                 "idle": len(self._idle) + len(self._leaving),
                 "queued": len(self._waiters),
                 "breaker": "open" if self._starts.is_open(now) else "closed",
-                **self._source.describe(),
             }
         return figures
 

@@ -31,7 +31,7 @@ from emit.host.settings import Settings
 from emit.host.starts import Lifespan
 from emit.host.system import spawn
 from emit.host.system.child import kill_trees
-from emit.host.system.command import is_transient, language_of
+from emit.host.system.command import is_transient
 from emit.host.system.program import Program
 from emit.host.system.tree import describe_stall, is_ending, used
 from emit.host.transport import Pipes, Poll, remaining
@@ -422,6 +422,7 @@ class Launcher:
         self._settings = settings
         self._making = threading.Lock()
         self._made: Program | None = None
+        self._told: tuple[Program, str] | None = None  # a program whose language has been asked for
 
     @property
     def is_ready(self) -> bool:
@@ -467,8 +468,13 @@ class Launcher:
         program = self._made
         if program is None:
             return {"language": "", "command": []}
-        language = program.language or language_of(program.argv)
-        return {"language": language, "command": list(program.argv)}
+        told = self._told
+        if told is None or told[0] is not program:
+            # Only who looks at a host asks for it, and a command starts without any description.
+            from emit.host.language.runtime import language_of
+
+            told = self._told = program, program.language or language_of(program.argv)
+        return {"language": told[1], "command": list(program.argv)}
 
 
 def _session(program: Program, settings: Settings) -> Session | LineSession:

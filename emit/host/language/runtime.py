@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Runtime", "Source", "fill", "locate", "runtimes"]
+__all__ = ["Runtime", "Source", "fill", "language_of", "locate", "name_of", "runtimes"]
+
+_log = logging.getLogger("emit")
 
 #: What may stand in braces, and where each is told: docs/runtimes.md.
 PLACES = ("runtime", "file", "function", "output", "manifest", "python", "name", "package")
@@ -49,6 +52,7 @@ _KEYS: dict[str, tuple[str, str]] = {
     "suffixes": ("a list of strings", "suffixes"),
     "folders": ("true or false", "folders"),
     "dialects": ("a table of strings", "dialects"),
+    "programs": ("a list of strings", "programs"),
     "detect.command": ("a list of strings", "detect"),
     "detect.minimum": ("a string", "minimum"),
     "detect.install": ("a string or a table of strings", "install"),
@@ -90,6 +94,7 @@ class Runtime:
         folders: A folder that holds such files is a node as well.
         dialects: Suffixes of files in another form of the language, by its name: ``emit new`` has
             templates for each.
+        programs: Programs that run its files, by which the language of a command is told.
         detect: Prints the version of the toolchain: the first dotted number of its output.
         minimum: The least version; empty: any.
         install: What to tell who lacks it, by the program of the machine that would install it.
@@ -121,6 +126,7 @@ class Runtime:
     launch: tuple[str, ...]
     folders: bool = False
     dialects: Mapping[str, str] = field(default_factory=dict)
+    programs: tuple[str, ...] = ()
     minimum: str = ""
     install: Mapping[str, str] = field(default_factory=dict)
     manifest: str = ""
@@ -240,6 +246,53 @@ def runtimes() -> dict[str, Runtime]:
             runtime = _read(path, path.stat().st_mtime_ns)
             found.setdefault(runtime.name, runtime)
     return found
+
+
+def language_of(argv: Sequence[str]) -> str:
+    """
+    Return the language of a command: that of the first file in it, or of its program. If no
+    language has either, return the program's name.
+
+    Example:
+        >>> language_of(["bundle", "exec", "words.rb"]), language_of(["python3.11", "-m", "words"])
+        ('ruby', 'python')
+        >>> language_of(["/usr/bin/jq", "-c", "."])
+        'jq'
+    """
+    known = _known()
+    for word in argv:
+        for runtime in known:
+            if word.endswith(runtime.suffixes):
+                return runtime.name
+    program = os.path.basename(argv[0]) if argv else ""
+    plain = re.sub(r"(?<=[a-z])[\d.]+$", "", program)
+    running = (runtime.name for runtime in known if {program, plain} & {*runtime.programs})
+    return next(running, plain)
+
+
+def name_of(argv: Sequence[str]) -> str:
+    """
+    Return what a command is called in logs: the first file in it, or its program, without folders.
+
+    Example:
+        >>> name_of(["python3.11", "/srv/app/text.py", "-v"]), name_of(["./prog"])
+        ('text.py', 'prog')
+    """
+    suffixes = tuple(suffix for runtime in _known() for suffix in runtime.suffixes)
+    files = (word for word in argv if word.endswith(suffixes))
+    return os.path.basename(next(files, argv[0] if argv else ""))
+
+
+def _known() -> list[Runtime]:
+    """
+    Return all languages, or none if one of them can't be read. A command needs no language to run,
+    so only nodes of files fail then.
+    """
+    try:
+        return list(runtimes().values())
+    except GraphError as error:
+        _log.warning("the languages of commands are not known: %s", error)
+        return []
 
 
 def fill(words: Iterable[str], values: Mapping[str, str]) -> tuple[str, ...]:

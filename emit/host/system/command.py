@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from emit.errors import StartError
 from emit.host.system.program import Program
 
-__all__ = ["TRANSIENT", "diagnose", "is_transient", "language_of"]
-__all__ += ["name_of", "resolve", "start_error"]
+__all__ = ["TRANSIENT", "diagnose", "is_transient", "resolve", "start_error"]
 
 #: Errors of the moment: the same start may work later. ETXTBSY: the file is being written.
 TRANSIENT = frozenset(
@@ -29,44 +27,6 @@ _HINTS = {
     errno.ETXTBSY: "the file is being written; retry when it is complete",
     errno.ELOOP: "its symbolic links form a loop",
 }
-
-
-#: Languages by how their files end, and by the programs that run them.
-_SUFFIXES = {".rb": "ruby", ".py": "python", ".go": "go"} | dict.fromkeys(
-    (".js", ".mjs", ".cjs", ".ts"), "node"
-)
-_PROGRAMS = {"bundle": "ruby", "nodejs": "node", "npx": "node"}
-
-
-def language_of(argv: Sequence[str]) -> str:
-    """
-    The language of a command: that of the first file in it, or the name of its program.
-
-    Example:
-        >>> language_of(["bundle", "exec", "words.rb"]), language_of(["python3.11", "-m", "words"])
-        ('ruby', 'python')
-        >>> language_of(["/usr/bin/jq", "-c", "."])
-        'jq'
-    """
-    for word in argv:
-        language = _SUFFIXES.get(os.path.splitext(word)[1])
-        if language:
-            return language
-    program = os.path.basename(argv[0]) if argv else ""
-    plain = re.sub(r"(?<=[a-z])[\d.]+$", "", program)
-    return _PROGRAMS.get(plain, plain)
-
-
-def name_of(argv: Sequence[str]) -> str:
-    """
-    What a command is called in logs: the first file in it, or its program, without folders.
-
-    Example:
-        >>> name_of(["python3.11", "/srv/app/text.py", "-v"]), name_of(["./prog"])
-        ('text.py', 'prog')
-    """
-    files = (word for word in argv if os.path.splitext(word)[1] in _SUFFIXES)
-    return os.path.basename(next(files, argv[0] if argv else ""))
 
 
 def resolve(program: Program) -> Program:

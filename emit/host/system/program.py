@@ -90,7 +90,8 @@ class Program:
             lives for one message.
         guard: Kill it, and what it started, when the host dies.
         language: That of the file which it serves; empty for any other command.
-        name: What it is called where it is no single node's: its file. Empty: see `name_of`.
+        name: What it is called where it is no single node's: its file. Empty: the host names it
+            by its command.
         toolchain: Of that language; None for any other command.
     """
 
