@@ -57,8 +57,7 @@ class ShellNode(Handler):
             would split it. No shell ever sees it.
         file: A file to run instead of a command, in any language that docs/runtimes.md lists. One
             of its functions is the node: ``"nodes/words.rb"``, or ``"nodes/words.rb:split"`` to
-                name
-            the function. The path is relative to ``cwd``. The program is long-lived, unless
+            name the function. The path is relative to ``cwd``. The program is long-lived, unless
             ``mode`` is "oneshot".
         cwd: The directory to start the program in; None: the current one.
         env: Environment variables to add.
