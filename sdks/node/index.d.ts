@@ -1,4 +1,4 @@
-/** What the wire carries; NaN, infinities, bytes and instants only with the codec msgpack. */
+/** The values of the wire; NaN, infinities, bytes and instants only with the codec msgpack. */
 export type Value =
   | null
   | boolean
@@ -18,7 +18,7 @@ export interface Context {
   readonly node: string | null;
   /** Name of the node that emitted the message. */
   readonly origin: string | null;
-  /** Which attempt this is, counted by the host from 1. */
+  /** The number of this attempt, counted by the host from 1. */
   readonly attempt: number;
   /** The sender's W3C trace context. */
   readonly traceparent: string | null;
@@ -26,20 +26,23 @@ export interface Context {
   readonly config: Readonly<Record<string, any>>;
   /**
    * Aborts when the host cancels the call, and when its deadline has passed. A handler that fails
-   * by that is tried again.
+   * because of it is tried again.
    */
   readonly signal: AbortSignal;
-  /** Whether the host has cancelled the call; for a handler that never awaits. */
+  /** True if the host has cancelled the call; for a handler that never awaits. */
   readonly cancelled: boolean;
   /**
-   * Seconds until the deadline, below 0 when it has passed; null without one. The time of a call
+   * Seconds until the deadline, below 0 after it; null without a deadline. The time of a call
    * begins when its handler is called.
    */
   readonly remaining: () => number | null;
   readonly log: Log;
 }
 
-/** Nothing (undefined), one result, or a stream of them. What a generator returns is no result. */
+/**
+ * Nothing (undefined), one result, or a stream of results. A generator's return value is not a
+ * result.
+ */
 export type Results<Out> =
   | Out
   | void
@@ -49,13 +52,13 @@ export type Results<Out> =
 
 export type Handler<In, Out> = (msg: In, context: Context) => Results<Out>;
 
-/** A node is a function: give it a message in a test, and it resolves to the results. */
+/** A node is a function: in a test, call it with a message, and it resolves to the results. */
 export interface Node<In, Out> {
   (msg: In, context?: Partial<Context>): Promise<Out[]>;
   readonly handler: Handler<In, Out>;
 }
 
-/** Define a node of this program. Its name is the function's, or else the file's. */
+/** Define a node of this program. By default it has the function's name, or else the file's. */
 export function node<In = Record<string, any>, Out = unknown>(
   handler: Handler<In, Out>,
 ): Node<In, Out>;
@@ -65,7 +68,7 @@ export function node<In = Record<string, any>, Out = unknown>(
 ): Node<In, Out>;
 
 export interface ServeOptions {
-  /** Calls that are at work at a time, of all nodes together; 1 by default. */
+  /** The most calls that run at a time, of all nodes together; 1 by default. */
   concurrency?: number;
 }
 
@@ -75,17 +78,17 @@ export function serve(options?: ServeOptions): void;
 /** Call *hook* when all calls are answered, before the process ends. */
 export function onStop(hook: () => unknown): void;
 
-/** The current call. Outside of one, as in a test: a call that nobody cancels. */
+/** The current call. Outside of one, as in a test, a call that is never cancelled. */
 export function context(): Context;
 
-/** Takes what console.log takes; the host is told which call it belongs to. */
+/** Takes the arguments of console.log; the host gets the line with its call. */
 export type LogMethod = (format: unknown, ...values: unknown[]) => void;
 export type Log = Readonly<
   Record<'debug' | 'info' | 'warn' | 'warning' | 'error' | 'critical', LogMethod>
 >;
 export const log: Log;
 
-/** Throw it to be given the same message again, `after` seconds from now. */
+/** Throw it to get the same message again, `after` seconds from now. */
 export class Retry extends Error {
   constructor(message?: string, options?: { after?: number; cause?: unknown });
   readonly after: number | undefined;
@@ -94,13 +97,13 @@ export class Retry extends Error {
 /** Throw it when no attempt with this message can succeed. */
 export class Reject extends Error {}
 
-/** A result that the wire cannot carry unchanged. The text says which part of it, and why. */
+/** The wire cannot carry a result unchanged. The text says which part of it, and why. */
 export class EncodeError extends Error {}
 
 /** A result beyond `max_frame`. */
 export class FrameTooLarge extends EncodeError {}
 
-/** An instant with more digits than a Date has: `nanoseconds` are those beyond the millisecond. */
+/** An instant with more digits than a Date has: `nanoseconds` has those beyond the millisecond. */
 export class Timestamp extends Date {
   constructor(milliseconds: number, nanoseconds: number);
   readonly nanoseconds: number;
@@ -109,7 +112,7 @@ export class Timestamp extends Date {
 /** For launchers: load *file* and serve it, or its function *name*. */
 export function boot(file: string, name?: string, missing?: () => unknown): Promise<void>;
 
-/** For launchers: take descriptors 0 and 1 away from everybody. */
+/** For launchers: take descriptors 0 and 1 away from all other code. */
 export function takeWire(): unknown;
 
 export const VERSION: string;

@@ -8,9 +8,9 @@
  *     });
  *
  * The map, which the SDKs of other languages follow: `lib/errors.js`, `lib/nodes.js` and
- * `lib/context.js` (what an author writes and reads), `lib/log.js`, `lib/values.js`,
- * `lib/json.js`, `lib/msgpack.js` and `lib/codec.js` (values to bytes and back), `lib/frames.js`
- * (the descriptors), `lib/session.js` (the calls of one process), `lib/plain.js` (by hand),
+ * `lib/context.js` (the author's part), `lib/log.js`, `lib/values.js`, `lib/json.js`,
+ * `lib/msgpack.js` and `lib/codec.js` (values to bytes and back), `lib/frames.js` (the
+ * descriptors), `lib/session.js` (the calls of one process), `lib/plain.js` (by hand),
  * `lib/serve.js`. The wire is described in runtimes/PROTOCOL.md.
  */
 export { context } from './lib/context.js';

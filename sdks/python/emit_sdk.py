@@ -10,9 +10,9 @@ Write a node of an Emit graph in another Python: one file, no dependencies, Pyth
 
     serve(count)
 
-The map of this file, which the SDKs of other languages follow: errors, nodes (what an author
-writes), codec, frames, session, serve, testing. The wire is described in runtimes/PROTOCOL.md.
-It is one file, long as it is, because to copy it is to install it.
+The map of this file, which the SDKs of other languages follow: errors, nodes (the author's part),
+codec, frames, session, serve, testing. The wire is described in runtimes/PROTOCOL.md.
+It is one long file, because copying it installs it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ENOUGH = 32 * 1024  #: Bytes of results that are worth a write of their own.
 LINGER = 0.001  #: Seconds that a finished result may wait for company.
 DEPTH, MEMBERS = 128, 1_000_000  #: Levels, and members of lists and maps, that a host takes.
 GRACE = 4.0  #: Seconds from seeing the end to the exit: 5 in all, as watch() looks once a second.
-EARLY = 0.005  #: Seconds by which a timer may go off before its time.
+EARLY = 0.005  #: Seconds by which a timer may fire early.
 
 _PARENT = os.getppid()
 
@@ -52,7 +52,7 @@ _PARENT = os.getppid()
 
 
 class Retry(Exception):
-    """Raise it to be given the same message again, *after* seconds from now."""
+    """Raise it to get the same message again, *after* seconds from now."""
 
     def __init__(self, text: str = "try again", after: float | None = None) -> None:
         if after is not None and not 0 <= after < float("inf"):
@@ -66,7 +66,7 @@ class Reject(Exception):
 
 
 class EncodeError(ValueError):
-    """A result that the wire cannot carry unchanged. The text says which part of it, and why."""
+    """The wire cannot carry a result unchanged. The text says which part of it, and why."""
 
 
 class FrameTooLarge(EncodeError):
@@ -78,7 +78,7 @@ class Cancelled(Exception):
 
 
 class _NobodyReads(BaseException):
-    # The reader of a plain run is gone, as `| head -1` is.
+    # The reader of a plain run has ended, as `| head -1` does.
     pass
 
 
@@ -108,7 +108,7 @@ def _is_timeout(error: BaseException | None, depth: int = 4) -> bool:
 
 
 def _stack(error: BaseException) -> list[str]:
-    # Innermost first, but the author's lines before those of libraries, and none of ours.
+    # Innermost first, but the author's lines before those of libraries, and none of the SDK's.
     from traceback import extract_tb
 
     frames = [f for f in extract_tb(error.__traceback__, limit=-40) if f.filename != __file__]
@@ -131,14 +131,14 @@ def _text(value: object, most: int = 8192) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-# Nodes: what an author writes and reads
+# Nodes: the author's part
 
 
 class Message(dict):  # type: ignore[type-arg]  # Python 3.8 has no dict[str, Any]
     """
     The fields of one message: a dict whose keys are attributes too.
 
-    A field named like a method of dict, such as ``items``, is read as ``msg["items"]``.
+    Read a field named like a method of dict, such as ``items``, as ``msg["items"]``.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -156,7 +156,7 @@ class Call:
         id: The call's number in this process; None outside of a host.
         node: Name of the node that was called.
         origin: Name of the node that emitted the message, or None.
-        attempt: Which attempt this is, counted by the host.
+        attempt: The number of this attempt, counted by the host.
         traceparent: The sender's W3C trace context, or None.
         config: The node's configuration at the host.
     """
@@ -165,11 +165,11 @@ class Call:
     origin: str | None = None
     attempt = 1
     traceparent: str | None = None
-    _milliseconds: int | None = None  # that it has, from its turn on
+    _milliseconds: int | None = None  # the call's time limit, from its turn on
     _deadline: float | None = None
     _cancelled = False
     _task: Any = None
-    _parts: Any = ()  # results that are in no frame yet, and their bytes
+    _parts: Any = ()  # results that are in no frame yet, and their size in bytes
     _size = 0
 
     def __init__(self, frame: dict[str, Any], session: _Session | None = None) -> None:
@@ -185,7 +185,7 @@ class Call:
         self._milliseconds = meta.get("deadline_ms")
 
     def _begin(self) -> None:
-        # Not when it came: calls are sent ahead, and wait for their turn.
+        # Set at the call's turn, not on arrival: calls are sent ahead and wait for their turn.
         if self._milliseconds is not None:
             self._deadline = time.monotonic() + self._milliseconds / 1000
 
@@ -198,16 +198,16 @@ class Call:
 
     def remaining(self) -> float | None:
         """
-        Return the seconds until the deadline, below 0 when it has passed; None without one.
+        Return the seconds until the deadline, below 0 after it; None without a deadline.
 
         The time of a call begins when its handler is called. A handler that fails with a timeout
-        (`TimeoutError`, `subprocess.TimeoutExpired`, ...) when it has passed is tried again.
+        (`TimeoutError`, `subprocess.TimeoutExpired`, ...) after the deadline is tried again.
         """
         return None if self._deadline is None else self._deadline - time.monotonic()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the host has cancelled this call. A long handler asks now and then."""
+        """True if the host has cancelled this call. A long handler should check it now and then."""
         if self._session:
             self._session.look()
         return self._cancelled
@@ -217,7 +217,9 @@ _current: contextvars.ContextVar[Call | None] = contextvars.ContextVar("emit_cal
 
 
 def context() -> Call:
-    """Return the current call. Outside of one, as in a test: a call that nobody cancels."""
+    """
+    Return the current call. Outside of one, as in a test, return a call that is never cancelled.
+    """
     return _current.get() or Call({})
 
 
@@ -229,10 +231,12 @@ def node(handler: Any = None, *, name: str = "") -> Any:
     Register *handler* as a node of this program, and return it unchanged.
 
     A handler with exactly one parameter, called ``msg``, ``message``, ``m`` or ``_``, is given the
-    whole message. Any other parameters are fields: each is passed by its name, a default makes it
-    optional, ``**rest`` takes what else there is (alone: all), and without it that is left out.
+    whole message. Any other parameters are fields. Each field is passed by its name, and a default
+    makes it optional. ``**rest`` takes all other fields (alone: all fields); without it they are
+    left out.
 
-    What it returns or yields are results. None returned is no result; None yielded is one.
+    Its results are the values that it returns or yields. Returning None is no result; yielding None
+    is one.
     """
     if handler is None:
         return lambda handler: node(handler, name=name)
@@ -250,7 +254,7 @@ def _name(handler: Callable[..., Any]) -> str:
 
 
 class _Node:
-    # A handler, and how to hand it a message.
+    # A handler, and how to call it with a message.
 
     def __init__(self, handler: Callable[..., Any]) -> None:
         self.name = _name(handler)
@@ -263,14 +267,14 @@ class _Node:
             self._read_parameters()
 
     def _read_parameters(self) -> None:
-        import inspect  # 10 ms, which only handlers that name fields pay for
+        import inspect  # takes 10 ms, and only handlers that name fields need it
 
         parameters = list(inspect.signature(self.handler).parameters.values())
         inner = inspect.unwrap(self.handler)
         self.is_async = inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
         only = parameters[0] if len(parameters) == 1 else None
         if only and only.kind < only.KEYWORD_ONLY and only.name in ("msg", "message", "m", "_"):
-            return  # but ``**msg``, as any ``**rest``, is the fields
+            return  # ``**msg`` takes the fields, as any ``**rest`` does
         if any(p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters):
             raise TypeError(f"{self.name} must take one `msg`, or the fields it needs by name")
         named = [p for p in parameters if p.kind != p.VAR_KEYWORD]
@@ -291,7 +295,7 @@ class _Node:
 
 
 def _is_stream(result: Any) -> bool:
-    # hasattr alone makes an AttributeError and its text, for each result that is none.
+    # hasattr alone makes an AttributeError and its text for each plain result.
     return type(result) not in _VALUES and hasattr(type(result), "__next__")
 
 
@@ -325,20 +329,20 @@ def _drive(node: _Node, msg: dict[str, Any], emit: Callable[[Any], None]) -> Non
     asyncio.run(_drain_async(node.invoke(msg), emit))
 
 
-# Codec: values to bytes and back, and nothing changed silently
+# Codec: values to bytes and back, with no silent change
 
 _PLAIN: frozenset[Any] = frozenset((str, int, float, bool, type(None)))
 _VALUES = _PLAIN | {dict, Message, list, tuple}
 _KEYS = frozenset((str,))
 _NAME = re.compile(r"(?!(?:\D*\d){5})[^\W\d][\w-]{0,39}")
-_LONG = b"0" * 19  # as many digits in a row are perhaps an integer beyond 64 bits
+_LONG = b"0" * 19  # this many digits in a row may be an integer beyond 64 bits
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NO_JSON = 'JSON cannot carry it; msgpack can: pip install msgpack here, codec = "msgpack" there'
 
 
 def _is_plain(value: Any, leaves: frozenset[Any], levels: int = DEPTH) -> bool:
-    # The encoders make text of the key 1 and of a UUID. issuperset(map(...)) runs in C.
+    # The encoders turn the key 1 and a UUID into text. issuperset(map(...)) runs in C.
     kind = type(value)
     if (kind is dict or kind is Message) and _KEYS.issuperset(map(type, value)):
         value = value.values()
@@ -381,7 +385,7 @@ def _clean_inside(value: Any, leaves: frozenset[Any], path: str, levels: int) ->
 
 
 def _step(path: str, key: str, at: int) -> str:
-    # A key that may be data, as an address, is told by its number: the text ends in logs.
+    # A key that may be data, such as an address, is replaced by its number: the text ends in logs.
     return f"{path}.{key}" if _NAME.fullmatch(key) else f"{path}[key {at}]"
 
 
@@ -418,8 +422,8 @@ def _clean_binary(value: Any, leaves: frozenset[Any], path: str) -> Any:
 
 
 def _has_long(data: bytes) -> bool:
-    # Not by a regular expression: that took a quarter of all that a call takes. And not by `in`,
-    # which first makes an error of it that bytes are no number.
+    # A regular expression took a quarter of a call's whole time. `in` is slow, too: it first makes
+    # an error, because bytes are not a number.
     return data.translate(_DIGITS).find(_LONG) >= 0
 
 
@@ -429,7 +433,8 @@ class _Codec:
     suspect: Callable[[bytes], object] = staticmethod(lambda data: False)
 
     def value(self, value: Any) -> bytes:
-        # One result. Most are tried as they are: only on suspicion is each part looked at.
+        # One result. Most are encoded as they are; each part is checked only if the result is
+        # suspect.
         try:
             if _is_plain(value, self.leaves):
                 data = self.dumps(value)
@@ -457,11 +462,11 @@ class _Json(_Codec):
         raise ValueError(f"{name} is not JSON")
 
     def loads(self, data: bytes) -> Any:
-        if self.orjson and not _has_long(data):  # it reads 2**64 as a float
+        if self.orjson and not _has_long(data):  # orjson reads 2**64 as a float
             return self.orjson.loads(data)
         value = self.decode(data.decode())
         if _SURROGATE.search(data):
-            json.dumps(value, ensure_ascii=False).encode()  # raises for a lone one
+            json.dumps(value, ensure_ascii=False).encode()  # raises for a lone surrogate
         return value
 
     def frame(self, fields: dict[str, Any]) -> bytes:
@@ -472,13 +477,13 @@ class _Json(_Codec):
         return b'\n{"op":"%s","id":%d,"msgs":[%s]}\n' % (op, number, b",".join(parts))
 
     def split(self, buffer: bytearray) -> list[bytes]:
-        end = buffer.rfind(b"\n", max(0, len(buffer) - SLICE)) + 1  # before that, there is none
+        end = buffer.rfind(b"\n", max(0, len(buffer) - SLICE)) + 1  # there is none before that
         lines = bytes(buffer[:end]).split(b"\n")
         del buffer[:end]
         return [line for line in lines if line.strip()]
 
 
-_HEAD = struct.Struct(">I5s3s4sQ6sI")  # a frame of results up to the first one
+_HEAD = struct.Struct(">I5s3s4sQ6sI")  # a frame of results up to the first result
 
 
 class _Msgpack(_Codec):
@@ -489,7 +494,7 @@ class _Msgpack(_Codec):
         from functools import partial
 
         self.leaves = _PLAIN | {bytes, datetime}
-        # Quicker than packb by half, and not for two threads: the session's lock sees to that.
+        # Faster than packb by half, but not thread-safe: the session's lock guards it.
         self.dumps = msgpack.Packer(datetime=True).pack
         self.packb = msgpack.packb
         self.loads = partial(msgpack.unpackb, timestamp=3)  # 3: datetime in UTC
@@ -509,7 +514,7 @@ class _Msgpack(_Codec):
 
     def split(self, buffer: bytearray) -> list[bytes]:
         if len(buffer) < 4 + int.from_bytes(buffer[:4], "big"):
-            return []  # most slices of a large frame: no copy of what is there so far
+            return []  # most slices of a large frame: nothing is copied yet
         at, end, frames, data = 0, 0, [], bytes(buffer)
         while end <= len(data):
             frames.append(data[at + 4 : end])
@@ -534,17 +539,17 @@ def _choose(offered: list[str]) -> Any:
     return _Json(orjson)
 
 
-# Frames: the two descriptors that nobody else may touch
+# Frames: the two private descriptors
 
 _wire: tuple[BinaryIO, int] | None = None
 
 
 def take_wire() -> tuple[BinaryIO, int]:
     """
-    Take descriptors 0 and 1 away from everybody, and return private ones: a reader, a number.
+    Take descriptors 0 and 1 away from all other code, and return private ones: a reader, a number.
 
-    Afterwards a read finds the end of input, and a print, a library's or a child process's too,
-    goes to stderr. A terminal stays, as does any input with EMIT_MSG: they are for a debugger.
+    Afterwards a read finds the end of input. A print goes to stderr, also one of a library or a
+    child process. A terminal stays, as does any input with EMIT_MSG: they are for a debugger.
 
     `serve` calls this, importing does not: a test imports this file too. A launcher calls it
     before it loads the author's file; without one the host takes lines before `ready` as prints.
@@ -578,7 +583,7 @@ def _write(fd: int, data: bytes | bytearray) -> None:
 
 class _Session:
     # The main thread reads. With concurrency 1 and no async handler it runs the calls as well:
-    # a hop between threads costs more than most handlers do. Else threads and a loop run them.
+    # a hop between threads costs more than most handlers do. Otherwise threads and a loop run them.
 
     def __init__(self, nodes: dict[str, _Node], concurrency: int) -> None:
         self.nodes, self.concurrency, self.running = nodes, concurrency, 0
@@ -589,7 +594,7 @@ class _Session:
         self.poll.register(self.source, select.POLLIN)
         self.input = bytearray()
         self.codec: Any = _Json()
-        # Guards what follows. Reentrant, for a signal handler or a finalizer that logs.
+        # Guards the attributes below. Reentrant, for a signal handler or a finalizer that logs.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.open: dict[Any, Call] = {}
@@ -597,9 +602,9 @@ class _Session:
         self.partial: dict[Call, None] = {}  # calls with results that are in no frame yet
         self.unsent, self.oldest = bytearray(), 0.0
         self.writing = self.armed = self.ended = self.forked = False
-        self.gone = self.broken = False  # nobody listens any more; and that is our own doing
+        self.gone = self.broken = False  # nobody reads any more; and it is our own doing
         self.leaving = 0.0  # when the input ended
-        self.due = threading.Lock()  # held, but for the moment in which flush_late is wanted
+        self.due = threading.Lock()  # held, except while flush_late is to run
         self.due.acquire()
 
     def run(self, hello: dict[str, Any]) -> None:
@@ -609,8 +614,8 @@ class _Session:
         self.max_frame = hello.get("max_frame", LARGEST)
         self.config = hello.get("config") or {}
         self.room = self.max_frame - 64  # for results, beside the frame's other fields
-        # Ctrl-C reaches every process of a terminal, and the host decides. A function and not
-        # SIG_IGN, which the author's child processes would inherit.
+        # Ctrl-C reaches every process of a terminal, and the host decides. A function, since the
+        # author's child processes would inherit SIG_IGN.
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self.end_input())
         codec = _choose(hello.get("codecs", ()))
@@ -624,7 +629,8 @@ class _Session:
         self.loop()
 
     def announce(self, ready: dict[str, Any]) -> None:
-        # The inputs are for people, and what grows with the program.
+        # Leave out the inputs if the frame is too large. They are for people, and grow with the
+        # program.
         for fields in (ready, {**ready, "inputs": {}}):
             size = len(self.codec.frame(fields)) - 2
             if size <= self.max_frame:
@@ -641,7 +647,7 @@ class _Session:
                 break
         self.leaving = self.leaving or time.monotonic()
         with self.lock:
-            # watch() sees to the limit.
+            # watch() enforces the limit.
             self.changed.wait_for(lambda: self.broken or not self.open)
         if self.is_async:
             self.aloop.call_soon_threadsafe(self.stop.set)
@@ -657,16 +663,16 @@ class _Session:
             for raw in self.codec.split(self.input):
                 frame = loads(raw)
                 receive = _RECEIVERS.get(frame.get("op"))
-                if receive:  # what is unknown comes from a newer host
+                if receive:  # an unknown frame comes from a newer host
                     receive(self, frame)
             if len(self.input) > self.max_frame + 4:
                 raise FrameTooLarge(f"a frame beyond the {self.max_frame} bytes of max_frame")
-        except Exception as error:  # what came is no frame
+        except Exception as error:  # the input is not a frame
             self.give_up(error)
         return bool(data)
 
     def give_up(self, error: Exception) -> None:
-        # At once. An exception would fly through the author's code, if that looks for a cancel.
+        # At once. An exception would pass through the author's code, if that looks for a cancel.
         self.leaving = self.leaving or time.monotonic()
         with self.lock:
             self.waiting.clear()
@@ -749,7 +755,7 @@ class _Session:
             result = self.invoke(call)
             if _is_stream(result):
                 _drain(result, lambda value: self.emit(call, value))
-            elif result is not None:  # the only result: the end takes it along
+            elif result is not None:  # the only result: the end frame carries it
                 with self.lock:
                     call._parts = [self.encode(call, result)]
         except BaseException as error:  # a SystemExit has to answer the call, too
@@ -759,7 +765,7 @@ class _Session:
 
     async def run_call_async(self, call: Call) -> None:
         _current.set(call)
-        # Not from outside: a task that is cancelled before it began would run none of this.
+        # Set here, not from outside: a task that is cancelled before it begins runs none of this.
         call._task = self.asyncio.current_task()
         try:
             call._begin()
@@ -838,7 +844,7 @@ class _Session:
             self.write()
 
     def fit(self, fields: dict[str, Any]) -> bytes:
-        # An err or a log over max_frame would be lost whole, so its longest parts go.
+        # An err or a log over max_frame would be lost whole, so its longest parts are cut.
         frame: bytes = self.codec.frame(fields)
         if len(frame) <= self.max_frame or fields["op"] not in ("err", "log"):
             return frame
@@ -861,7 +867,7 @@ class _Session:
             while self.unsent and not self.gone:
                 data, self.unsent = self.unsent, bytearray()
                 _write(self.sink, data)
-        except OSError:  # nobody is listening any more
+        except OSError:  # nobody reads any more
             self.gone = True
         finally:
             self.writing = False
@@ -871,7 +877,7 @@ class _Session:
         self.due.release()
 
     def flush_late(self) -> None:
-        # So that no result waits for a slow handler, the next one's or its own.
+        # So that no result waits for a slow handler: the next one's or its own.
         while True:
             self.due.acquire()
             time.sleep(LINGER)
@@ -884,13 +890,13 @@ class _Session:
     # The end
 
     def end_input(self) -> None:
-        # A blocked read is tried again after a signal, and finds the end. What was read before is
-        # kept, and no exception has to fly through the author's code.
+        # A blocked read is tried again after a signal, and finds the end. Input that was read
+        # before is kept, and no exception passes through the author's code.
         self.leaving = self.leaving or time.monotonic()
         _silence(self.source.fileno())
 
     def watch(self) -> None:
-        # The main thread may be busy in a handler: this one sees the host go.
+        # The main thread may be busy in a handler, so this thread watches for the host's end.
         hangup = select.poll()
         hangup.register(self.source, 0)
         while True:
@@ -918,7 +924,7 @@ class _Session:
 
 
 def _misfit(call: dict[str, Any]) -> str:
-    # Name the field by which a call of the host is broken. The id comes first: it says whose it is.
+    # Name the field that breaks a call of the host. The id comes first: it identifies the call.
     if type(call.get("id")) is not int:
         return "id"
     if type(call.get("msg")) is not dict:
@@ -929,18 +935,18 @@ def _misfit(call: dict[str, Any]) -> str:
 
 
 def _renew_prints() -> None:
-    # A thread that was printing at the fork held the stream's lock, and is not in the child to
-    # give it back: the child's first print would wait for ever.
+    # A thread that was printing at the fork held the stream's lock, and does not exist in the child
+    # to release it. The child's first print would wait for ever.
     for fd, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
-        if old and old is getattr(sys, f"__{name}__"):  # which keeps it: to close it may wait, too
+        if old and old is getattr(sys, f"__{name}__"):  # keeps it: closing may wait, too
             kept = (old.encoding, old.errors)
             setattr(sys, name, os.fdopen(fd, "w", 1, *kept, closefd=False))
 
 
 def _leave(error: BaseException | None) -> None:
-    # A forked child came back from its handler. The calls that wait are its parent's, and so are
-    # its atexit, its threads and its event loop.
+    # A forked child returned from its handler. The waiting calls, the atexit functions, the threads
+    # and the event loop are its parent's.
     status = 0 if error is None else 1
     try:
         if isinstance(error, SystemExit) and isinstance(error.code, (int, type(None))):
@@ -977,29 +983,29 @@ def _log_through(send: Callable[[dict[str, Any]], None]) -> Any:
         root.setLevel(logging.INFO)
     for old in root.handlers[:]:
         if getattr(old, "stream", None) in (sys.stdout, sys.stderr):
-            root.removeHandler(old)  # stderr would only say it a second time
+            root.removeHandler(old)  # otherwise stderr would repeat it
     root.addHandler(handler)
     return handler
 
 
 # Serve
 
-_offered: tuple[Any, int] | None = None  # what an imported file would have served
+_offered: tuple[Any, int] | None = None  # set by serve() in an imported file
 
 
 def serve(*handlers: Callable[..., Any], concurrency: int = 1) -> None:
     """
-    Serve *handlers*, or all that `node` registered, until the input ends.
+    Serve *handlers*, or all nodes that `node` registered, until the input ends.
 
     Under a host this speaks frames. By hand, ``echo '{"count": 3}' | python count.py``, it prints
     one line of JSON per result; ``EMIT_MSG='{"count": 3}' python count.py`` leaves the terminal
-    to a debugger. EMIT_NODE chooses among several nodes then. A handler that ends the process there
-    has failed: the exit code is 1.
+    to a debugger. By hand, EMIT_NODE chooses among several nodes, and a handler that ends the
+    process has failed: the exit code is 1.
 
     Does nothing when the calling file was imported. Call it last, from the main thread.
 
     Args:
-        handlers: Generator functions, functions, ``async def`` of both kinds.
+        handlers: Functions and generator functions, plain or ``async def``.
         concurrency: How many calls run at a time, in threads or, for ``async def``, tasks.
 
     Raises:
@@ -1014,10 +1020,11 @@ def serve(*handlers: Callable[..., Any], concurrency: int = 1) -> None:
 
 def boot(path: str, name: str = "") -> None:
     """
-    Load the file at *path* and serve it: what a launcher calls. It need not know of Emit.
+    Load the file at *path* and serve it, for a launcher. The file need not know of Emit.
 
-    Serves what the file serves or registers; else its function *name*, the one that is named as
-    the file is, ``handler``, or its only one. ``sys.argv`` is as of ``python FILE``.
+    Serves the nodes that the file serves or registers. Without any, serves its function *name*, the
+    function with the file's name, ``handler``, or its only function. ``sys.argv`` is as of
+    ``python FILE``.
     """
     take_wire()
     sys.argv[:] = [path]
@@ -1028,7 +1035,7 @@ def _load(path: str, name: str) -> tuple[Any, int]:
     from importlib.util import module_from_spec, spec_from_file_location
 
     stem = os.path.splitext(os.path.basename(path))[0]
-    # Not in the place of a module that Python, or this file, has or will need.
+    # Not under the name of a module that Python, or this file, has or will need.
     taken = stem in sys.modules or stem in _LIBRARIES or stem in _standard()
     spec: Any = spec_from_file_location(f"{stem}_node" if taken else stem, path)
     module = sys.modules[spec.name] = module_from_spec(spec)
@@ -1059,8 +1066,8 @@ def _standard() -> Any:
 
 
 def _let_import_from(folder: str, path: str) -> None:
-    # First, as `python FILE` has it. But a file there that is named as a module of Python's own, a
-    # string.py, would be found by all of Python: then the folder comes after Python's own.
+    # First, as in `python FILE`. But all of Python would find a file there with the name of one of
+    # Python's own modules, such as a string.py. In that case the folder comes after Python's own.
     from importlib.machinery import BuiltinImporter, FrozenImporter
 
     beside = set(_modules(folder))
@@ -1070,7 +1077,7 @@ def _let_import_from(folder: str, path: str) -> None:
         except ImportError:
             sys.modules[library] = None  # type: ignore[assignment]  # it is not there, for import
     hiding = beside.intersection(_standard())
-    first = (BuiltinImporter, FrozenImporter)  # these no file can hide
+    first = (BuiltinImporter, FrozenImporter)  # no file can hide these
     hiding -= {each for each in hiding if any(finder.find_spec(each) for finder in first)}
     if not hiding:
         sys.path.insert(0, folder)
@@ -1089,13 +1096,13 @@ def _modules(folder: str) -> Iterator[str]:
                     yield each.name[:-3]
                 elif each.is_dir() and os.path.exists(os.path.join(each.path, "__init__.py")):
                     yield each.name
-    except PermissionError:  # what is in it can be imported all the same, by its name
+    except PermissionError:  # its files can still be imported by name
         return
 
 
 def _refuse_hiding(path: str, hiding: set[str], seen: set[str]) -> None:
-    # The author's files say `string.up`, and Python's own string has no `up`: they mean the
-    # string.py beside them, which only they could be given.
+    # The author's files say `string.up`, and Python's own string has no `up`. So they mean the
+    # string.py beside them, which only they get.
     import ast
 
     seen.add(path)
@@ -1103,7 +1110,7 @@ def _refuse_hiding(path: str, hiding: set[str], seen: set[str]) -> None:
         with open(path, "rb") as file:
             used = _uses(ast.parse(file.read()))
     except (OSError, SyntaxError, ValueError):
-        return  # it is told when it is loaded
+        return  # reported when the file is loaded
     for name, attributes in used.items():
         beside = os.path.join(os.path.dirname(path), f"{name}.py")
         if name in hiding:
@@ -1118,7 +1125,7 @@ def _refuse_hiding(path: str, hiding: set[str], seen: set[str]) -> None:
 
 
 def _uses(tree: Any) -> dict[str, set[str]]:
-    # Each module that a file imports, and what it uses of it by name.
+    # The modules that a file imports, and the names that it uses of each.
     import ast
 
     used: dict[str, set[str]] = {}
@@ -1142,7 +1149,7 @@ def _uses(tree: Any) -> dict[str, set[str]]:
 
 
 def _pick(names: dict[str, Any], stem: str, name: str) -> Any:
-    # The function that is the node, in a file that says nothing of Emit.
+    # The function that is the node, in a file without any call of Emit's.
     file = os.path.basename(names["__file__"])
     mine = names["__name__"]
     own = [n for n, v in names.items() if getattr(v, "__module__", "") == mine and n[0] != "_"]
@@ -1174,7 +1181,7 @@ def _serve(load: Callable[[], tuple[Any, int]]) -> None:
         failure = error
     given = os.environb.get(b"EMIT_MSG")
     first = _first_line(source if given is None else [given])
-    # What looks like a hello is a message there: one may have a field "op".
+    # A line that looks like a hello is a message there: it may have a field "op".
     is_by_hand = given is not None or os.environ.get("EMIT_PROBE") == "1"
     hello = None if is_by_hand else _hello(first)
     if hello and not failure and 1 not in hello.get("v", ()):
@@ -1230,16 +1237,16 @@ def _ready(nodes: dict[str, _Node], concurrency: int) -> dict[str, Any]:
 def _plain(nodes: dict[str, _Node], concurrency: int, first: bytes) -> None:
     # No host: messages in, one line per result out.
     source, sink = take_wire()
-    packed = first[:1] >= b"\x80"  # the first byte of a msgpack map, and of no JSON
+    packed = first[:1] >= b"\x80"  # the first byte of a msgpack map, never of JSON
     codec = _choose(["msgpack"] if packed else [])
-    probed = os.environ.pop("EMIT_PROBE", "") == "1"  # it is for no program that a handler starts
+    probed = os.environ.pop("EMIT_PROBE", "") == "1"  # hidden from programs that a handler starts
     if probed:
         _write(sink, _Json().frame(_ready(nodes, concurrency)))
     failed = False
     try:
         for raw in [first + source.read()] if packed else _messages(first, source):
             failed = not _run_plain(nodes, codec, raw, sink) or failed
-        if probed and not failed:  # by which a host knows that no handler ended the process
+        if probed and not failed:  # tells the host that no handler ended the process
             _print(sink, codec.value({"op": "end", "id": None}))
     except _NobodyReads:
         sys.exit(0)
@@ -1260,7 +1267,7 @@ def _run_plain(nodes: dict[str, _Node], codec: Any, raw: bytes, sink: int) -> bo
 
 
 def _messages(first: bytes, source: BinaryIO) -> Iterator[bytes]:
-    # One message per line, or one document over several lines, or the one of the environment.
+    # One message per line, one document over several lines, or the message in the environment.
     lines = iter(()) if "EMIT_MSG" in os.environ else source
     try:
         json.loads(first or b"{}")
@@ -1284,7 +1291,7 @@ def _print(sink: int, data: bytes) -> None:
     try:
         _write(sink, data + b"\n")
     except BrokenPipeError:
-        raise _NobodyReads from None  # as of `| head -1`: the reader has what it wanted
+        raise _NobodyReads from None  # as with `| head -1`: the reader has enough
 
 
 def _complain(error: BaseException) -> None:
@@ -1303,8 +1310,8 @@ def call(handler: Callable[..., Any], /, **fields: Any) -> list[Any]:
     """
     Give *handler* one message, and return the list of its results as a host would see them.
 
-    Works in any test runner, without Emit. Raises what the handler raises, and EncodeError for a
-    result that no codec carries.
+    Works in any test runner, without Emit. Raises the handler's exception, or EncodeError if no
+    codec carries a result.
 
     Example:
         >>> call(count, count=3)

@@ -1,4 +1,4 @@
-// Frames to bytes and back, in the codec that was agreed. No I/O here.
+// Frames to bytes and back, in the agreed codec. No I/O here.
 
 import { DecodeError } from './errors.js';
 import { decode, parseLines, stringify } from './json.js';
@@ -6,12 +6,12 @@ import { pack, unpack } from './msgpack.js';
 
 const CODECS = { json: () => new Json(), msgpack: () => new Msgpack() };
 
-/** The first of the *offered* codecs that we have; JSON is always understood. */
+/** Return the first of the *offered* codecs that this SDK has; JSON is always understood. */
 export function choose(offered = []) {
   return CODECS[offered.find((name) => Object.hasOwn(CODECS, name)) ?? 'json']();
 }
 
-/** A line for each frame. Its parts are texts. */
+/** One line for each frame. Its parts are texts. */
 export class Json {
   name = 'json';
   encode = stringify;
@@ -26,7 +26,7 @@ export class Json {
     return `\n{"op":"${op}","id":${id},"msgs":[${parts.length === 1 ? parts[0] : parts.join(',')}]}\n`;
   }
 
-  /** The end of a call with one result. */
+  /** Return the end of a call with one result. */
   only(id, value) {
     return `\n{"op":"end","id":${id},"msgs":[${stringify(value)}]}\n`;
   }
@@ -38,13 +38,15 @@ export class Json {
     return Buffer.from(text);
   }
 
-  /** The frames that *bytes* hold, and how many bytes of them were used. */
+  /** Return the frames in *bytes*, and the number of bytes used. */
   split(bytes) {
     const used = bytes.lastIndexOf(10) + 1;
     return { frames: used ? parseLines(decode(bytes.subarray(0, used))) : [], used };
   }
 
-  /** Whether more than a part of one frame has come; saves copies while a large one comes in. */
+  /**
+   * True if more than a part of one frame has come. This saves copies while a large frame comes in.
+   */
   isComplete(last) {
     return last.includes(10);
   }
@@ -104,18 +106,18 @@ export class Msgpack {
   }
 
   isComplete(last, chunks, total) {
-    // The length itself may come in as many as four chunks.
+    // The length itself may arrive in up to four chunks.
     return total >= 4 && total >= 4 + Buffer.concat(chunks.slice(0, 4), 4).readUInt32BE(0);
   }
 }
 
 const HEADS = { out: head('out'), end: head('end') };
 const MSGS = Buffer.from([0xa4, ...Buffer.from('msgs')]);
-/** Length, head, id and a list of one: a frame but for its only result. */
+/** Length, head, id and a list of one: a frame without its only result. */
 const ONLY = Buffer.from([0, 0, 0, 0, ...HEADS.end, 0, 0, 0, 0, 0, 0, 0, 0, ...MSGS, 0x91]);
 const ID_AT = 4 + HEADS.end.length;
 
-/** A map of three, its op, and the id up to its 8 bytes. */
+/** Return a map of three: its op, and the id up to its 8 bytes. */
 function head(op) {
   return Buffer.from([0x83, 0xa2, ...Buffer.from('op'), 0xa3, ...Buffer.from(op), 0xa2, ...Buffer.from('id'), 0xcf]);
 }
@@ -125,7 +127,7 @@ function putAll(frame, at, bytes) {
   return at + bytes.length;
 }
 
-/** Cuts what arrives into frames; what is left over waits for the rest of its frame. */
+/** Cuts the input into frames. A remainder waits for the rest of its frame. */
 export class Splitter {
   #chunks = [];
   #total = 0;
@@ -135,7 +137,7 @@ export class Splitter {
     this.most = most;
   }
 
-  /** The frames that are complete with *chunk*, which may be reused afterwards. */
+  /** Return the frames that *chunk* completes. The chunk may be reused afterwards. */
   feed(chunk) {
     let bytes = chunk;
     if (this.#total) {

@@ -1,19 +1,19 @@
-// The current call: what a handler is given as its second argument, and what context() returns.
+// The current call: a handler's second argument, and the value of context().
 
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { Cancelled, isTimeout } from './errors.js';
 import { log } from './log.js';
 
-/** Which call the running code belongs to, through every `await`, timer and callback of it. */
+/** The call of the running code, through every `await`, timer and callback of it. */
 export const current = new AsyncLocalStorage();
 
-/** The current call. Outside of one, as in a test: a call that nobody cancels. */
+/** Return the current call. Outside of one, as in a test, return a call that is never cancelled. */
 export function context() {
   return current.getStore() ?? new Call({});
 }
 
 const NONE = [];
-/** Milliseconds by which a timer may go off before its time. */
+/** Milliseconds by which a timer may fire early. */
 const EARLY = 5;
 
 /** One message given to a handler. */
@@ -22,10 +22,10 @@ export class Call {
   #controller;
   #timer;
   #cancelled = false;
-  #milliseconds; // that it has, from its turn on
+  #milliseconds; // the call's time limit, from its turn on
   #deadline = Infinity;
 
-  // The session's: how far it is; its results that are in no frame yet, and their bytes.
+  // For the session: the state of the call; its results that are in no frame yet, and their bytes.
   isAsync = false;
   closed = false;
   parts = NONE;
@@ -43,7 +43,7 @@ export class Call {
     this.#milliseconds = meta?.deadline_ms;
   }
 
-  /** Its turn has come, and so its time begins: calls are sent ahead, and wait. */
+  /** Begin the call's time at its turn: calls are sent ahead, and wait. */
   begin() {
     if (this.#milliseconds != null) this.#deadline = performance.now() + this.#milliseconds;
   }
@@ -58,12 +58,15 @@ export class Call {
 
   // Getters that return functions, so that `({ id }, { remaining }) =>` works.
 
-  /** The seconds until the deadline, below 0 when it has passed; null without one. */
+  /** Seconds until the deadline, below 0 after it; null without a deadline. */
   get remaining() {
     return () => (this.#deadline === Infinity ? null : (this.#deadline - performance.now()) / 1000);
   }
 
-  /** Whether the host has cancelled this call. A handler that never awaits asks now and then. */
+  /**
+   * True if the host has cancelled this call. A handler that never awaits should check it now and
+   * then.
+   */
   get cancelled() {
     this.#session?.look();
     return this.#cancelled;
@@ -88,7 +91,7 @@ export class Call {
     return this.#controller !== undefined;
   }
 
-  /** Whether *error* is the deadline's: that of a signal or a timeout, when the deadline has passed. */
+  /** True if *error* is of a signal or a timeout, and the deadline has passed. */
   hasTimedOut(error) {
     if (this.#cancelled || performance.now() < this.#deadline - EARLY) return false;
     return isTimeout(error, this.#controller?.signal.reason);
@@ -99,7 +102,7 @@ export class Call {
     this.#controller?.abort(new Cancelled('cancelled by the host'));
   }
 
-  /** No timer of this call is left. */
+  /** Clear all timers of this call. */
   close() {
     this.closed = true;
     clearTimeout(this.#timer);

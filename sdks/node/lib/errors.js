@@ -1,8 +1,8 @@
-// Errors that an author throws, those that we throw, and how any error is told to the host.
+// Errors that an author throws, errors of the SDK, and the form of any error on the wire.
 
 import { inspect } from 'node:util';
 
-/** Throw it to be given the same message again, `after` seconds from now. */
+/** Throw it to get the same message again, `after` seconds from now. */
 export class Retry extends Error {
   name = 'Retry';
 
@@ -20,7 +20,7 @@ export class Reject extends Error {
   name = 'Reject';
 }
 
-/** A result that the wire cannot carry unchanged. The text says which part of it, and why. */
+/** The wire cannot carry a result unchanged. The text says which part of it, and why. */
 export class EncodeError extends Error {
   name = 'EncodeError';
 }
@@ -30,23 +30,26 @@ export class FrameTooLarge extends EncodeError {
   name = 'FrameTooLarge';
 }
 
-/** Why the signal of a call is aborted, and what answers a call that was cancelled in the queue. */
+/** The reason of a cancelled call's signal, and the answer of a call cancelled while it waited. */
 export class Cancelled extends Error {
   name = 'Cancelled';
 }
 
-/** What came is no frame, or no message. */
+/** The input is not a frame, or not a message. */
 export class DecodeError extends Error {
   name = 'DecodeError';
 }
 
 const HERE = import.meta.dirname;
 const OURS = [`${HERE}/`, `${HERE.slice(0, -'lib'.length)}index.js`];
-/** Of a stack's line: the scheme of its URL, and the query with which load.js imports once more. */
+/**
+ * Parts of a stack's line to remove: the scheme of its URL, and the query of load.js's second
+ * import.
+ */
 const NO_PLACE = /file:\/\/|\?(?:again=1|by=tsx)(?=:)/g;
 const FOR_US = /node:async_hooks|\/runtimes\/node\/(launch\.cjs|resolve\.mjs)/;
 
-/** The fields of an `err` frame: type, message, stack, cause, and what it says about a retry. */
+/** Return the fields of an `err` frame: type, message, stack, cause, and the retry, if any. */
 export function describe(error, depth = 4) {
   try {
     return describeWell(error, depth);
@@ -67,7 +70,10 @@ function describeWell(error, depth) {
 
 const TIMEOUT = /abort|timeout|timedout|cancel/i; // AbortError, ETIMEDOUT, ERR_CANCELED, ...
 
-/** Whether *error*, or one that caused it, is *reason* or a timeout. By name: each library has its own. */
+/**
+ * True if *error*, or one that caused it, is *reason* or a timeout. By name: each library has its
+ * own.
+ */
 export function isTimeout(error, reason, depth = 4) {
   if (error == null || !depth) return false;
   try {
@@ -75,11 +81,11 @@ export function isTimeout(error, reason, depth = 4) {
     if (error === reason || names.some((name) => typeof name === 'string' && TIMEOUT.test(name))) return true;
     return isTimeout(error.cause ?? error.errors?.[0], reason, depth - 1);
   } catch {
-    return false; // an error whose own parts cannot be read
+    return false; // the parts of the error cannot be read
   }
 }
 
-/** An error for a program that has several nodes, and none of this *name*. */
+/** Return an error for a program with several nodes but none of this *name*. */
 export function absent(name, nodes) {
   return new ReferenceError(`there is no node "${name}" in this program; it has: ${[...nodes.keys()].join(', ')}`);
 }
@@ -98,9 +104,9 @@ function typeOf(error) {
   return error.name === 'Error' ? (error.constructor?.name ?? 'Error') : error.name;
 }
 
-/** The author's own lines before those of libraries and of Node, and none of ours. */
+/** The author's own lines before those of libraries and of Node, and none of the SDK's. */
 function stackOf(error) {
-  // A syntax error begins with its place, the others with their text.
+  // A syntax error begins with its place, other errors with their text.
   const lines = String(error.stack ?? '').match(/^ +at .*$|^(?:file:\/\/)?\/.*:\d+$/gm) ?? [];
   const frames = lines.slice(0, 40).map((line) => text(line.replace(/^ +at /, '').replace(NO_PLACE, ''), 400));
   const foreign = frames.filter((frame) => !isOurs(frame));
@@ -112,7 +118,7 @@ function isOurs(frame) {
   return OURS.some((path) => frame.includes(path)) || FOR_US.test(frame);
 }
 
-/** Text that any codec carries, of at most `most` characters and a note of how many there were. */
+/** Text that any codec carries: at most `most` characters, and a note of the full number. */
 export function text(value, most = 8192) {
   let string;
   try {

@@ -1,21 +1,21 @@
-// The two descriptors that nobody else may touch. Nothing else here reads or writes one.
+// The two private descriptors. Nothing else here reads or writes a descriptor.
 
 import fs from 'node:fs';
 import net from 'node:net';
 import { Readable } from 'node:stream';
 
-/** Milliseconds, and as many attempts, to get a descriptor back from another thread. */
+/** Milliseconds, and the number of attempts, to get a descriptor back from another thread. */
 const ATTEMPTS = 5000;
 const still = new Int32Array(new SharedArrayBuffer(4));
 
 let wire;
 
 /**
- * Take descriptors 0 and 1 away from everybody; returns private ones, `{ input, sink }`.
+ * Take descriptors 0 and 1 away from all other code; return private ones, `{ input, sink }`.
  *
- * Afterwards a read finds the end of input, and a print goes to stderr, a child process's too.
+ * Afterwards a read finds the end of input. A print goes to stderr, also one of a child process.
  * A terminal stays, as does any input with EMIT_MSG: they are for a debugger. Node has no dup2():
- * where a descriptor is no pipe only `process.stdin` and `process.stdout` can be replaced.
+ * if a descriptor is not a pipe, only `process.stdin` and `process.stdout` can be replaced.
  *
  * `serve` calls this, importing does not: a test imports this file too. The launcher calls it
  * before it loads the author's file; without one the host takes lines before `ready` as prints.
@@ -44,7 +44,7 @@ function takeStdin() {
 
 function takeOutput() {
   let sink = 1;
-  // Of a regular file a second opening has an offset of its own, and would write over the first.
+  // A second opening of a regular file has an offset of its own, and would overwrite the first.
   if (isPipe(1) && (isPipe(2) || statOf(2).isCharacterDevice()) && mayOpen('/dev/fd/2')) {
     sink = fs.openSync('/dev/fd/1', fs.constants.O_WRONLY);
     reopen(1, '/dev/fd/2', fs.constants.O_WRONLY);
@@ -54,8 +54,8 @@ function takeOutput() {
 }
 
 /**
- * A descriptor that is opened gets the lowest number that is free. Another thread of this process
- * may have been quicker: Node's own open a file for a moment when they give memory back.
+ * Open *path* as descriptor *fd*: a new descriptor gets the lowest free number. Another thread may
+ * have been quicker: Node's own threads open a file for a moment when they give memory back.
  */
 function reopen(fd, path, flags) {
   fs.closeSync(fd);
@@ -82,9 +82,9 @@ function isPipe(fd) {
 }
 
 /**
- * By the numbers of BigInt, which Node keeps apart. The others it has in one place, and its
- * realpath() looks there: after the stat of a pipe it leaves the links of a package as they are,
- * and the package does not find what lies beside the place that it is linked to.
+ * Stat with BigInt, whose results Node keeps apart. Node keeps all other results in one place,
+ * where its realpath() looks: after the stat of a pipe it does not resolve the links of a package,
+ * and the package does not find the files beside the place that it is linked to.
  */
 function statOf(fd) {
   return fs.fstatSync(fd, { bigint: true });
@@ -101,12 +101,14 @@ export function writeAll(fd, data) {
       at += fs.writeSync(fd, data, at);
     } catch (error) {
       if (error.code !== 'EAGAIN') throw error;
-      sleep(1); // a socket or a terminal that somebody made non-blocking
+      sleep(1); // a socket or a terminal that is set to non-blocking
     }
   }
 }
 
-/** Up to *size* bytes that are in the pipe now; undefined if there are none. Does not wait. */
+/**
+ * Return up to *size* bytes that are in the pipe now; undefined if there are none. Does not wait.
+ */
 export function readNow(fd, size) {
   try {
     const bytes = Buffer.allocUnsafe(size);

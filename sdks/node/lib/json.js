@@ -1,17 +1,17 @@
-// JSON that changes nothing: 64-bit integers, -0 and broken text included. No I/O here.
+// JSON without silent changes: 64-bit integers, -0 and broken text included. No I/O here.
 
 import { isUtf8 } from 'node:buffer';
 import { DecodeError } from './errors.js';
 import { check, isPlain } from './values.js';
 
-/** As many digits in a row are perhaps an integer beyond 2^53. */
+/** This many digits in a row may be an integer beyond 2^53. */
 const LONG = 16;
 const SURROGATE = /\\u[dD][89a-fA-F]/;
 const NUMBER = /-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
-/** The text that stands for an integer: no valid text has half a character before a digit. */
+/** A text that stands for an integer: no valid text has half a character before a digit. */
 const MARKED = /^\ud800-?\d/;
 
-/** A value as JSON. Throws EncodeError. */
+/** Return a value as JSON. Throws EncodeError. */
 export function stringify(value) {
   if (isPlain(value)) {
     const json = JSON.stringify(value);
@@ -37,12 +37,15 @@ function writeNumber(value) {
   return Number.isInteger(value) && !Number.isSafeInteger(value) && !text.includes('e') ? `${text}.0` : text;
 }
 
-/** The value of *text*; an integer beyond 2^53 is a BigInt. Throws DecodeError. */
+/** Return the value of *text*; an integer beyond 2^53 is a BigInt. Throws DecodeError. */
 export function parse(text) {
   return isSuspect(text) ? parseExactly(text) : parsePlainly(text);
 }
 
-/** The values of the lines of a *text*: looking for suspects in all of it at once is quicker. */
+/**
+ * Return the values of a *text*'s lines. Searching it once for long integers is faster than by
+ * line.
+ */
 export function parseLines(text) {
   const one = isSuspect(text) ? parseExactly : parsePlainly;
   const values = [];
@@ -60,7 +63,7 @@ function isSuspect(text) {
   return hasLong(text) || (text.includes('\\u') && SURROGATE.test(text));
 }
 
-/** As /\d{16}/ would tell, in a tenth of the time: of 16 in a row, one stands at a multiple of 16. */
+/** Test as /\d{16}/, in a tenth of the time: of 16 in a row, one stands at a multiple of 16. */
 function hasLong(text) {
   for (let at = LONG - 1; at < text.length; at += LONG) {
     if (isDigit(text, at) && digitsAround(text, at) >= LONG) return true;
@@ -77,7 +80,7 @@ function digitsAround(text, at) {
 }
 
 function isDigit(text, at) {
-  const code = text.charCodeAt(at); // NaN before and behind the text
+  const code = text.charCodeAt(at); // NaN before and after the text
   return code >= 48 && code <= 57;
 }
 
@@ -95,7 +98,7 @@ function parseExactly(text) {
   return hasLong(text) ? restore(JSON.parse(mark(text))) : value;
 }
 
-/** *bytes* as text. Node would put U+FFFD where they are no valid UTF-8. */
+/** Return *bytes* as text. Node would put U+FFFD for invalid UTF-8. */
 export function decode(bytes) {
   const text = bytes.toString();
   if (text.includes('\ufffd') && !isUtf8(bytes)) throw new DecodeError('no valid UTF-8');
@@ -109,7 +112,7 @@ function checkWords(value) {
   Object.values(value).forEach(checkWords);
 }
 
-/** *text* with each integer beyond 2^53 as a text that MARKED tells. */
+/** Replace each integer beyond 2^53 in *text* by a text that MARKED matches. */
 function mark(text) {
   let marked = '';
   for (let at = 0; at < text.length; ) {
@@ -126,7 +129,7 @@ function markNumber(number) {
   return /[.eE]/.test(number) || Number.isSafeInteger(Number(number)) ? number : `"\\ud800${number}"`;
 }
 
-/** Where the text that begins at *quote* has ended. */
+/** Return the end of the text that begins at *quote*. */
 function closing(text, quote) {
   let end = text.indexOf('"', quote + 1);
   while (isEscaped(text, end)) end = text.indexOf('"', end + 1);
@@ -144,7 +147,7 @@ function restore(value) {
   if (value === null || typeof value !== 'object') return value;
   for (const key of Object.keys(value)) {
     const property = { value: restore(value[key]), enumerable: true, writable: true, configurable: true };
-    Object.defineProperty(value, key, property); // also where the key is __proto__
+    Object.defineProperty(value, key, property); // also if the key is __proto__
   }
   return value;
 }

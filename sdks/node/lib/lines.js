@@ -1,6 +1,6 @@
-// Lines of a stream: the first one tells what kind of input this is.
+// The lines of a stream. The first one shows the kind of input.
 
-/** The first line that is not blank, and what has arrived behind it, from its end on. */
+/** Return the first line that is not blank, and the input that has arrived from its line end on. */
 export function readFirst(stream) {
   let held = Buffer.alloc(0);
   return new Promise((resolve, reject) => {
@@ -26,7 +26,7 @@ function trimStart(bytes) {
   return bytes.subarray(at);
 }
 
-/** Each line of *chunks*, without its end. */
+/** Yield each line of *chunks*, without its end. */
 export async function* readLines(chunks) {
   let held = [];
   for await (const chunk of chunks) {
@@ -40,7 +40,7 @@ export async function* readLines(chunks) {
   if (held.some((part) => part.length)) yield Buffer.concat(held);
 }
 
-/** What has arrived, and then what comes. */
+/** Yield the input that has arrived, and then the input that still comes. */
 export async function* chunks(stream, rest) {
   yield rest;
   if (!stream.readableEnded) yield* stream;

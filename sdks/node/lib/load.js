@@ -1,11 +1,11 @@
-// Loading a file that is to be a node, whether it knows of Emit or not.
+// Loads a file that is to be a node, even if it does not know of Emit.
 
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Handler } from './nodes.js';
 import { advised, hasTsx, isOfTheLanguage, isUnfit, useTsx } from './typescript.js';
 
-/** The handler of *file*, or undefined when it has *registered* nodes by itself. */
+/** Return the handler of *file*, or undefined if it has *registered* nodes itself. */
 export async function load(file, name, registered, missing) {
   const shown = path.basename(file);
   const module = /\.[cm]?ts$/.test(file) ? await importTypeScript(file, missing) : await importFile(file, missing);
@@ -25,12 +25,12 @@ async function importFile(file, missing, again = '') {
     if (!missing || !lacksUs(error)) throw error;
   }
   await missing();
-  return import(`${url}?again=1`); // Node keeps the failure of the first
+  return import(`${url}?again=1`); // Node caches the failure of the first import
 }
 
 /**
- * A Node from 22.18 up takes types out by itself. It leaves to tsx what it can't: enums, imports
- * without a suffix, `import` and `export` where package.json says "type": "commonjs".
+ * Node from 22.18 on strips types itself. tsx reads the rest: enums, imports without a suffix,
+ * `import` and `export` if package.json says "type": "commonjs".
  */
 async function importTypeScript(file, missing) {
   const isNative = process.features.typescript && !(isUnfit(file) && hasTsx(file));
@@ -43,24 +43,25 @@ async function importTypeScript(file, missing) {
     }
   }
   await useTsx(file);
-  // Node keeps the failure of the first. tsx writes a query as URLSearchParams does, with a value.
+  // Node caches the failure of the first import. tsx writes a query as URLSearchParams does, with a
+  // value.
   return importFile(file, missing, isNative ? '?by=tsx' : '');
 }
 
 function lacksUs(error) {
-  const isMissing = ['ERR_MODULE_NOT_FOUND', 'MODULE_NOT_FOUND'].includes(error?.code); // yarn's has the second
+  const isMissing = ['ERR_MODULE_NOT_FOUND', 'MODULE_NOT_FOUND'].includes(error?.code); // yarn has the second
   return isMissing && /'emit-graph-sdk'|access emit-graph-sdk\b/.test(error.message);
 }
 
-/** Node keeps to itself where in the file a syntax error is, until it prints it. */
+/** Find the place of a syntax error. Node shows it only when it prints the error. */
 async function locate(error, file) {
-  const { spawnSync } = await import('node:child_process'); // it takes 3 ms to load
+  const { spawnSync } = await import('node:child_process'); // takes 3 ms to load
   const { stderr } = spawnSync(process.execPath, ['--check', file], { encoding: 'utf8' });
   const [place] = stderr.split('\n');
   if (/^\/.*:\d+$/.test(place)) error.stack = `${place}\n${error.stack}`;
 }
 
-/** The node that was asked for is all that is served. */
+/** Keep only the node that was asked for. */
 function keepOnly(registered, name, shown) {
   const at = registered.findIndex((handler) => handler.name === name);
   const found = registered.map((handler) => handler.name).join(', ');
@@ -69,8 +70,8 @@ function keepOnly(registered, name, shown) {
 }
 
 /**
- * The functions that a module exports, by name, those of a CommonJS `module.exports` too. Where
- * `export default` was made into CommonJS, that is its `default`.
+ * Return the functions that a module exports, by name, including those of a CommonJS
+ * `module.exports`. If `export default` was compiled to CommonJS, that is its `default`.
  */
 function functionsOf(module) {
   const inside = typeof module.default === 'object' ? module.default : {};
@@ -92,12 +93,12 @@ function pick(functions, name, shown) {
     const problem = name ? `there is no function "${name}"` : question;
     throw new ReferenceError(`${shown}: ${problem} (found: ${names.join(', ') || 'none'})`);
   }
-  // A host calls it by the name that it has asked for.
+  // The host calls the node by the name that it has asked for.
   const called = name || (chosen === 'default' ? defaultName(functions.default, stem) : chosen);
   return new Handler(called, functions[chosen]);
 }
 
-/** `export default function words` answers to the name words. */
+/** Find a default export by its function's name: `export default function words` is also words. */
 function defaultNamed(functions, name) {
   return name && functions.default?.name === name ? 'default' : undefined;
 }

@@ -3,10 +3,10 @@
 import { format } from 'node:util';
 import { text } from './errors.js';
 
-/** Each method of console that we take, and the level it means. */
+/** The methods of console that are replaced, and the level of each. */
 const CONSOLE = { debug: 'debug', log: 'info', info: 'info', warn: 'warning', error: 'error' };
 
-let send; // to the host, once there is one
+let send; // sends to the host, once there is one
 
 /** Logs as console does, `log.warn('%d left', 3)`; without a host, to stderr. */
 export const log = {
@@ -24,7 +24,7 @@ function write(level, values) {
   else process.stderr.write(`${level}: ${line}\n`);
 }
 
-/** From now on `log` and console go to *sender*, which takes a level and a text. */
+/** Send `log` and console to *sender* from now on. It takes a level and a text. */
 export function logThrough(sender) {
   send = sender;
   for (const [method, level] of Object.entries(CONSOLE)) {

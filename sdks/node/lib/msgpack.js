@@ -1,5 +1,5 @@
-// msgpack that changes nothing. The packages on npm write integers beyond 2^32 as floats, or read
-// all 64-bit ones as BigInt or rounded; here an integer is a number if it is safe, else a BigInt.
+// msgpack without silent changes. The packages on npm write integers beyond 2^32 as floats, or read
+// all 64-bit ones as BigInt or rounded. Here an integer is a number if it is safe, else a BigInt.
 // No I/O here.
 
 import { isUtf8 } from 'node:buffer';
@@ -8,7 +8,7 @@ import { check, DEPTH, isMap } from './values.js';
 
 /**
  * An instant with more digits than the milliseconds of a Date, as other languages send them.
- * It is a Date otherwise; `nanoseconds` (0 to 999999) are those beyond the millisecond.
+ * Otherwise it is a Date; `nanoseconds` (0 to 999999) has the digits beyond the millisecond.
  */
 export class Timestamp extends Date {
   constructor(milliseconds, nanoseconds) {
@@ -17,17 +17,17 @@ export class Timestamp extends Date {
   }
 }
 
-// Writing. What is written is copied out at the end, so one buffer serves all values.
+// Writing. The finished bytes are copied out at the end, so one buffer serves all values.
 
 let buffer = Buffer.allocUnsafe(1 << 16);
 let at = 0;
 
-/** *value* in msgpack, behind *prefix*, which is bytes. Throws EncodeError. */
+/** Return *value* in msgpack, after the bytes of *prefix*. Throws EncodeError. */
 export function pack(value, prefix = undefined) {
   at = 0;
   if (prefix) for (; at < prefix.length; at++) buffer[at] = prefix[at];
   if (!put(value, DEPTH)) {
-    check(value, true); // says where and why
+    check(value, true); // says where the fault is and why
     throw new TypeError('a value changed while it was written');
   }
   const packed = Buffer.allocUnsafe(at);
@@ -36,7 +36,7 @@ export function pack(value, prefix = undefined) {
   return packed;
 }
 
-// Each returns whether the value can be carried.
+// Each returns true if the value can be carried.
 
 function put(value, levels) {
   switch (typeof value) {
@@ -88,7 +88,7 @@ function putText(value) {
   return bytes === length || value.isWellFormed();
 }
 
-/** A short text, most likely ASCII: without a second pass through Buffer. */
+/** Write a short text, most likely ASCII, without a second pass through Buffer. */
 function putAscii(value, length) {
   need(33);
   const start = at;
@@ -166,7 +166,7 @@ function putTime(value) {
   return true;
 }
 
-/** A size: in the tag itself below *limit*, else in 8 bits (where *one* is a tag), 16 or 32. */
+/** Write a size: in the tag itself below *limit*, else in 8 bits (if *one* is a tag), 16 or 32. */
 function putHead(size, fix, limit, one, two) {
   need(5);
   if (size < limit) buffer[at++] = fix | size;
@@ -199,7 +199,7 @@ let source = buffer;
 let position = 0;
 let end = 0;
 
-/** The value in *bytes* from *start* up to *stop*. Throws DecodeError. */
+/** Return the value in *bytes* from *start* to *stop*. Throws DecodeError. */
 export function unpack(bytes, start = 0, stop = bytes.length) {
   source = bytes;
   position = start;
@@ -292,7 +292,7 @@ function safe(integer) {
   return Number.isSafeInteger(number) ? number : integer;
 }
 
-/** Where the next *size* bytes begin; the position is behind them. */
+/** Move past the next *size* bytes. Return their beginning. */
 function skip(size) {
   const start = position;
   position += size;

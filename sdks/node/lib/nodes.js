@@ -1,18 +1,18 @@
-// Nodes: what an author writes, and how it is handed a message. No I/O here.
+// Nodes: the author's part, and how a node is called with a message. No I/O here.
 
 import { Call, current } from './context.js';
 import { check } from './values.js';
 
 const SPACE = /^(\s|\/\/.*|\/\*[^]*?\*\/)*/;
-/** What stands before the first parameter of any kind of function. */
+/** The text before the first parameter of any kind of function. */
 const HEAD = /^(async\b)?\s*(function\b)?\s*\*?\s*[\w$]*\s*\(/;
 const FIELD = /^([\w$]+|'[^'\\]*'|"[^"\\]*")\s*(?:$|[:=])/;
 
 const LONG = 4;
 
-/** A handler with its name and the fields that it takes apart, if it does. */
+/** A handler with its name and the fields that it destructures, if any. */
 export class Handler {
-  /** Milliseconds that this node's code has kept the thread lately. Until it is known: long. */
+  /** Milliseconds for which this node's code recently kept the thread. Until it is known: long. */
   pace = LONG;
 
   constructor(name, handler) {
@@ -21,14 +21,14 @@ export class Handler {
     this.inputs = inputsOf(handler);
   }
 
-  /** What the handler returns: a value, a promise, or a stream of values. */
+  /** Return the handler's own return value: a value, a promise, or a stream of values. */
   invoke(msg, call) {
     this.checkMessage(msg);
     const { handler } = this;
     return handler(msg, call);
   }
 
-  /** The slowest of the last dozen times counts: a quick call does not hide the others. */
+  /** Record the slowest of the last dozen times: a quick call does not hide the others. */
   keptThread(milliseconds) {
     this.pace = Math.max(Math.min(milliseconds, LONG), this.pace * 0.9);
   }
@@ -45,7 +45,7 @@ export class Handler {
   }
 }
 
-/** The function that an author gets back: give it a message and it resolves to the results. */
+/** Return the function for the author: call it with a message, and it resolves to the results. */
 export function callable(node) {
   const call = (msg, given) => current.run(given ?? new Call({ node: node.name }), collect, node, msg);
   Object.defineProperty(call, 'name', { value: node.name });
@@ -61,14 +61,14 @@ async function collect(node, msg) {
   return results;
 }
 
-/** Run one call to its end, and hand each result to *emit*. */
+/** Run one call to its end, and pass each result to *emit*. */
 export async function drive(node, msg, call, emit) {
   const result = await node.invoke(msg, call);
   if (isStream(result) || isAsyncStream(result)) for await (const value of result) emit(value);
   else if (result !== undefined) emit(result);
 }
 
-/** A generator, or another iterator. Lists, texts and Maps are values. */
+/** True for a generator or another iterator. Lists, texts and Maps are values. */
 export function isStream(result) {
   return typeof result?.next === 'function' && typeof result[Symbol.iterator] === 'function';
 }
@@ -78,8 +78,8 @@ export function isAsyncStream(result) {
 }
 
 /**
- * The fields of `({ text, limit = 5, ...rest }) =>`: what a message must hold, and what it may.
- * Undefined for a handler that takes the message whole, or that cannot be read.
+ * Return the fields of `({ text, limit = 5, ...rest }) =>`: those a message must have, and may
+ * have. Undefined for a handler that takes the whole message, or that cannot be read.
  */
 export function inputsOf(handler) {
   const code = Function.prototype.toString.call(handler);
@@ -94,7 +94,7 @@ function readFields(code) {
   for (const part of split(code)) {
     if (part.startsWith('...') || part === '') continue;
     const name = FIELD.exec(part)?.[1];
-    if (name === undefined) return undefined; // a computed key, say
+    if (name === undefined) return undefined; // such as a computed key
     const list = hasDefault(part) ? inputs.optional : inputs.required;
     list.push(name.replace(/^['"]|['"]$/g, ''));
   }
@@ -102,11 +102,11 @@ function readFields(code) {
 }
 
 function hasDefault(part) {
-  // In `a: b = 1` and `a: { b = 1 } = {}` only what stands outside of brackets counts.
+  // In `a: b = 1` and `a: { b = 1 } = {}` only the part outside of brackets counts.
   return [...tokens(part)].some(([token, depth]) => token === '=' && depth === 0);
 }
 
-/** The parts between the commas of `{a, b = f(1, 2)}`, without comments. */
+/** Return the parts between the commas of `{a, b = f(1, 2)}`, without comments. */
 function split(code) {
   const parts = [''];
   for (const [token, depth] of tokens(code)) {
@@ -117,7 +117,7 @@ function split(code) {
   return parts.map(trim);
 }
 
-/** Each token with the number of brackets it is within, its own included. */
+/** Yield each token with the depth of its brackets, its own included. */
 function* tokens(code) {
   let depth = 0;
   const pattern = /\/\/.*|\/\*[^]*?\*\/|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`|=>|[=!]==?|[^]/g;

@@ -11,10 +11,11 @@ import { drive } from './nodes.js';
 const NEWLINE = Buffer.from('\n');
 
 /**
- * Run every message of the input: its first line, and the chunks of the *rest*. Resolves to the exit status.
+ * Run every message of the input: its first line, and the chunks of the *rest*. Resolve to the exit
+ * status.
  *
- * What begins with a byte from 0x80 up is a msgpack map; no JSON does. A host that has *probed*
- * gets an end behind the results, by which it knows that no handler ended the process.
+ * Input that begins with a byte from 0x80 up is a msgpack map; JSON never begins so. A host that
+ * has *probed* gets an end after the results, which tells it that no handler ended the process.
  */
 export async function runPlain(nodes, sink, first, rest, probed) {
   const isPacked = first[0] >= 0x80;
@@ -53,13 +54,13 @@ async function runOne(nodes, read, emit) {
   }
 }
 
-/** A handler that ends the process has failed, whatever exit code it gave. */
+/** Fail if a handler ends the process, whatever its exit code. */
 function left(status) {
   process.exitCode = 1;
   writeAll(2, Buffer.from(`${new Exit(status).message}\n`));
 }
 
-/** What Node itself ends the process for, it says itself. */
+/** Stay silent about an error that ends the process: Node itself prints it. */
 function thrown() {
   process.off('exit', left);
 }
@@ -82,7 +83,7 @@ async function* packed(first, rest) {
   yield () => unpack(all);
 }
 
-/** One message per line, or one document over several lines. Each is read in its own turn. */
+/** Yield one message per line, or one document over several lines. Each is read in its own turn. */
 async function* documents(first, rest) {
   if (isJson(first)) {
     yield () => parse(decode(first));
@@ -112,7 +113,7 @@ function print(sink, data) {
   try {
     writeAll(sink, Buffer.concat([data, NEWLINE]));
   } catch (error) {
-    if (error.code === 'EPIPE') leave(0); // as of `| head -1`: the reader has what it wanted
+    if (error.code === 'EPIPE') leave(0); // as with `| head -1`: the reader has enough
     throw error;
   }
 }

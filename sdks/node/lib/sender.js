@@ -1,4 +1,4 @@
-// Frames out: gathered, never later than they may be, and written whole.
+// Frames out: gathered up to a limit of time, and written whole.
 
 import { choose } from './codec.js';
 import { describe, EncodeError, FrameTooLarge } from './errors.js';
@@ -9,20 +9,22 @@ import { MEMBERS, members } from './values.js';
 export const ENOUGH = 16 * 1024;
 /** Milliseconds that a finished result may wait for company. */
 export const LINGER = 1;
-/** Bytes of a frame: the most that max_frame can be, and so it is if the host does not say. */
+/**
+ * Bytes of a frame: the most that max_frame can be, and the default if the host does not send one.
+ */
 export const LARGEST = (1 << 24) - 1;
 
 const NONE = [];
-/** The text of each kind of frame that is cut where it would be over max_frame. */
+/** The text that is cut in each kind of frame if the frame would exceed max_frame. */
 const CUT = { err: 'message', log: 'text' };
 
 export class Sender {
-  /** No one reads any more. */
+  /** True once nobody reads any more. */
   gone = false;
   codec = choose();
   #chunks = [];
   #size = 0;
-  #oldest = 0; // when the first of the chunks was put there
+  #oldest = 0; // when the oldest chunk was put there
   #partial = new Set(); // calls with results that are in no chunk yet
   #immediate;
   #timer;
@@ -33,7 +35,7 @@ export class Sender {
     this.room = maxFrame - 64; // for results, beside the frame's other fields
   }
 
-  /** Whether anything waits to be written. */
+  /** True if anything waits to be written. */
   get waits() {
     return this.#size > 0;
   }
@@ -43,7 +45,7 @@ export class Sender {
     this.write();
   }
 
-  /** An err or a log over max_frame would be lost whole, so its longest parts go. */
+  /** An err or a log over max_frame would be lost whole, so its longest parts are cut. */
   #fit(fields) {
     const frame = this.codec.frame(fields);
     if (this.codec.size(frame) <= this.maxFrame || !CUT[fields.op]) return frame;
@@ -54,7 +56,7 @@ export class Sender {
     return this.codec.frame({ ...kept, [part]: kept[part].slice(0, most).toWellFormed() });
   }
 
-  /** One result of several. */
+  /** Emit one of several results. */
   emit(call, value) {
     if (call.closed) return;
     const part = this.#encode(call, value);
@@ -94,7 +96,7 @@ export class Sender {
     this.#put(this.codec.results('end', call.id, call.parts));
   }
 
-  /** The end of a call with its only result. Throws for one that cannot be carried. */
+  /** End a call with its only result. Throws if the result cannot be carried. */
   endWith(call, value) {
     const frame = this.codec.only(call.id, value);
     if (frame.length > MEMBERS) checkMembers(call, value);
@@ -103,7 +105,7 @@ export class Sender {
     this.#put(frame);
   }
 
-  /** What a call has emitted and no frame has is left out: it has failed. */
+  /** End a call with an error. Its results that are in no frame yet are dropped. */
   fail(call, error) {
     this.#partial.delete(call);
     const about = describe(error);
@@ -111,7 +113,7 @@ export class Sender {
     this.#putError(call.id, about);
   }
 
-  /** The process itself cannot go on. */
+  /** Report that the process itself cannot go on. */
   failAll(error) {
     this.#putError(null, describe(error));
   }
@@ -133,7 +135,7 @@ export class Sender {
     this.#size += chunk.length;
   }
 
-  /** Write if there is enough, or it has waited long enough by *now*. */
+  /** Write if there is enough, or if the oldest result has waited long enough by *now*. */
   writeIfDue(now) {
     if (this.#size > ENOUGH || (this.#size && now - this.#oldest > LINGER)) this.write();
   }
@@ -143,7 +145,7 @@ export class Sender {
     this.#immediate ??= setImmediate(() => this.write());
   }
 
-  /** Write all there is, results of open calls too. */
+  /** Write everything, including the results of open calls. */
   flush() {
     for (const call of this.#partial) this.#putPartial(call);
     this.write();
@@ -161,7 +163,7 @@ export class Sender {
     try {
       if (!this.gone) writeAll(this.sink, data);
     } catch {
-      this.gone = true; // there is no one left to tell
+      this.gone = true; // nobody is left to tell
     }
   }
 }

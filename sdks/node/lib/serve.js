@@ -1,4 +1,4 @@
-// Serving: which nodes, when, and for whom.
+// Serving: the choice of nodes, the time, and the caller.
 
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
@@ -22,7 +22,7 @@ let concurrency = 1;
 let isServing = false; // or will be: by the file itself, or by boot
 
 /**
- * Define a node, `node(handler)` or `node('name', handler)`, of the program that calls this, which
+ * Define a node, `node(handler)` or `node('name', handler)`, of the calling program. The program
  * serves all its nodes once it has loaded. A file that is only imported serves nothing.
  */
 export function node(...given) {
@@ -39,7 +39,7 @@ export function node(...given) {
   return callable(made);
 }
 
-/** Serve the program's nodes, up to `concurrency` calls at a time; does nothing when imported. */
+/** Serve the program's nodes, up to `concurrency` calls at a time. Does nothing when imported. */
 export function serve(options = {}) {
   const { concurrency: wanted = 1 } = options;
   if (!Number.isSafeInteger(wanted) || wanted < 1) {
@@ -56,11 +56,11 @@ export function onStop(hook) {
 }
 
 /**
- * Load *file* and serve it: what the launcher calls. The file need not know of Emit.
+ * Load *file* and serve it, for the launcher. The file need not know of Emit.
  *
  * Serves the nodes that the file defines; else the function *name*; else the default export; else
- * the function named as the file; else `handler`; else the only one. *missing* is called when
- * this package is not found from there; it sees to it that the next attempt finds it.
+ * the function with the file's name; else `handler`; else the only function. *missing* is called if
+ * the file cannot find this package. It makes the next attempt find it.
  */
 export function boot(file, name = '', missing = undefined) {
   isServing = true;
@@ -91,7 +91,7 @@ async function run(load) {
     failure = error ?? new Error(`loading threw ${error}`);
   }
   const { first, rest } = wire.input ? await readFirst(wire.input.stream) : fromEnvironment();
-  // What looks like a hello is a message there: one may have a field `op`.
+  // A line that looks like a hello is a message there: it may have a field `op`.
   const isByHand = !wire.input || process.env.EMIT_PROBE === '1';
   const hello = isByHand ? undefined : helloIn(first);
   if (hello && !failure) failure = versionFailure(hello);
@@ -154,7 +154,7 @@ function converse(nodes, wire, hello, rest) {
   } catch (error) {
     session.breakOff(error); // no ready frame fits
   }
-  if (rest.length > 1) session.receive(rest.subarray(1)); // behind the end of the line
+  if (rest.length > 1) session.receive(rest.subarray(1)); // after the end of the line
   const { stream } = wire.input;
   stream.on('data', (bytes) => session.receive(bytes));
   stream.on('end', () => session.leave());
@@ -164,7 +164,7 @@ function converse(nodes, wire, hello, rest) {
 
 async function serveByHand(nodes, { input, sink }, first, rest) {
   const probed = process.env.EMIT_PROBE === '1';
-  delete process.env.EMIT_PROBE; // it is for no program that a handler starts
+  delete process.env.EMIT_PROBE; // hidden from programs that a handler starts
   if (probed) writeAll(sink, Buffer.from(new Json().frame(ready(nodes))));
   const { runPlain } = await import('./plain.js');
   await shutDown(await runPlain(nodes, sink, first, input ? chunks(input.stream, rest) : [], probed));
@@ -182,9 +182,9 @@ async function shutDown(status) {
   process.exit(status);
 }
 
-// Who calls?
+// The calling file
 
-/** The file that called this package, as its stack names it: a URL, or the path of a CommonJS one. */
+/** Return the file that called this package, as its stack names it: a URL, or a CommonJS path. */
 function callerFile() {
   const { prepareStackTrace, stackTraceLimit } = Error;
   Error.prepareStackTrace = (_, sites) => sites.map((site) => site.getFileName());
@@ -202,7 +202,7 @@ function isMain(caller) {
 }
 
 function mainFile() {
-  const { main } = createRequire(import.meta.url); // of a CommonJS program; its argv[1] may lack the suffix
+  const { main } = createRequire(import.meta.url); // for a CommonJS program; its argv[1] may lack the suffix
   if (main?.filename) return main.filename;
   try {
     return fs.realpathSync(process.argv[1]);
@@ -211,7 +211,7 @@ function mainFile() {
   }
 }
 
-/** `words` of any path or URL of words.mjs. */
+/** Return `words` for any path or URL of words.mjs. */
 function stem(file) {
   return path.basename(file.startsWith('file:') ? fileURLToPath(file) : file).replace(/\.\w+$/, '') || 'node';
 }

@@ -19,15 +19,15 @@ const PROTOCOL_ERROR = 76; // EX_PROTOCOL of sysexits.h
 export class Session {
   // A Map of all open calls would cost more than a simple handler does.
   waiting = [];
-  awaited = new Set(); // begun, and waiting for something
-  running = 0; // those, and one that has the thread
-  signalled = 0; // of those, with a signal that somebody holds
-  rest = Buffer.alloc(0); // arrived, and not looked at yet
+  awaited = new Set(); // calls that have begun and wait for something
+  running = 0; // those, and the one that has the thread
+  signalled = 0; // those of them whose signal is in use
+  rest = Buffer.alloc(0); // input that has arrived, but has not been read
   ended = false;
   leaving = false;
   broken = false;
 
-  /** *cleanUp* is what to do when all is done; it ends the process. */
+  /** *cleanUp* runs after the last call; it ends the process. */
   constructor(nodes, concurrency, { input, sink }, cleanUp) {
     this.nodes = nodes;
     this.concurrency = concurrency;
@@ -94,13 +94,13 @@ export class Session {
     try {
       for (const frame of this.splitter.feed(bytes)) this.take(frame);
     } catch (error) {
-      this.breakOff(error); // what came is no frame
+      this.breakOff(error); // the input is not a frame
     }
   }
 
   take(frame) {
     if (!isMap(frame)) throw new TypeError('a frame of the host is no map');
-    // What is unknown comes from a newer host.
+    // An unknown frame comes from a newer host.
     if (frame.op === 'call') this.accept(frame);
     else if (frame.op === 'cancel') this.cancel(frame.id);
     else if (frame.op === 'ping') this.sender.send({ op: 'pong', n: frame.n });
@@ -139,7 +139,7 @@ export class Session {
     while (this.waiting.length && this.running < this.concurrency) {
       const call = this.waiting.shift();
       const node = this.nodes.get(call.node);
-      // What is finished does not wait for a node that takes its time.
+      // Finished results do not wait for a slow node.
       if (this.sender.waits && !(node?.pace < LINGER)) this.sender.write();
       this.run(call, node);
       const now = performance.now();
@@ -151,7 +151,7 @@ export class Session {
     this.holdLoop();
   }
 
-  /** A promise will see to the end of its call by itself. */
+  /** Run one call. A promise ends its call itself. */
   run(call, node) {
     this.running += 1;
     current.enterWith(call); // startCalls leaves it: run() would do so for each call
@@ -231,8 +231,9 @@ export class Session {
   }
 
   /**
-   * With as many calls as there may be, the input cannot help any of them on, unless by a cancel.
-   * If nothing else is left to wait for either, they would never end: Node then says beforeExit.
+   * Keep the loop alive only if the input can help. With the most calls open, only a cancel in the
+   * input helps one of them. If they wait for nothing else, they would never end: Node then emits
+   * beforeExit.
    */
   holdLoop() {
     const hold = this.running < this.concurrency || this.signalled > 0;
@@ -252,7 +253,7 @@ export class Session {
 
   // The end
 
-  /** Take nothing more; end when what was accepted is answered. */
+  /** Accept no more calls. End when all accepted calls are answered. */
   leave() {
     if (!this.leaving) {
       this.leaving = true;
@@ -268,13 +269,13 @@ export class Session {
   }
 
   exit(status) {
-    // What Node ends the process for has been told by `thrown`, which closed the call.
+    // If Node itself ends the process, `thrown` has reported the error and closed the call.
     const call = current.getStore();
     if (call?.id != null && !call.closed && !this.broken) this.giveUp(new Exit(status));
     this.sender.flush();
   }
 
-  /** Node is about to end the process: an error that was thrown outside of a handler's reach. */
+  /** Report an error outside of a handler's reach. Node is about to end the process. */
   thrown(error) {
     if (process.listenerCount('uncaughtException')) return; // the author's own
     this.giveUp(error ?? nothing(current.getStore()?.node ?? 'something', error));
@@ -282,8 +283,8 @@ export class Session {
   }
 
   /**
-   * The process ends by what the current call, if any, has done: that call has failed. The others
-   * are not to blame: the host is told that there will be no more, so that it tries them elsewhere.
+   * Fail the current call, if any: it ends the process. The other calls are not to blame, so the
+   * host is told that no results will follow, and tries them elsewhere.
    */
   giveUp(error) {
     const call = current.getStore();
@@ -291,7 +292,10 @@ export class Session {
     this.sender.failAll(error);
   }
 
-  /** It is the host that is to blame. A handler may be looking for a cancel: its call is open, as others are. */
+  /**
+   * End the process: the host is at fault. A handler that looks for a cancel has an open call, like
+   * others.
+   */
   breakOff(error) {
     this.broken = true;
     this.sender.failAll(error);
@@ -299,7 +303,10 @@ export class Session {
   }
 }
 
-/** A ready frame that fits: the inputs are for people, and what grows with the program. */
+/**
+ * Return a ready frame that fits, if needed without the inputs. They are for people, and grow with
+ * the program.
+ */
 function fitting({ inputs, ...ready }, maxFrame) {
   const size = (fields) => Buffer.byteLength(JSON.stringify(fields));
   if (size({ ...ready, inputs }) <= maxFrame) return { ...ready, inputs };
@@ -310,7 +317,7 @@ function fitting({ inputs, ...ready }, maxFrame) {
   );
 }
 
-/** Names the field by which a call of the host is broken. The id comes first: it says whose it is. */
+/** Name the field that breaks a call of the host. The id comes first: it identifies the call. */
 function misfit({ id, msg, node, meta }) {
   if (!Number.isInteger(id) && typeof id !== 'bigint') return 'id';
   if (msg == null || !isMap(msg)) return 'msg';
@@ -320,7 +327,7 @@ function misfit({ id, msg, node, meta }) {
   return hasTime ? '' : 'meta';
 }
 
-/** An error for `throw undefined`. */
+/** Return an error for `throw undefined`. */
 function nothing(name, thrown) {
   return new TypeError(`${name} threw ${thrown}`);
 }

@@ -1,11 +1,11 @@
-// TypeScript by tsx, for what Node does not read by itself.
+// TypeScript by tsx, for files that Node does not read by itself.
 
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import Module, { createRequire } from 'node:module';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 
-/** Codes of errors with which Node says that it can't read a file, before anything of it has run. */
+/** Codes of Node's errors for a file that it can't read, raised before any of the file has run. */
 const UNREAD = ['ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX', 'ERR_INVALID_TYPESCRIPT_SYNTAX'];
 UNREAD.push('ERR_MODULE_NOT_FOUND', 'ERR_UNSUPPORTED_DIR_IMPORT', 'ERR_AMBIGUOUS_MODULE_SYNTAX');
 
@@ -14,8 +14,8 @@ export function isOfTheLanguage(error) {
 }
 
 /**
- * Whether Node would try *file* in vain, with a warning: `import` and `export` in a project of
- * "type": "commonjs", as `npm init` makes it.
+ * True if Node would try *file* in vain, with a warning: `import` and `export` in a project of
+ * "type": "commonjs", the default of `npm init`.
  */
 export function isUnfit(file) {
   if (!file.endsWith('.ts') || !/^(import|export)\b/m.test(readFileSync(file, 'utf8'))) return false;
@@ -27,10 +27,12 @@ export function hasTsx(file) {
   return findTsx(file) !== undefined;
 }
 
-/** What `node --import tsx` would load for *file*; undefined if its project does not have it. */
+/**
+ * Return the file that `node --import tsx` loads for *file*; undefined if its project lacks tsx.
+ */
 function findTsx(file) {
   try {
-    // Where it is linked to, as with pnpm: what it needs is beside it there.
+    // The link's target, as with pnpm: its dependencies are beside it there.
     const found = realpathSync(createRequire(path.resolve(file)).resolve('tsx/package.json'));
     return path.resolve(path.dirname(found), createRequire(found)(found).exports['.']);
   } catch {
@@ -38,7 +40,7 @@ function findTsx(file) {
   }
 }
 
-/** Have tsx read the TypeScript that is loaded from now on, as `node --import tsx` does. */
+/** Make tsx read the TypeScript that is loaded from now on, as `node --import tsx` does. */
 export async function useTsx(file) {
   const tsx = findTsx(file);
   if (!tsx) {
@@ -52,8 +54,8 @@ export async function useTsx(file) {
 }
 
 /**
- * tsx makes CommonJS of whatever is required. A second copy of this package would keep the nodes
- * that the file registers to itself.
+ * Make `require` return this copy of the package. tsx turns every required file into CommonJS, and
+ * a second copy would keep the nodes that the file registers to itself.
  */
 function shareThisPackage(exported) {
   const { _load } = Module;
@@ -69,7 +71,7 @@ const INSTALLERS = {
   'bun.lock': 'bun add -d',
 };
 
-/** How the project of *file* installs a package: its lock file tells. */
+/** Return the project's command to install a package, chosen by its lock file. */
 function install(file) {
   const folder = path.dirname(path.resolve(file));
   const lock = Object.keys(INSTALLERS).find((name) => existsSync(path.join(folder, name)));
@@ -77,7 +79,7 @@ function install(file) {
   return path.dirname(folder) === folder ? 'npm install --save-dev' : install(folder);
 }
 
-/** An error of a file that tsx would read, with what to do. */
+/** Return an error of a file that needs tsx, with the remedy. */
 export function advised(error, file) {
   if (/\b(import|export|enum|TypeScript)\b/.test(error.message)) {
     error.message +=

@@ -1,4 +1,4 @@
-// What the wire carries, and why not. No I/O here.
+// The values that the wire carries, and the reasons why it can't carry others. No I/O here.
 
 import { EncodeError } from './errors.js';
 
@@ -10,7 +10,7 @@ const NAME = /^(?!(?:\P{N}*\p{N}){5})[\p{L}_][\p{L}\p{N}_-]{0,39}$/u;
 const LEAST = -(2n ** 63n);
 const MOST = 2n ** 64n - 1n;
 
-/** Whether JSON.stringify writes *value* as it is. What it would change has to be looked at. */
+/** True if JSON.stringify writes *value* unchanged. Other values need a closer look. */
 export function isPlain(value, levels = DEPTH) {
   if (typeof value === 'string' || typeof value === 'boolean' || value === null) return true;
   if (typeof value === 'number') return isPlainNumber(value);
@@ -22,7 +22,7 @@ function isPlainNumber(value) {
   return Number.isFinite(value) && !Number.isInteger(value); // and 1e20 as an integer
 }
 
-// Most members are texts: without a call for each, all of a small result takes a tenth less.
+// Most members are texts. Without a call for each, all of a small result takes a tenth less.
 function isPlainInside(value, levels) {
   if (typeof value.toJSON === 'function') return false;
   if (Array.isArray(value)) {
@@ -38,15 +38,17 @@ function isPlainInside(value, levels) {
   return Object.getOwnPropertySymbols(value).length === 0;
 }
 
-/** A map is `{}` of any realm, or an object without prototype; no instance of a class. */
+/**
+ * True for `{}` of any realm and for an object without prototype; false for an instance of a class.
+ */
 export function isMap(value) {
   const parent = Object.getPrototypeOf(value);
   return parent === Object.prototype || parent === null || Object.getPrototypeOf(parent) === null;
 }
 
 /**
- * Throw an EncodeError that says where in *value* there is something that the codec cannot carry.
- * `binary`: it is msgpack, which carries bytes, instants, NaN and infinity.
+ * Throw an EncodeError that says which part of *value* the codec cannot carry.
+ * `binary`: the codec is msgpack, which carries bytes, instants, NaN and infinity.
  */
 export function check(value, binary, path = 'result', levels = DEPTH) {
   if (typeof value === 'string') checkText(value, path);
@@ -101,7 +103,7 @@ function checkMap(value, binary, path, levels) {
   }
 }
 
-/** A key that may be data, as an address, is told by its number: the text ends in logs. */
+/** A key that may be data, such as an address, is replaced by its number: the text ends in logs. */
 function step(path, key, at) {
   return NAME.test(key) ? `${path}.${key}` : `${path}[key ${at}]`;
 }
@@ -111,7 +113,7 @@ function nameOf(value) {
   return `a ${value.constructor?.name || 'class instance'}`;
 }
 
-/** The members of the lists and maps in *value*, all levels together. */
+/** Count the members of the lists and maps in *value*, all levels together. */
 export function members(value) {
   if (value === null || typeof value !== 'object') return 0;
   if (value instanceof Uint8Array || value instanceof Date) return 0;

@@ -1,12 +1,12 @@
 # frozen_string_literal: true
 
 module Emit
-  # A file that need not know of Emit, as nodes: what a launcher serves.
+  # Makes nodes of a file that need not know of Emit, for a launcher to serve.
   module Boot
     module_function
 
     # @return [Hash{String => Node}]
-    # @raise [ArgumentError] it is not clear which function is meant
+    # @raise [ArgumentError] several functions could be meant, or none
     def load(path, function)
       path = File.expand_path(path)
       Kernel.load(path)
@@ -18,8 +18,8 @@ module Emit
       { name => Node.new(name, Emit.toplevel(name)) }
     end
 
-    # A function at the top level is a method of every object. One that is called as a method of
-    # Ruby's own, as a file format.rb has, is kept for the top level alone: the SDK, the standard
+    # A function at the top level is a method of every object. If it has the name of one of Ruby's
+    # own methods, as in a file format.rb, it is kept for the top level alone: the SDK, the standard
     # library and gems need Ruby's.
     def give_back(name)
       hidden = [Kernel, BasicObject].any? { |owner| owner.method_defined?(name) || owner.private_method_defined?(name) }
@@ -39,7 +39,7 @@ module Emit
       { function => node }
     end
 
-    # The names of what the file itself defines at its top level, in its order.
+    # Return the names of the functions that the file itself defines at its top level, in its order.
     def functions(path)
       methods = (Object.private_instance_methods(false) | Object.public_instance_methods(false))
                 .map { |name| Object.instance_method(name) }

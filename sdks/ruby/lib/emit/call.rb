@@ -1,11 +1,11 @@
 # frozen_string_literal: true
 
 module Emit
-  # One message given to a handler: what `Emit.context` returns, and what a second parameter gets.
+  # One message given to a handler: `Emit.context` returns it, and a second parameter receives it.
   class Call
-    EARLY = 0.005 # Seconds by which a timer may go off before its time.
+    EARLY = 0.005 # Seconds by which a timer may fire early.
 
-    # What the session keeps with a call; no author needs these.
+    # The session's own data about a call; no author needs these.
     attr_reader :cancelled, :data, :count, :since
 
     # @return [String, nil] name of the node that was called
@@ -16,7 +16,7 @@ module Emit
 
     attr_reader :msg
 
-    # @param home [#emit, #look, #config] where it is run: under a host, the session
+    # @param home [#emit, #look, #config] the place where it runs: under a host, the session
     def initialize(home = nil, node = nil, id = nil, msg = nil, meta = nil)
       @home = home
       @node = node
@@ -25,13 +25,13 @@ module Emit
       @meta = meta
     end
 
-    # Its turn has come, and so its time begins: calls are sent ahead, and wait.
+    # Begins the time of the call at its turn: calls are sent ahead, and wait.
     def start
       left = @meta && @meta[:deadline_ms]
       @deadline = Emit.now + left / 1000.0 if left
     end
 
-    # Whether *error* is the deadline's: one of a timeout, raised when the deadline has passed.
+    # True if *error* is a timeout and the deadline has passed.
     def timeout?(error)
       return false unless @deadline && Emit.now > @deadline - EARLY
 
@@ -41,7 +41,7 @@ module Emit
     # @return [String, nil] name of the node that emitted the message
     def origin = @meta && @meta[:origin]
 
-    # @return [Integer] which attempt this is, counted by the host: 1 is the first
+    # @return [Integer] the number of this attempt, counted by the host: 1 is the first
     def attempt = (@meta && @meta[:attempt]) || 1
 
     # @return [String, nil] the sender's W3C trace context
@@ -51,21 +51,21 @@ module Emit
     def config = @home ? @home.config : {}
 
     # The time of a call begins when its handler is called. A handler that fails with a timeout
-    # (`Timeout::Error`, `IO::TimeoutError`, ...) when it has passed is tried again.
+    # (`Timeout::Error`, `IO::TimeoutError`, ...) after the deadline is tried again.
     #
-    # @return [Float, nil] seconds until the deadline, below 0 when it has passed; nil without one
+    # @return [Float, nil] seconds until the deadline, below 0 after it; nil without a deadline
     def remaining = @deadline && @deadline - Emit.now
 
-    # Whether the host has cancelled this call. A long handler asks now and then.
+    # True if the host has cancelled this call. A long handler should check it now and then.
     def cancelled?
       @home&.look
       @cancelled ? true : false
     end
 
-    # Emit one of several results: the call is what a handler gets as `out`.
+    # Emit one of several results. A handler gets the call as `out`.
     #
-    # @return [Call] itself, so that one may push several in a row
-    # @raise [EncodeError] it cannot be carried
+    # @return [Call] itself, so that several results can be pushed in a row
+    # @raise [EncodeError] the wire cannot carry it
     def <<(value)
       @home.emit(self, value)
       self

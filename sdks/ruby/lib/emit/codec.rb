@@ -3,7 +3,7 @@
 require "json"
 
 module Emit
-  # Values and frames to bytes and back, and nothing changed silently.
+  # Values and frames to bytes and back, with no silent change.
   class Codec
     MAX_FRAME = (1 << 24) - 1
 
@@ -15,7 +15,7 @@ module Emit
 
       require_relative "msgpack"
       Msgpack.new(max_frame)
-    rescue LoadError # the gem is not there
+    rescue LoadError # the gem is not installed
       Json.new(max_frame)
     end
 
@@ -24,9 +24,9 @@ module Emit
       @values = Values.new(binary: binary)
     end
 
-    # One result.
+    # Encode one result.
     #
-    # @raise [EncodeError] with the path to what cannot be carried
+    # @raise [EncodeError] with the path to the value that cannot be carried
     def value(value)
       dump(@values.plain?(value) ? value : @values.clean(value))
     rescue JSON::GeneratorError, RangeError # they give no path
@@ -40,7 +40,7 @@ module Emit
 
   # A frame is one object on a line of its own.
   class Json < Codec
-    # What may be an infinity, and what may be half a character, to Ruby's parser.
+    # Text that Ruby's parser may read as an infinity or as half a character.
     HUGE = /[eE]\+?0*[1-9]\d\d|\d{309}/.freeze
     SURROGATE = /\\u[dD][89a-fA-F]/.freeze
     PAIR = /\\\\|\\u[dD][89abAB]\h\h\\u[dD][c-fC-F]\h\h/.freeze
@@ -49,7 +49,7 @@ module Emit
     def initialize(max_frame = MAX_FRAME)
       super(max_frame, binary: false)
       @input = String.new
-      @start = @searched = 0 # of the next frame, and what is known to hold no other end of a line
+      @start = @searched = 0 # of the next frame, and the part known to hold no other end of a line
       @state = JSON::State.new(max_nesting: 0)
     end
 
@@ -59,9 +59,9 @@ module Emit
 
     def dump(value) = @state.generate(value).force_encoding(Encoding::BINARY)
 
-    # A message by hand. A host writes no number that is too large for a float.
+    # Read a message by hand. A host writes no number that is too large for a float.
     #
-    # @raise [JSON::ParserError] it is no JSON, or Ruby would change it
+    # @raise [JSON::ParserError] it is not JSON, or Ruby would change it
     # @raise [EncodeError] a number in it is too large
     def load(data)
       parse(data.dup).tap { |value| @values.clean(value, "message") if HUGE.match?(data) }
@@ -75,12 +75,12 @@ module Emit
       "\n{\"op\":\"#{op}\",\"id\":#{number},\"msgs\":[#{data}]}\n"
     end
 
-    # The frame that ends a call with its only result.
+    # Return the frame that ends a call with its only result.
     #
-    # @raise [EncodeError] with the path to what cannot be carried
+    # @raise [EncodeError] with the path to the value that cannot be carried
     def answer(number, value) = results("end", number, 1, value(value))
 
-    # Bytes that came.
+    # Add received bytes.
     def feed(data)
       @input = @input.byteslice(@start, @input.bytesize) if @start.positive?
       @searched -= @start
@@ -88,9 +88,9 @@ module Emit
       @input << data
     end
 
-    # Those that are complete, *most* at a time.
+    # Yield the complete frames, *most* at a time.
     #
-    # @return [Boolean] whether there were any
+    # @return [Boolean] true if there were any
     def each_frame(most = Float::INFINITY)
       count = 0
       while count < most && (stop = @input.index("\n", @searched))

@@ -1,12 +1,12 @@
 # frozen_string_literal: true
 
 module Emit
-  # Raise it to be given the same message again.
+  # Raise it to get the same message again.
   class Retry < StandardError
-    # @return [Numeric, nil] seconds from now, or whenever the host likes
+    # @return [Numeric, nil] seconds from now; nil leaves the time to the host
     attr_reader :after
 
-    # @param text [String] why, for the log
+    # @param text [String] the reason, for the log
     # @param after [Numeric, nil] seconds to wait, from 0 up
     # @raise [ArgumentError] for any other *after*
     def initialize(text = "try again", after: nil)
@@ -22,7 +22,7 @@ module Emit
   # Raise it when no attempt with this message can succeed.
   class Reject < StandardError; end
 
-  # A result that the wire cannot carry unchanged. The text says which part of it, and why.
+  # The wire cannot carry a result unchanged. The text says which part of it, and why.
   class EncodeError < ArgumentError; end
 
   # A result, or a frame from the host, beyond `max_frame`. Nothing of it was written.
@@ -31,14 +31,14 @@ module Emit
   # The host cancelled the call before it began.
   class Cancelled < StandardError; end
 
-  # Errors as the wire has them: type, text, the author's lines first, causes.
+  # Errors in the form of the wire: type, text, the author's lines first, causes.
   module Failure
     MOST = 8192
     @ours = ["#{__dir__}/", "#{__dir__}.rb:"]
 
     module_function
 
-    # @return [Array<String>] how the lines of a stack begin that are no business of the author
+    # @return [Array<String>] the beginnings of stack lines that are not the author's
     def ours = Failure.instance_variable_get(:@ours)
 
     def describe(error, depth = 4)
@@ -49,7 +49,7 @@ module Emit
       about
     end
 
-    # Whether an error, or one that caused it, is a timeout. By name: each library has its own.
+    # True if an error, or one that caused it, is a timeout. By name: each library has its own.
     def timeout?(error, depth = 4)
       return false if error.nil? || depth.zero?
 
@@ -57,7 +57,7 @@ module Emit
       named || timeout?(error.cause, depth - 1)
     end
 
-    # Innermost first, but the author's lines before those of libraries, and none of ours.
+    # Innermost first, but the author's lines before those of libraries, and none of the SDK's.
     def stack(error)
       lines = (error.backtrace || []).reject { |line| line.start_with?(*ours) }
       own, theirs = lines.partition { |line| !line.start_with?("<internal:", *libraries) }
@@ -77,7 +77,7 @@ module Emit
       "(no text: message raised #{failure.class})"
     end
 
-    # Valid UTF-8 whatever comes: Ruby's own error texts are binary now and then.
+    # Return valid UTF-8 for any text: Ruby's own error texts are sometimes binary.
     def text(value, most = MOST)
       text = value.to_s.dup
       text.force_encoding(Encoding::UTF_8) if text.encoding == Encoding::BINARY

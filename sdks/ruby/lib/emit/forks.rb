@@ -10,7 +10,7 @@ module Emit
         return Process.singleton_class.prepend(hook)
       end
 
-      # Ruby 3.0 has only what calls it.
+      # Ruby 3.0 has no `_fork`, only these callers of it.
       [Process, Kernel].each { |owner| owner.singleton_class.prepend(hook(forked)) }
       Kernel.prepend(hook(forked).tap { |hook| hook.send(:private, :fork) })
     end

@@ -1,16 +1,17 @@
 # frozen_string_literal: true
 
 module Emit
-  # Frames: the two descriptors that nobody else may touch.
+  # Frames: the two private descriptors.
   module Frames
     SLICE = 16 * 1024 # Bytes per read: the host refills the pipe while this slice is worked on.
 
     module_function
 
-    # Take descriptors 0 and 1 away from everybody, and return private ones: a reader, a writer.
+    # Take descriptors 0 and 1 away from all other code, and return private ones: a reader, a
+    # writer.
     #
-    # Afterwards a read finds the end of input, and a print, a library's or a child process's too,
-    # goes to stderr. A terminal stays, as does any input with EMIT_MSG: they are for a debugger.
+    # Afterwards a read finds the end of input. A print goes to stderr, also one of a library or a
+    # child process. A terminal stays, as does any input with EMIT_MSG: they are for a debugger.
     #
     # @return [Array(IO, IO)]
     def take

@@ -7,7 +7,7 @@ module Emit
   class Log < ::Logger
     LEVELS = { "WARN" => "warning", "FATAL" => "critical", "ANY" => "critical" }.freeze
 
-    # Where the lines go: frames under a host.
+    # Writes the lines: as frames under a host.
     class Device
       def write(line)
         session = Serve.session
@@ -34,7 +34,7 @@ module Emit
       end
     end
 
-    # The device gets what this returns, and needs the level.
+    # The device receives the return value, and needs the level.
     def format_message(severity, *rest)
       { level: LEVELS.fetch(severity, severity.downcase), text: Failure.text(super) }
     end

@@ -19,8 +19,7 @@ module Emit
       super(max_frame, binary: true)
       @factory = MessagePack::Factory.new
       @factory.register_type(-1, Time, packer: MessagePack::Time::Packer, unpacker: TO_TIME)
-      # Quicker than a new one each time by half, and not for two threads: the session's locks see
-      # to that.
+      # Faster than a new one each time by half, but not thread-safe: the session's locks guard it.
       @packer = @factory.packer
       @unpacker = @factory.unpacker(symbolize_keys: true)
       @input = @unpacker.buffer
@@ -34,7 +33,7 @@ module Emit
     def dump(value)
       packed = @packer.write(value).full_pack
     ensure # after a Timeout, too
-      @output.clear unless packed # of what it had packed so far
+      @output.clear unless packed # the part it had packed so far
     end
 
     def load(data)
@@ -62,10 +61,10 @@ module Emit
       @output.clear unless packed
     end
 
-    # The frame that ends a call with its only result: as `results`, without a string for the result
-    # itself.
+    # Return the frame that ends a call with its only result: as `results`, without a string for the
+    # result itself.
     #
-    # @raise [EncodeError] with the path to what cannot be carried
+    # @raise [EncodeError] with the path to the value that cannot be carried
     def answer(number, value)
       value = @values.clean(value) unless @values.plain?(value)
       @output << ENDING
@@ -73,20 +72,20 @@ module Emit
       @output << ONE
       packed = measure(@packer.write(value).full_pack)
     rescue RangeError
-      @values.clean(value) # says where it is
+      @values.clean(value) # says where the fault is
       raise
     ensure
       @output.clear unless packed
     end
 
-    # Bytes that came.
+    # Add received bytes.
     def feed(data)
       @unpacker.feed(data)
     end
 
-    # Those that are complete, *most* at a time.
+    # Yield the complete frames, *most* at a time.
     #
-    # @return [Boolean] whether there were any
+    # @return [Boolean] true if there were any
     def each_frame(most = Float::INFINITY)
       count = 0
       left = @input.size
@@ -107,7 +106,7 @@ module Emit
 
     private
 
-    # Its length goes in front. The first of the four bytes is 0 in any frame of 16 MB at most.
+    # Puts the frame's length in front. Its first byte is 0 in any frame of 16 MB at most.
     def measure(frame)
       length = frame.bytesize - 4
       frame.setbyte(3, length & 255)

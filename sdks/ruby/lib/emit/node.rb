@@ -1,11 +1,11 @@
 # frozen_string_literal: true
 
 module Emit
-  # A handler, and how to hand it a message.
+  # A handler, and how to call it with a message.
   class Node
     FIELDS = %i[keyreq key keyrest].freeze
 
-    # `msg["count"]` finds what `msg[:count]` does.
+    # Makes `msg["count"]` find the same as `msg[:count]`.
     BY_TEXT = ->(msg, key) { msg.fetch(key.to_sym, nil) if key.is_a?(String) }
 
     attr_reader :name, :handler, :inputs
@@ -17,15 +17,15 @@ module Emit
       @inputs = {}
       @places = @kinds.values_at(:req, :opt).compact.sum(&:size)
       @fields = FIELDS.any? { |kind| @kinds.key?(kind) }
-      @takes_msg = !@fields && @places == 1 # and nothing else: most do
+      @takes_msg = !@fields && @places == 1 # and nothing else, as in most handlers
       @pushes = @places == (@fields ? 1 : 2)
       check_parameters
       @inputs = { required: fields(:keyreq), optional: fields(:key) } if @fields
       @known = @inputs.values.flatten
     end
 
-    # Hand it a message. What it pushes or enumerates goes to *call*, its only result is returned;
-    # nil is none.
+    # Call the handler with a message. Its pushed or enumerated results go to *call*. Its only
+    # result is returned; nil means no result.
     #
     # @param msg [Hash{Symbol => Object}]
     # @param call [Call]
@@ -41,12 +41,12 @@ module Emit
       nil
     end
 
-    # Hand it a message in a test, with no host: `Emit[:count].call(count: 3)`.
+    # Call it with a message in a test, without a host: `Emit[:count].call(count: 3)`.
     #
     # @param msg [Hash, nil] the message, or its fields as keywords
-    # @return [Array] what it emits
-    # @raise [EncodeError] a result that no codec carries
-    # @raise [StandardError] what the handler raises
+    # @return [Array] its results
+    # @raise [EncodeError] no codec carries a result
+    # @raise [StandardError] the handler's exception
     def call(msg = nil, **fields) = Testing.call(self, msg || fields)
 
     private

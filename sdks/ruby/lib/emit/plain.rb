@@ -11,15 +11,15 @@ module Emit
 
     # @param first [String, nil] the first line, or the message of the environment
     def run(first)
-      probed = ENV.delete("EMIT_PROBE") == "1" # it is for no program that a handler starts
+      probed = ENV.delete("EMIT_PROBE") == "1" # hidden from programs that a handler starts
       @sink.write(Json.new.frame(Serve.ready(@nodes, @concurrency))) if probed
-      packed = first && first.getbyte(0).to_i >= 0x80 # the first byte of a msgpack map, and of no JSON
+      packed = first && first.getbyte(0).to_i >= 0x80 # the first byte of a msgpack map, never of JSON
       @codec = Codec.choose(packed ? ["msgpack"] : [])
       failures = messages(first, packed).count { |raw| !answered?(raw) }
       exit(1) if failures.positive?
-      emit(nil, { op: "end", id: nil }) if probed # by which a host knows that no handler ended the process
+      emit(nil, { op: "end", id: nil }) if probed # tells the host that no handler ended the process
     rescue Errno::EPIPE
-      exit(0) # as of `| head -1`: the reader has what it wanted
+      exit(0) # as with `| head -1`: the reader has enough
     end
 
     def emit(_call, value)
@@ -32,7 +32,7 @@ module Emit
 
     private
 
-    # One message per line, or one document over several lines, or the one of the environment.
+    # One message per line, one document over several lines, or the message in the environment.
     def messages(first, packed)
       return [] if first.to_s.b.strip.empty?
 
@@ -77,7 +77,7 @@ module Emit
     def complain(error)
       stack = Failure.stack(error)
       error.set_backtrace(stack) unless error.frozen?
-      # Without a line of its own, Ruby would say the one that asks for the message.
+      # For an error without a line, Ruby would name the line that asks for the message.
       warn stack.empty? ? "#{error.message} (#{error.class})" : error.full_message(highlight: STDERR.tty?, order: :top)
     end
   end

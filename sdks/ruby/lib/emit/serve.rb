@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 module Emit
-  # Serve what a program has, under a host or by hand.
+  # Serves a program's nodes, under a host or by hand.
   module Serve
     PROTOCOL_ERROR = 76 # EX_PROTOCOL of sysexits.h
 
@@ -15,7 +15,7 @@ module Emit
         served, failure = attempt(&load)
         given = ENV.fetch("EMIT_MSG", nil)
         first = given || Frames.first_line(wire[0])
-        # What looks like a hello is a message there: one may have a field "op".
+        # A line that looks like a hello is a message there: it may have a field "op".
         hello = Frames.hello(first) unless given || ENV["EMIT_PROBE"] == "1"
         return converse(served, failure, hello, wire) if hello
         raise failure if failure

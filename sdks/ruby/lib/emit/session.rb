@@ -6,13 +6,13 @@ module Emit
   # The calls of one process under a host.
   #
   # The main thread reads. With a concurrency of 1 it runs the calls as well: a hop between threads
-  # costs more than most handlers do. Else threads run them.
+  # costs more than most handlers do. Otherwise threads run them.
   class Session
     ENOUGH = 16 * 1024 # Bytes of results that are worth a frame, or a write, of their own.
     LINGER = 0.001 # Seconds that a finished result may wait for company.
-    GRACE = 4.0 # Seconds from seeing the end to the exit: 5 in all, as `watch` looks now and then.
-    # Calls that are decoded before they run. All of a slice would be kept through a garbage collection
-    # now and then, which counts what it finds in here as old, and has twice the work.
+    GRACE = 4.0 # Seconds from seeing the end to the exit: 5 in all, as `watch` looks only now and then.
+    # Calls that are decoded before they run. With a whole slice, a garbage collection would
+    # sometimes count its calls as old, and have twice the work.
     AHEAD = 8
     ROOM = 64 # Bytes of a frame beside its results.
     PARENT = Process.ppid
@@ -29,15 +29,15 @@ module Emit
       @ahead = AHEAD if @inline
       @source, @sink = wire
       @slice = String.new(capacity: Frames::SLICE)
-      @reading = Mutex.new # for the source, and what decodes it
-      @lock = Monitor.new # for all below; reentrant, as a finalizer may log
+      @reading = Mutex.new # guards the source and its decoder
+      @lock = Monitor.new # guards everything below; reentrant, as a finalizer may log
       @idle = @lock.new_cond
       @codec = Json.new
       @open = {}
       @waiting = @inline ? [] : Thread::Queue.new
       @partial = {} # calls with results that are in no frame yet
       @unsent = String.new
-      @oldest = 0.0 # when the first of the unsent came
+      @oldest = 0.0 # when the oldest unsent result came
       @due = Thread::Queue.new
       @pid = Process.pid
     end
@@ -61,7 +61,7 @@ module Emit
       converse
     end
 
-    # Tell the host that there will be no more. At once: a handler may be busy for long.
+    # Tell the host that no results will follow. At once: a handler may be busy for long.
     def give_up(error)
       tell({ op: "err", id: nil }.merge(Failure.describe(error)))
       @broken = @gone = true
@@ -83,7 +83,7 @@ module Emit
       end
     end
 
-    # Send a frame now, with all that waits.
+    # Send a frame now, with everything that waits.
     def tell(fields)
       @lock.synchronize do
         @unsent << fit(fields)
@@ -91,9 +91,9 @@ module Emit
       end
     end
 
-    # One of several results of a call.
+    # Emit one of several results of a call.
     #
-    # @raise [EncodeError] it cannot be carried
+    # @raise [EncodeError] the wire cannot carry it
     def emit(call, value)
       @lock.synchronize do
         raise IOError, "the call is over, and nothing can be emitted any more" unless @open.key?(call.id)
@@ -120,15 +120,15 @@ module Emit
 
     private
 
-    # A block and not "IGNORE", which the author's child processes would inherit. Ctrl-C reaches
-    # every process of a terminal, and the host decides.
+    # A block, since the author's child processes would inherit "IGNORE". Ctrl-C reaches every
+    # process of a terminal, and the host decides.
     def trap_signals
       trap("INT") { nil }
       trap("TERM") { end_input }
     end
 
-    # A blocked read is tried again after a signal, and finds the end. What was read before is kept,
-    # and no exception has to fly through the author's code.
+    # A blocked read is tried again after a signal, and finds the end. Input that was read before is
+    # kept, and no exception passes through the author's code.
     def end_input
       @leaving ||= Emit.now
       @source.reopen(File::NULL)
@@ -147,7 +147,7 @@ module Emit
         while (call = @waiting.pop)
           run_call(call, slot)
         end
-      ensure # also of a handler that ended its thread
+      ensure # also after a handler that ended its thread
         start_runner unless @waiting.closed?
       end
     end
@@ -164,12 +164,13 @@ module Emit
       else
         @waiting.close
       end
-      @lock.synchronize { @idle.wait until @open.empty? || @gone } # `watch` sees to the limit
+      @lock.synchronize { @idle.wait until @open.empty? || @gone } # `watch` enforces the limit
     end
 
     # Frames in
 
-    # The write may be stuck for ever. `look` must see the end meanwhile, and what it has read is to run.
+    # A write may be stuck for ever. `look` must see the end meanwhile, and the calls it has read
+    # still have to run.
     def read
       @lock.synchronize { write } if @inline
       @reading.synchronize { read_slice unless @ended || (@inline && @waiting.any?) }
@@ -181,10 +182,10 @@ module Emit
       end_calls
     end
 
-    # @return [Boolean] whether there were any
+    # @return [Boolean] true if there were any
     def receive_frames(*most)
       @codec.each_frame(*most) { |frame| frame[:op] == "call" ? accept(frame) : receive(frame) }
-    rescue StandardError => error # what came is no frame
+    rescue StandardError => error # the input is not a frame
       give_up(error)
     end
 
@@ -202,7 +203,7 @@ module Emit
       @waiting << (@open[id] = Call.new(self, node, id, frame[:msg], frame[:meta]))
     end
 
-    # Name the field by which a call of the host is broken. The id comes first: it says whose it is.
+    # Name the field that breaks a call of the host. The id comes first: it identifies the call.
     def misfit(call)
       return :id unless call[:id].is_a?(Integer)
       return :msg unless call[:msg].is_a?(Hash)
@@ -211,7 +212,7 @@ module Emit
       :meta unless call[:meta].nil? || call[:meta].is_a?(Hash)
     end
 
-    # @raise [ArgumentError] it is not known whose it is
+    # @raise [ArgumentError] the frame has no id to answer to
     def refuse_broken(frame, field)
       error = ArgumentError.new("a call of the host lacks its #{field}, or it is of another type")
       raise error if field == :id
@@ -220,7 +221,7 @@ module Emit
     end
 
     def receive(frame)
-      case frame[:op] # what is unknown comes from a newer host
+      case frame[:op] # an unknown frame comes from a newer host
       when "cancel" then @open[frame[:id]]&.cancel
       when "ping" then tell({ op: "pong", n: frame[:n] })
       when "bye" then end_calls
@@ -238,7 +239,7 @@ module Emit
       slot.clear
     end
 
-    # @param slot [Array] of this thread: where `Emit.context` looks
+    # @param slot [Array] the slot of this thread, where `Emit.context` looks
     def run_call(call, slot)
       slot[0] = call
       call.start
@@ -253,7 +254,7 @@ module Emit
       refuse(call, ThreadError.new("the handler ended its thread")) unless answered
     end
 
-    # Why it cannot run.
+    # Return the reason why a call cannot run, or nil.
     def check_call(call)
       raise Cancelled, "cancelled by the host before it began" if call.cancelled
 
@@ -262,7 +263,7 @@ module Emit
 
     # Frames out
 
-    # @raise [EncodeError] it cannot be carried
+    # @raise [EncodeError] the wire cannot carry it
     def encode(call, value)
       part = @codec.value(value)
       check(call, value, part.bytesize) if part.bytesize > @enough
@@ -280,7 +281,7 @@ module Emit
                            "#{@max_frame}: emit less at once, or #{other}"
     end
 
-    # What a call has emitted so far goes out, as does all else.
+    # Send the results of a call so far, and everything else that waits.
     def flush(call)
       uninterrupted do
         put_partial(call)
@@ -304,9 +305,10 @@ module Emit
       end
     end
 
-    # The inputs are for people, and what grows with the program.
+    # Leave out the inputs if the frame is too large. They are for people, and grow with the
+    # program.
     #
-    # @raise [FrameTooLarge] it takes too much without them, too
+    # @raise [FrameTooLarge] the frame is too large without them, too
     def fitting(ready)
       size = nil
       [ready, ready.merge(inputs: {})].each do |fields|
@@ -317,7 +319,7 @@ module Emit
                            "#{@max_frame}: raise max_frame of the node"
     end
 
-    # An err or a log over max_frame would be lost whole, so its longest parts go.
+    # An err or a log over max_frame would be lost whole, so its longest parts are cut.
     def fit(fields)
       frame = @codec.frame(fields)
       return frame if frame.bytesize <= @max_frame || !%w[err log].include?(fields[:op])
@@ -327,9 +329,9 @@ module Emit
       @codec.frame(fields.reject { |key, _| %i[stack cause].include?(key) }.merge(text => fields[text][0, most]))
     end
 
-    # The end takes the last results along: the only one of most calls.
+    # The end frame carries the last results: the only result of most calls.
     #
-    # @raise [EncodeError] it cannot be carried
+    # @raise [EncodeError] the wire cannot carry one
     def finish(call, result)
       if result.nil?
         answer = @codec.results("end", call.id, call.data ? call.count : 0, call.data)
@@ -368,7 +370,7 @@ module Emit
         @unsent = String.new(capacity: 2 * ENOUGH)
         @sink.write(data)
       end
-    rescue SystemCallError, IOError # nobody is listening any more
+    rescue SystemCallError, IOError # nobody reads any more
       @gone = true
     ensure
       @writing = false
@@ -386,7 +388,7 @@ module Emit
       @due << true
     end
 
-    # So that no result waits for a slow handler, the next one's or its own.
+    # So that no result waits for a slow handler: the next one's or its own.
     def flush_late
       while @due.pop
         sleep LINGER
@@ -400,7 +402,7 @@ module Emit
 
     # The end
 
-    # The main thread may be busy in a handler: this one sees the host go.
+    # The main thread may be busy in a handler, so this thread watches for the host's end.
     def watch
       loop do
         call = @slot[0]

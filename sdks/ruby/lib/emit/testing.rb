@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 module Emit
-  # Nodes in an author's tests, with no host: collects what one call emits.
+  # Runs nodes in an author's tests, without a host, and collects the results of one call.
   class Testing
     # @return [Array] the results, as they were emitted
     def self.call(node, msg)
@@ -12,7 +12,7 @@ module Emit
       testing.results
     end
 
-    # As it would come from a host: keys are symbols at every level.
+    # Return the value as it would come from a host: keys are symbols at every level.
     def self.received(value)
       case value
       when Hash then value.to_h { |key, item| [key.to_sym, received(item)] }

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
 module Emit
-  # What can be carried, and what cannot: where it is and why.
+  # Decides which values can be carried, and says where one cannot be, and why.
   class Values
     DEPTH = 128 # Levels of lists and maps that a host takes.
     MEMBERS = 1_000_000 # Members of lists and maps, all levels together.
@@ -16,14 +16,14 @@ module Emit
       value.size + (value.is_a?(Hash) ? value.values : value).sum { |item| members(item) }
     end
 
-    # @param binary [Boolean] whether bytes, times, NaN and infinities can be carried
+    # @param binary [Boolean] true if bytes, times, NaN and infinities can be carried
     def initialize(binary:)
       @binary = binary
-      @keys = {} # those that were looked at: most messages have the same ones
+      @keys = {} # known keys: most messages have the same ones
     end
 
-    # Whether the encoders take it as it is, or refuse it themselves, as they do with a NaN in JSON
-    # and a long integer in msgpack. False only means that `clean` has to look.
+    # True if the encoders take the value unchanged, or refuse it themselves, such as a NaN in JSON
+    # or a long integer in msgpack. False only means that `clean` has to look.
     def plain?(value, levels = DEPTH)
       case value
       when Hash then value.instance_of?(Hash) && levels > 0 && map?(value, levels - 1)
@@ -35,9 +35,9 @@ module Emit
       end
     end
 
-    # Copies a value into plain types.
+    # Copy a value into plain types.
     #
-    # @raise [EncodeError] with the path to what cannot be carried
+    # @raise [EncodeError] with the path to the value that cannot be carried
     def clean(value, path = "result", levels = DEPTH)
       case value
       when nil, true, false then value
@@ -58,7 +58,7 @@ module Emit
       hash.each do |key, item|
         return false unless keys[key] || key?(key)
 
-        case item # most are one of these two, and take no call
+        case item # most are one of these two, and need no call
         when String then return false unless @binary ? item.valid_encoding? : text?(item)
         when Integer then return false unless @binary || item.bit_length < 64
         else return false unless plain?(item, levels)
@@ -127,7 +127,7 @@ module Emit
       end
     end
 
-    # A key that may be data, as an address, is told by its number: the text ends in logs.
+    # A key that may be data, such as an address, is replaced by its number: the text ends in logs.
     def step(path, key, at)
       NAME.match?(key) ? "#{path}.#{key}" : "#{path}[key #{at}]"
     end
