@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// A Call is one message given to a handler. It is the context that the handler gets, too: done when
-// the host cancels the call, at its deadline, and after the handler has returned.
+// A Call is one message given to a handler. It is also the handler's context, and is done when the
+// host cancels the call, at its deadline, and after the handler has returned.
 type Call struct {
 	ID          int64  // its number in this process; 0 outside of a host
 	Node        string // the node that was called
-	Origin      string // the node that emitted the message; empty if it was none
+	Origin      string // the node that emitted the message; empty if none did
 	Attempt     int    // counted by the host, from 1
 	Traceparent string // the sender's W3C trace context; empty if it has none
 	Config      map[string]any
@@ -22,12 +22,12 @@ type Call struct {
 	msg      []byte
 	session  *session
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	done   chan struct{}
 	err    error // of the context
 	timer  *time.Timer
 	parts  []byte    // encoded results that are in no frame yet
-	count  int       // of them
+	count  int       // the number of them
 	since  time.Time // when the first of them came
 	failed error     // the first result that was refused
 	closed bool      // it has been answered
@@ -35,8 +35,8 @@ type Call struct {
 
 type callKey struct{}
 
-// FromContext returns the call that ctx belongs to. Outside of one, as in a test: a call that has
-// nothing but its Attempt, 1.
+// FromContext returns the call that ctx belongs to. Outside of one, as in a test, it returns a call
+// with nothing but its Attempt, 1.
 func FromContext(ctx context.Context) *Call {
 	if c, ok := ctx.Value(callKey{}).(*Call); ok {
 		return c
@@ -47,7 +47,7 @@ func FromContext(ctx context.Context) *Call {
 // Deadline implements [context.Context].
 func (c *Call) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
 
-// begin starts its time: calls are sent ahead, and wait for their turn.
+// begin starts the call's time at its turn: calls are sent ahead, and wait.
 func (c *Call) begin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -56,8 +56,7 @@ func (c *Call) begin() {
 	}
 }
 
-// timedOut says whether err is the deadline's: a timeout, returned when the deadline has passed.
-// It needs c.mu.
+// timedOut reports whether err is a timeout and the deadline has passed. It needs c.mu.
 func (c *Call) timedOut(err error) bool {
 	if c.deadline.IsZero() || time.Until(c.deadline) > early || c.err == context.Canceled {
 		return false
@@ -65,8 +64,8 @@ func (c *Call) timedOut(err error) bool {
 	return isTimeout(err)
 }
 
-// Done implements [context.Context]. Its channel and timer exist only once they are asked for:
-// they would cost more than many a handler.
+// Done implements [context.Context]. Its channel and timer are made on first use, since they would
+// cost more than many a handler.
 func (c *Call) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -168,8 +167,8 @@ func (c *Call) add(value any) error {
 	return nil
 }
 
-// hurry sends the results that have waited long enough. Those of a handler that is just about to
-// return ride on its end.
+// hurry sends the results that have waited long enough. The last results of a handler that is about
+// to return go with its end.
 func (c *Call) hurry() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

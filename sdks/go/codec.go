@@ -10,17 +10,18 @@ import (
 )
 
 // Values to bytes and back, exactly or not at all. A walk over Go values (encode.go, decode.go, and
-// fit.go where the author's types are to hold them) drives one of two formats (json.go with
-// json_reader.go, and msgpack.go); what is known of a type is found out once (types.go).
-// encoding/json would not do: it makes base64 of bytes, text of instants, 3 of 3.0, float64 of every
-// number in an any, U+FFFD of broken text, and refuses 3.0 for an int.
+// fit.go for the author's types) drives one of two formats (json.go with json_reader.go, and
+// msgpack.go). The facts about a type are found out once (types.go).
+//
+// encoding/json changes too much: it turns bytes into base64, instants into text, 3.0 into 3, every
+// number in an any into float64 and broken text into U+FFFD, and refuses 3.0 for an int.
 
 const (
 	maxDepth   = 128       // Levels of lists and maps in a message or a result.
 	maxMembers = 1_000_000 // Members of lists and maps in a frame, all levels together.
 )
 
-// A kind is what a value on the wire is.
+// A kind is the type of a value on the wire.
 type kind uint8
 
 const (
@@ -43,7 +44,7 @@ var kindNames = [...]string{
 // A token is a scalar, or the beginning of a list or a map.
 type token struct {
 	kind  kind
-	size  int    // of a list or map, in the format's own terms: it is for reader.more
+	size  int    // of a list or map, in the format's own terms, for reader.more
 	bits  uint64 // of a bool, isInt (as an int64) or isUint
 	float float64
 	bytes []byte // of text or bytes, until the next read
@@ -53,8 +54,8 @@ type token struct {
 // A reader takes the bytes of one value apart.
 type reader interface {
 	next(t *token) error
-	// more says whether a list or map has another member. The size is that of its token at first,
-	// then what the last call has returned.
+	// more reports whether a list or map has another member. Its size is first the token's, then the
+	// value that the last call has returned.
 	more(size int) (left int, ok bool, err error)
 	key() ([]byte, error)
 	rest() int // bytes that have not been read yet
@@ -67,20 +68,20 @@ type writer interface {
 	int(n int64)
 	uint(n uint64)
 	float(f float64) error
-	text(s string) // valid, as keys are
+	text(s string) // must be valid, as keys are
 	bytes(b []byte) error
 	time(t time.Time) error
 	list(size int)
 	mapping(size int)
 	member(first bool) // comes before each member of a list, and before each key
 	key(k string)
-	field(f *field) // the key of a struct's field, known to be good
+	field(f *field) // the key of a struct's field, known to be valid
 	endList()
 	endMap()
 	buffer() *[]byte
 }
 
-// A codec is one of the two formats, with what frames need of it.
+// A codec is one of the two formats, with the methods that frames need.
 type codec interface {
 	name() string
 	reader(d *decoder, data []byte) // sets it to the beginning of data
@@ -89,13 +90,13 @@ type codec interface {
 	frame(to, body []byte) []byte
 	// results appends an out or end frame around encoded results.
 	results(to []byte, op string, id int64, msgs []byte, count int) []byte
-	// separate appends what stands between two results.
+	// separate appends the separator of two results.
 	separate(to []byte) []byte
-	// split cuts the first frame off data; all nil while it is not whole yet.
+	// split cuts the first frame off data; all results are nil until it is whole.
 	split(data []byte) (body, rest []byte, whole bool)
 }
 
-// An EncodeError is about a result that the wire cannot carry unchanged.
+// An EncodeError reports a result that the wire cannot carry unchanged.
 type EncodeError struct {
 	Path   string // to the culprit, from the result on: .items[3].price
 	Reason string
@@ -107,8 +108,8 @@ func refuse(format string, args ...any) *EncodeError {
 	return &EncodeError{Reason: fmt.Sprintf(format, args...)}
 }
 
-// step is a key in a path. One that may be data, as an address, is told by its length: the text ends
-// in logs.
+// step returns a key as a step of a path. A key that may be data, such as an address, is replaced
+// by its length: the text ends in logs.
 func step(key string) string {
 	digits, fits := 0, key != "" && utf8.RuneCountInString(key) <= 40
 	for at, c := range key {
@@ -123,7 +124,7 @@ func step(key string) string {
 	return "." + key
 }
 
-// within puts a step of the path in front of an error's.
+// within puts a step in front of the path of an error.
 func within(err error, step string) error {
 	if e, ok := err.(*EncodeError); ok && len(e.Path) < 80 {
 		e.Path = step + e.Path
@@ -131,7 +132,7 @@ func within(err error, step string) error {
 	return err
 }
 
-// Encoders and decoders are used again: to make them would cost as much as what they do.
+// Encoders and decoders are reused: making one costs as much as using it.
 var (
 	encoders = sync.Pool{New: func() any { return new(encoder) }}
 	decoders = sync.Pool{New: func() any { return new(decoder) }}
@@ -159,7 +160,7 @@ func newDecoder(c codec, data []byte) *decoder {
 	return d
 }
 
-// free lets go of the data; d is not to be used afterwards.
+// free releases the data; d must not be used afterwards.
 func (d *decoder) free() {
 	d.json.data, d.packed.data, d.token.bytes = nil, nil, nil
 	decoders.Put(d)
@@ -176,7 +177,7 @@ func decode(c codec, data []byte, target any) error {
 	return err
 }
 
-// A malformed value is no value of the wire at all, whoever wants it.
+// A malformed value is not a value of the wire, whatever its target.
 type malformed string
 
 func (m malformed) Error() string { return string(m) }

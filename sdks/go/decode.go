@@ -27,7 +27,7 @@ func (d *decoder) target(target any) error {
 	return d.into(v, planOf(v.Type()), maxDepth)
 }
 
-// any reads a value as what it is: int64, or uint64 beyond, float64, string, []byte, time.Time in
+// any reads a value in its own type: int64, or uint64 beyond, float64, string, []byte, time.Time in
 // UTC, []any, map[string]any, bool, nil.
 func (d *decoder) any(levels int) (any, error) {
 	if err := d.next(&d.token); err != nil {
@@ -110,7 +110,7 @@ func (d *decoder) anyMap(levels int) (map[string]any, error) {
 	}
 }
 
-// skip reads a value that nobody wants, and finds it good.
+// skip reads a value without a target, and checks it.
 func (d *decoder) skip(levels int) error {
 	if err := d.next(&d.token); err != nil || d.kind < isList {
 		return err

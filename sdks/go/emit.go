@@ -17,16 +17,16 @@ import (
 // Version of this SDK.
 const Version = "0.5.0"
 
-// A Handler is what a node is: a function of one message that gives each result to out.
+// A Handler is a node's function: it takes one message and gives each result to out.
 //
 // In is a struct, whose fields are named as by encoding/json, or a map[string]any. A field is
 // required unless it is a pointer or has omitempty or omitzero; fields that In lacks are left out.
 // In an any, integers arrive as int64 (uint64 beyond that), instants as time.Time, in UTC.
 //
-// Out is anything that encoding/json takes, except: bytes and instants need msgpack, which a host
-// takes by itself, and are never made into text; keys of maps must be strings.
+// Out is any type that encoding/json takes, with two exceptions. Bytes and instants need msgpack,
+// which a host chooses by itself, and are never made into text. Keys of maps must be strings.
 //
-// An error of out, which is about the result it was given, is the call's even if it is ignored.
+// An error of out, about the result it was given, fails the call even if the handler ignores it.
 type Handler[In, Out any] func(ctx context.Context, in In, out func(Out) error) error
 
 // Message is a message of any fields.
@@ -58,9 +58,9 @@ func Pure[In, Out any](f func(In) Out) Handler[In, Out] {
 	return made(f, func(_ context.Context, in In, out func(Out) error) error { return out(f(in)) })
 }
 
-// Collect gives a handler one message and returns its results, for tests: no host is needed.
+// Collect gives a handler one message and returns its results, for tests without a host.
 //
-// It checks, as a host's SDK does, that a codec carries each result, and returns an [*EncodeError]
+// As a host's SDK does, it checks that a codec carries each result, and returns an [*EncodeError]
 // if none does.
 func Collect[In, Out any](handler Handler[In, Out], in In) (results []Out, err error) {
 	var mu sync.Mutex // a handler may emit from goroutines of its own, as under a host
@@ -92,8 +92,8 @@ func Serve[In, Out any](handler Handler[In, Out]) {
 	Run()
 }
 
-// Concurrency sets how many calls the program works on at a time, each in a goroutine of its own. It
-// is 1 by default: calls are worked on in order. Call it before [Run].
+// Concurrency sets how many calls the program works on at a time, each in a goroutine of its own.
+// The default is 1: calls are worked on in order. Call it before [Run].
 func Concurrency(calls int) {
 	if calls < 1 {
 		registered.fail(fmt.Errorf("emit.Concurrency: %d calls at a time; it takes 1 at least", calls))
@@ -102,7 +102,7 @@ func Concurrency(calls int) {
 	registered.concurrency = calls
 }
 
-// A program is the nodes of one.
+// A program is the set of nodes that one process serves.
 type program struct {
 	nodes       []*node
 	concurrency int
@@ -128,7 +128,7 @@ func newNode[In, Out any](name string, handler Handler[In, Out]) *node {
 	}}
 }
 
-// unfit says of a message which node it does not fit, and what it has.
+// unfit returns an error that names the node that a message does not fit, and the message's fields.
 func unfit(node string, c codec, msg []byte, err error) error {
 	var m Message
 	if decode(c, msg, &m) != nil {
@@ -142,8 +142,8 @@ func unfit(node string, c codec, msg []byte, err error) error {
 	return &misfit{text: fmt.Sprintf("%s: %v; it has: %s", node, err, strings.Join(fields, ", "))}
 }
 
-// origins has, for each handler that Each and the like have made, the handler and the author's
-// function in it.
+// origins has the handler and the author's function for each handler that Each and the others have
+// made.
 var origins sync.Map
 
 func made[In, Out any](function any, handler Handler[In, Out]) Handler[In, Out] {
@@ -151,12 +151,12 @@ func made[In, Out any](function any, handler Handler[In, Out]) Handler[In, Out] 
 	return handler
 }
 
-// identity tells closures apart, which have the code in common. That of a living one is its own.
+// identity distinguishes closures, which share their code. A living closure has its own address.
 func identity[In, Out any](handler Handler[In, Out]) unsafe.Pointer {
 	return *(*unsafe.Pointer)(unsafe.Pointer(&handler))
 }
 
-// authors returns the function that the author has written.
+// authors returns the author's own function.
 func authors[In, Out any](handler Handler[In, Out]) any {
 	if known, ok := origins.Load(identity(handler)); ok {
 		return known.([2]any)[1]
@@ -164,10 +164,10 @@ func authors[In, Out any](handler Handler[In, Out]) any {
 	return handler
 }
 
-// nameOf returns a function's own name, or, for one that has none, the program's.
+// nameOf returns a function's own name, or the program's if it has none.
 func nameOf(function any) string {
 	name := runtime.FuncForPC(reflect.ValueOf(function).Pointer()).Name()
-	name = strings.TrimSuffix(name[strings.LastIndex(name, ".")+1:], "-fm") // of a method of a value
+	name = strings.TrimSuffix(name[strings.LastIndex(name, ".")+1:], "-fm") // -fm: a method of a value
 	if literal.MatchString(name) || strings.HasSuffix(name, "]") {
 		name = strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe")
 	}
@@ -190,7 +190,7 @@ func (p *program) add(n *node) {
 	p.nodes = append(p.nodes, n)
 }
 
-// fail keeps the first thing wrong with the program, for the host to hear.
+// fail keeps the first fault of the program, for the host.
 func (p *program) fail(err error) {
 	if p.failure == nil {
 		p.failure = err
@@ -206,7 +206,7 @@ func (p *program) find(name string) *node {
 	return nil
 }
 
-// serving returns the node that goes by a name. A program with one node serves it under any.
+// serving returns the node of a name. A program with one node serves it under any name.
 func (p *program) serving(name string) (*node, error) {
 	if len(p.nodes) == 1 {
 		return p.nodes[0], nil

@@ -75,7 +75,7 @@ func (e *encoder) key(k string) error {
 	return nil
 }
 
-// open counts a list or map in, and refuses one level too many.
+// open counts a list or map as one level, and refuses one level too many.
 func (e *encoder) open(size, levels int) error {
 	if e.members += size; levels == 0 {
 		return refuse("nests deeper than %d levels", maxDepth)
@@ -263,7 +263,7 @@ func (e *encoder) structure(v reflect.Value, p *plan, levels int) error {
 }
 
 func (e *encoder) fieldValue(v reflect.Value, f *field, levels int) error {
-	if !v.IsValid() { // in an embedded struct that is not there
+	if !v.IsValid() { // in an embedded struct that is nil
 		e.null()
 		return nil
 	}
@@ -273,7 +273,7 @@ func (e *encoder) fieldValue(v reflect.Value, f *field, levels int) error {
 	return e.reflected(v, f.plan, levels)
 }
 
-// of returns the field of a struct, or nothing where an embedded pointer on the way is nil.
+// of returns the field of a struct, or the zero Value if an embedded pointer on the way is nil.
 func (f *field) of(v reflect.Value) reflect.Value {
 	if len(f.index) == 1 {
 		return v.Field(f.index[0])
@@ -282,7 +282,7 @@ func (f *field) of(v reflect.Value) reflect.Value {
 	return v
 }
 
-// left says whether a field is left out, by omitempty or omitzero.
+// left reports whether omitempty or omitzero leaves a field out.
 func (f *field) left(whole reflect.Value) bool {
 	v := f.of(whole)
 	switch {
@@ -302,7 +302,7 @@ func (f *field) left(whole reflect.Value) bool {
 	return v.IsZero()
 }
 
-// marshaler writes what a type says of itself, as encoding/json would.
+// marshaler writes a value by its type's own methods, as encoding/json would.
 func (e *encoder) marshaler(v reflect.Value, p *plan, levels int) error {
 	if (v.Kind() == reflect.Map || v.Kind() == reflect.Slice) && v.IsNil() {
 		e.null()
@@ -324,7 +324,7 @@ func (e *encoder) marshaler(v reflect.Value, p *plan, levels int) error {
 	return e.marshaled(data, p, levels)
 }
 
-// marshaled writes a value that is there in JSON.
+// marshaled writes a value that is given in JSON.
 func (e *encoder) marshaled(data []byte, p *plan, levels int) error {
 	var value any
 	if err := decode(jsonCodec{}, data, &value); err != nil {

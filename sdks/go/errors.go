@@ -18,7 +18,7 @@ const (
 	maxCauses = 4    // Causes behind an error.
 )
 
-// A verdict on an attempt, around what went wrong.
+// A verdict says what to do after an attempt; it wraps the attempt's error.
 type verdict struct {
 	error
 	retry bool
@@ -53,7 +53,7 @@ func Reject(err error) error {
 	return &verdict{error: err}
 }
 
-// FrameTooLarge is about a result, or a frame from the host, beyond max_frame. Nothing of it was
+// FrameTooLarge reports a result, or a frame from the host, beyond max_frame. Nothing of it was
 // written.
 type FrameTooLarge struct {
 	Node      string
@@ -69,7 +69,7 @@ func (e *FrameTooLarge) Error() string {
 		"or %s", e.Node, e.Size, e.Max, other)
 }
 
-// A failure is an error as the wire has it.
+// A failure is an error in the form of the wire.
 type failure struct {
 	Type    string   `json:"type"`
 	Message string   `json:"message"`
@@ -88,7 +88,8 @@ func describe(err error) *failure {
 	return about
 }
 
-// isTimeout says whether err, or one that it wraps, is a timeout: of a context, a connection, a file.
+// isTimeout reports whether err, or one that it wraps, is a timeout: of a context, connection or
+// file.
 func isTimeout(err error) bool {
 	defer func() { _ = recover() }() // an author's own Is, As or Unwrap may panic
 	var timeout interface{ Timeout() bool }
@@ -98,7 +99,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// verdictOf finds none where an author's own As or Unwrap method panics, as that of a nil pointer does.
+// verdictOf returns nil if an author's own As or Unwrap method panics, as a nil pointer's does.
 func verdictOf(err error) (v *verdict) {
 	defer func() { _ = recover() }()
 	errors.As(err, &v)
@@ -108,7 +109,7 @@ func verdictOf(err error) (v *verdict) {
 func describeCauses(err error, causes int) *failure {
 	about := &failure{Type: typeName(err)}
 	if v, ok := err.(*verdict); ok {
-		err = v.error // only its name is of interest, not a cause of the same text
+		err = v.error // only its name matters, not a cause of the same text
 	}
 	about.Message = text(message(err))
 	if p, ok := err.(*panicked); ok {
@@ -120,7 +121,7 @@ func describeCauses(err error, causes int) *failure {
 	return about
 }
 
-// unwrap finds no cause where an author's own Unwrap method panics; message tells of such an error.
+// unwrap returns nil if an author's own Unwrap method panics; message then reports the panic.
 func unwrap(err error) (cause error) {
 	defer func() { _ = recover() }()
 	if several, ok := err.(interface{ Unwrap() []error }); ok {
@@ -181,7 +182,7 @@ func text(s string) string {
 	return b.String()
 }
 
-// panicked is a panic of a handler, as an error.
+// panicked is a handler's panic, as an error.
 type panicked struct {
 	value any
 	stack []string
@@ -192,18 +193,18 @@ func (p *panicked) Error() string { return fmt.Sprint(p.value) }
 func (p *panicked) Unwrap() error {
 	err, _ := p.value.(error)
 	if _, ok := err.(runtime.Error); ok {
-		return nil // its text is all there is to it
+		return nil // its text is all that is known
 	}
 	return err
 }
 
 // stack returns the lines of the goroutine that panics: innermost first, but the author's before
-// those of libraries, and none of ours or of the runtime.
+// those of libraries, and none of the SDK's or of the runtime.
 func stack(skip int) []string {
 	counters := make([]uintptr, 100)
 	frames := runtime.CallersFrames(counters[:runtime.Callers(skip+1, counters)])
 	var all []runtime.Frame
-	root := "" // of the standard library
+	root := "" // the folder of the standard library
 	for more := true; more; {
 		var f runtime.Frame
 		f, more = frames.Next()
@@ -228,7 +229,7 @@ func stack(skip int) []string {
 	return lines
 }
 
-// isOurs goes by the file: generic functions bear the names of those who call them.
+// isOurs goes by the file: generic functions have the names of their callers.
 func isOurs(file string) bool {
 	return strings.HasPrefix(file, ourFolder) && !strings.Contains(file[len(ourFolder):], "/") &&
 		!strings.HasSuffix(file, "_test.go")

@@ -9,7 +9,7 @@ import (
 	"strconv"
 )
 
-// A misfit is a good value that does not fit the type that is to hold it.
+// A misfit is a valid value that does not fit its target type.
 type misfit struct{ path, reason, text string }
 
 func (m *misfit) Error() string {
@@ -218,7 +218,7 @@ func (d *decoder) assignStruct(v reflect.Value, p *plan, levels int) error {
 	}
 }
 
-// missing refuses a struct that lacks a field which is not optional: a silent 0 is no message.
+// missing refuses a struct that lacks a required field: a silent 0 would pass for a value.
 func (p *plan) missing(seen []bool) error {
 	for i, f := range p.fields {
 		if !seen[i] && !f.optional() {
@@ -243,12 +243,12 @@ func (d *decoder) assignField(v reflect.Value, f *field, levels int) error {
 		return nil
 	}
 	if f.plan.shape >= listShape {
-		v.SetZero() // a key given twice: the last one counts, whole
+		v.SetZero() // a key given twice: only the last value counts
 	}
 	return d.assign(v, f.plan, levels)
 }
 
-// make returns the field of a struct, with the embedded pointers on its way.
+// make returns the field of a struct, and makes the embedded pointers on the way.
 func (f *field) make(v reflect.Value) reflect.Value {
 	for i, at := range f.index {
 		if i > 0 && v.Kind() == reflect.Pointer {
@@ -262,7 +262,7 @@ func (f *field) make(v reflect.Value) reflect.Value {
 	return v
 }
 
-// asInt takes 3.0 for 3, which is all that some languages have; 3.5 is none.
+// asInt takes 3.0 for 3, since some languages have only floats; it refuses 3.5.
 func (d *decoder) asInt() (int64, bool) {
 	if d.kind == isFloat {
 		n := int64(d.float)
@@ -305,7 +305,7 @@ func (d *decoder) asDigits() (string, bool) {
 	return "", false
 }
 
-// unmarshaler hands a value to a type that reads itself, as encoding/json would.
+// unmarshaler gives a value to a type that reads itself, as encoding/json would.
 func (d *decoder) unmarshaler(v reflect.Value, p *plan, levels int) error {
 	if !p.custom.unmarshal {
 		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText(d.bytes); err != nil {

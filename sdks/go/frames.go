@@ -11,14 +11,14 @@ import (
 const (
 	slice   = 16 * 1024               // Bytes per read: the host refills the pipe while this slice is worked on.
 	enough  = 16 * 1024               // Bytes of results that are worth a frame, or a write, of their own.
-	ahead   = 1024                    // Calls that wait before the reading does: more than a host's window, mostly.
+	ahead   = 1024                    // Calls that wait before reading stops: mostly more than a host's window.
 	largest = 1<<24 - 1               // Bytes of a frame: the most that max_frame can be.
 	linger  = time.Millisecond        // How long a finished result may wait for company.
-	early   = 5 * time.Millisecond    // By which a timer may go off before its time.
-	grace   = 4500 * time.Millisecond // From seeing the end to the exit: 5 s at most in all.
+	early   = 5 * time.Millisecond    // Time by which a timer may fire early.
+	grace   = 4500 * time.Millisecond // Time from seeing the end to the exit: 5 s at most in all.
 )
 
-// input is the wire's incoming half. What it has returned stays as it is: buffers are not reused.
+// input is the incoming half of the wire. Returned slices stay valid: buffers are not reused.
 type input struct {
 	file *os.File
 	data []byte
@@ -56,7 +56,7 @@ func (i *input) line() []byte {
 	}
 }
 
-// all returns the rest.
+// all returns the rest of the input.
 func (i *input) all() []byte {
 	for !i.end {
 		i.fill()
@@ -73,7 +73,7 @@ type hello struct {
 	Config   map[string]any `json:"config,omitempty"`
 }
 
-// readHello returns nil for a line that is something else: a message, by hand.
+// readHello returns nil for any other line, such as a message by hand.
 func readHello(line []byte) *hello {
 	var op struct {
 		Op any `json:"op,omitempty"`
@@ -82,7 +82,7 @@ func readHello(line []byte) *hello {
 		return nil
 	}
 	h := &hello{MaxFrame: largest}
-	_ = decode(jsonCodec{}, line, h) // what is missing shows in V
+	_ = decode(jsonCodec{}, line, h) // a missing field shows in V
 	if h.Config == nil {
 		h.Config = map[string]any{}
 	}
@@ -100,7 +100,7 @@ type ready struct {
 	Caps        []string                  `json:"caps"`
 }
 
-// An err or a log over max_frame would be lost whole, so its longest parts go.
+// An err or a log over max_frame would be lost whole, so its longest parts are cut.
 type shortenable interface{ shortened(text int) any }
 
 type errFrame struct {
@@ -114,7 +114,7 @@ func (f errFrame) shortened(text int) any {
 	return f
 }
 
-// start returns at most so many bytes of a text, and no half character.
+// start returns at most size bytes of a text, without half a character.
 func start(text string, size int) string {
 	return strings.ToValidUTF8(text[:min(len(text), size)], "")
 }
@@ -132,7 +132,7 @@ func (f logFrame) shortened(text int) any {
 	return f
 }
 
-// An end of a plain run, not of a call: its id is null.
+// An endFrame ends a plain run, not a call: its id is null.
 type endFrame struct {
 	Op string `json:"op"`
 	ID *int64 `json:"id"`
@@ -151,11 +151,11 @@ type frame struct {
 	node, origin, traceparent string
 	attempt, deadline         int64 // deadline in ms, below 0: none
 	msg                       []byte
-	odd                       error // a field is of another type than ours of this name
+	odd                       error // a field that has another type than it should
 }
 
-// readFrame takes the envelope apart by hand and leaves the message as it is: decoding it is the
-// call's business, since only its handler knows the type.
+// readFrame takes the envelope apart by hand and leaves the message undecoded: only the call's
+// handler knows its type.
 func readFrame(c codec, data []byte) (f frame, err error) {
 	f.attempt, f.deadline = 1, -1
 	d := newDecoder(c, data)
@@ -190,7 +190,7 @@ func readFrame(c codec, data []byte) (f frame, err error) {
 	return f, f.check(err)
 }
 
-// check lets pass what a newer host says in its own terms: a frame of another op.
+// check accepts a newer host's frame with an unknown op.
 func (f *frame) check(err error) error {
 	known := f.op == "call" || f.op == "cancel" || f.op == "ping" || f.op == ""
 	if err == nil && known {
@@ -242,7 +242,7 @@ func (d *decoder) eachKey(do func(key []byte) error) error {
 	}
 }
 
-// text and integer read a field; null leaves what is there, and so does what is odd.
+// text and integer read a field. For null, or a value of another type, the field keeps its value.
 func (d *decoder) text(to *string, odd *error) error {
 	fits, err := d.scalar(isText, odd)
 	if fits {

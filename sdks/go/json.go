@@ -10,7 +10,7 @@ import (
 
 const noJSON = `JSON cannot carry it; msgpack can: codec = "msgpack"`
 
-// jsonCodec: one object on one line.
+// jsonCodec writes one object on one line.
 type jsonCodec struct{}
 
 func (jsonCodec) name() string { return "json" }
@@ -83,7 +83,7 @@ func (w *jsonWriter) float(f float64) (err error) {
 	return err
 }
 
-// appendJSONFloat writes the shortest digits that mean f, and never those of an integer.
+// appendJSONFloat writes the shortest digits that mean f, and never an integer's.
 func appendJSONFloat(to []byte, f float64) ([]byte, error) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		return to, refuse("is %v: %s", f, noJSON)

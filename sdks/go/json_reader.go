@@ -8,14 +8,14 @@ import (
 	"unicode/utf8"
 )
 
-// A jsonReader reads JSON strictly: what RFC 8259 does not have, and text that is none, is malformed.
+// A jsonReader reads JSON strictly: anything beyond RFC 8259, and invalid text, is malformed.
 type jsonReader struct {
 	data    []byte
 	at      int
-	scratch []byte // text whose escapes are undone
+	scratch []byte // text after its escapes are replaced
 }
 
-// What a list's or map's token has for its size: whether it is one, and at its first member.
+// The sizes of a list's and a map's token: which of the two it is, and whether at its first member.
 const (
 	listStart = -1
 	listOn    = -2
@@ -220,7 +220,7 @@ func valid(text []byte, ascii bool) error {
 	return malformed("a text in it is no valid UTF-8")
 }
 
-// escaped goes on with a text whose first backslash is at i.
+// escaped reads on in a text whose first backslash is at i.
 func (r *jsonReader) escaped(i int) ([]byte, error) {
 	r.scratch = append(r.scratch[:0], r.data[r.at:i]...)
 	for r.at = i; r.at < len(r.data); {

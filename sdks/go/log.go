@@ -9,12 +9,12 @@ import (
 	"sync/atomic"
 )
 
-// LogHandler returns a handler for package log/slog whose records go to the host, each with the id of
-// the call that its context belongs to, or of the one call there can be with a concurrency of 1.
-// Outside of a host they are lines of text on stderr.
+// LogHandler returns a handler for package log/slog whose records go to the host, each with the id
+// of its context's call, or of the only open call with a concurrency of 1. Outside of a host they
+// are lines of text on stderr.
 //
-// Under a host, [Run] makes it the default of log/slog at level Info, unless the program has set one
-// of its own; package log then goes through it, too. A program that wants more says so:
+// Under a host, [Run] makes it the default of log/slog at level Info, unless the program has set a
+// default of its own; package log then goes through it, too. For another level, set it yourself:
 //
 //	slog.SetDefault(slog.New(emit.LogHandler(slog.LevelDebug)))
 func LogHandler(level slog.Leveler) slog.Handler {
@@ -73,7 +73,7 @@ func (h *logHandler) WithGroup(name string) slog.Handler {
 	return &own
 }
 
-// addField keeps what every codec carries, and the text of the rest: a log is for people.
+// addField keeps a value that every codec carries, and the text of any other: a log is for people.
 func addField(fields map[string]any, prefix string, a slog.Attr) {
 	value := a.Value.Resolve()
 	name := text(prefix + a.Key)
@@ -135,8 +135,7 @@ func (s *session) callOf(ctx context.Context) *Call {
 	return nil
 }
 
-// logToHost makes the host's log the default of log/slog and log; a default that the program has set
-// stays.
+// logToHost makes the host's log the default of log/slog and log, unless the program has set one.
 func logToHost(s *session) {
 	hosted.Store(s)
 	if fmt.Sprintf("%T", slog.Default().Handler()) == "*slog.defaultHandler" {

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// msgpackCodec: a length in 4 bytes, then one map.
+// msgpackCodec writes a length in 4 bytes, then one map.
 type msgpackCodec struct{}
 
 func (msgpackCodec) name() string { return "msgpack" }
@@ -104,8 +104,8 @@ func appendPackedText(to []byte, s string) []byte {
 	return append(appendSize(to, len(s), 0xa0, 32, 0xd9, 0xda, 0xdb), s...)
 }
 
-// appendSize writes a head: in one byte below few, else as one of the types of 1, 2 and 4 bytes; a
-// type of 0 is none.
+// appendSize writes a head: in one byte below few, else as one of the types of 1, 2 and 4 bytes. A
+// type of 0 does not exist.
 func appendSize(to []byte, size int, fix byte, few int, one, two, four byte) []byte {
 	switch {
 	case size < few:
@@ -148,11 +148,11 @@ func appendPackedUint(to []byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(to, 0xcf), n)
 }
 
-// A packedReader reads msgpack. A token's size is the number of members that are left.
+// A packedReader reads msgpack. A token's size is the number of remaining members.
 type packedReader struct {
 	data  []byte
 	at    int
-	short bool // it ended too early
+	short bool // the data ended too early
 }
 
 func (r *packedReader) rest() int { return len(r.data) - r.at }
@@ -210,7 +210,7 @@ func (r *packedReader) next(t *token) error {
 	return nil
 }
 
-// long reads the types whose size or value stands in the bytes after the first.
+// long reads the types whose size or value is in the bytes after the first.
 func (r *packedReader) long(t *token, c byte) (err error) {
 	switch {
 	case c == 0xc0:
@@ -301,7 +301,7 @@ func (r *packedReader) container(t *token, k kind, size uint64) error {
 	return r.enough(nil)
 }
 
-// extension reads the one type that is a value: -1, an instant.
+// extension reads the only supported type, -1: an instant.
 func (r *packedReader) extension(t *token, size uint64) error {
 	code := int8(r.number(1))
 	raw, err := r.take(size)

@@ -21,17 +21,17 @@ var parent = os.Getppid()
 
 // Run serves the nodes that [Node] has registered until the input ends.
 //
-// Under a host it speaks frames, and returns when the host is done with this program; what the
-// caller does then, to clean up, has the rest of the 5 s that the whole end may take. By hand,
+// Under a host it speaks frames, and returns when the host needs this program no more. The caller
+// may then clean up, within the rest of the 5 s that the whole end may take. By hand,
 //
 //	echo '{"count": 3}' | ./count
 //
 // it prints one line of JSON per result. EMIT_MSG='{"count": 3}' ./count leaves the terminal to a
-// debugger. EMIT_NODE chooses among several nodes then. After a failure it exits with status 1.
+// debugger. By hand, EMIT_NODE chooses among several nodes. After a failure it exits with status 1.
 //
-// Call it first in main, or nearly: from then on a print goes to stderr, and no child process can
-// touch the wire. What the initialization of packages prints before is taken for a result where a
-// host starts the program for one message only. Run makes one exception: a terminal stays.
+// Call it first in main, or nearly first: from then on a print goes to stderr, and no child process
+// can touch the wire. If a host starts the program for one message only, earlier prints, during the
+// initialization of packages, are taken for results. Run makes one exception: a terminal stays.
 func Run() {
 	in, out := wire.Take()
 	if status := serve(registered, &input{file: in}, out); status != 0 {
@@ -51,7 +51,7 @@ func serve(p *program, in *input, out *os.File) (status int) {
 		first = in.line()
 	}
 	var h *hello
-	if !byHand && os.Getenv("EMIT_PROBE") != "1" { // there a message may look like one: it may have a field "op"
+	if !byHand && os.Getenv("EMIT_PROBE") != "1" { // by hand, a message may look like one: it may have a field "op"
 		h = readHello(first)
 	}
 	if h == nil {
@@ -89,7 +89,7 @@ func (s *session) host(in *input) (status int) {
 	logToHost(s)
 	broken := make(chan error, 1)
 	go func() { broken <- s.read(in) }()
-	// A handler, or the author's cleanup, may be busy; or the host may read no more.
+	// A handler, or the author's cleanup, may be busy; or the host may have stopped reading.
 	exitSoon := func(status int) { time.AfterFunc(grace, func() { os.Exit(status) }) }
 	leave := sync.OnceFunc(func() {
 		exitSoon(1)
@@ -118,25 +118,25 @@ func (s *session) host(in *input) (status int) {
 	}
 }
 
-// isAlone says whether the host is gone. It does not look for 1: in a container the host may be 1.
-// Nor does it wait for a write, which may never end.
+// isAlone reports whether the host is gone. It does not look for 1: in a container the host may be
+// 1. It does not wait for a write either, which may never end.
 func (s *session) isAlone() bool { return s.gone.Load() || os.Getppid() != parent }
 
-// plain: no host. Messages in, one line per result out.
+// plain runs without a host: messages in, one line per result out.
 func plain(p *program, first []byte, in *input, out *os.File) (status int) {
 	if p.failure != nil {
 		fmt.Fprintln(os.Stderr, p.failure)
 		return 1
 	}
 	probed := os.Getenv("EMIT_PROBE") == "1"
-	os.Unsetenv("EMIT_PROBE") // it is for no program that a handler starts
+	os.Unsetenv("EMIT_PROBE") // hidden from programs that a handler starts
 	if probed {
 		body, _ := encode(jsonCodec{}, nil, p.ready())
 		printOut(out, jsonCodec{}.frame(nil, body))
 	}
 	var c codec = jsonCodec{}
 	messages := func() []byte { return in.line() }
-	if len(first) > 0 && first[0] >= 0x80 { // the first byte of a msgpack map, and of no JSON
+	if len(first) > 0 && first[0] >= 0x80 { // the first byte of a msgpack map, never of JSON
 		c, first = msgpackCodec{}, append(bytes.Clone(first), in.all()...)
 		messages = func() []byte { return nil }
 	} else if !json.Valid(first) { // one document over several lines
@@ -149,7 +149,7 @@ func plain(p *program, first []byte, in *input, out *os.File) (status int) {
 			status = 1
 		}
 	}
-	if probed && status == 0 { // by which a host knows that no handler ended the process
+	if probed && status == 0 { // tells the host that no handler ended the process
 		line, _ := encode(c, nil, endFrame{Op: "end"})
 		printOut(out, append(line, '\n'))
 	}
@@ -195,7 +195,7 @@ func (p *program) hand(n *node, c codec, msg []byte, out *os.File) (err error) {
 
 func printOut(out *os.File, data []byte) {
 	if _, err := out.Write(data); errors.Is(err, syscall.EPIPE) {
-		os.Exit(0) // as of `| head -1`: the reader has what it wanted
+		os.Exit(0) // as with `| head -1`: the reader has enough
 	} else if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -14,7 +14,7 @@ import (
 // A session is the calls of one process under a host.
 //
 // One goroutine reads. Up to concurrency workers, each with a goroutine of its own, take the oldest
-// call that waits, until none does. So with a concurrency of 1 calls are worked on in order.
+// waiting call, until none waits. So with a concurrency of 1 calls are worked on in order.
 type session struct {
 	*program
 	hello    *hello
@@ -26,17 +26,17 @@ type session struct {
 
 	workers []*worker
 
-	mu      sync.Mutex // guards what follows
-	fewer   *sync.Cond // calls wait than before
+	mu      sync.Mutex // guards the fields below
+	fewer   *sync.Cond // signals that fewer calls wait than before
 	open    map[int64]*Call
 	waiting []*Call
 	idle    []*worker
 	ended   bool
 
-	out    sync.Mutex // guards what follows; a whole write happens under it
+	out    sync.Mutex // guards the fields below; a whole write happens under it
 	unsent []byte
 
-	gone  atomic.Bool // nobody listens any more
+	gone  atomic.Bool // nobody reads any more
 	armed atomic.Bool // the timer is due
 	timer *time.Timer
 }
@@ -57,9 +57,9 @@ func newSession(p *program, h *hello, sink *os.File) *session {
 	return s
 }
 
-// greet answers hello, and settles on a codec. It fails if the answer does not fit into a frame.
+// greet answers hello, and chooses a codec. It fails if the answer does not fit into a frame.
 func (s *session) greet() error {
-	var chosen codec = jsonCodec{} // which every host speaks
+	var chosen codec = jsonCodec{} // every host speaks it
 	packed := slices.Index(s.hello.Codecs, "msgpack")
 	if plain := slices.Index(s.hello.Codecs, "json"); packed >= 0 && (plain < 0 || packed < plain) {
 		chosen = msgpackCodec{}
@@ -68,7 +68,7 @@ func (s *session) greet() error {
 	about.Codec = chosen.name()
 	body, _ := encode(s.codec, nil, about)
 	if len(body) > s.maxFrame {
-		about.Inputs = nil // for people, and what grows with the program
+		about.Inputs = nil // they are for people, and grow with the program
 		body, _ = encode(s.codec, nil, about)
 	}
 	if len(body) > s.maxFrame {
@@ -95,7 +95,7 @@ func (s *session) read(in *input) error {
 	}
 }
 
-// receive takes the frames that are whole.
+// receive takes the complete frames.
 func (s *session) receive(in *input) (calls []*Call, err error) {
 	for {
 		body, rest, whole := s.codec.split(in.data)
@@ -113,7 +113,7 @@ func (s *session) receive(in *input) (calls []*Call, err error) {
 		if err != nil {
 			return calls, err
 		}
-		switch f.op { // what is unknown comes from a newer host
+		switch f.op { // an unknown frame comes from a newer host
 		case "call":
 			calls = append(calls, s.newCall(f))
 		case "cancel":
@@ -205,7 +205,7 @@ func (s *session) work(w *worker, c *Call) {
 	}
 }
 
-// run calls the handler. A panic of it is an error like any other.
+// run calls the handler. Its panic is an error like any other.
 func (s *session) run(c *Call) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -248,7 +248,7 @@ func (s *session) after(w *worker, c *Call, err error) *Call {
 	return next
 }
 
-// rest returns a call that came meanwhile, or else leaves the worker idle.
+// rest returns a call that came meanwhile, or leaves the worker idle.
 func (s *session) rest(w *worker) *Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -277,7 +277,7 @@ func (s *session) answer(c *Call, err error, late, last bool) {
 	s.settle(last)
 }
 
-// put takes a frame; now: it is not to wait for others.
+// put takes a frame; with now, the frame does not wait for others.
 func (s *session) put(frame []byte, now bool) {
 	s.out.Lock()
 	defer s.out.Unlock()
@@ -293,7 +293,7 @@ func (s *session) settle(now bool) {
 	}
 }
 
-// send writes a frame at once, and what waited before it.
+// send writes a frame at once, after everything that waits.
 func (s *session) send(frame any) { s.put(s.encoded(frame), true) }
 
 func (s *session) encoded(frame any) []byte {
@@ -305,11 +305,11 @@ func (s *session) encoded(frame any) []byte {
 	return s.codec.frame(nil, body)
 }
 
-// write needs s.out. Blocking, and until every byte is out.
+// write writes every byte, and blocks until then. It needs s.out.
 func (s *session) write() {
 	if len(s.unsent) > 0 && !s.gone.Load() {
 		if _, err := s.sink.Write(s.unsent); err != nil {
-			s.gone.Store(true) // no error of ours: the host has left
+			s.gone.Store(true) // not an error of the program: the host has left
 		}
 	}
 	if s.unsent = s.unsent[:0]; cap(s.unsent) > 16*enough {
@@ -317,14 +317,14 @@ func (s *session) write() {
 	}
 }
 
-// arm has the timer see to what waits, within the linger that it has left.
+// arm sets the timer for the waiting results, within the rest of their linger time.
 func (s *session) arm(left time.Duration) {
 	if !s.armed.Load() && s.armed.CompareAndSwap(false, true) {
 		s.timer.Reset(left)
 	}
 }
 
-// late: no result waits for a slow handler, the next one's or its own.
+// late writes what waits, so that no result waits for a slow handler: the next one's or its own.
 func (s *session) late() {
 	s.armed.Store(false)
 	for _, w := range s.workers {
@@ -335,7 +335,7 @@ func (s *session) late() {
 	s.put(nil, true)
 }
 
-// end: no calls are accepted from now on; those that were are finished.
+// end stops accepting calls; accepted ones are finished.
 func (s *session) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

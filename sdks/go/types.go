@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A shape is how values of a Go type travel.
+// A shape is the form on the wire of a Go type's values.
 type shape uint8
 
 const (
@@ -32,7 +32,7 @@ const (
 	anyShape
 )
 
-// A plan is what reflection has found out about a type.
+// A plan has the facts that reflection has found out about a type.
 type plan struct {
 	goType  reflect.Type
 	shape   shape
@@ -43,13 +43,13 @@ type plan struct {
 	custom  custom
 }
 
-// custom says which of encoding/json's own interfaces a pointer to the type has.
+// custom records which of encoding/json's own interfaces a pointer to the type has.
 type custom struct{ marshal, marshalText, unmarshal, unmarshalText bool }
 
 // A field is a struct's field, as encoding/json names it.
 type field struct {
 	name             string
-	at               int    // in plan.fields
+	at               int    // its index in plan.fields
 	json, packed     []byte // the encoded key
 	index            []int
 	plan             *plan
@@ -71,7 +71,7 @@ func planOf(t reflect.Type) *plan {
 	defer planning.Unlock()
 	made := map[reflect.Type]*plan{}
 	p := makePlan(t, made)
-	for t, p := range made { // not before all are complete: others read them without the lock
+	for t, p := range made { // only after all are complete: others read them without the lock
 		plans.LoadOrStore(t, p)
 	}
 	return p
@@ -82,7 +82,7 @@ func makePlan(t reflect.Type, made map[reflect.Type]*plan) *plan {
 		return known.(*plan)
 	}
 	if known, ok := made[t]; ok {
-		return known // a type that holds itself
+		return known // a type that contains itself
 	}
 	p := &plan{goType: t, shape: shapeOf(t), custom: customOf(t)}
 	made[t] = p
@@ -143,7 +143,7 @@ func shapeOfContainer(t reflect.Type) shape {
 
 func customOf(t reflect.Type) custom {
 	switch shapeOf(t) {
-	case timeShape, numberShape, anyShape, pointerShape: // what a pointer points to decides
+	case timeShape, numberShape, anyShape, pointerShape: // for a pointer, its target decides
 		return custom{}
 	}
 	p := reflect.PointerTo(t)
@@ -172,7 +172,7 @@ func (p *plan) addFields(made map[reflect.Type]*plan) {
 		p.byName[f.name] = f
 	}
 	if len(p.fields) == 0 && p.goType.NumField() > 0 {
-		p.shape = noShape // all hidden, as in most errors: an empty map would say nothing of them
+		p.shape = noShape // all fields are hidden, as in most errors: an empty map would lose them
 	}
 }
 
@@ -216,8 +216,8 @@ func newField(sf reflect.StructField, name, options string, index []int) *field 
 	return f
 }
 
-// dominant is Go's own rule for embedded structs: the shallowest of a name, a tagged one before
-// others, and none at all where that leaves two.
+// dominant applies Go's own rule for embedded structs: the shallowest field of a name, a tagged one
+// before others, and no field if two remain.
 func dominant(f *field, all []*field) bool {
 	for _, other := range all {
 		if other == f || other.name != f.name {
@@ -244,12 +244,12 @@ func (p *plan) find(key []byte) *field {
 	return nil
 }
 
-// optional says whether a message may lack the field.
+// optional reports whether a message may lack the field.
 func (f *field) optional() bool {
 	return f.omit || f.omitZero || f.plan.shape == pointerShape
 }
 
-// inputs lists what a message must and may hold; nil for a type that names no fields.
+// inputs lists the fields that a message must and may hold; nil for a type that names no fields.
 func inputs(t reflect.Type) map[string]any {
 	p := planOf(t)
 	if p.shape != structShape || p.custom.unmarshal {

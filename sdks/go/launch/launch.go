@@ -1,6 +1,6 @@
-// Package launch makes a node of a plain function: what the main function that runtimes/go adds to
-// an author's file calls. That file stands in the author's package, so it names nothing that the
-// author may have given another meaning there, such as error, any or context.
+// Package launch makes a node of a plain function. The main function that runtimes/go adds to an
+// author's file calls it. That file is part of the author's package. So it uses no name that the
+// author may have redefined there, such as error, any or context.
 package launch
 
 import (
@@ -9,7 +9,7 @@ import (
 	emit "github.com/emit-graph/emit/sdks/go"
 )
 
-// Run serves what was registered.
+// Run serves the registered functions.
 func Run() { emit.Run() }
 
 // EachContext registers a function that is given a context and emits any number of results.

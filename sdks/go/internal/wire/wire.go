@@ -1,4 +1,4 @@
-// Package wire takes descriptors 0 and 1 away from everybody else.
+// Package wire takes descriptors 0 and 1 away from all other code.
 package wire
 
 import (
@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// Take returns private, close-on-exec descriptors for what 0 and 1 were, the same ones each time.
+// Take returns private, close-on-exec descriptors in place of 0 and 1, the same ones each time.
 //
-// Afterwards a read finds the end of input, and a print, of a C library or a child process too,
-// goes to stderr. A terminal stays, and so does any input with EMIT_MSG: they are for a debugger.
+// Afterwards a read finds the end of input. A print goes to stderr, also one of a C library or a
+// child process. A terminal stays, and so does any input with EMIT_MSG: they are for a debugger.
 var Take = sync.OnceValues(func() (in, out *os.File) {
 	in, out = private(os.Stdin), private(os.Stdout)
 	if info, err := os.Stdin.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {

@@ -9,7 +9,7 @@ func private(f *os.File) *os.File {
 	return &own
 }
 
-// redirect covers what goes through package os; other systems are for writing nodes, not for hosts.
+// redirect covers prints through package os; other systems are for writing nodes, not for hosts.
 func redirect(from int, to *os.File) {
 	if from == 2 {
 		*to = *os.Stderr
