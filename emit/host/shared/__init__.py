@@ -1,1 +1,1 @@
-"""One host for many processes: its half, and that of its clients."""
+"""One host for many processes: the server and its clients."""

@@ -1,15 +1,16 @@
 """
-A shared host as its clients see it: what :class:`emit.host.host.Host` offers, with the processes
-elsewhere. A node has the same calls and the same pool as at a host of one's own. The pool holds
-connections to the shared host, which plays the process of runtimes/PROTOCOL.md.
+A shared host, as its clients see it: the interface of :class:`emit.host.host.Host`, with the
+processes elsewhere. A node has the same calls and the same pool as with a private host. The pool
+holds connections to the shared host, which plays the process of runtimes/PROTOCOL.md.
 
-1. When the host is not there, a call waits for it for the node's ``timeout``. When it is lost in
-   the middle, the message goes to the next one, ``max_attempts`` times at most. There is no fall
-   back to processes of one's own: it would start a machine's worth of them in every client at the
-   same time, which is what a shared host is there to prevent.
-2. A connection that is left in the middle of an exchange is closed, and its host then ends what it
-   was doing for it.
-3. A host that works says so every few seconds, so one that hangs is told from a slow node.
+1. If the host is not there, a call waits for it for the node's ``timeout``. If the host is lost in
+   the middle of a message, the message goes to the next host, up to ``max_attempts`` times. There
+   is no fallback to private processes. Every client would start as many of them as the machine can
+   carry, all at the same time, and a shared host is there to prevent that.
+2. A connection that is left in the middle of an exchange is closed. Its host then ends the work
+   that it did for this connection.
+3. A working host sends a sign of life every few seconds. So a host that hangs differs from a slow
+   node.
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ from emit.letter import DeadLetter
 
 __all__ = ["BEAT", "Connection", "RemoteHost", "ask"]
 
-#: Seconds between two signs of life of a host that works for a client.
+#: Seconds between two signs of life from a host that works for a client.
 BEAT = 4.0
 
-#: Seconds without any after which the host is taken for dead.
+#: Seconds without a sign of life after which the host counts as dead.
 SILENCE = 5 * BEAT
 
 #: Seconds between two tries to reach a host.
 _TURN = 0.05
 
-#: Seconds, at the most, to the next try at one that has no room: many may be waiting for it.
+#: Most seconds until the next try at a host without room: many clients may be waiting for it.
 _FULL = 1.0
 
 #: Bytes per read and write.
@@ -73,14 +74,14 @@ class RemoteHost:
     The shared host at a socket, for one client process.
 
     Args:
-        path: Of the socket.
+        path: The path of its socket.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.pid = os.getpid()
         self._admission = Admission(None, None, list, most_starts=float("inf"))
-        # Guards the nodes. Reentrant: a signal's handler may close the host at any moment.
+        # Guards the nodes. Reentrant: a signal handler may close the host at any time.
         self._lock = threading.RLock()
         self._nodes: dict[Calls, Dialer] = {}
 
@@ -94,11 +95,11 @@ class RemoteHost:
         shared: bool = True,
         dead_letter: Callable[[DeadLetter], Any] | None = None,
     ) -> Calls:
-        """As :meth:`emit.host.host.Host.calls`. Nothing is sent before the first message."""
+        """Do as :meth:`emit.host.host.Host.calls`. Nothing is sent before the first message."""
 
         def describe() -> Described:
             made = program()
-            # The host is in a directory of its own.
+            # The host runs in another directory.
             made = replace(made, cwd=directory_of(made))
             return Described(made, settings, program_node, shared)
 
@@ -110,12 +111,12 @@ class RemoteHost:
         return calls
 
     def begin_close(self, calls: Calls) -> None:
-        """Nothing: to let go of connections takes no time."""
+        """Do nothing: closing connections takes no time."""
 
     def close(self, calls: Calls | None = None) -> None:
         """
-        Let go of all connections, or those of *calls*; the host stops what nobody uses. Calls that
-        are under way in other threads end with ``PoolClosed``.
+        Close all connections, or only those of *calls*. The host stops processes that no client
+        uses. Calls in progress in other threads end with ``PoolClosed``.
         """
         with self._lock:
             chosen = list(self._nodes) if calls is None else [calls]
@@ -125,10 +126,10 @@ class RemoteHost:
             for idle in one.pool.close():
                 idle.discard()
             for used in one.pool.processes:
-                used.hang_up()  # those in use are their callers' to close
+                used.hang_up()  # its caller closes the connection
 
     def snapshot(self) -> dict[str, Any]:
-        """This client's part: ``calls``, ``failures`` and times of each node."""
+        """Return this client's figures: ``calls``, ``failures`` and times of each node."""
         with self._lock:
             nodes = list(self._nodes)
         return {
@@ -142,7 +143,7 @@ class RemoteHost:
 
 
 def _at_the_host(settings: Settings) -> Settings:
-    """The knobs of a pool of connections: the host sees to the rest of them."""
+    """Return the settings of a pool of connections. The host applies the others."""
     return replace(
         settings,
         size=_ANY_NUMBER,
@@ -160,11 +161,11 @@ class Dialer:
     Connects to the host at a socket, for one node.
 
     Args:
-        path: Of the socket.
+        path: The path of the socket.
         node: The node's name.
-        describe: Tells what the host is to start; called once, as another environment later is not
-            another node.
-        settings: The node's knobs.
+        describe: Returns the program that the host is to start. Called once: a later change of the
+            environment does not make another node.
+        settings: The node's options.
     """
 
     def __init__(
@@ -179,21 +180,21 @@ class Dialer:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is known what the host is to start."""
+        """True if the description for the host is made."""
         return self._described is not None
 
     def prepare(self) -> dict[str, Any]:
-        """Make what the host is to start; that is done here, where the files are."""
+        """Make the description for the host. That happens in the client, which has the files."""
         if self._described is None:
             self._described = from_node(self._describe())
         return self._described
 
     def start(self) -> Connection:
         """
-        Connect, and wait for the host as long as a message may take.
+        Connect. Wait for the host for at most the node's ``timeout``.
 
         Raises:
-            HostLost: It was not there, or had no room.
+            HostLost: The host was not there, or had no room.
             PoolClosed: The node was closed meanwhile.
             EmitError: The host refuses the node.
         """
@@ -217,15 +218,15 @@ class Dialer:
                 raise PoolClosed(node=self._node)
 
     def give_up(self) -> None:
-        """Have those that wait for the host wait no longer."""
+        """End the wait of the callers that wait for the host."""
         self._closing.set()
 
     def is_permanent(self, error: HostError) -> bool:
-        """Another try has waited for the host already, so there is no backoff between two."""
+        """Return True: a failed try has waited for the host already, so there is no backoff."""
         return True
 
     def describe(self) -> dict[str, Any]:
-        """Nothing: the host tells of its programs."""
+        """Return nothing: the host reports its programs."""
         return {}
 
     def _lost(self, lost: _Lost) -> HostLost:
@@ -234,26 +235,26 @@ class Dialer:
 
 
 class _Lost(Exception):
-    """The host is not there, or has ended. Its text says which."""
+    """The host is not there, or has ended. The text says which."""
 
 
 class _Full(_Lost):
-    """The host has no room for another client just now."""
+    """The host has no room for another client at present."""
 
 
 class _Refused(_Lost):
-    """There is no sense in trying again."""
+    """Another try would fail, too."""
 
 
 class Connection:
     """
-    One connection to a shared host: a process, as far as its pool can see.
+    One connection to a shared host. Its pool treats it as a process.
 
     Args:
-        path: Of the host's socket.
-        node: The node that it is for.
-        config: What the host has to know of it; see `emit.host.shared.data.from_node`.
-        settings: The node's knobs.
+        path: The path of the host's socket.
+        node: The node's name.
+        config: The description of the node; see `emit.host.shared.data.from_node`.
+        settings: The node's options.
 
     Raises:
         EmitError: The host refuses the node.
@@ -269,7 +270,7 @@ class Connection:
         self._socket = Socket(path)
         _connections.add(self)
         session = Session(node, codecs=["msgpack"], max_frame=MAX_FRAME, config=config)
-        # What the host has let pass is not counted again.
+        # The host has applied these limits already.
         unlimited = replace(
             _at_the_host(settings), max_results=_ANY_NUMBER, max_result_bytes=_ANY_NUMBER
         )
@@ -284,16 +285,16 @@ class Connection:
     # -- for its conversation --------------------------------------------------------------
 
     def serve(self, node: str) -> None:
-        """Nothing: it is for one node."""
+        """Do nothing: a connection is for one node."""
 
     def ended(self, fault: ProtocolError | None) -> HostError | None:
-        """Say what has become of the host."""
+        """Return the error that ended the host."""
         if fault is not None:
             return self._lost(str(fault))
         return self.failure()
 
     def failure(self, *, may_have_run: bool | None = None) -> HostError:
-        """Make the error of a host that has ended, with its own words if it had some."""
+        """Make the error of a host that has ended, with its own words if there are any."""
         said = self.talk.failed
         why = self._socket.why or "it has ended"
         return self._lost(why if said is None else f"{why}: {said.message}")
@@ -303,10 +304,10 @@ class Connection:
         return self._lost(f"it has said nothing for {SILENCE:g} s")
 
     def check_memory(self) -> None:
-        """Nothing: the host does."""
+        """Do nothing: the host checks the memory."""
 
     def error_of(self, job: Job, err: frames.Err) -> Exception:
-        """Make the error that the host has had, with its attributes."""
+        """Make the error that occurred in the host, with its attributes."""
         return to_error(err.cause or {"type": err.type}, job.node, job.fields)
 
     def _lost(self, reason: str) -> HostLost:
@@ -317,42 +318,42 @@ class Connection:
 
     @property
     def is_finished(self) -> bool:
-        """Never: it is not replaced."""
+        """False: a connection is not replaced."""
         return False
 
     @property
     def gave_up(self) -> bool:
-        """Never: a host that ends is not one that can't be started."""
+        """False: the end of a host does not mean that it can't be started."""
         return False
 
     def worn(self) -> str | None:
-        """Never."""
+        """Return None: a connection does not wear out."""
         return None
 
     def replace(self, reason: str) -> None:
-        """Nothing: it is not replaced."""
+        """Do nothing: a connection is not replaced."""
 
     def rss(self) -> int:
-        """Nothing of its own."""
+        """Return 0: a connection has no memory of its own."""
         return 0
 
     def usage(self) -> Usage:
-        """Nothing of its own."""
+        """Return an empty use, as in `rss`."""
         return Usage()
 
     def describe(self, usage: Usage) -> dict[str, Any]:
-        """Nothing: the host tells of its processes."""
+        """Return nothing: the host reports its processes."""
         return {}
 
     def warn(self) -> None:
-        """Nothing: a host that is lost in the middle of a message is told of by `Calls`."""
+        """Do nothing: `Calls` logs the loss of a host."""
 
     def hang_up(self) -> None:
-        """Have both ends see its end. From another thread than the one that uses it."""
+        """Shut the connection down for both ends. Called from another thread than its user's."""
         self._socket.shut()
 
     def discard(self) -> None:
-        """Close it, any number of times. In a forked child the parent's end stays open."""
+        """Close the connection, repeatedly if need be. In a fork the parent's end stays open."""
         self._socket.close()
 
     stop = discard
@@ -381,18 +382,18 @@ class Socket:
     The transport of a connection.
 
     Args:
-        path: Of the host's socket.
+        path: The path of the host's socket.
 
     Attributes:
-        received: What has come and was not taken yet.
-        over: Whether the host has hung up.
-        sending: Whether there is something left to write.
-        until: When a host that says nothing is given up, by the monotonic clock.
-        why: Why nothing can come any more, if it is not that the host has hung up.
+        received: Data that has come and was not taken yet.
+        over: True if the host has hung up.
+        sending: True if there is something left to write.
+        until: Time at which a silent host is given up, by the monotonic clock.
+        why: Why no more data can come; empty if the host has hung up.
 
     Raises:
-        _Lost: Nobody listens there.
-        _Refused: Another user listens there, or no socket can have this path.
+        _Lost: No host listens there.
+        _Refused: Another user listens there, or the path can't be a socket's.
     """
 
     def __init__(self, path: str) -> None:
@@ -405,7 +406,7 @@ class Socket:
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._connect(path)
-            # Two descriptors, as a poll watches each for one thing.
+            # Two descriptors, as a poll watches each of them for one thing.
             self._writer = self._socket.dup()
         except BaseException:
             self._socket.close()
@@ -414,7 +415,7 @@ class Socket:
     def send(self, data: bytes | bytearray) -> None:
         """See `emit.host.transport.Transport`."""
         if not self._outgoing:
-            self._heard()  # it was not asked for anything before
+            self._heard()  # the host had nothing to answer before
         self._outgoing += data
         self.sending = not self.over
         self.push()
@@ -425,7 +426,7 @@ class Socket:
         return len(self._outgoing)
 
     def push(self) -> bool:
-        """Write what is left to write. Returns whether all is written, or nothing can be."""
+        """Continue writing. Return True if everything is written, or nothing can be."""
         while self.sending:
             try:
                 sent = self._writer.send(memoryview(self._outgoing)[:_CHUNK])
@@ -440,7 +441,7 @@ class Socket:
         return True
 
     def read(self) -> bool:
-        """Take one chunk. Returns whether the host has hung up."""
+        """Take one chunk. Return whether the host has hung up."""
         try:
             data = self._socket.recv(_CHUNK)
         except BlockingIOError:
@@ -463,7 +464,7 @@ class Socket:
         """See `emit.host.transport.Transport`."""
         return self._writer.fileno(), self.push
 
-    #: Its end is told by its descriptor.
+    #: The descriptor reports the host's end.
     is_blind = False
 
     def see_death(self) -> bool:
@@ -471,12 +472,12 @@ class Socket:
         return self.over
 
     def shut(self) -> None:
-        """Have both ends see its end."""
+        """Shut the connection down for both ends."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close it, any number of times."""
+        """Close the socket. May be called repeatedly."""
         for each in (self._socket, self._writer):
             with contextlib.suppress(OSError):
                 each.close()
@@ -490,7 +491,7 @@ class Socket:
 
     def _end(self, why: str) -> None:
         if not self.over:
-            # What the host had said before it hung up is still to be read.
+            # Take what the host had sent before it hung up.
             with contextlib.suppress(OSError):
                 while data := self._socket.recv(_CHUNK):
                     self.received.append(data)
@@ -505,7 +506,7 @@ class Socket:
         except ValueError as error:
             raise _Refused(str(error)) from error
         except OSError as error:
-            # No number: a path that no socket can have.
+            # An error without a number: the path can't be a socket's.
             lost = _Refused if error.errno in (None, errno.EACCES) else _Lost
             raise lost(error.strerror or str(error)) from error
         if owner != os.geteuid():
@@ -518,7 +519,7 @@ def ask(path: str) -> dict[str, Any]:
     Return the snapshot of the shared host at *path*.
 
     Raises:
-        HostLost: Nobody listens there.
+        HostLost: No host listens there.
     """
     try:
         connection = Connection(path, "status", {"asked": "snapshot"}, Settings())
@@ -542,7 +543,7 @@ _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """In a forked child: the connections are the parent's, whose end the host must see."""
+    """Close the parent's connections in a forked child. Else the host would not see their end."""
     for connection in list(_connections):
         connection.discard()
 

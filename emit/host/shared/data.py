@@ -1,10 +1,10 @@
 """
-What a shared host and its clients tell each other, as values of the wire and back: programs,
-settings and exceptions. No I/O here, and no pickle: bytes from a socket must not choose what is
-run.
+The data that a shared host and its clients exchange, as values of the wire and back: programs,
+settings and exceptions. No I/O here, and no pickle: bytes from a socket must not choose the code
+that runs.
 
-An exception crosses with its type, its arguments and its attributes, as it does by pickle; its
-cause and traceback stay behind. One that is not of :mod:`emit.errors` arrives as a `HostError`
+An exception is sent with its type, its arguments and its attributes, as by pickle, but without its
+cause and traceback. An exception that is not one of :mod:`emit.errors` arrives as a `HostError`
 that names its type.
 """
 
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Described:
-    """What a host has to know of a node; see :meth:`emit.host.host.Host.calls`."""
+    """The description of a node for a host; see :meth:`emit.host.host.Host.calls`."""
 
     program: Program
     settings: Settings
@@ -46,14 +46,14 @@ class Described:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """The same for nodes that are the same."""
+        """A key that equal nodes share."""
         program = self.program
         started = (program.argv, program.cwd, program.limits, frozenset(program.env.items()))
         return (*started, self.settings, self.program_node, self.shared)
 
 
 def from_node(node: Described) -> dict[str, Any]:
-    """A node as a map."""
+    """Return a node as a map."""
     program = node.program
     toolchain = program.toolchain
     return {
@@ -71,11 +71,11 @@ def from_node(node: Described) -> dict[str, Any]:
 
 def to_node(name: str, data: Mapping[str, Any]) -> Described:
     """
-    The other way round, for the node *name*.
+    Return the node *name* from the map of `from_node`.
 
     Raises:
-        StartError: It is of an Emit that has other settings than this one.
-        GraphError: A setting has a value that can't work.
+        StartError: The map is of an Emit that has other settings than this one.
+        GraphError: The value of a setting is not valid.
     """
     with _of_one_version(name):
         program, settings = dict(data["program"]), dict(data["settings"])
@@ -92,7 +92,7 @@ def to_node(name: str, data: Mapping[str, Any]) -> Described:
 
 @contextmanager
 def _of_one_version(node: str) -> Iterator[None]:
-    """What is missing, unknown or of another type tells that the two ends differ."""
+    """Raise StartError for a missing, unknown or mistyped field: the two ends differ."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -107,10 +107,10 @@ def _of_one_version(node: str) -> Iterator[None]:
 
 def _check_types(value: Any) -> None:
     """
-    Compare what a dataclass holds with its annotations.
+    Compare the values in a dataclass with its annotations.
 
     Raises:
-        TypeError: It names the field.
+        TypeError: A value does not fit. The text names the field.
     """
     for name, kind in get_type_hints(type(value)).items():
         held = getattr(value, name)
@@ -154,17 +154,17 @@ def _to_toolchain(data: Mapping[str, Any] | None) -> Toolchain | None:
 
 
 def from_job(job: Job) -> dict[str, Any]:
-    """What the host is told of a call: what a queue knows of it, and whether it is streamed."""
+    """Return the host's data about a call: its queue's context, and whether it is streamed."""
     meta: dict[str, Any] = {} if job.context is None else {"context": asdict(job.context)}
     return {**meta, "stream": True} if job.streamed else meta
 
 
 def to_context(node: str, meta: Mapping[str, Any] | None) -> Context | None:
     """
-    The other way round. What a later version knows besides is left out.
+    Return the context in the map of `from_job`. Fields of a later version are left out.
 
     Raises:
-        StartError: What this version needs is missing, or is of another type.
+        StartError: A field that this version needs is missing, or is of another type.
     """
     told = (meta or {}).get("context")
     if told is None:
@@ -180,7 +180,7 @@ _CAUSE = tuple(field.name for field in fields(Cause))
 
 
 def from_error(error: BaseException) -> dict[str, Any]:
-    """An exception as a map."""
+    """Return an exception as a map."""
     if not isinstance(error, EmitError) or type(error).__name__ not in errors.__all__:
         return {"type": type(error).__name__, "text": _plain(str(error))}
     state = {name: _plain(value) for name, value in vars(error).items()}
@@ -189,12 +189,12 @@ def from_error(error: BaseException) -> dict[str, Any]:
 
 def to_error(data: Mapping[str, Any], node: str, message: Mapping[str, Any]) -> Exception:
     """
-    The exception that a map stands for.
+    Return the exception in the map of `from_error`.
 
     Args:
         data: The map.
-        node: Whose call failed.
-        message: What it was called with. A dead letter crosses without it, since here it is.
+        node: The node whose call failed.
+        message: The fields of the call. A dead letter is sent without them, as the client has them.
     """
     name = data.get("type", "an error")
     if name not in errors.__all__ or "args" not in data:
@@ -211,8 +211,8 @@ def to_error(data: Mapping[str, Any], node: str, message: Mapping[str, Any]) -> 
 
 
 def _plain(value: Any) -> Any:
-    """A value of the wire; what is none, and what it would change, as a map that names its kind."""
-    if isinstance(value, str):  # a path may have bytes that are no UTF-8
+    """Return a value for the wire. A value that the wire would change becomes a map of its kind."""
+    if isinstance(value, str):  # a path may have bytes that are not UTF-8
         return value.encode("utf-8", "backslashreplace").decode()
     if value is None or isinstance(value, (bool, int, float)):
         return value
@@ -238,7 +238,7 @@ def _letter(causes: Any, node: str, message: Mapping[str, Any]) -> DeadLetter:
     return DeadLetter(node, message, tuple(Cause(**cause) for cause in known))
 
 
-#: By its name in the map: how a kind of value is told, made plain, and made of that again.
+#: For each kind of value: its name in the map, its test, and the functions to convert it and back.
 _KINDS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any], Callable[..., Any]]] = {
     "tuple": (
         lambda value: isinstance(value, tuple),

@@ -1,9 +1,9 @@
 """
-One host for all processes of a user on a machine: it listens at a unix socket, and has the pools.
+One host for all processes of a user on a machine. It listens at a unix socket, and has the pools.
 
-A client says which program a node is, and the host runs it: as its own user, and only for that
-user, who could run it as well without. So a client gains nothing by it, and the socket's folder
-(0700), its mode (0600) and the peer's user id, as the kernel tells it, keep all others out.
+A client describes the program of a node, and the host runs it as its own user. It does so only for
+clients of the same user, who could run the program anyway. So a client gains no rights. The folder
+of the socket (0700), its mode (0600) and the peer's user id, from the kernel, keep others out.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ __all__ = ["Server"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a node's processes are stopped when it has no client any more.
+#: Seconds without a client after which a node's processes are stopped.
 LINGER = 60.0
 
-#: Seconds that clients' messages get to end when the host is stopped.
+#: Seconds for clients' messages to end when the host is stopped.
 GRACE = 5.0
 
-#: Clients at most, each of which takes a thread.
+#: Most clients. Each of them takes a thread.
 MOST_CLIENTS = 4096
 
-#: Seconds between two lines about clients that were refused.
+#: Seconds between two log lines about refused clients.
 _QUIET = 10.0
 
-#: Seconds between two looks at what needs looking at.
+#: Seconds between two checks of the parent and the signs of life.
 _TICK = 1.0
 
 #: Bytes per read.
@@ -63,20 +63,20 @@ _CHUNK = 256 * 1024
 #: Bytes of results in one frame, unless a single one is larger.
 _PART = 256 * 1024
 
-#: Bytes of the largest single result: the frame around it takes less than the rest.
+#: Bytes of the largest single result. The frame around it takes less than the rest.
 _LARGEST = MAX_FRAME - 64
 
-#: Bytes of answers that are sent together while more are to come: a client that gets a whole
-#: window at once runs in lockstep with the host.
+#: Bytes of answers that are sent together while more are to come. A client that gets a whole window
+#: at once runs in lockstep with the host.
 _TOGETHER = 8 * 1024
 
 #: Bytes of answers that are kept while messages are with the processes.
 _KEPT = 4 * MAX_FRAME
 
-#: Seconds for a client to say hello, which it does as it connects.
+#: Seconds for a client to say hello. It does so when it connects.
 _HELLO = 5.0
 
-#: A call, and what its client's queue knows of it.
+#: A call, and the data that its client's queue has about it.
 _Asked = tuple[Call, Context | None]
 
 _BEAT = Msgpack().wrap(Msgpack().body(Pong(0)))
@@ -85,13 +85,15 @@ _length = struct.Struct(">BI").pack
 
 class Server:
     """
+    The shared host's server.
+
     Args:
-        place: Where to listen; it has been taken.
-        host: Whose pools the messages go to. It is closed at the end.
-        parent: The process that has started this one: end when it has ended. None: do not look.
-        max_clients: Clients at most; a client has one for each node and each thread that calls
-            it. Others are told so, and try again. None: half of the open files that this process
-            may have, so that programs can be started, and `MOST_CLIENTS` at most.
+        place: The place to listen at. It has been taken.
+        host: The host whose pools get the messages. It is closed at the end.
+        parent: The process that started this one. The server ends after it. None: don't check.
+        max_clients: Most clients. There is one for each node and each thread that calls it. Further
+            clients are refused, and try again. None: half of the open files that this process may
+            have, so that programs can be started, but at most `MOST_CLIENTS`.
     """
 
     def __init__(
@@ -107,14 +109,14 @@ class Server:
         self._parent = parent
         self._max_clients = max_clients or _most_clients()
         self._refused, self._told = 0, -_QUIET
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the two fields below
         self._nodes: dict[Any, Node] = {}
         self._clients: dict[Client, threading.Thread] = {}
         self._wake, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
 
     def run(self) -> None:
-        """Listen and serve, until :meth:`stop` is called or the parent has ended."""
+        """Listen and serve until :meth:`stop` is called or the parent has ended."""
         listener = self._place.listen()
         logger.info("listening at %s, process %d", self._place.path, os.getpid())
         try:
@@ -125,7 +127,7 @@ class Server:
             self._end()
 
     def stop(self) -> None:
-        """Have :meth:`run` come to its end. From any thread, or a signal's handler."""
+        """Make :meth:`run` return. May be called from any thread or a signal handler."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._waker, b"x")
 
@@ -149,7 +151,7 @@ class Server:
             connected, _ = listener.accept()
         except OSError as error:
             logger.warning("a client could not be accepted: %s", error)
-            time.sleep(_TICK)  # no descriptor is free: some may be by then
+            time.sleep(_TICK)  # no descriptor is free; some may be by then
             return
         owner = peer_of(connected)
         if owner != os.geteuid():
@@ -196,11 +198,11 @@ class Server:
 
     def node(self, name: str, config: Mapping[str, Any]) -> Node:
         """
-        The node that a client describes, which it may share with others: by name, program,
-        environment and settings.
+        Return the node that a client describes. Clients share a node if its name, program,
+        environment and settings are the same.
 
         Raises:
-            EmitError: It can't be one.
+            EmitError: The description is not valid.
         """
         described = to_node(name, config)
         program, key = described.program, (name, described.key)
@@ -218,12 +220,12 @@ class Server:
             return self._nodes[key]
 
     def forget(self, connection: Client) -> None:
-        """It has hung up."""
+        """Remove a client that has hung up."""
         with self._lock:
             self._clients.pop(connection, None)
 
     def snapshot(self) -> dict[str, Any]:
-        """As :meth:`emit.host.host.Host.snapshot`, and how many ``clients`` are connected."""
+        """Return :meth:`emit.host.host.Host.snapshot` with the number of ``clients``."""
         with self._lock:
             clients = len(self._clients)
         return {**self._host.snapshot(), "clients": clients}
@@ -245,7 +247,7 @@ class Server:
 
 
 class Node:
-    """A node with its clients; a ``with`` block around each one's time."""
+    """A node and the number of its clients. Each client uses it in a ``with`` block."""
 
     def __init__(self, calls: Calls, lock: threading.Lock) -> None:
         self.calls = calls
@@ -285,17 +287,17 @@ class Client:
     """
     One client: a connection, for one node, served by a thread of its own.
 
-    1. Bytes in, messages to the node's processes, outcomes back in the order of the messages. What
-       has come together goes to the processes together, a window's worth at most: then they are
-       there for whoever waits longest, so that one client's million messages keep no other waiting.
-    2. While messages are with the processes, nothing waits for the client: its answers are kept, up
+    1. Messages that came together go to the node's processes together, at most a window of them.
+       Then the processes are free for the caller that has waited longest. So a client with a
+       million messages does not keep others waiting. Outcomes go back in the order of the messages.
+    2. While messages are with the processes, nothing waits for the client. Its answers are kept, up
        to a limit. A client that does not read stops only itself.
-    3. When it hangs up, what it had asked for ends at once, and the process with it: nobody would
-       read the answer, and the next caller must not.
+    3. If the client hangs up, its calls end at once, and their process is killed: nobody would read
+       the answer, and the next caller must not.
 
     Args:
         connected: The socket.
-        server: Whose client it is.
+        server: The server that accepted it.
     """
 
     def __init__(self, connected: socket.socket, server: Server) -> None:
@@ -310,7 +312,7 @@ class Client:
         self.busy = False
 
     def run(self) -> None:
-        """Serve it until it hangs up."""
+        """Serve the client until it hangs up."""
         try:
             self._serve()
         except (Abandoned, OSError) as error:
@@ -323,17 +325,17 @@ class Client:
             self._socket.close()
 
     def beat(self) -> None:
-        """Say that its work goes on. From another thread."""
+        """Send a sign of life if the client waits for work. Called from another thread."""
         if self.busy:
             self._out.offer(_BEAT)
 
     def stop(self) -> None:
-        """Take no more from it. What it has asked for is answered. From another thread."""
+        """Take no more messages; answer those that have come. Called from another thread."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
 
     def cut(self) -> None:
-        """Hang up in the middle. From another thread."""
+        """Hang up in the middle of an exchange. Called from another thread."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -366,21 +368,21 @@ class Client:
         self._out.send(self._codec.wrap(self._codec.body(Ready(1, "msgpack", "emit-host"))))
 
     def _look(self) -> None:
-        """It wants no node but to see what there is."""
+        """Answer status requests, which name no node."""
         self._ready()
         while self._has_next():
             self._tell(self._inbox.popleft(), [self._server.snapshot()])
             self._out.flush()
 
     def _has_next(self) -> bool:
-        """Wait for a call. False: there is none any more."""
+        """Wait for a call. Return False if no more can come."""
         while not self._inbox:
             if not self._receive():
                 return False
         return True
 
     def _receive(self) -> bool:
-        """Wait for the next bytes. False: there are none any more."""
+        """Wait for the next bytes. Return False if no more can come."""
         data = self._socket.recv(_CHUNK)
         for frame in self._reader.feed(data):
             match frame:
@@ -404,7 +406,7 @@ class Client:
         self._refuse(StartError(node=node, argv=(), reason=text, hint="restart the older one"))
 
     def _apologize(self, error: Exception) -> None:
-        """Tell a client that this host has failed: the client would wait for another one else."""
+        """Tell a client that this host has failed. Otherwise it would wait for another host."""
         with contextlib.suppress(OSError):
             text = f"the shared host has failed: {type(error).__name__}"
             self._refuse(HostError(text, node=self._hello.node if self._hello else ""))
@@ -424,12 +426,12 @@ class Client:
                     self._one(calls, batch)
             else:
                 self._many(calls, batch)
-        except HostError as error:  # of the pool, so of all that are left
+        except HostError as error:  # an error of the pool ends all calls that are left
             for call, _ in batch:
                 self._fail(call, error)
 
     def _understood(self, calls: Iterable[Call], node: str) -> Iterator[_Asked]:
-        """The calls, each with what its client's queue knows of it; others have failed."""
+        """Yield the valid calls, each with its queue's data. Answer the others with an error."""
         for call in calls:
             try:
                 yield call, to_context(node, call.meta)
@@ -470,7 +472,7 @@ class Client:
         return FrameTooLarge(node=node, size=size, limit=_LARGEST, outgoing=False)
 
     def _results(self, call: Call, results: Iterable[Any], *, last: bool) -> None:
-        """In one frame, or in as many as they take."""
+        """Send results in one frame, or in several if they are large."""
         part: list[bytes] = []
         size = 0
         for result in results:
@@ -487,7 +489,7 @@ class Client:
 
 
 def refuse(connected: socket.socket, reason: str) -> None:
-    """Tell a client why it has to try again, if it can be told at once, and hang up."""
+    """Tell a client without waiting that it must try again, and hang up."""
     codec = Msgpack()
     with connected, contextlib.suppress(OSError):
         failure = Failure(HostLost.__name__, reason)
@@ -499,14 +501,14 @@ def _is_streamed(call: Call) -> bool:
 
 
 def _message(asked: _Asked) -> Mapping[str, Any]:
-    """Its fields; what its queue knows of it is what jobs that are made now belong to."""
+    """Return a call's fields, and set its queue's data for the job that is made next."""
     call, told = asked
     context.current.set(told)
     return call.msg
 
 
 def _frame(id: int, results: list[bytes], *, last: bool) -> bytes:
-    """An out or an end, of results that are encoded already: each up to the limit of depth."""
+    """Make an out or an end of encoded results. Each of them may have the full depth."""
     op = b"end" if last else b"out"
     head = b"\x83\xa2op\xa3%b\xa2id\xcf%b\xa4msgs" % (op, id.to_bytes(8, "big"))
     body = b"".join([head, _length(0xDD, len(results)), *results])
@@ -514,7 +516,7 @@ def _frame(id: int, results: list[bytes], *, last: bool) -> bytes:
 
 
 class _Outbox:
-    """What is to be sent to a client: by its own thread, and beats by another."""
+    """The data to send to a client. Its own thread sends answers, another one signs of life."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -522,13 +524,13 @@ class _Outbox:
         self._lock = threading.Lock()  # guards the data and their order
 
     def send(self, data: bytes) -> None:
-        """Send all of it, however long the client takes."""
+        """Send all data, however long the client takes."""
         with self._lock:
             self._data += data
         self.flush()
 
     def keep(self, data: bytes) -> None:
-        """Send what the client takes now, and keep the rest, up to a limit."""
+        """Send as much as the client takes now, and keep the rest, up to a limit."""
         with self._lock:
             self._data += data
             if len(self._data) > _TOGETHER:
@@ -538,14 +540,14 @@ class _Outbox:
             self.flush()
 
     def offer(self, data: bytes) -> None:
-        """Send it if the client takes it now and nothing is before it; else not at all."""
+        """Send *data* if the client takes it now and nothing waits before it; else drop it."""
         with self._lock, contextlib.suppress(OSError):
             if not self._data:
                 self._data += data
                 self._push()
 
     def flush(self) -> None:
-        """Send all that is kept, however long the client takes."""
+        """Send all data that is kept, however long the client takes."""
         while True:
             with self._lock:
                 self._push()
