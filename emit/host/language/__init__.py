@@ -1,1 +1,1 @@
-"""From a file of the author's to a program that can be started."""
+"""Turns an author's file into a program that can be started."""

@@ -1,12 +1,12 @@
 """
-What a language builds of a file, in a cache: ``$XDG_CACHE_HOME/emit/<language>/``, or
-``~/.cache/emit/<language>/``. What is there is run under a name that anybody can work out, so the
-folder has to be private; if it is not, or can't be made, builds go to ``/tmp/emit-<uid>/cache/``.
+Builds files in a cache: ``$XDG_CACHE_HOME/emit/<language>/``, or ``~/.cache/emit/<language>/``.
+Emit runs the files there under names that anybody can work out, so the folder has to be private. If
+it is not, or can't be made, builds go to ``/tmp/emit-<uid>/cache/``.
 
-The name of a build is the digest of all that goes into it, so one that is there is right. It is
-made beside its name and moved there when it is whole, one at a time over all processes of the
-machine: a lock of the system's is let go when its holder dies. With each build go those that
-nobody has started for `KEEP` seconds, and the oldest of one file beyond `MOST`.
+The name of a build is the digest of everything that goes into it, so a build that exists is up to
+date. A build is made beside its name, and moved there when it is complete. All processes of the
+machine build one at a time: the system releases the lock if its holder dies. Each build removes
+those that were not started for `KEEP` seconds, and the oldest builds of one file beyond `MOST`.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ __all__ = ["KEEP", "MOST", "TIMEOUT", "build", "is_built", "output", "place"]
 
 logger = logging.getLogger(__name__)
 
-#: Why builds are not where they should be, as far as it was logged.
+#: Reasons why builds are not in the usual cache that were logged already.
 _told: set[str] = set()
 
-#: Seconds for one build. A first one of Go compiles the standard library: 20 s on a slow machine.
+#: Seconds for one build. Go's first build compiles the standard library: 20 s on a slow machine.
 TIMEOUT = 600.0
 
-#: Seconds that a build stays without being started.
+#: Seconds that a build is kept without being started.
 KEEP = 30 * 86400.0
 
-#: Builds of one file that stay: who works on it makes one with each change, of some MB in Go.
+#: Builds kept of one file. Its author makes one with each change, of some MB in Go.
 MOST = 20
 
-#: Seconds between two looks at a lock that somebody else has.
+#: Seconds between two tries to take a lock that another process has.
 _LOOK = 0.05
 
 #: Folders that no compiler reads.
 _PASSED_OVER = frozenset({"node_modules", "__pycache__"})
 
-#: Locks, copies and swap files of Emacs, Vim and others.
+#: Locks, copies and swap files of Emacs, Vim and other editors.
 _OF_AN_EDITOR = re.compile(r"\.?#.*|.*~|\..*\.sw.|4913")
 
 
 def output(program: Program, source: Source, values: Mapping[str, str], version: str) -> Path:
     """
-    Return the path of a build, whether it is there or not. Its folder is there.
+    Return the path of a build, which need not exist. Its folder does.
 
-    It changes with the files of the node's folder, those of the same language below its
+    The path changes with the files of the node's folder, the files of the same language below its
     manifest, the launcher, the SDK, the version of the toolchain, and the variables that begin
     with the language's name, such as GOFLAGS.
     """
@@ -78,7 +78,7 @@ def output(program: Program, source: Source, values: Mapping[str, str], version:
 
 
 def _digest(file: Path, *, needed: bool) -> bytes:
-    """The digest of a file; of one beside it that can't be read, or is gone by now, nothing."""
+    """Return the digest of a file; nothing if it can't be read and is not *needed*."""
     try:
         return hashlib.sha256(file.read_bytes()).digest()
     except OSError:
@@ -88,8 +88,8 @@ def _digest(file: Path, *, needed: bool) -> bytes:
 
 
 def is_built(path: Path) -> bool:
-    """Whether it is there. Then it counts as started now, and is not removed."""
-    with contextlib.suppress(OSError):  # not there, or another user's to keep
+    """Return whether a build exists. If so, it counts as started now, and is kept."""
+    with contextlib.suppress(OSError):  # it does not exist, or is another user's
         os.utime(path)
     return path.exists()
 
@@ -99,8 +99,8 @@ def build(program: Program, source: Source, values: Mapping[str, str], path: Pat
     Build *path*, unless another process has done so in the meantime.
 
     Raises:
-        StartError: It does not build, and the compiler's own words are its note; or the cache
-            may not be written.
+        StartError: It does not build; the compiler's own words are the error's note. Or the cache
+            is not writable.
     """
     building = replace(program, argv=(str(path),))
     try:
@@ -117,11 +117,11 @@ def _build(program: Program, source: Source, values: Mapping[str, str], path: Pa
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     argv = fill(source.runtime.build, {**values, "output": str(part)})
     building = replace(program, argv=argv)
-    if path.parent.parent == _elsewhere():  # a compiler's own cache, too, has to be private
+    if path.parent.parent == _elsewhere():  # the compiler's own cache has to be private, too
         building = replace(building, env={**program.env, "XDG_CACHE_HOME": str(_elsewhere())})
     try:
         for _ in oneshot.run(building, b"", timeout=TIMEOUT):
-            pass  # a compiler that is content has nothing to say
+            pass  # a compiler prints nothing if it succeeds
         _close(part)
         os.replace(part, path)
     except CallTimeout as error:
@@ -136,25 +136,25 @@ def _build(program: Program, source: Source, values: Mapping[str, str], path: Pa
 
 
 def _close(part: Path) -> None:
-    """Let nobody else write to a build, whatever the umask was."""
+    """Take write permission on a build from other users, whatever the umask was."""
     for path in (part, *part.rglob("*")):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & ~0o022)
 
 
 def _killed_in(said: str) -> str | None:
-    """The signal that has killed a part of a compiler, as Go tells of its own."""
+    """Return the signal that killed a part of a compiler, as Go reports it."""
     found = re.search(r"\bsignal: (killed|terminated)$", said, re.MULTILINE)
     return {"killed": "SIGKILL", "terminated": "SIGTERM"}[found[1]] if found else None
 
 
 def _first_line(said: str) -> str:
-    """Where the mistake is; Go says first in which package, behind a #."""
+    """Return the line with the mistake; Go prints the package first, behind a #."""
     return next((line for line in said.splitlines() if line and line[0] != "#"), "")
 
 
 def _files(source: Source, values: Mapping[str, str]) -> Iterator[Path]:
-    """All that goes into a build, each once, in an order that does not change."""
+    """Yield all files that go into a build, each once, in a fixed order."""
     runtime, here = source.runtime, source.path
     found = set(_walk(here)) if here.is_dir() else {here}
     if "manifest" in values:
@@ -171,7 +171,7 @@ def _files(source: Source, values: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file in a folder and below it, but for what editors leave there for a while."""
+    """Yield every file in a folder and below it, except editors' temporary files."""
     for where, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if f not in _PASSED_OVER and f[0] != "."]
         kept = (Path(where, name) for name in names if not _OF_AN_EDITOR.fullmatch(name))
@@ -180,10 +180,10 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def place(program: Program, name: str) -> Path:
     """
-    Return a folder for the builds of the language *name*, or for what else is run; it is private.
+    Return a private folder for the builds of the language *name*, or for other files that are run.
 
     Raises:
-        StartError: There is no such place; it says why, and what to set.
+        StartError: There is no such folder. The text says why, and what to set.
     """
     reasons: list[str] = []
     for cache in (_cache(), _elsewhere()):
@@ -207,7 +207,7 @@ def _cache() -> Path | None:
     named = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(named):
         return Path(named, "emit")
-    # One that is empty would mean the root, and one that is relative the current directory.
+    # An empty HOME would mean the root, and a relative one the current directory.
     home = os.environ["HOME"] if "HOME" in os.environ else os.path.expanduser("~")
     return Path(home, ".cache", "emit") if os.path.isabs(home) else None
 
@@ -233,7 +233,7 @@ def _locked(path: Path, program: Program) -> Generator[None, None, None]:
 
 
 def _prune(path: Path) -> None:
-    """Make room for a build: what has not been started for long goes, and what died half-made."""
+    """Remove builds that were not started for long, the oldest of a file, and unfinished ones."""
     ages: dict[Path, float] = {}
     for old in path.parent.iterdir():
         with contextlib.suppress(OSError):  # another process prunes as well

@@ -1,10 +1,10 @@
 """
-From a file to the program that serves it, which is built if that is needed; and, when it has not
-started, what may be wrong with its language and its packages.
+Makes the program that serves a file, and builds it if needed. After a failed start, finds out what
+may be wrong with the language and the packages.
 
-The version of a toolchain is remembered for as long as nothing that it depends on changes. A
-failure is remembered for `RETRY` seconds, so that a queue full of messages does not run a failing
-compiler for each.
+The version of a toolchain is remembered as long as nothing it depends on changes. A failure is
+remembered for `RETRY` seconds, so that a queue full of messages does not run a failing compiler for
+each of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from emit.host.system.program import Program, Toolchain
 
 __all__ = ["explain", "installed_version", "places", "prepare", "toolchain_of"]
 
-#: Seconds for which a failure stands before it is looked at again.
+#: Seconds for which a failure is remembered.
 RETRY = 5.0
 
 #: Seconds before a build that was killed is tried again.
@@ -40,7 +40,7 @@ CHECK_TIMEOUT = 20.0
 
 _DOTTED, _PLAIN = re.compile(rb"\d+(?:\.\d+)+"), re.compile(rb"\d+")
 
-#: What was found out, and what has failed: when, and the facts of its StartError.
+#: Results so far; and failures, each with its time and the facts of its StartError.
 _known: dict[Any, Any] = {}
 _failed: dict[Any, tuple[float, dict[str, Any]]] = {}
 _FACTS = ("argv", "reason", "hint", "stderr_tail", "signal")
@@ -50,21 +50,21 @@ def prepare(program: Program, source: Source, own: Mapping[str, str], attempts: 
     """
     Make the program that serves *source*.
 
-    Nothing is checked that the start itself would show: a toolchain that looks too old, or a
-    package that seems to be missing, does not stop a program that would run. `explain` looks at
-    both when a start has failed.
+    Faults that the start itself would show are not checked here. A toolchain that looks too old, or
+    a package that seems to be missing, must not stop a program that would run. `explain` checks
+    both after a failed start.
 
     Args:
-        program: Its node, environment and directory; its ``argv`` is not looked at.
-        source: What to serve; see `emit.host.language.runtime.locate`.
-        own: What the node itself adds to the environment: it wins over what the language adds.
-        attempts: How often a build is tried that is killed.
+        program: The node, its environment and its directory; its ``argv`` is not used.
+        source: The file to serve; see `emit.host.language.runtime.locate`.
+        own: Environment variables of the node itself. They override those of the language.
+        attempts: Number of tries of a build that is killed.
 
     Returns:
         *program* with the command of the language's launcher, and with its environment.
 
     Raises:
-        StartError: The file is gone, it does not build, or the command is not there. ``hint`` is
+        StartError: The file is gone, it does not build, or the command is not there. ``hint`` says
             what to do.
     """
     runtime, program = source.runtime, replace(program, argv=(str(source.path),))
@@ -87,7 +87,7 @@ def prepare(program: Program, source: Source, own: Mapping[str, str], attempts: 
 
 
 def toolchain_of(runtime: Runtime, values: Mapping[str, str]) -> Toolchain:
-    """Return what can be asked of a language, with the `places` of a file."""
+    """Return the toolchain of a language, with the `places` of a file filled in."""
     has_manifest = "manifest" in values
     return Toolchain(
         name=runtime.name,
@@ -101,7 +101,7 @@ def toolchain_of(runtime: Runtime, values: Mapping[str, str]) -> Toolchain:
 
 
 def _present(program: Program, runtime: Runtime, prefixed: bool) -> Program:
-    """Return *program* as it is, if its command is there; else raise what it lacks."""
+    """Return *program* as it is if its command is there; else raise what it lacks."""
     try:
         found = resolve(program).argv[0]
         if not os.path.exists(found):
@@ -118,11 +118,12 @@ def _present(program: Program, runtime: Runtime, prefixed: bool) -> Program:
 
 def places(source: Source, cwd: str | None) -> dict[str, str]:
     """
-    What the places of a language's commands stand for, but for ``{output}``.
+    Return the values of the placeholders in a language's commands, without ``{output}``.
 
     Args:
-        cwd: The node's directory; None: the current one. A ``.venv`` and a manifest are looked
-            for from the file's folder up to it.
+        source: The file to serve.
+        cwd: The node's directory; None: the current one. A ``.venv`` and a manifest are searched
+            from the file's folder up to this directory.
     """
     folders = _folders(source.path, cwd)
     values = {
@@ -140,13 +141,13 @@ def _folders(path: Path, cwd: str | None) -> list[Path]:
     here = path if path.is_dir() else path.parent
     try:
         top = Path(os.path.abspath(cwd or os.getcwd()))
-    except FileNotFoundError:  # the current directory has been removed: nothing is below it
+    except FileNotFoundError:  # the current directory was removed, so nothing is below it
         return [here]
     return [here, *(folder for folder in here.parents if folder.is_relative_to(top))]
 
 
 def _first(folders: list[Path], name: str) -> str:
-    # A link to a Python that is gone is found, too: to run another one would not be seen.
+    # Finds a link to a missing Python, too: else another Python would run without notice.
     return next((str(path) for folder in folders if os.path.lexists(path := folder / name)), "")
 
 
@@ -156,14 +157,14 @@ def _filled(env: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]
 
 def installed_version(program: Program, toolchain: Toolchain) -> str:
     """
-    Return the version of a toolchain, by the PATH of *program*; "" if it tells none.
+    Return the version of a toolchain on the PATH of *program*; "" if it prints none.
 
     Raises:
-        StartError: There is no toolchain, it does not run, or it is older than the minimum.
+        StartError: The toolchain is missing, does not run, or is older than the minimum.
     """
     asking = _find(program, toolchain)
     changed = os.stat(asking.argv[0]).st_mtime_ns
-    # A version manager's shim goes by the environment and the directory.
+    # A version manager's shim depends on the environment and the directory.
     key = ("version", asking.argv, changed, asking.cwd, frozenset(asking.env.items()))
     version: str = _remember(asking, key, lambda: _ask_version(asking, toolchain))
     if _numbers(version) < _numbers(toolchain.minimum):
@@ -174,11 +175,11 @@ def installed_version(program: Program, toolchain: Toolchain) -> str:
 
 
 def _find(program: Program, toolchain: Toolchain) -> Program:
-    """Return the command that tells the version of a toolchain; a StartError if it is not there."""
+    """Return the command that prints a toolchain's version. Raise StartError if it is missing."""
     asking = replace(program, argv=toolchain.detect, toolchain=None)
     try:
         found = resolve(asking)
-        os.stat(found.argv[0])  # a path is taken as it is
+        os.stat(found.argv[0])  # `resolve` does not check a path
     except (StartError, OSError) as error:
         name = asking.argv[0]
         where = f"looked at {name}" if os.sep in name else f"PATH = {asking.env.get('PATH', '')}"
@@ -189,12 +190,12 @@ def _find(program: Program, toolchain: Toolchain) -> Program:
 
 def explain(program: Program, *, packages: bool = True) -> str:
     """
-    Return what is known to be wrong with the toolchain or the packages of a program whose start
-    has failed; "" if nothing is.
+    Return known faults of the toolchain or the packages of a program whose start has failed; "" if
+    there are none.
 
     Args:
-        program: It has been started.
-        packages: Run the check of all packages as well, which may take seconds.
+        program: The program, which was started.
+        packages: Also run the check of all packages, which may take seconds.
     """
     toolchain = program.toolchain
     if toolchain is None:
@@ -240,7 +241,7 @@ def _built(program: Program, source: Source, values: dict[str, str], attempts: i
     assert program.toolchain is not None
     try:
         version = installed_version(program, program.toolchain)
-    except StartError:  # it may build all the same
+    except StartError:  # the program may build all the same
         version = ""
     try:
         output = build.output(program, source, values, version)
@@ -273,8 +274,8 @@ def _remember(program: Program, key: Any, find_out: Callable[[], Any]) -> Any:
 
 def _attempt(program: Program, key: Any, action: Callable[[], Any], attempts: int = 1) -> Any:
     """
-    Not again within `RETRY` seconds after it has failed. What was killed, as by the kernel when
-    memory runs out, is tried *attempts* times before.
+    Run *action*, but not within `RETRY` seconds after it has failed. An action that was killed,
+    as the kernel does when memory runs out, is tried *attempts* times first.
     """
     when, failure = _failed.get(key, (0.0, {}))
     if failure and time.monotonic() - when < RETRY:
@@ -284,7 +285,7 @@ def _attempt(program: Program, key: Any, action: Callable[[], Any], attempts: in
             return action()
         except StartError as error:
             if error.signal is None or not left:
-                # Anew each time: an exception that is kept would keep its traceback's frames.
+                # A new exception each time: one that is kept would keep its traceback's frames.
                 _failed[key] = time.monotonic(), {name: getattr(error, name) for name in _FACTS}
                 raise
             logger_of(program.node).warning("a build is tried again: %s", error)
@@ -292,7 +293,7 @@ def _attempt(program: Program, key: Any, action: Callable[[], Any], attempts: in
 
 
 def _run(program: Program, reason: str, hint: str) -> bytes:
-    """Return what a program prints; raise a StartError with its last words if it fails."""
+    """Return a program's output. If it fails, raise StartError with its last words."""
     try:
         return b"".join(oneshot.run(program, b"", timeout=CHECK_TIMEOUT))
     except (ProcessDied, CallTimeout) as error:
