@@ -1,1 +1,1 @@
-"""What a program is to the operating system: its start, its limits, its end."""
+"""Programs as the operating system sees them: their start, their limits, their end."""

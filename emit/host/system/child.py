@@ -1,4 +1,4 @@
-"""A started program, as its host holds it: three pipes, its death, its end."""
+"""A started program, as its host owns it: three pipes, its death, its end."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["Child", "kill_trees"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for the kernel to take a killed process down.
+#: Seconds for the kernel to remove a killed process.
 _LAST_BREATH = 0.5
 
-#: Children that are killed together: each is locked meanwhile, by a call in a call.
+#: Most children killed together. Each is locked meanwhile, by one nested call per child.
 _TOGETHER = 50
 
-#: Seconds between two looks where there is no pidfd to wait on.
+#: Seconds between two checks if there is no pidfd to wait for.
 _TICK = 0.005
 
 
@@ -39,27 +39,27 @@ class Child:
     """
     A program that runs, in a session of its own.
 
-    In a forked child of the host every method does nothing: the program is the parent's. One
-    that is dropped without `close` is killed and closed by a thread of the host, so an exception
+    In a forked child of the host every method does nothing: the program is the parent's. A child
+    that is dropped without `close` is killed and closed by a thread of the host. So an exception
     at any moment leaves no process and no descriptor behind.
 
     Attributes:
         node: The node's name.
-        argv: The command, its first item an absolute path.
-        pid: Its process id, and that of its group and session. It stays its own, even when
-            it is dead, until `kill_tree` or `close`.
-        stdin: Its pipes, the host's ends, non-blocking; -1 when closed.
+        argv: The command; its first item is an absolute path.
+        pid: The id of its process, its group and its session. The number can't be reused, even
+            after its death, until `kill_tree` or `close`.
+        stdin: The host's end of the pipe, non-blocking; -1 when closed.
         stdout: As above.
         stderr: As above.
-        pidfd: Readable when it is dead; None where the system has none (macOS, Linux < 5.4).
-        started: When, by ``time.monotonic()``.
-        status: Exit code, or the negative number of the signal that killed it. None while
-            it runs, and if somebody else took the status, a host that ignores SIGCHLD or has a
-            ``waitpid(-1)`` of its own, and the kernel can't say it again (Linux before 6.15).
+        pidfd: Readable after its death; None if the system has none (macOS, Linux < 5.4).
+        started: Time of its start, by ``time.monotonic()``.
+        status: Exit code, or the negative number of the signal that killed it. None while it
+            runs. Also None if other code took the status (the host ignores SIGCHLD, or has a
+            ``waitpid(-1)`` of its own) and the kernel can't repeat it (Linux before 6.15).
     """
 
-    #: Held while descriptors are closed, and by a thread that forks: in the midst of it, the
-    #: forked child could not tell which of the inherited ones are still to be closed.
+    #: Held while descriptors are closed, and by a thread that forks. In the middle of closing, the
+    #: forked child could not tell which inherited descriptors are still open.
     closing: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(
@@ -95,13 +95,13 @@ class Child:
         self._make_locks()
 
     def poll(self) -> bool:
-        """Whether it has ended; then `status` says how. Does not block, does not reap."""
+        """Return whether it has ended; `status` then says how. Does not block, does not reap."""
         if not self._ended and self._is_ours():
             self._look()
         return self._ended
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds for its end. Returns what `poll` would."""
+        """Wait up to *timeout* seconds for its end. Return the result of `poll`."""
         end = time.monotonic() + timeout
         while not self.poll() and self._is_ours():
             left = end - time.monotonic()
@@ -111,27 +111,27 @@ class Child:
         return self._ended
 
     def terminate(self) -> None:
-        """Ask its process group to end: SIGTERM, and SIGCONT, as a stopped one hears nothing."""
+        """Ask its process group to end: SIGTERM, then SIGCONT so that stopped processes get it."""
         if self._is_pinned():
             tree.signal_group(self.pid, signal.SIGTERM)
             tree.signal_group(self.pid, signal.SIGCONT)
 
     def kill_group(self) -> None:
-        """SIGKILL to its process group, without waiting for anything."""
+        """Send SIGKILL to its process group, without waiting."""
         if self._is_pinned():
             tree.signal_group(self.pid, signal.SIGKILL)
 
     def kill_tree(self) -> bool:
         """
-        Kill it and all that it started, then reap it. Takes about 10 ms, 2 s at most.
+        Kill it and everything it started, then reap it. Takes about 10 ms, at most 2 s.
 
         Returns:
-            Whether nothing is left; see `tree.kill_trees` for what is not found.
+            True if nothing is left; see `tree.kill_trees` for processes that are not found.
         """
         return kill_trees([self])
 
     def close_stdin(self) -> None:
-        """Let it see the end of its input."""
+        """Close its input."""
         with self._lock:
             if self._is_ours() and self.stdin >= 0:
                 with self.closing:
@@ -139,7 +139,7 @@ class Child:
                     self._descriptors[0].close()
 
     def close_outputs(self) -> None:
-        """Let it see that nobody reads what it writes."""
+        """Close the host's ends of its outputs, so that it sees that nobody reads them."""
         with self._lock, self.closing:
             self.stdout = self.stderr = -1
             for descriptor in self._descriptors[1:3]:
@@ -147,11 +147,11 @@ class Child:
 
     def close(self) -> None:
         """
-        Let go of it. Any number of times, from any thread.
+        Release it. May be called repeatedly, from any thread.
 
-        One that runs is killed with `kill_tree`: nobody can talk to it any more. One that has
-        ended is reaped, and what is left in its process group is killed. What it left in
-        other sessions lives on until the host ends, unless `kill_tree` came before.
+        A running program is killed with `kill_tree`: nobody can talk to it any more. A program
+        that has ended is reaped, and the rest of its process group is killed. Its processes in
+        other sessions live on until the host ends, unless `kill_tree` came before.
         """
         with self._lock:
             if self._closed or not self._is_ours():
@@ -160,16 +160,16 @@ class Child:
             self.table.reap()
             self._close_descriptors()
             self._forget(self)
-            self._closed = True  # last: what is interrupted before is done again
+            self._closed = True  # last, so that an interrupted close is done again
 
     def _make_locks(self) -> None:
-        # Over ending it: killing and closing, which take up to seconds.
+        # Held while it is ended: killing and closing take up to seconds.
         self._lock = threading.RLock()
-        # Over one look at it, so that no thread looks through a pidfd that another has closed.
+        # Held during one check, so that no thread uses a pidfd that another one has closed.
         self._looking = threading.Lock()
 
     def watch(self) -> None:
-        """Open the pidfd. After the making, so that a failure finds the process owned."""
+        """Open the pidfd. Not in the constructor, so that a failure finds the process owned."""
         if sys.platform == "linux":
             try:
                 self._descriptors.append(_Descriptor(os.pidfd_open(self.pid)))
@@ -183,13 +183,13 @@ class Child:
             self._end_told = greenlets.End(self.pid)
 
     def close_confirmation(self) -> None:
-        """Close the pipe on which the trampoline has spoken."""
+        """Close the trampoline's pipe."""
         with self._lock, self.closing:
             self.confirmation = -1
             self._descriptors[3].close()
 
     def disown(self) -> None:
-        """In a forked child: close the inherited pipes, else a sibling never sees their end."""
+        """Close inherited pipes in a forked child; else a sibling never sees their end."""
         self._make_locks()
         self._closed = True
         self._close_descriptors()
@@ -212,11 +212,11 @@ class Child:
         return self._host == os.getpid()
 
     def _is_pinned(self) -> bool:
-        """Whether the number is sure to be its own: it runs, or is a zombie nobody reaped."""
+        """Return whether the number is certainly its own: it runs, or is a zombie."""
         return self._is_ours() and not self._reaped and self._look()
 
     def _look(self) -> bool:
-        """Note how it ended, if it has. False if somebody else has reaped it."""
+        """Record its end, if it has ended. Return False if other code has reaped it."""
         if sys.platform != "linux":
             return self._look_and_reap()
         try:
@@ -233,7 +233,7 @@ class Child:
         return True
 
     def _status_of_reaped(self) -> int | None:
-        """How it has ended, if somebody else has reaped it."""
+        """Return how it ended, after other code has reaped it."""
         if self._end_told is not None:
             return self._end_told.status()
         end = time.monotonic() + _LAST_BREATH
@@ -242,11 +242,11 @@ class Child:
                 told, status = _status_of(self.pidfd)
                 if told or time.monotonic() > end:
                     return status
-                time.sleep(_TICK)  # its parent is told that it has ended a moment earlier
+                time.sleep(_TICK)  # its parent hears of the end a moment earlier than the pidfd
         return None
 
     def _waitid(self, how: int) -> os.waitid_result | None:
-        """Through the pidfd: after a foreign reaper the number may be our next child's."""
+        """Call waitid by the pidfd: after a foreign reap the number may be our next child's."""
         how |= os.WEXITED | os.WNOHANG
         with self._looking:
             if self.pidfd is None:
@@ -254,7 +254,7 @@ class Child:
             return os.waitid(os.P_PIDFD, self.pidfd, how)
 
     def _look_and_reap(self) -> bool:
-        """As `_look`, where the system has no waitid: to see a death is to reap it."""
+        """Do as `_look` on a system without waitid: there, seeing a death reaps the process."""
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
@@ -275,7 +275,7 @@ class Child:
             poller.poll(min(seconds, 1.0) * 1000)  # not longer: close() may take the pidfd away
 
     def _bury(self, clean: bool) -> bool:
-        """Reap it after its end; a word to the log if there is something left of it."""
+        """Reap it after its end. Log a warning if something is left of it."""
         if not (self.wait(_LAST_BREATH) and clean):
             logger.warning("child.survives %r: not gone after SIGKILL", self)
             return False
@@ -306,12 +306,12 @@ class Child:
                 descriptor.close()
 
 
-#: Linux from 6.15 on tells by a pidfd how a process has ended, whoever has reaped it.
+#: From 6.15 on Linux reports by a pidfd how a process ended, even if other code has reaped it.
 _KERNEL_TELLS = sys.platform == "linux" and tuple(
     map(int, re.findall(r"\d+", os.uname().release)[:2])
 ) >= (6, 15)
 
-#: PIDFD_GET_INFO, whose structure begins with what is asked for and ends with the status.
+#: PIDFD_GET_INFO. Its structure begins with the requested fields and ends with the status.
 _GET_INFO, _INFO = 0xC040FF0B, struct.Struct("=QQ11Ii")
 
 #: PIDFD_INFO_EXIT.
@@ -319,11 +319,11 @@ _EXIT = 1 << 3
 
 
 def _status_of(pidfd: int) -> tuple[bool, int | None]:
-    """Whether the kernel has an answer, and how a process has ended that somebody has reaped."""
+    """Return whether the kernel knows the end of a reaped process, and its status."""
     info = bytearray(_INFO.pack(_EXIT, *[0] * 13))
     try:
         fcntl.ioctl(pidfd, _GET_INFO, info)
-    except OSError:  # a sandbox that does not know it
+    except OSError:  # a sandbox that does not know this call
         return True, None
     told, *_, status = _INFO.unpack(info)
     return (True, os.waitstatus_to_exitcode(status)) if told & _EXIT else (False, None)
@@ -331,10 +331,10 @@ def _status_of(pidfd: int) -> tuple[bool, int | None]:
 
 def kill_trees(children: Sequence[Child]) -> bool:
     """
-    Kill programs and all that they started, together, as `Child.kill_tree` does one.
+    Kill programs and everything they started, together; like `Child.kill_tree` for one.
 
     Returns:
-        Whether nothing is left of any.
+        True if nothing is left of any of them.
     """
     mine = sorted((child for child in children if child._is_ours()), key=lambda child: child.pid)
     clean = [_kill(mine[n : n + _TOGETHER]) for n in range(0, len(mine), _TOGETHER)]
@@ -345,7 +345,7 @@ def _kill(children: Sequence[Child], locked: int = 0) -> bool:
     if locked < len(children):
         with children[locked]._lock:
             return _kill(children, locked + 1)
-    # A zombie keeps its number from a new owner while its group and session are killed.
+    # A zombie's number can't be reused while its group and session are killed.
     trees = [tree.Tree(child.pid, child.cookie, child._is_pinned()) for child in children]
     clean = tree.kill_trees(trees, children[0].table)
     buried = [child._bury(clean) for child in children]
@@ -354,12 +354,12 @@ def _kill(children: Sequence[Child], locked: int = 0) -> bool:
 
 class _Descriptor(io.FileIO):
     """
-    A descriptor that is closed once, however often and wherever that is interrupted.
+    A descriptor that is closed only once, even if closing is interrupted or repeated.
 
-    After ``os.close(fd)`` comes a line that notes it. A time limit or Ctrl-C that strikes between
-    the two has the next close hit a number that may be another file's by then. `FileIO.close` does
+    With ``os.close(fd)`` the next line would record that. If a time limit or Ctrl-C strikes between
+    the two, the next close hits a number that may be another file's by then. `FileIO.close` does
     both in one step of the interpreter.
     """
 
     def __del__(self) -> None:
-        self.close()  # else it warns of one that was left open
+        self.close()  # else FileIO warns of an open file

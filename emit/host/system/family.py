@@ -1,8 +1,8 @@
 """
-A process and all that it started, where there is no /proc: who they are, what they use, their end.
+A process and its descendants on systems without /proc: their ids, their use, their end.
 
-Imported on macOS alone, and by the tests: psutil takes a fifth of the time that importing the host
-takes, and reads the whole process table for the children of one process (2.4 ms).
+Imported only on macOS and by the tests. Importing psutil takes a fifth of the time of importing the
+host, and psutil reads the whole process table for the children of one process (2.4 ms).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["descendants", "sweep", "used"]
 
 
 def used(pid: int) -> tuple[float, int]:
-    """Seconds of processor time and bytes of memory of a process and its descendants."""
+    """Return the processor seconds and bytes of memory of a process and its descendants."""
     cpu, rss = 0.0, 0
     for number in (pid, *(number for number, _ in descendants(pid))):
         with contextlib.suppress(psutil.Error):  # it has ended since
@@ -33,14 +33,14 @@ def used(pid: int) -> tuple[float, int]:
 
 
 def descendants(pid: int) -> set[tuple[int, float]]:
-    """The descendants of *pid* with their starts; see :mod:`emit.host.system.tree`."""
+    """Return the descendants of *pid* with their starts; see :mod:`emit.host.system.tree`."""
     with contextlib.suppress(psutil.Error):
         return {(p.pid, p.create_time()) for p in psutil.Process(pid).children(recursive=True)}
     return set()
 
 
 def sweep(cookies: Collection[str], family: set[tuple[int, float]], *, seconds: float) -> bool:
-    """Kill what belongs to the cookies or the family, as :func:`~.tree.kill_trees` does."""
+    """Kill the processes of the cookies or the family, as :func:`~.tree.kill_trees` does."""
     end = time.monotonic() + seconds
     quiet = 0
     while time.monotonic() < end:

@@ -1,10 +1,10 @@
 """
-What gevent puts in the place of threads, and what that means for programs.
+Programs under gevent, which replaces threads by greenlets.
 
-After ``gevent.monkey.patch_all()`` a thread is a greenlet, and waiting lets the others run. Two
-things are in the way of programs: gevent's ``Popen`` forks the host with all of its memory and runs
-its handlers of forks, where the standard library's takes a millisecond; and gevent's loop reaps
-every child of the process, so that it alone learns how a program has ended.
+After ``gevent.monkey.patch_all()`` a thread is a greenlet, and waiting lets the others run. That
+affects programs in two ways. gevent's ``Popen`` forks the host with all of its memory and runs its
+fork handlers; the standard library's takes a millisecond. And gevent's loop reaps every child of
+the process, so it alone learns how a program has ended.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 __all__ = ["End", "are_here", "popen"]
 
-#: Seconds for the loop to tell how a child has ended that it has reaped.
+#: Seconds for the loop to report the end of a child that it has reaped.
 _TOLD = 0.5
 
 
@@ -32,14 +32,14 @@ def are_here() -> bool:
 
 
 def popen() -> type[subprocess.Popen[bytes]]:
-    """Return the standard library's ``Popen``, whatever has been put in its place."""
+    """Return the standard library's ``Popen``, even if another one has replaced it."""
     return _pristine() if "gevent.monkey" in sys.modules else subprocess.Popen
 
 
 @functools.cache
 def _pristine() -> type[subprocess.Popen[bytes]]:
-    # Of a module of its own: the class that gevent has saved finds gevent's names in the usual one.
-    # Its os.close, for one, closes a pipe some time later, which Popen reads to its end.
+    # From a fresh copy of the module: the class that gevent saved finds gevent's names in the usual
+    # one. gevent's os.close, for example, closes a pipe later, and Popen reads it to its end.
     spec = importlib.util.find_spec("subprocess")
     assert spec is not None
     assert spec.loader is not None
@@ -52,10 +52,10 @@ def _pristine() -> type[subprocess.Popen[bytes]]:
 
 class End:
     """
-    The end of a child, as gevent's loop learns of it. To be made before the loop runs again.
+    The end of a child, as gevent's loop reports it. Must be made before the loop runs again.
 
     Args:
-        pid: Of the child.
+        pid: The child's process id.
     """
 
     def __init__(self, pid: int) -> None:
@@ -63,7 +63,7 @@ class End:
         self._status: int | None = None
         self._watcher: Any = None
         loop = self._gevent.get_hub().loop
-        if loop.default:  # another one reaps nobody
+        if loop.default:  # any other loop reaps no children
             self._watcher = loop.child(pid, ref=False)
             self._watcher.start(self._note)
 
@@ -71,7 +71,7 @@ class End:
         self._status = os.waitstatus_to_exitcode(self._watcher.rstatus)
 
     def status(self) -> int | None:
-        """How it has ended, as ``Popen.returncode`` has it, after the loop has reaped it."""
+        """Return how a child ended, as in ``Popen.returncode``, after the loop has reaped it."""
         end = time.monotonic() + _TOLD
         is_hub = self._gevent.getcurrent() is self._gevent.get_hub()
         while self._watcher and self._status is None and not is_hub and time.monotonic() < end:
@@ -79,7 +79,7 @@ class End:
         return self._status
 
     def forget(self) -> None:
-        """Wait for it no longer."""
+        """Stop waiting for the child's end."""
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()

@@ -1,4 +1,4 @@
-"""The host's end of the sentinel: start it, tell it what to kill when the host dies."""
+"""The host's end of the sentinel: starts it, and tells it what to kill when the host dies."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Lifeline:
     """
     One host's cookie and its sentinel. Only the spawner's thread calls `ensure` and `began`.
 
-    A socket and not a pipe: writing to a dead sentinel must not raise SIGPIPE in a host that
-    has its default back, as many command-line programs do.
+    It uses a socket and not a pipe: writing to a dead sentinel must not raise SIGPIPE in a host
+    that has restored the signal's default, as many command-line programs do.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Lifeline:
         self._told: dict[int, bytes] = {}
 
     def ensure(self) -> None:
-        """Start the sentinel if there is none, or none any more."""
+        """Start the sentinel if there is none, or if it has died."""
         if self._send(b""):
             return
         if self.pid is not None:
@@ -46,19 +46,19 @@ class Lifeline:
         self._start()
 
     def began(self, sid: int, since: float) -> None:
-        """Tell of a session that began between *since*, a `boot_clock`, and now."""
+        """Report a session that began between *since*, a `boot_clock`, and now."""
         first, last = int(since * _TICKS) - 1, int(boot_clock() * _TICKS) + 1
         self._told[sid] = line = b"+%d %d %d\n" % (sid, first, last)
         if not self._send(line):
             self.ensure()
 
     def ended(self, sid: int) -> None:
-        """Tell that nothing is left of a session."""
+        """Report that nothing is left of a session."""
         if self._told.pop(sid, None):
             self._send(b"-%d\n" % sid)
 
     def disconnect(self) -> None:
-        """Close this end. In a forked child: the sentinel must see the parent's death."""
+        """Close this end, also in a forked child: the sentinel must see the parent's death."""
         lifeline, self._socket = self._socket, None
         if lifeline is not None:
             lifeline.close()
@@ -77,7 +77,7 @@ class Lifeline:
         self._send(b"".join(list(self._told.values())))
 
     def _send(self, data: bytes) -> bool:
-        """False if the sentinel is dead. A full socket drops the line: the cookie remains."""
+        """Send, or return False if it is dead. A full socket drops the line; the cookie remains."""
         lifeline = self._socket
         if lifeline is None:
             return False
@@ -91,35 +91,35 @@ class Lifeline:
 
 
 class _Line(socket.socket):
-    """It is open until the very end of the interpreter, which warns of an ordinary one."""
+    """A socket that may stay open until the interpreter ends, without a ResourceWarning."""
 
     def __del__(self) -> None:
         self.close()
 
 
 def boot_clock() -> float:
-    """Seconds since boot, as the starts in the process table count them."""
+    """Return the seconds since boot, as the process table counts starts."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return 0.0
 
 
 def interpreter() -> str:
-    """A Python to run scripts with; in a server such as uWSGI sys.executable is not one."""
+    """Return a Python to run scripts with. In a server such as uWSGI sys.executable is not one."""
     if sys.executable and Path(sys.executable).name.startswith("python"):
         return sys.executable
     return str(Path(sys.base_exec_prefix, "bin", f"python3.{sys.version_info[1]}"))
 
 
 def _start_sentinel(cookie: str, fd: int) -> int:
-    """It keeps nothing of the host but the lifeline: no descriptor, directory or terminal."""
+    """Start a sentinel that inherits only the lifeline: no descriptor, directory or terminal."""
     popen = greenlets.popen()(
         [interpreter(), "-IS", sentinel.__file__, cookie, str(os.getpid())],
         stdin=fd,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        # The cookies of the hosts above, so that they sweep this sentinel too.
+        # The cookies of the hosts above this one, so that they sweep this sentinel, too.
         env={k: v for k, v in os.environ.items() if k in (sentinel.COOKIE, "LD_LIBRARY_PATH")},
         start_new_session=True,
     )

@@ -1,11 +1,11 @@
 """
-Folders that nobody but this user can have written to: what Emit runs lies there, and the sockets
-that it trusts.
+Folders that only this user can have written to. Emit runs files from them, and trusts the sockets
+in them.
 
-A folder is private if it belongs to this user alone and if nobody else can put another one in its
-place. So each folder above it is looked at, too, as ssh does: it has to belong to this user or to
-root, and others may write to it only if it is sticky, as ``/tmp`` is. Links are followed, and have
-to belong to one of the two.
+A folder is private if it belongs to this user alone, and if nobody else can replace it. So each
+folder above it is checked, too, as ssh does. It has to belong to this user or to root. Others may
+write to it only if it is sticky, as ``/tmp`` is. Links are followed, and have to belong to one of
+these two users.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 __all__ = ["private"]
 
-#: Links on the way to a folder, as many as the kernel follows.
+#: Links on the way to a folder; the kernel follows as many.
 _LINKS = 40
 
 
@@ -29,13 +29,13 @@ def private(folder: Path, *, make: bool = True, own: bool = False) -> Path:
 
     Args:
         folder: Its path.
-        make: Make it, and what is missing above it, with mode 0700 whatever the umask.
-        own: Emit alone uses the folder: one that others could only read is closed to them, and it
-            may be a link.
+        make: Make the folder and the missing folders above it, with mode 0700 for any umask.
+        own: Only Emit uses the folder. If others could read it, they lose that permission, and
+            the folder may be a link.
 
     Raises:
-        OSError: It is not private, or it can't be made. The text says which folder is wrong, and
-            what is.
+        OSError: The folder is not private, or can't be made. The text names the folder at fault,
+            and its fault.
     """
     whole = folder if folder.is_absolute() else Path.cwd() / folder
     *_, (path, found) = _way(whole, make)
@@ -60,7 +60,7 @@ def _way(folder: Path, make: bool) -> Iterator[tuple[str, os.stat_result]]:
     Yield each folder from the root to *folder*, by its real path.
 
     Raises:
-        PermissionError: Others can put another folder in the place of one of them.
+        PermissionError: Others can replace one of the folders.
     """
     rest, path, links = list(reversed(folder.parts[1:])), "/", 0
     found = os.stat(path)
@@ -104,7 +104,7 @@ def _look(path: str, make: bool) -> os.stat_result:
 
 
 def _writers(found: os.stat_result) -> str:
-    """Return who else can write to a folder; "" if nobody can."""
+    """Return who else can write to a folder, as text; "" if nobody can."""
     if found.st_mode & stat.S_IWOTH:
         return "anybody"
     if found.st_mode & stat.S_IWGRP and not _is_own_group(found.st_gid):
@@ -114,8 +114,8 @@ def _writers(found: os.stat_result) -> str:
 
 def _is_own_group(gid: int) -> bool:
     """
-    Return True for a group that only this user is in, which many systems make with each user:
-    there, what a user makes can be written to by that group. Root has none.
+    Return True for a group that has only this user in it. Many systems make such a group with each
+    user, and let it write to the user's files. Root has none.
     """
     uid = os.geteuid()
     try:

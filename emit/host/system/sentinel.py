@@ -1,17 +1,17 @@
 """
-One small process beside each host: when the host dies, kill what it leaves behind.
+One small process beside each host. When the host dies, it kills the processes that are left.
 
-Run as ``python -IS sentinel.py COOKIE HOST_PID`` by the host; imports nothing of Emit. Its
-stdin is the lifeline, whose other end only the host holds and which closes with it, whatever
-killed it. On it come lines ``+sid from to`` as programs start, with the clock ticks since boot
-between which the session began, and ``-sid`` as they are gone.
+The host runs it as ``python -IS sentinel.py COOKIE HOST_PID``; it imports nothing of Emit. Its
+stdin is the lifeline. Only the host holds the other end, which closes with the host, whatever
+killed it. The host writes a line ``+sid from to`` when a program starts, with the clock ticks since
+boot between which its session began, and ``-sid`` when the program is gone.
 
-A process is the host's when its environment carries the host's cookie, or when it is in one of
-the told sessions. What clears its environment *and* takes a new session is not found.
-Without /proc, as on macOS, only the told sessions' process groups are killed.
+A process is the host's if its environment has the host's cookie, or if it is in one of the reported
+sessions. A process that clears its environment *and* takes a new session is not found. Without
+/proc, as on macOS, only the process groups of the reported sessions are killed.
 
-`sweep` and what it needs serve the host itself too, see `tree`. Nothing in /proc but the processes
-themselves is indispensable: a service may see no more of it (systemd: ProcSubset=pid).
+The host itself uses `sweep` and its parts as well, see `tree`. It needs nothing in /proc but the
+processes themselves, since a service may see no more (systemd: ProcSubset=pid).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-#: The variable that marks every process of a host, and by inheritance all that these start.
-#: Its value is a path, as hosts nest: ``<host>.<number>/<inner host>.<number>``.
+#: The variable that marks every process of a host, and by inheritance their descendants. Its value
+#: is a path, as hosts nest: ``<host>.<number>/<inner host>.<number>``.
 COOKIE = "EMIT_HOST_COOKIE"
 
-#: Seconds between two reads of the lifeline, so that a storm of starts costs the sentinel
-#: little. The host's death is seen at once all the same.
+#: Seconds between two reads of the lifeline, so that many starts at once cost the sentinel little.
+#: It still sees the host's death at once.
 REST = 0.05
 
-#: Seconds: a child forked as the host died shows its cookie only after its exec.
+#: Seconds to go on looking: a child forked as the host died shows its cookie only after its exec.
 LINGER = 0.25
 
-#: Seconds after which the sentinel gives up, as on a process that hangs in the kernel.
+#: Seconds after which the sentinel gives up, as for a process that hangs in the kernel.
 GIVE_UP = 10.0
 
 #: Seconds between two rounds of a sweep.
@@ -56,8 +56,8 @@ class Process(NamedTuple):
 Sessions = dict[int, tuple[int, int]]
 Test = Callable[[Process], bool]
 
-#: A process for as long as it is in the table: its number, which has another owner one day, and
-#: the inode of its folder in /proc, which the kernel does not give again.
+#: A process as long as it is in the table: its number, which may be reused, and the inode of its
+#: folder in /proc, which the kernel does not reuse.
 Key = tuple[int, int]
 
 
@@ -90,7 +90,7 @@ def listen(host: int) -> Sessions:
 
 
 def watch(host: int, events: int) -> select.poll:
-    """The lifeline, and the host itself: a child it forked from C may hold the lifeline too."""
+    """Poll the lifeline and the host itself: a child forked from C may hold the lifeline, too."""
     poller = select.poll()
     poller.register(0, events)
     if sys.platform == "linux":
@@ -100,7 +100,7 @@ def watch(host: int, events: int) -> select.poll:
 
 
 def read() -> bytes | None:
-    """What is on the lifeline; empty at its end, None if there is nothing now."""
+    """Read the lifeline. Return empty bytes at its end, None if there is nothing now."""
     try:
         return os.read(0, 65536)
     except BlockingIOError:
@@ -118,7 +118,7 @@ def note(sessions: Sessions, line: bytes) -> None:
 
 
 def belongs(cookie: str, sessions: Sessions) -> Test:
-    """The test for all of a host's processes."""
+    """Return the test for all processes of a host."""
     prefix = f"{cookie}.".encode()
 
     def test(process: Process) -> bool:
@@ -131,10 +131,10 @@ def belongs(cookie: str, sessions: Sessions) -> Test:
 
 def in_session(process: Process, sessions: Sessions) -> bool:
     """
-    Whether it is in a told session, and that is still the same session.
+    Return whether a process is in a reported session that is still the same session.
 
-    The kernel gives no new process the number of a session that has members. So a leader of
-    another age is a foreigner's, and so are its members.
+    The kernel does not reuse the number of a session that has members. So if the leader has another
+    age, it and its members are not the host's.
     """
     if process.session not in sessions:
         return False
@@ -146,16 +146,16 @@ def in_session(process: Process, sessions: Sessions) -> bool:
 
 def sweep(kill_round: Callable[[], int], *, seconds: float, at_least: float = 0.0) -> bool:
     """
-    Kill, round by round, until two rounds find nothing.
+    Kill, round by round, until enough rounds in a row find nothing.
 
-    A program that forks and exits without end can pass by a round: its old process is listed
-    and gone, its new one not listed yet. So a round in which anything on the machine forked
-    proves less: it takes eight of those.
+    A program that forks and exits without end can escape a round: its old process is listed and
+    gone, its new one is not listed yet. So a round in which anything on the machine forked proves
+    less. It takes eight of those rounds, or two others.
 
     Args:
-        kill_round: Looks at all processes once, and returns how many it has killed.
-        seconds: After which it is given up.
-        at_least: Seconds for which it goes on though nothing is found.
+        kill_round: Checks all processes once. Returns the number that it has killed.
+        seconds: Time after which the sweep gives up.
+        at_least: Seconds to go on even if nothing is found.
 
     Returns:
         False if there was still something after *seconds*.
@@ -175,7 +175,7 @@ def sweep(kill_round: Callable[[], int], *, seconds: float, at_least: float = 0.
 
 
 def hunt(test: Test) -> Callable[[], int]:
-    """Rounds that kill what passes *test*, and what that started meanwhile."""
+    """Return a round that kills processes that pass *test*, and those they started meanwhile."""
     strangers: set[Key] = set()
 
     def kill_round() -> int:
@@ -188,8 +188,8 @@ def hunt(test: Test) -> Callable[[], int]:
             else:
                 strangers.add(key)
         if not killed:
-            # Rounds that kill look at new processes only, to outrun a program that forks and exits
-            # without end; the rounds that confirm look at all.
+            # Rounds that kill check only new processes, to outrun a program that forks and exits
+            # without end. The rounds that confirm check all processes.
             strangers.clear()
         return killed
 
@@ -197,7 +197,7 @@ def hunt(test: Test) -> Callable[[], int]:
 
 
 def kill(process: Process) -> bool:
-    """SIGKILL, through a pidfd where there is one: the number may have a new owner by now."""
+    """Send SIGKILL, by a pidfd if there is one: the number may have a new owner by now."""
     pidfd = -1
     try:
         with contextlib.suppress(OSError):  # gone, which `look` sees; or a kernel before 5.3
@@ -224,7 +224,7 @@ def kill_groups(sessions: Sessions) -> None:
 
 
 def table() -> list[Key]:
-    """All processes; none where there is no /proc."""
+    """Return all processes; none if there is no /proc."""
     try:
         with os.scandir("/proc") as entries:
             return [(int(each.name), each.inode()) for each in entries if each.name.isdigit()]
@@ -233,7 +233,7 @@ def table() -> list[Key]:
 
 
 def newest() -> bytes | None:
-    """The number that was given to a process last; None where /proc does not tell."""
+    """Return the number of the newest process; None if /proc does not tell."""
     try:
         with open("/proc/loadavg", "rb", buffering=0) as file:
             return file.read().split()[-1]
@@ -242,19 +242,19 @@ def newest() -> bytes | None:
 
 
 def look(pid: int) -> Process | None:
-    """The process, a zombie too; None if there is none."""
+    """Return a process, which may be a zombie; None if there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             stat = file.read()
     except OSError:
         return None
-    # The name, in brackets, may hold spaces and brackets.
+    # The name, in brackets, may contain spaces and brackets.
     words = stat[stat.rindex(b")") + 2 :].split()
     return Process(pid, words[0].decode(), int(words[1]), int(words[3]), int(words[19]))
 
 
 def lineage(pid: int) -> list[bytes]:
-    """The cookies of a process, one for each host above it; empty where it may not be read."""
+    """Return the cookies of a process, one for each host above it; empty if it is unreadable."""
     try:
         return cookies(environment(pid))
     except OSError:
@@ -263,17 +263,17 @@ def lineage(pid: int) -> list[bytes]:
 
 def environment(pid: int) -> bytes:
     """
-    What a process was started with; empty in the middle of an exec.
+    Return the environment a process was started with; empty in the middle of an exec.
 
     Raises:
-        OSError: It is gone, or another user's.
+        OSError: The process is gone, or another user's.
     """
     with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
         return file.read()
 
 
 def cookies(environ: bytes) -> list[bytes]:
-    """The cookies in an environment."""
+    """Return the cookies in an environment."""
     prefix = f"{COOKIE}=".encode()
     found = (v[len(prefix) :].split(b"/") for v in environ.split(b"\0") if v.startswith(prefix))
     return next(found, [])

@@ -1,20 +1,20 @@
 """
 Starting programs.
 
-1. One immortal thread, ``emit-spawner``, starts every program: PR_SET_PDEATHSIG kills a child
-   when the *thread* that started it ends, and only the main thread is hit by the exceptions
-   of signal handlers, which in mid-start leaked 19 children in 1432 interrupts.
-2. A started program is owned by its `Child` alone. When that is dropped, at any moment, a
-   second thread, ``emit-closer``, kills it.
-3. No fork of the host happens during a start, so a forked child knows each pipe it inherits.
-   It closes them, and has a spawner, a sentinel and a cookie of its own when it first starts
-   something.
-4. A program with limits begins as `trampoline`, whose 20 ms pass in the caller's time, not
-   the spawner's. Popen itself, under 1 ms, is one at a time; so is an exec that hangs.
+1. One thread that never ends, ``emit-spawner``, starts every program. PR_SET_PDEATHSIG kills a
+   child when the *thread* that started it ends. And exceptions from signal handlers only hit the
+   main thread; in the middle of a start they leaked 19 children in 1432 interrupts.
+2. A started program is owned by its `Child` alone. If the `Child` is dropped, at any moment, a
+   second thread, ``emit-closer``, kills the program.
+3. The host does not fork during a start, so a forked child knows each pipe that it inherits. It
+   closes them. It gets a spawner, a sentinel and a cookie of its own at its first start.
+4. A program with limits begins as `trampoline`, whose 20 ms pass in the caller's time, not in the
+   spawner's. The spawner runs one Popen at a time, under 1 ms each, so an exec that hangs blocks
+   it.
 
-Orphans: the end of stdin, PR_SET_PDEATHSIG for programs with limits, the `sentinel` for all.
-macOS has no PR_SET_PDEATHSIG, no pidfd, no /proc, no oom_score_adj and no no_new_privs: there the
-sentinel kills process groups only, and death is noticed by polling.
+Orphans are ended in three ways: by the end of stdin, by PR_SET_PDEATHSIG if they have limits, and
+by the `sentinel`. macOS has no PR_SET_PDEATHSIG, no pidfd, no /proc, no oom_score_adj and no
+no_new_privs. There the sentinel kills only process groups, and death is noticed by polling.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["Child", "Limits", "Program", "environment", "is_transient", "resolve
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at a start.
+#: Seconds between two checks of a start.
 _SLICE = 0.05
 
 
@@ -55,14 +55,14 @@ def start(program: Program, *, timeout: float = 30.0) -> Child:
     Start *program* in a session of its own, and wait until its exec has worked.
 
     Args:
-        program: What to start; see `Program`.
-        timeout: Seconds for all of it. A start takes about 1 ms, with limits 25.
+        program: The program; see `Program`.
+        timeout: Seconds for the whole start. A start takes about 1 ms, with limits 25.
 
     Returns:
-        The running program. The caller closes it.
+        The running program. The caller must close it.
 
     Raises:
-        StartError: It cannot be started; `is_transient` says whether it may work later.
+        StartError: It can't be started; `is_transient` says whether it may work later.
         StartTimeout: The system did not start it in time. It has been killed.
 
     Example:
@@ -81,7 +81,7 @@ def start(program: Program, *, timeout: float = 30.0) -> Child:
         child = request.wait(timeout)
         _confirm(request.program, child, timeout, end)
     except BaseException:
-        # After the launch in the queue, so it finds the child however early we were thrown out.
+        # Queued after the launch, so it finds the child even if we were thrown out early.
         spawner.starts.put(functools.partial(spawner.abandon, request))
         raise
     return child
@@ -104,7 +104,7 @@ class _Request:
 
 
 def _confirm(program: Program, child: Child, timeout: float, end: float) -> None:
-    """Wait for the trampoline's word. It closes the pipe unwritten when its exec works."""
+    """Wait for the trampoline's report. If its exec works, it closes the pipe unwritten."""
     if child.confirmation < 0:
         return
     poller = select.poll()
@@ -148,7 +148,7 @@ def _too_slow(program: Program, timeout: float) -> StartTimeout:
 
 
 class _Spawner:
-    """The threads that start programs and close dropped ones: what one host process has."""
+    """The threads of one host process that start programs and close dropped ones."""
 
     def __init__(self) -> None:
         self.starts: _Jobs = queue.SimpleQueue()
@@ -158,7 +158,7 @@ class _Spawner:
         self._numbers = itertools.count(1)
         self._cookies = {True: self.lifeline.cookie, False: f"unguarded-{self.lifeline.cookie}"}
         self.table = Table(*self._cookies.values())
-        # Apart, since an end takes 10 ms to 2 s.
+        # Two threads, since an end takes 10 ms to 2 s.
         _work("emit-spawner", self.starts)
         _work("emit-closer", self.ends)
 
@@ -166,7 +166,7 @@ class _Spawner:
         try:
             with _starting:
                 request.child = self._launch(request.program)
-        except Exception as error:  # of any kind: the caller waits for a word
+        except Exception as error:  # of any type: the caller waits for a reply
             request.reply.put(diagnose(request.program, error))
         else:
             request.reply.put(request.child)
@@ -177,7 +177,7 @@ class _Spawner:
 
     def adopt(self, child: Child) -> None:
         """Close a child that was dropped. Called by its destructor, in any thread."""
-        child.kill_group()  # now, as it may stand in a queue; its close finds the rest
+        child.kill_group()  # now, as the queue may be long; its close finds the rest
         self.ends.put(child.close)
 
     def forget(self, child: Child) -> None:
@@ -186,7 +186,7 @@ class _Spawner:
         self.lifeline.ended(child.pid)
 
     def disown(self) -> None:
-        """In a forked child: let go of all that is the parent's."""
+        """Give up everything that is the parent's. Called in a forked child."""
         self.lifeline.disconnect()
         for child in list(self.children):
             child.disown()
@@ -236,7 +236,7 @@ def _do(jobs: _Jobs) -> None:
             job()
         except Exception:
             logger.exception("spawner.failed")
-        del job  # else it holds the last child, which then cannot be dropped
+        del job  # else it holds the last child, which then can't be dropped
 
 
 class _Pipes:
@@ -263,7 +263,7 @@ class _Pipes:
 
 
 def _pipe() -> tuple[int, int]:
-    """A pipe above the standard descriptors, which a daemon may have closed."""
+    """Make a pipe above the standard descriptors, which a daemon may have closed."""
     ends = os.pipe()
     if min(ends) > 2:
         return ends
@@ -289,7 +289,7 @@ def _popen(program: Program, pipes: _Pipes, token: str) -> int:
         start_new_session=True,
         pass_fds=status,
     )
-    popen.returncode = 0  # the Child reaps; else its __del__ warns, and a later Popen reaps
+    popen.returncode = 0  # the Child reaps; else __del__ warns, and a later Popen reaps
     return popen.pid
 
 
@@ -308,10 +308,10 @@ def _trampoline(program: Program, status: int = -1) -> list[str]:
 
 _current: _Spawner | None = None
 
-# Over the making of the spawner.
+# Held while the spawner is made.
 _making = threading.Lock()
 
-# Held during a start, and by a thread that forks. Its owner alone can release it.
+# Held during a start, and by a thread that forks. Only its owner can release it.
 _starting = threading.RLock()
 
 
@@ -342,7 +342,7 @@ def _before_fork() -> None:
 
 def _after_fork() -> None:
     for lock in (Child.closing, _starting):
-        with contextlib.suppress(RuntimeError):  # an interrupt may have kept us from acquiring it
+        with contextlib.suppress(RuntimeError):  # an interrupt may have prevented its acquisition
             lock.release()
 
 

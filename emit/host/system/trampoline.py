@@ -1,10 +1,10 @@
 """
-Take on limits, tie this process's life to the host's, then become the node's program.
+Sets limits, ties this process's life to the host's, then becomes the node's program.
 
-Run as ``python -IS trampoline.py SETTINGS LC_CTYPE PATH ARGV...`` by the host; imports nothing
-of Emit. It exists because a ``preexec_fn`` makes Popen fork instead of vfork (82 ms at 2 GB of host
-memory against 0.3) and is unsafe with threads. A failure comes back on the ``status``
-descriptor as ``stage errno``; a program that runs closes it unwritten.
+The host runs it as ``python -IS trampoline.py SETTINGS LC_CTYPE PATH ARGV...``; it imports nothing
+of Emit. A ``preexec_fn`` in its place would make Popen fork instead of vfork (82 ms at 2 GB of host
+memory against 0.3), and is unsafe with threads. A failure is written to the ``status`` descriptor
+as ``stage errno``. If the program runs, the descriptor closes unwritten.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 
-#: The exit code that nobody sees, as the status descriptor has said more.
+#: The exit code of a failed start. Nobody reads it, as the status descriptor has said more.
 FAILED = 96
 
 LIMITS = {
@@ -51,21 +51,21 @@ def main(settings: str, lc_ctype: str, path: str, *argv: str) -> None:
 
 
 def reset_signals() -> None:
-    """Python ignores SIGPIPE and SIGXFSZ; a host may block or ignore more. Exec keeps both."""
+    """Restore the defaults. Python ignores SIGPIPE and SIGXFSZ, hosts may block or ignore more."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with contextlib.suppress(OSError):  # glibc keeps two for itself
+        with contextlib.suppress(OSError):  # glibc reserves two signals
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def environment(lc_ctype: str) -> dict[str, str]:
-    """The environment as given: Python changes LC_CTYPE in one of the C locale (PEP 538)."""
+    """Return the original environment: Python changes LC_CTYPE in the C locale (PEP 538)."""
     given = {name: value for name, value in os.environ.items() if name != "LC_CTYPE"}
     return {**given, "LC_CTYPE": lc_ctype[1:]} if lc_ctype else given
 
 
 def die_with_host(host: int) -> None:
-    """The host may have died before the first line took effect: then there is no signal."""
+    """Die with the host. If it died before the first line took effect, there is no signal."""
     if sys.platform == "linux":
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != host:
@@ -78,7 +78,7 @@ def no_new_privs(wanted: int) -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    # Imported here: the host, which imports this file for its name, has no need of it.
+    # Imported here: the host imports this file for its name, and does not need it.
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -87,7 +87,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def oom_score_adj(wanted: int) -> None:
-    """A preference, so a read-only /proc is no reason not to start."""
+    """Set a preference; a read-only /proc is not a reason to stop the start."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) < wanted:
             file.seek(0)
@@ -95,7 +95,7 @@ def oom_score_adj(wanted: int) -> None:
 
 
 def limit(name: str, wanted: int) -> None:
-    """Soft and hard; of processor time the first is SIGXCPU, the second SIGKILL."""
+    """Set the soft and the hard limit. For processor time: first SIGXCPU, then SIGKILL."""
     _, most = resource.getrlimit(LIMITS[name])
     hard = wanted + 1 if name == "cpu" else wanted
     if most != resource.RLIM_INFINITY:
@@ -103,7 +103,7 @@ def limit(name: str, wanted: int) -> None:
     resource.setrlimit(LIMITS[name], (wanted, hard))
 
 
-# In this order: the host's death first; address_space last, as Python itself may need some.
+# In this order: the host's death first; address_space last, as Python itself may need memory.
 STEPS: dict[str, Callable[[int], None]] = {
     "host": die_with_host,
     "no_new_privs": no_new_privs,

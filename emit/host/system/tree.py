@@ -1,13 +1,13 @@
 """
-Processes and all that they started: who they are, what they use, and their end.
+Processes and their descendants: their ids, their use, and their end.
 
-A signal to a process alone leaves its children; one to its group leaves what took a new
-session; following parents leaves daemons, whose parents are gone. So it is all three and then
-a sweep by cookie, the variable that each process inherits in its environment.
+A signal to a process leaves its children. A signal to its group leaves those that took a new
+session. Following the parents leaves daemons, whose parents are gone. So all three are done, and
+then a sweep by cookie, the variable that each process inherits in its environment.
 
-The end of a program costs what it has started, not what runs on the machine: its descendants are
-asked for by their parents, programs that end together are swept for together, and of the other
-processes of the machine each is read once in the life of the host.
+The cost of a program's end depends on what it has started, not on the machine's other processes.
+Its descendants are found by their parents. Programs that end together share one sweep. Each other
+process of the machine is read once in the life of the host.
 
 macOS has no /proc: see `emit.host.system.family`.
 """
@@ -43,13 +43,13 @@ if sys.platform != "linux":
     from emit.host.system import family as portable
 
 
-#: Seconds until killing is given up, as on a process that hangs in the kernel.
+#: Seconds until killing is given up, as for a process that hangs in the kernel.
 BOUND = 2.0
 
-#: Seconds for which a child of the host itself may still show the host's environment.
+#: Seconds in which a child of the host itself may still show the host's environment.
 _YOUNG = 10.0
 
-#: Sessions of closed programs, and processes that were killed, that are remembered to be reaped.
+#: Number of closed programs' sessions, and of killed processes, that are remembered for reaping.
 _PAST = 1000
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -58,13 +58,13 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 class Tree(NamedTuple):
     """
-    A program and what it started.
+    A program and everything it started.
 
     Attributes:
         pid: The leader of its session, dead or alive.
-        cookie: What its environment carries and no other process's.
-        pinned: Whether *pid* is sure not to belong to another process by now, as it is while
-            we have not reaped it. If not, only the cookie counts.
+        cookie: A mark in its environment that no other program has.
+        pinned: True if *pid* can't belong to another process by now, which holds until we reap
+            it. If False, only the cookie counts.
     """
 
     pid: int
@@ -74,18 +74,18 @@ class Tree(NamedTuple):
 
 def kill_trees(trees: Sequence[Tree], table: Table, *, bound: float = BOUND) -> bool:
     """
-    Leave nothing of what programs started.
+    Kill programs and everything they started.
 
     Args:
         trees: The programs.
-        table: The host's, which has started them.
-        bound: Seconds, after which it returns anyway.
+        table: The table of the host that started them.
+        bound: Most seconds until it returns.
 
     Returns:
-        Whether nothing is left. Not found is what clears its environment, takes a new
-        session and has lost its parents, all three; and without /proc what left the group.
+        True if nothing is left. A process is not found if it clears its environment, takes a new
+        session and has lost its parents, all three; or, without /proc, if it left the group.
     """
-    # Before a kill: orphans lose their parents.
+    # Before the kill, as orphans lose their parents.
     family = {member for tree in trees if tree.pinned for member in descendants(tree.pid)}
     for tree in trees:
         if tree.pinned:
@@ -102,8 +102,8 @@ def signal_group(pgid: int, number: int) -> bool:
     Signal a process group.
 
     Returns:
-        False where that was refused: the group is gone, or its members have another user's
-        id. Nothing follows from it about who is alive, so the caller goes on regardless.
+        False if that was refused: the group is gone, or its members have another user's id. This
+        does not tell which members live, so the caller goes on.
     """
     try:
         os.killpg(pgid, number)
@@ -113,7 +113,7 @@ def signal_group(pgid: int, number: int) -> bool:
 
 
 def used(pid: int) -> tuple[float, int]:
-    """Seconds of processor time and bytes of memory of a process and its descendants."""
+    """Return the processor seconds and bytes of memory of a process and its descendants."""
     if sys.platform != "linux":
         return portable.used(pid)
     each = [_used(number) for number in (pid, *(number for number, _ in descendants(pid)))]
@@ -121,7 +121,7 @@ def used(pid: int) -> tuple[float, int]:
 
 
 def descendants(pid: int) -> set[tuple[int, float]]:
-    """The descendants of a process, each by its number and its start."""
+    """Return the descendants of a process, each by its number and its start."""
     if sys.platform != "linux":
         return portable.descendants(pid)
     all_children = None if _tells_children() else _all_children()
@@ -139,34 +139,34 @@ def descendants(pid: int) -> set[tuple[int, float]]:
 
 class Table:
     """
-    The process table as one host looks at it: of a process that it knows nothing is read again.
+    The process table, as far as one host needs it.
 
-    A process does not become one of the host's: it inherits the cookie and the session that it is
-    known by. So it is read when it is first seen, and remembered by a key that no other gets.
+    A process can't join a host later: it inherits the cookie and the session by which it is known.
+    So each process is read when it is first seen, and remembered by a key that no other one gets.
 
     Args:
-        tokens: What the cookies of the host's programs begin with.
+        tokens: The beginnings of the cookies of the host's programs.
     """
 
     def __init__(self, *tokens: str) -> None:
         self._tokens = tuple(token.encode() for token in tokens)
         self._host = os.getpid()
         self._since = int(boot_clock() * _TICKS) - 1
-        # Guards what follows: two threads may sweep at a time. Reentrant: the collector may close
-        # an abandoned generator, and so kill its process, in the middle of a sweep.
+        # Guards the fields below: two threads may sweep at a time. Reentrant: the collector may
+        # close an abandoned generator, and so kill its process, in the middle of a sweep.
         self._lock = threading.RLock()
         self._sessions: set[int] = set()  # of programs that were started and not closed
-        self._past: deque[int] = deque(maxlen=_PAST)  # of those that were closed
+        self._past: deque[int] = deque(maxlen=_PAST)  # of programs that were closed
         self._killed: deque[tuple[int, float]] = deque(maxlen=_PAST)  # by number and start
-        self._known: dict[sentinel.Key, _Member | None] = {}  # None: no process of the host's
+        self._known: dict[sentinel.Key, _Member | None] = {}  # None: not a process of the host
 
     def began(self, session: int) -> None:
-        """A program was started, in a session of its own."""
+        """Note that a program was started, in a session of its own."""
         with self._lock:
             self._sessions.add(session)
 
     def ended(self, session: int) -> None:
-        """A program was closed."""
+        """Note that a program was closed."""
         with self._lock:
             self._sessions.discard(session)
             self._past.append(session)
@@ -175,10 +175,11 @@ class Table:
         self, sessions: Collection[int], cookies: Collection[bytes], family: set[tuple[int, float]]
     ) -> int:
         """
-        One round: kill what is in *sessions*, has one of *cookies*, or is of the *family*.
+        Do one round: kill each process that is in *sessions*, has one of *cookies*, or is in
+        *family*.
 
         Returns:
-            How many were killed.
+            The number of killed processes.
         """
         doomed = family | {
             (member.pid, member.started)
@@ -198,11 +199,12 @@ class Table:
 
     def reap(self) -> None:
         """
-        Reap the dead that programs have left to this process, if it is process 1, as in a container
-        without an init: no other process would, and they would take all numbers in the end.
+        Reap dead processes that programs have left to this process, if it is process 1, as in a
+        container without an init. No other process would reap them, and in the end they would take
+        all process numbers.
 
-        Children that other code in this process has started are left to it. A process that this one
-        has started has its session, or leads one; what is in the session of another has lost its
+        Children that other code in this process has started are not reaped. Each of them has this
+        process's session or leads its own. A process in the session of another one has lost its
         parent, and nobody waits for it.
         """
         if self._host != 1:
@@ -219,7 +221,7 @@ class Table:
                     os.waitpid(pid, os.WNOHANG)
 
     def _members(self) -> list[_Member]:
-        """The processes of the host that there are. Only those are read that are new."""
+        """Return the living processes of the host. Only new processes are read."""
         found: list[_Member] = []
         with self._lock:
             known: dict[sentinel.Key, _Member | None] = {}
@@ -237,7 +239,7 @@ class Table:
         return found
 
     def _read(self, pid: int) -> tuple[_Member | None, bool]:
-        """A process, if it is one of the host's, and whether that is certain."""
+        """Return a process if it is one of the host's, and whether that is certain."""
         process = sentinel.look(pid)
         if process is None or process.state in "ZX" or process.started < self._since:
             return None, True
@@ -248,13 +250,13 @@ class Table:
         cookies = [c for c in sentinel.cookies(environment) if c.startswith(self._tokens)]
         if cookies or process.session in self._sessions:
             return _Member(pid, process.session, process.started, tuple(cookies)), True
-        # Empty in the midst of an exec; that of the host, between a fork of its own and the exec.
+        # Empty in the middle of an exec. Between the host's own fork and the exec it is the host's.
         age = boot_clock() - process.started / _TICKS
         return None, bool(environment) and (process.parent != self._host or age > _YOUNG)
 
 
 class _Member(NamedTuple):
-    """A process of the host's, as it was when it was first seen."""
+    """A process of the host, as it was when it was first seen."""
 
     pid: int
     session: int
@@ -263,23 +265,23 @@ class _Member(NamedTuple):
 
 
 def _children(pid: int) -> list[int]:
-    """The children of a process, whichever of its threads has started them."""
+    """Return the children of a process, whichever of its threads has started them."""
     found: list[int] = []
-    with contextlib.suppress(OSError):  # it has ended
+    with contextlib.suppress(OSError):  # the process has ended
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):  # the thread has
+            with contextlib.suppress(OSError):  # the thread has ended
                 found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
     return found
 
 
 @functools.cache
 def _tells_children() -> bool:
-    """Whether the kernel tells the children of a process: some are built without that."""
+    """Return whether the kernel lists a process's children: some kernels are built without it."""
     return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
 def _all_children() -> dict[int, list[int]]:
-    """The children of all processes, from the whole table."""
+    """Return the children of all processes, from the whole table."""
     found: dict[int, list[int]] = {}
     for number, _ in sentinel.table():
         process = sentinel.look(number)
@@ -299,7 +301,7 @@ def _used(pid: int) -> tuple[float, int]:
 
 # -- Why a program says nothing, from what the kernel knows ----------------------------------------
 
-#: read(2) by its number on the architectures of /proc/<pid>/syscall that we know.
+#: The number of read(2) in /proc/<pid>/syscall, on the architectures that we know.
 _READ = {"x86_64": "0", "aarch64": "63"}
 
 #: PF_EXITING among the flags of /proc/<pid>/stat.
@@ -308,10 +310,10 @@ _EXITING = 0x4
 
 def describe_stall(pid: int) -> str:
     """
-    A hint for a program that did not answer, or "".
+    Return a hint for a program that did not answer, or "".
 
-    One that waits for its input although it was given a message has its answer in a buffer,
-    or reads until the end of its input, as a one-shot program does.
+    If the program waits for input although it has a message, its answer is in a buffer, or it
+    reads until the end of its input, as a one-shot program does.
     """
     if sys.platform != "linux":
         return ""
@@ -329,8 +331,8 @@ def describe_stall(pid: int) -> str:
 
 def is_ending(pid: int) -> bool:
     """
-    Whether a program is on its way out: the kernel has closed its descriptors, and tells its
-    status when it has taken down the rest, which on a busy machine may be a while later.
+    Return whether a program is about to end. The kernel has closed its descriptors, and reports
+    the status after it has removed the rest. On a busy machine that may be a while later.
     """
     try:
         return bool(int(_stat(pid)[6]) & _EXITING)
@@ -339,5 +341,5 @@ def is_ending(pid: int) -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat behind the name, which may hold spaces: from the state on."""
+    """Return the fields of /proc/<pid>/stat from the state on. The name before may have spaces."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
