@@ -1,1 +1,1 @@
-"""The host half: frames, sessions, processes, pools. It knows nothing of graphs."""
+"""The host: frames, sessions, processes, pools. It knows nothing of graphs."""

@@ -1,1 +1,1 @@
-"""The conversation with a program, as bytes and frames. No I/O in this folder."""
+"""The exchange with a program, as bytes and frames. No I/O in this folder."""
