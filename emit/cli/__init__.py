@@ -1,12 +1,12 @@
 """
 The command line: ``emit COMMAND ...``, and ``emit_digraph``.
 
-One file per command, with the command's name. Each has ``HELP`` (a line), ``EXAMPLES`` (shown
-below its help), ``configure(parser)`` and ``run(arguments) -> exit code``, and is imported only
-when its command is given, so that ``emit --help`` and each command start quickly.
+Each command has a file of its name. The file has ``HELP`` (one line), ``EXAMPLES`` (shown below the
+help), ``configure(parser)`` and ``run(arguments) -> exit code``. It is imported only when its
+command is given: ``emit --help`` and every command have to start quickly.
 
-Exit codes: 0 fine, 1 the handler or a check failed, 2 the node or router could not be started or
-found, 64 a wrong command line, 130 ended by Ctrl-C. Results go to stdout, everything else
+Exit codes: 0 success, 1 the handler or a check failed, 2 the node or router could not be found or
+started, 64 a wrong command line, 130 ended by Ctrl-C. Results go to stdout, and everything else
 to stderr.
 """
 
@@ -24,29 +24,29 @@ from emit.cli.output import INTERRUPTED, UNHEARD, USAGE, CommandError, OutputFai
 from emit.errors import GraphError
 from emit.text import nearest
 
-#: Every command and what it is for, in the order in which ``emit --help`` lists them.
+#: Every command with its purpose, in the order in which ``emit --help`` lists them.
 COMMANDS = {
     "run": "feed messages to a router's entry points",
     "call": "give one message to one node",
-    "new": "write the beginning of a node, or of a project",
+    "new": "write a first version of a node, or of a project",
     "graph": "show a router's graph, as text or as a picture",
     "check": "find what is wrong with a graph, for people and for CI",
-    "doctor": "try what Emit can use on this machine",
+    "doctor": "test everything that Emit can use on this machine",
     "top": "watch all nodes with programs on this machine",
-    "inspect": "look at a node's program: what it says, whether it stops",
-    "bench": "measure a node's program: latency and throughput",
-    "conformance": "test whether a program speaks the protocol of nodes",
+    "inspect": "show what a node's program says of itself, and if it stops",
+    "bench": "measure the latency and throughput of a node's program",
+    "conformance": "test whether a program speaks the protocol",
     "dead": "list, show, replay or drop dead letters",
     "host": "run the programs of nodes for all processes of this user",
-    "completion": "print what completes these commands in a shell",
+    "completion": "print a script that completes these commands in a shell",
     "digraph": "print a router's graph for graphviz",
 }
 
-EPILOG = "emit COMMAND --help tells more of a command, with examples"
+EPILOG = "emit COMMAND --help prints the options of a command, and examples"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors have the exit code of usage errors."""
+    """An argument parser that ends with the exit code of usage errors."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``emit COMMAND ...``. Returns its exit code."""
+    """Run ``emit COMMAND ...`` and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
         return run_command(words[0], words[1:])
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(words: Sequence[str]) -> int:
-    """Answer a command line without a command."""
+    """Answer a command line that names no command."""
     parser = _parser()
     if not words:
         parser.print_help(sys.stderr)
@@ -70,28 +70,31 @@ def _answer(words: Sequence[str]) -> int:
     if not words[0].startswith("-"):
         near = nearest(words[0], COMMANDS)
         parser.error(f'there is no command "{words[0]}"{near}; emit --help lists them')
-    parser.parse_args(words[:1])  # --help, --version, or an unknown option: it exits
+    parser.parse_args(words[:1])  # exits: --help, --version, or an unknown option
     return USAGE
 
 
 def run_command(name: str, words: Sequence[str]) -> int:
-    """Run one command with the rest of the command line."""
+    """Run one command with the rest of the command line, and return its exit code."""
     return guarded(f"emit {name}", lambda: _run(name, words))
 
 
 def guarded(title: str, command: Callable[[], int]) -> int:
-    """Run a command and say on stderr, under its *title*, what is wrong. Returns its exit code."""
+    """
+    Run a command and return its exit code. A known error becomes a line on stderr, which begins
+    with *title*.
+    """
     take_streams()
     try:
         try:
             return command()
-        finally:  # also of what only prints its help
+        finally:  # --help raises SystemExit, and has printed something, too
             sys.stdout.flush()
     except (CommandError, GraphError) as error:
         print(f"{title}: {error}", file=sys.stderr)
         return getattr(error, "code", 2)
     except OutputFailed as failed:
-        if failed.code != UNHEARD:  # who reads it has seen enough, as in "| head"
+        if failed.code != UNHEARD:  # the reader has seen enough, as in "| head"
             print(f"{title}: {failed}", file=sys.stderr)
         return failed.code
     except KeyboardInterrupt:
@@ -105,7 +108,7 @@ def _run(name: str, words: Sequence[str]) -> int:
 
 
 def make_parser(name: str) -> Parser:
-    """The parser of one command."""
+    """Return the parser of one command."""
     command: Any = import_module(f"emit.cli.{name}")
     parser = Parser(
         prog=f"emit {name}",
@@ -131,7 +134,7 @@ def _parser() -> Parser:
         "--share",
         action="version",
         version=str(share.root()),
-        help=argparse.SUPPRESS,  # for the lines that `emit new` prints
+        help=argparse.SUPPRESS,  # only for the commands that `emit new` prints
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     return parser

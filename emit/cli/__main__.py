@@ -1,4 +1,4 @@
-"""``python -m emit.cli``: the command line, where the program ``emit`` is not on the path."""
+"""``python -m emit.cli``: the command line, for a machine without ``emit`` on its path."""
 
 import sys
 

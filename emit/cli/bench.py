@@ -1,4 +1,4 @@
-"""``emit bench TARGET ...``: how quick the program of one node is."""
+"""``emit bench TARGET ...``: measure the program of one node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from emit.host.calls import Calls
 from emit.host.host import Host
 from emit.multilang import ShellNode
 
-HELP = "Measure one process of a node's program: latency and throughput, in each codec."
+HELP = "Measure the latency and throughput of one process of a node's program, in each codec."
 
 EXAMPLES = """
   emit bench nodes/words.rb text='the rain in spain'
@@ -31,16 +31,17 @@ EXAMPLES = """
 @dataclass
 class Row:
     """
-    What was measured. Times are seconds.
+    The figures of one codec. Times are seconds.
 
     Attributes:
         codec: ``json`` or ``msgpack``.
-        start: From the start of the process until it was ready; None: one for each message.
-        p50: Of one message after the other, the median.
-        p99: The time that 99 of 100 do not pass.
-        calls_per_second: As many messages written ahead as the node's ``window`` says.
-        results_per_second: The results of these.
-        rss_bytes: Memory of the process at the end; None: one for each message.
+        start: Time from the start of the process until it was ready; None if each message has a
+            process of its own.
+        p50: Median duration of a message, with one message at a time.
+        p99: Duration that 99 of 100 messages do not exceed.
+        calls_per_second: Messages per second, written ahead as far as the node's ``window`` allows.
+        results_per_second: Results per second of the same messages.
+        rss_bytes: Memory of the process at the end; None if each message has a process of its own.
     """
 
     codec: str
@@ -56,13 +57,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help=TARGET)
     parser.add_argument("message", nargs="*", help=MESSAGE)
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="for each measurement (%(default)g)"
+        "--seconds", type=float, default=1.0, help="time for each measurement (%(default)g)"
     )
     parser.add_argument(
         "--mode",
         choices=("oneshot", "persistent", "lines"),
         default="persistent",
-        help="how a file or a command is run (%(default)s)",
+        help="how to run a file or a command (%(default)s)",
     )
     parser.add_argument("--node", dest="program_node", metavar="NAME", help=NODE)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     fields = read_message(arguments.message)
     chosen = {"program_node": arguments.program_node} if arguments.program_node else {}
     node = load_program(arguments.target, mode=arguments.mode, **chosen)
-    node.dead_letter = None  # a message that fails has to be seen
+    node.dead_letter = None  # a failing message must end the measurement
     show_logs()
     try:
         rows = list(measure(node, fields, arguments.seconds))
@@ -87,10 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def measure(node: ShellNode, fields: dict[str, Any], seconds: float) -> Iterator[Row]:
     """
-    Measure a node's program in each codec that it has, with one process at a time.
+    Measure a node's program in each codec that it supports, with one process at a time.
 
     Raises:
-        EmitError: It can't be started, or a message fails.
+        EmitError: The program can't be started, or a message fails.
     """
     if node.mode == "oneshot":
         yield _measure_oneshot(node, fields, seconds)
@@ -116,7 +117,7 @@ def _measure_oneshot(node: ShellNode, fields: dict[str, Any], seconds: float) ->
 def _measure_pooled(
     node: ShellNode, fields: dict[str, Any], codec: str, seconds: float
 ) -> Row | None:
-    """None: the program has not that codec."""
+    """Measure one codec. Return None if the program does not support it."""
     with closing(Host()) as host:
         calls = node.calls_on(host, codec=codec, size=1, min_idle=0)
         calls.prepare()
@@ -130,7 +131,7 @@ def _measure_pooled(
 
 
 def _repeat(call: Callable[[], object], seconds: float) -> list[float]:
-    """What each of as many calls takes as there is time for; one at least."""
+    """Return the duration of each call, making as many as fit in *seconds* (at least one)."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
@@ -141,7 +142,7 @@ def _repeat(call: Callable[[], object], seconds: float) -> list[float]:
 
 
 def _throughput(calls: Calls, fields: dict[str, Any], seconds: float) -> tuple[float, float]:
-    """Messages and results in a second, pipelined; of one message at least."""
+    """Return messages and results per second, pipelined. At least one message is sent."""
     began = time.perf_counter()
     messages = itertools.takewhile(
         lambda sent: not sent or time.perf_counter() < began + seconds, itertools.count()

@@ -1,4 +1,4 @@
-"""``emit call TARGET ...``: one message for one node."""
+"""``emit call TARGET ...``: give one message to one node."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ EXAMPLES = """
 """
 
 
-#: Seconds by which the whole call may be longer than one attempt: that has more to tell of its end.
+#: Seconds by which the whole call may exceed one attempt: an attempt that ends first says why.
 _GRACE = 0.5
 
-#: Seconds of the longest --timeout.
+#: Largest --timeout, in seconds.
 _LONGEST = 1e7
 
 
@@ -44,12 +44,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="seconds for the whole call, all attempts together (default: 30 for each)",
     )
     parser.add_argument(
-        "--codec", choices=("json", "msgpack"), help="what the program is spoken to in"
+        "--codec", choices=("json", "msgpack"), help="the codec of the messages to the program"
     )
     parser.add_argument(
         "--mode",
         choices=("auto", "oneshot", "persistent", "lines"),
-        help="how the program is run, as a setting of a node (default: auto)",
+        help="how to run the program, like a node's setting (default: auto)",
     )
     parser.add_argument("--node", dest="program_node", metavar="NAME", help=NODE)
 
@@ -75,7 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _caller(arguments: argparse.Namespace) -> tuple[str, Callable[[dict[str, Any]], Iterator[Any]]]:
-    """Return the node's name, and what calls it; a file that has to be built is built by then."""
+    """
+    Return the node's name and a function that calls the node. A file that needs a build is built
+    here, before the call's time begins.
+    """
     options = {
         name: value
         for name in ("timeout", "codec", "mode", "program_node")
@@ -84,7 +87,7 @@ def _caller(arguments: argparse.Namespace) -> tuple[str, Callable[[dict[str, Any
     if split_node(arguments.target) is None:
         node = make_node(arguments.target, **options)
         return node.name, node
-    seconds = options.pop("timeout", None)  # of the whole call; its own one is for each attempt
+    seconds = options.pop("timeout", None)  # for the whole call; the node's is for each attempt
     if seconds is not None and not 0 < seconds <= _LONGEST:
         raise UsageError(f"--timeout {seconds:g}: it must be above 0, and at most {_LONGEST:g}")
     router, name = load_node(arguments.target, options)
@@ -92,12 +95,12 @@ def _caller(arguments: argparse.Namespace) -> tuple[str, Callable[[dict[str, Any
 
 
 class _Late(BaseException):
-    """The call has taken too long; it ends it wherever it is, as Ctrl-C would."""
+    """The call has taken too long. It interrupts the call anywhere, as Ctrl-C does."""
 
 
 @contextmanager
 def _deadline(seconds: float | None) -> Iterator[None]:
-    """End a ``with`` block after so many seconds. An attempt of the same length ends first."""
+    """End a ``with`` block after *seconds*. An attempt of the same length ends first."""
     if seconds is None:
         yield
         return
@@ -115,7 +118,7 @@ def _deadline(seconds: float | None) -> Iterator[None]:
 
 
 def _report_late(seconds: float, name: str) -> int:
-    """Say that the time is over, how many attempts there were, and why the last one failed."""
+    """Say that the time is over, how many attempts there were and why the last one failed."""
     from emit.host.host import Host, current
 
     host = current()
@@ -130,7 +133,7 @@ def _report_late(seconds: float, name: str) -> int:
 
 
 def _results(router: Router, name: str, fields: dict[str, Any]) -> Iterator[Any]:
-    """What one node of a router emits; nothing is sent on."""
+    """Yield the results of one node of a router, without sending them on."""
     with router, router.routing_disabled():
         outcome = router.functions[name](fields)
     if outcome is not NoResult:

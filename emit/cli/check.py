@@ -1,4 +1,4 @@
-"""``emit check app.router``: what is wrong with a graph, before a message runs."""
+"""``emit check app.router``: find what is wrong with a graph, before a message runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from emit.router import Router
 from emit.router.queued import QueueRouter
 from emit.text import nearest
 
-HELP = "Find what is wrong with a graph before a message runs; exit code 1 if there is something."
+HELP = "Find what is wrong with a graph before a message runs. The exit code is 1 for any finding."
 
 EXAMPLES = """
   emit check app.router
@@ -44,19 +44,19 @@ EXAMPLES = """
 """
 
 KINDS = {
-    "declaration": "a setting, or an order of settings, that can't work; a misspelt one",
-    "subscription": "it matches no node",
-    "unreached": "no call of the router leads to the node",
+    "declaration": "a setting, or an order of settings, that can't work; a misspelt setting",
+    "subscription": "a subscription that matches no node",
+    "unreached": "a node that no call of the router leads to",
     "cycle": "nodes that hear each other in a circle",
-    "fields": "an edge does not carry what its reader needs",
-    "program": "a command, a file, a language or the program's node is missing",
+    "fields": "an edge without a field that its reader needs",
+    "program": "a command, file, language or node of a program that is missing",
     "queue": "settings of the queue that lose or repeat messages, or run them for ever",
 }
 
 
 @dataclass
 class Report:
-    """What was found, and of which nodes it is not known what they need."""
+    """The findings, and the fields that each node needs."""
 
     seen: Outline | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -64,13 +64,13 @@ class Report:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("router", help="its dotted path, such as app.router")
+    parser.add_argument("router", help="dotted path of the router, such as app.router")
     parser.add_argument(
         "--called",
         action="append",
         default=[],
         metavar="NODE",
-        help="a node your code calls itself",
+        help="a node that your own code calls",
     )
     parser.add_argument(
         "--ignore",
@@ -78,10 +78,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         choices=KINDS,
         metavar="KIND",
-        help=f"leave these out: {', '.join(KINDS)}",
+        help=f"leave out a kind of finding: {', '.join(KINDS)}",
     )
-    parser.add_argument("--all", action="store_true", help="show every edge, not only the faults")
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    parser.add_argument("--all", action="store_true", help="show every edge, not only the findings")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -127,7 +127,10 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
 
 
 def _try_out(router: Router) -> list[str]:
-    """Return what can't be kept in Redis; nothing if Redis is away, as nobody knows then."""
+    """
+    Return the reasons why Emit's counts and dead letters can't be kept in Redis. If Redis can't be
+    reached, nobody knows: stderr says so.
+    """
     from emit.cli.queues import find_unkept
 
     wrong = []
@@ -177,16 +180,16 @@ def _show_edges(seen: Outline, needs: dict[str, Needs]) -> None:
 
 # -- What a router's handlers tell of themselves: the fields they need, and whether they can run ---
 
-#: How source files end: a word of a command that ends so is a file that has to be there.
+#: Suffixes of source files. A word of a command with one of them is a file that has to exist.
 _SOURCES = (".rb", ".py", ".js", ".mjs", ".cjs", ".ts", ".go", ".sh", ".pl", ".php")
 
 
 class NoSuchNode(Exception):
-    """A program has no node of the name that it would be called by. The text lists those it has."""
+    """A program lacks the node that it is meant to serve. The text lists the nodes it has."""
 
 
 class Needs(NamedTuple):
-    """The fields that a node can't do without; None and the reason, where that is not known."""
+    """The fields that a node requires; None and the reason, if they are not known."""
 
     fields: tuple[str, ...] | None
     reason: str = ""
@@ -194,11 +197,11 @@ class Needs(NamedTuple):
 
 def needs_of(node: Node, router: Router) -> Needs:
     """
-    Ask a node's program, or read a Python handler's source.
+    Return the fields that a node requires: ask its program, or read its Python handler's source.
 
     Raises:
         HostError: The program can't be started.
-        NoSuchNode: The program has not the node that is meant.
+        NoSuchNode: The program lacks the node.
     """
     handler = node.handler
     if not (node.foreign and isinstance(handler, ShellNode)):
@@ -228,10 +231,12 @@ def _asked(handler: ShellNode) -> Needs:
 
 def _meant(handler: ShellNode, nodes: Sequence[str]) -> str:
     """
-    Which of a program's nodes a node is: by its own name, if it has none for the program.
+    Return the name that a node has inside its program: its ``program_node``, else its own name. A
+    program with one node serves it under any name.
 
     Raises:
-        NoSuchNode: It is none of them.
+        NoSuchNode: The program has several nodes, and none of this name; or not the
+            ``program_node``.
     """
     asked = handler._program_node()
     name = asked or handler.name
@@ -257,25 +262,25 @@ def _python_needs(handler: object, message_class: type[Message]) -> Needs:
 
 def _definition(handler: object) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
     called = handler if inspect.isroutine(handler) else type(handler).__call__
-    if hasattr(called, "__wrapped__"):  # what stands around it may change the message
+    if hasattr(called, "__wrapped__"):  # its decorator may change the message
         return None
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(called)))
     except (OSError, TypeError, SyntaxError):
         return None
     match tree.body:
-        # Of a lambda the source is the whole statement around it, which may be a function, too.
+        # The source of a lambda is the whole statement around it, which may be a function, too.
         case [ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) as function] if (
             name == called.__name__
         ):
-            # Of a method that takes *args the last parameter that has a name is no message.
+            # In a method that takes *args, the last named parameter is self and not the message.
             named = [*function.args.posonlyargs, *function.args.args]
             return function if inspect.isfunction(handler) or len(named) > 1 else None
     return None
 
 
 def find_misspelt(router: Router) -> Iterator[Finding]:
-    """Attributes of foreign nodes that are no settings, but are named almost as one is."""
+    """Find attributes of foreign nodes that are not settings, but are spelt almost like one."""
     for name, node in router._nodes.items():
         if node.foreign and isinstance(node.handler, ShellNode):
             for given, setting in node.handler._misspelt().items():
@@ -284,7 +289,7 @@ def find_misspelt(router: Router) -> Iterator[Finding]:
 
 
 def find_programs(router: Router) -> Iterator[Finding]:
-    """Foreign nodes whose command, or a source file that it names, is not there."""
+    """Find foreign nodes whose command, or a source file in the command, does not exist."""
     for name, node in router._nodes.items():
         if not (node.foreign and isinstance(node.handler, ShellNode)):
             continue

@@ -1,6 +1,6 @@
 """
-What ``emit doctor`` looks at. Each check is a function that gives what it has found. The languages
-of this machine are among it: which are here, and whether a node in each works.
+The checks of ``emit doctor``: languages, packages and the system. Each check is a function that
+yields its findings. ``emit new`` asks here, too, for the languages that are installed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from emit.host.system.private import private
 from emit.host.system.program import DEFAULT, Program, environment
 from emit.multilang import ShellNode
 
-#: Packages that some of Emit needs, and what for; those of the first are always needed.
+#: Packages that Emit always needs, and the purpose of each.
 _NEEDED = {"msgpack": "the wire", "orjson": "the wire"}
 if sys.platform != "linux":
     _NEEDED["psutil"] = "memory and processor time"
+#: Packages that only a part of Emit needs.
 _OPTIONAL = {
     "celery": "CeleryRouter",
     "rq": "RQRouter",
@@ -43,7 +44,7 @@ _OPTIONAL = {
     "rich": "emit top, the bar of emit run",
     "graphviz": "emit graph --format svg",
 }
-#: What to install for those: not the packages, of which some versions will not do.
+#: What to install for the optional packages. Naming the package alone may bring a wrong version.
 _EXTRAS = {
     "celery": "'emit-graph[celery]'",
     "rq": "'emit-graph[rq]'",
@@ -56,13 +57,13 @@ _EXTRAS = {
 @dataclass(frozen=True)
 class Checked:
     """
-    One thing that was looked at.
+    The finding of one check.
 
     Attributes:
-        group: What kind of thing it is.
-        name: Which.
-        state: ``ok``, ``absent`` (and only needed by who uses it) or ``broken``.
-        text: What was found, in a line.
+        group: The kind of thing: ``language``, ``package``, ``system`` or ``queue``.
+        name: The name of the thing.
+        state: ``ok``, ``absent`` (matters only to people who use it) or ``broken``.
+        text: The finding, in one line.
         hint: What to do about it.
     """
 
@@ -74,7 +75,7 @@ class Checked:
 
 
 def check_languages(scratch: Path) -> Iterator[Checked]:
-    """A real call through a node in each language that is here, with its files in *scratch*."""
+    """Call a real node in each language that is installed, with its files in *scratch*."""
     with ThreadPoolExecutor() as together:
         tries = [(x, scratch / x.name) for x in runtimes().values()]
         yield from together.map(lambda each: _check_language(*each), tries)
@@ -100,7 +101,7 @@ def _check_language(language: Runtime, folder: Path) -> Checked:
 
 
 def check_packages() -> Iterator[Checked]:
-    """The Python packages, and the program that one of them runs."""
+    """Check the Python packages, and the program ``dot`` that one of them runs."""
     for name, purpose in {**_NEEDED, **_OPTIONAL}.items():
         try:
             version = importlib.metadata.version(name)
@@ -119,7 +120,7 @@ def check_packages() -> Iterator[Checked]:
 
 
 def check_system() -> Iterator[Checked]:
-    """What keeps programs from outliving their host, and the socket of ``emit top``."""
+    """Check what keeps programs from outliving their host, and the socket of ``emit top``."""
     if sys.platform == "linux":
         for name, (test, lost) in _KERNEL.items():
             works = _works(test)
@@ -149,7 +150,7 @@ def _has_pidfd() -> bool:
 
 def _tells_parents_death() -> bool:
     signal = ctypes.c_int()
-    get_pdeathsig = 2  # of <sys/prctl.h>; what is got can be set
+    get_pdeathsig = 2  # of <sys/prctl.h>; a kernel that can read it can set it
     failed = ctypes.CDLL(None).prctl(get_pdeathsig, ctypes.byref(signal), 0, 0, 0)
     return not failed
 
@@ -162,7 +163,7 @@ def _shows_environment() -> bool:
     return len(Path("/proc/self/environ").read_bytes()) > 0
 
 
-#: Features of Linux: how each is tested, and what is lost without it.
+#: Features of Linux: the test of each, and the loss without it.
 _KERNEL = {
     "death of parent": (_tells_parents_death, "a killed host leaves programs to the sentinel"),
     "pidfd": (_has_pidfd, "Linux 5.4 or later: a death is seen 50 ms late"),
@@ -171,15 +172,15 @@ _KERNEL = {
 }
 
 
-# -- The languages of this machine: which are here, and whether a node in each works ---------------
+# -- The languages of this machine -----------------------------------------------------------------
 
-#: What each language's own example is given, and what it has to answer.
+#: The message for each language's example node, and the results that it has to give.
 _QUESTION = {"text": "it works"}
 _ANSWER = [{"word": "it", "length": 2}, {"word": "works", "length": 5}]
 
 
 class Tried(NamedTuple):
-    """What came of a node in a language: seconds until it was ready, its codec, its results."""
+    """The outcome of a node in a language: seconds until the answer, its codec, its results."""
 
     seconds: float
     codec: str
@@ -193,11 +194,11 @@ class Tried(NamedTuple):
 @contextmanager
 def aside(stay: bool = False) -> Iterator[Path]:
     """
-    Give an empty folder that nobody else can write to, as the current one unless told to *stay*:
-    the languages and the Python of the folder that one is in may be a stranger's.
+    Provide an empty folder that nobody else can write to. It becomes the current folder, unless
+    *stay* is True: the languages and the Python of the folder before may be a stranger's.
 
     Raises:
-        CommandError: There is no place for such a folder.
+        CommandError: There is no place for this folder.
     """
     for name in ("EMIT_RUNTIMES", "EMIT_SHARE"):
         if value := os.environ.get(name):
@@ -209,7 +210,7 @@ def aside(stay: bool = False) -> Iterator[Path]:
         raise CommandError(f"{error.reason}; {error.hint}") from error
     with tempfile.TemporaryDirectory(dir=above) as folder, ExitStack() as left:
         if not stay:
-            here = os.open(".", os.O_RDONLY)  # which may have been removed, and has no path then
+            here = os.open(".", os.O_RDONLY)  # by number: a removed folder has no path
             left.callback(os.close, here)
             left.callback(os.fchdir, here)
             os.chdir(folder)
@@ -218,10 +219,10 @@ def aside(stay: bool = False) -> Iterator[Path]:
 
 def version_of(language: Runtime) -> str:
     """
-    The version of a language's toolchain; "" where it tells none.
+    Return the version of a language's toolchain; "" if the toolchain does not tell.
 
     Raises:
-        StartError: It is not here, or too old.
+        StartError: The toolchain is missing or too old.
     """
     program = Program(node=language.name, argv=(), env=environment({}, DEFAULT))
     source = Source(Path.cwd() / f"node{language.suffixes[0]}", "", language)
@@ -229,7 +230,7 @@ def version_of(language: Runtime) -> str:
 
 
 def installed() -> list[Runtime]:
-    """The languages that can be used here."""
+    """Return the languages that work on this machine."""
     return [language for language in runtimes().values() if _is_installed(language)]
 
 
@@ -243,11 +244,11 @@ def _is_installed(language: Runtime) -> bool:
 
 def try_out(language: Runtime, folder: Path) -> Tried:
     """
-    Write a node in *folder*, start it and give it a message.
+    Write a node to *folder*, start it and give it a message.
 
     Raises:
-        CommandError: The language has no example.
-        EmitError: It does not start, or fails.
+        CommandError: The language has no template.
+        EmitError: The node does not start, or fails.
     """
     [(path, text)] = node_files(language, "words", folder, sdk=False, test=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""``emit completion bash|zsh|fish``: a script for a shell, made from the commands' own parsers."""
+"""``emit completion bash|zsh|fish``: print a script for a shell, made from all parsers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import emit.cli as cli
 
-HELP = "Print a script that completes emit's commands and options in a shell."
+HELP = "Print a script that completes the commands and options of emit in a shell."
 
 EXAMPLES = """
   emit completion bash > ~/.local/share/bash-completion/completions/emit
@@ -24,10 +24,10 @@ class Option:
     One option of a command.
 
     Attributes:
-        names: As ``-f`` and ``--format``.
-        choices: What may follow it, where that is known.
-        takes_value: Whether something has to follow it.
-        help: What it does.
+        names: All its names, such as ``-f`` and ``--format``.
+        choices: The words that may follow it, if they are known.
+        takes_value: True if a value has to follow it.
+        help: Its help text.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its name, what it is for, its options, and words that may stand in it."""
+    """A command: its name, its purpose, its options, and the fixed words that it takes."""
 
     name: str
     help: str
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def commands() -> list[Command]:
-    """All commands, as their parsers have them."""
+    """Return all commands, as their parsers describe them."""
     return [_command(name, what) for name, what in cli.COMMANDS.items()]
 
 
@@ -69,7 +69,7 @@ def _command(name: str, what: str) -> Command:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Those of a parser, and of its subcommands, as ``emit dead list`` is one."""
+    """Yield the actions of a parser and of its subcommands, such as ``emit dead list``."""
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):
@@ -84,7 +84,7 @@ def _option(action: argparse.Action) -> Option:
 
 
 def bash(all_commands: list[Command]) -> Iterator[str]:
-    """For bash: what is not known is completed as a file."""
+    """Yield the lines of a script for bash. It completes all other words as files."""
     yield "_emit() {"
     yield '    local command="${COMP_WORDS[1]}" before="${COMP_WORDS[COMP_CWORD-1]}" words=""'
     yield '    if [ "$COMP_CWORD" -eq 1 ]; then'
@@ -101,14 +101,14 @@ def bash(all_commands: list[Command]) -> Iterator[str]:
     yield "                esac ;;"
     yield "        esac"
     yield "    fi"
-    # Not by mapfile, which the bash 3.2 of macOS has not; no word here has a space.
+    # Not mapfile, which the bash 3.2 of macOS lacks. No word here contains a space.
     yield '    COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))'
     yield "}"
     yield "complete -o bashdefault -o default -F _emit emit"
 
 
 def zsh(all_commands: list[Command]) -> Iterator[str]:
-    """For zsh: a file for ``$fpath``, which can also be sourced."""
+    """Yield the lines of a script for zsh. It can be a file in ``$fpath``, or be sourced."""
     yield "#compdef emit"
     yield "_emit() {"
     yield "    if (( CURRENT == 2 )); then"
@@ -135,7 +135,7 @@ def zsh(all_commands: list[Command]) -> Iterator[str]:
 
 
 def fish(all_commands: list[Command]) -> Iterator[str]:
-    """For fish, which shows what each is for."""
+    """Yield the lines of a script for fish, which shows the purpose of each word."""
     for command in all_commands:
         what = f"-a {command.name} -d {_quoted(command.help)}"
         yield f"complete -c emit -n __fish_use_subcommand {what}"
@@ -163,5 +163,5 @@ def _words(command: Command) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """In fish's quotes, where only these two have to be escaped."""
+    """Quote a text for fish, in whose quotes only these two characters need an escape."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

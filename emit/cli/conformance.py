@@ -1,4 +1,4 @@
-"""``emit conformance -- COMMAND...``: does a program, in any language, speak emit-node/1?"""
+"""``emit conformance -- COMMAND...``: test whether a program speaks emit-node/1."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ EXAMPLES = """
   emit conformance --list
   emit conformance --nodes
 
-The program under test needs a few nodes, of a few lines each: --nodes says what each one does.
+The program under test needs a few nodes of a few lines each. --nodes describes them.
 """
 
 _REQUIRE = "features that decide the exit code: all, or some (default core) of "
-_EXPECTED = "titles that may fail, one a line, such as json/busy/spin; those that pass are errors"
-_TIMEOUT = "seconds to wait for each thing that is expected (%(default)g)"
+_EXPECTED = "titles of expected failures, one per line (json/busy/spin); a pass is an error"
+_TIMEOUT = "seconds to wait for each expected frame or exit (%(default)g)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(runner.FEATURES)
     add("--require", nargs="+", default=["core"], metavar="FEATURE", help=_REQUIRE + names)
     add("--only", nargs="+", default=[], metavar="FEATURE[/NAME]", help="play only these")
-    add("--codec", choices=(*CODECS, "both"), help="default: json, and msgpack if it is taken")
-    add("--format", choices=FORMATS, default="pretty", help="of the report (%(default)s)")
+    add("--codec", choices=(*CODECS, "both"), help="default: json, and msgpack if supported")
+    add("--format", choices=FORMATS, default="pretty", help="format of the report (%(default)s)")
     add("--expected-failures", type=Path, metavar="FILE", help=_EXPECTED)
     add("--timeout", type=float, default=10.0, metavar="S", help=_TIMEOUT)
-    add("--jobs", type=int, default=0, metavar="N", help="at a time (as there are processors)")
+    add("--jobs", type=int, default=0, metavar="N", help="scenarios at a time (all processors)")
     add("--list", action="store_true", help="list the scenarios, and play none")
-    add("--nodes", action="store_true", help="say what nodes a program needs to be tested")
+    add("--nodes", action="store_true", help="describe the nodes that the program needs")
     add("command", nargs="*", metavar="COMMAND", help="the program, after --")
 
 
@@ -74,7 +74,7 @@ def _mistake(arguments: argparse.Namespace, scenarios: list[Scenario]) -> str:
 
 
 def _test(arguments: argparse.Namespace, scenarios: list[Scenario]) -> int:
-    """Meet the program, play all, print the report."""
+    """Meet the program, play all scenarios and print the report. Return the exit code."""
     listed = arguments.expected_failures
     expected = expected_failures(listed.read_text("utf-8")) if listed else []
     subject = runner.meet(tuple(arguments.command), arguments.timeout)
@@ -101,7 +101,7 @@ def _codecs(asked: str | None, subject: Subject) -> tuple[str, ...]:
 
 
 def _nodes() -> str:
-    """What the data's own README says of the program under test and its nodes."""
+    """Return the section of the data's README about the program under test and its nodes."""
     text = (folder() / "README.md").read_text("utf-8")
     _, heading, rest = text.partition("## The nodes\n")
     return f"{heading}{rest.partition('## Features')[0]}".rstrip()
@@ -115,7 +115,10 @@ def _list(scenarios: list[Scenario]) -> int:
 
 
 class Progress:
-    """How far it is, on a terminal; how long it took, in any case. On standard error."""
+    """
+    The progress of a run, on stderr: on a terminal the scenarios done so far, and at the end the
+    time that they took.
+    """
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._failed = total, 0, 0
@@ -132,7 +135,7 @@ class Progress:
         print(f"{clear}{self._done} scenarios in {seconds:.1f} s", file=sys.stderr)
 
     def count(self, outcome: Outcome) -> None:
-        """One more is done."""
+        """Count one more scenario as done."""
         with self._lock:
             self._done += 1
             self._failed += outcome.result == "failed"

@@ -1,4 +1,4 @@
-"""``emit dead list | show | replay | drop``: the dead letters in a Redis."""
+"""``emit dead list | show | replay | drop``: look after the dead letters in a Redis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from emit.letter import Cause, DeadLetter, counted
 from emit.router import Router
 from emit.text import clean, one_line
 
-HELP = "List, show, send again or drop the messages that were given up."
+HELP = "List, show, replay or drop dead letters: the messages that were given up."
 
 EXAMPLES = """
   export EMIT_REDIS=redis://localhost:6379/0
@@ -36,25 +36,25 @@ EXAMPLES = """
 def configure(parser: argparse.ArgumentParser) -> None:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--redis", metavar="URL", help="default: the app's, $EMIT_REDIS, $REDIS_URL"
+        "--redis", metavar="URL", help="default: the router's, else $EMIT_REDIS, else $REDIS_URL"
     )
-    common.add_argument("--prefix", help="of the keys (the router's, or emit:dead)")
+    common.add_argument("--prefix", help="prefix of the keys (default: the router's, or emit:dead)")
     common.add_argument(
-        "--app", metavar="MODULE.ROUTER", help="a router, such as app.router: its letters only"
+        "--app", metavar="MODULE.ROUTER", help="only the letters of a router, such as app.router"
     )
-    common.add_argument("--json", action="store_true", help="print JSON, one letter a line")
+    common.add_argument("--json", action="store_true", help="print JSON, one letter per line")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", parents=[common], help="the letters, the latest first")
-    listing.add_argument("--node", help="of this node only")
-    listing.add_argument("--limit", type=int, default=100, help="at most (%(default)s)")
-    show = actions.add_parser("show", parents=[common], help="one letter, with its message")
-    show.add_argument("id", help="or its first characters, four at least")
+    listing = actions.add_parser("list", parents=[common], help="list letters, the latest first")
+    listing.add_argument("--node", help="only letters of this node")
+    listing.add_argument("--limit", type=int, default=100, help="at most this many (%(default)s)")
+    show = actions.add_parser("show", parents=[common], help="show a letter with its message")
+    show.add_argument("id", help="the letter's id, or at least its first four characters")
     for action, what in (("replay", "send letters again"), ("drop", "delete letters")):
         chosen = actions.add_parser(action, parents=[common], help=what)
         which = chosen.add_mutually_exclusive_group(required=True)
         which.add_argument("id", nargs="*", default=[])
-        which.add_argument("--all", action="store_true", help="all that are there")
-        chosen.add_argument("--node", help="with --all: of this node only")
+        which.add_argument("--all", action="store_true", help="all letters")
+        chosen.add_argument("--node", help="with --all: only letters of this node")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -131,7 +131,7 @@ _ACTIONS: dict[str, Callable[[DeadLetters, argparse.Namespace, Router | None], i
 
 
 def _each(letters: DeadLetters, arguments: argparse.Namespace, work: Callable[[str], Any]) -> int:
-    """Do something with each letter; one that fails does not keep the others from it."""
+    """Call *work* with each letter's id. After a failure, go on with the next letter."""
     done = []
     for start in arguments.id:
         try:
@@ -154,7 +154,10 @@ def _report(arguments: argparse.Namespace, done: list[str]) -> None:
 
 
 def _sender(router: Router) -> Callable[[DeadLetter], Any]:
-    """A router of a queue has a ``resend`` that keeps the id; any other runs the node here."""
+    """
+    Return a function that sends a letter again. A queue's router has ``resend``, which keeps the
+    id; for any other router the node runs in this process.
+    """
     resend: Callable[[DeadLetter], Any] | None = getattr(router, "resend", None)
     if resend is not None:
         return resend
@@ -184,7 +187,7 @@ def _store(arguments: argparse.Namespace, router: Router | None) -> Iterator[Dea
 def _letters(
     arguments: argparse.Namespace, router: Router | None, redis: Any
 ) -> Iterator[DeadLetters]:
-    """Of the Redis that is named, else of the app's own, else of the environment's."""
+    """Open the letters in the Redis of ``--redis``; else the router's; else the environment's."""
     own: DeadLetters | None = getattr(router, "dead_letters", None)
     nodes = router.names if router is not None else None
     url = arguments.redis or os.environ.get("EMIT_REDIS") or os.environ.get("REDIS_URL")
@@ -213,7 +216,7 @@ def _redis() -> Any:
 
 
 def _plain(value: dict[str, Any]) -> Any:
-    """A map as JSON has it; one that JSON would change, as the text of emit.exact."""
+    """Return a map as it is in JSON, or as a text of emit.exact if JSON would change a value."""
     text = to_text(value)
     return json.loads(text) if text.startswith("{") else text
 

@@ -1,4 +1,4 @@
-"""``emit digraph app.router``, and ``emit_digraph``: the graph in the DOT language."""
+"""``emit digraph app.router``, and ``emit_digraph``: print the graph in the DOT language."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from emit.cli import guarded
 from emit.cli.target import load_router
 from emit.digraph import make_digraph
 
-HELP = "Print the graph of a router in the DOT language of graphviz."
+HELP = "Print the graph of a router in DOT, the language of graphviz."
 
 EXAMPLES = """
   emit digraph app.router
@@ -18,8 +18,8 @@ EXAMPLES = """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("router", help="its dotted path, such as app.router")
-    parser.add_argument("--name", default="router", help="what to call the graph (%(default)s)")
+    parser.add_argument("router", help="dotted path of the router, such as app.router")
+    parser.add_argument("--name", default="router", help="name of the graph (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``emit_digraph``, as it has been called since 2012. Returns its exit code."""
+    """Run ``emit_digraph``, the command's name since 2012, and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="emit_digraph",
         description=HELP,

@@ -1,4 +1,4 @@
-"""``emit doctor``: whether everything works here that Emit can use."""
+"""``emit doctor``: test everything that Emit can use on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from emit.cli.target import load_router
 if TYPE_CHECKING:
     from emit.cli.checkup import Checked
 
-HELP = "Try what Emit can use on this machine: a node in each language, packages, queues, kernel."
+HELP = "Test what Emit can use on this machine: a node in each language, packages, queues, kernel."
 
 EXAMPLES = """
   emit doctor
@@ -27,16 +27,16 @@ _MARKS = {"ok": ("✔", "green"), "absent": ("–", "yellow"), "broken": ("✘",
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--app", metavar="MODULE.ROUTER", help="ask the workers of a router")
+    parser.add_argument("--app", metavar="MODULE.ROUTER", help="check a router's queue, too")
     parser.add_argument(
         "--here",
         action="store_true",
-        help="try the languages and the Python of this folder, too, which runs code of it",
+        help="test the languages and the Python of this folder, too; this runs code of the folder",
     )
     parser.add_argument(
         "--redis", metavar="URL", help="default: the router's, $EMIT_REDIS, $REDIS_URL, localhost"
     )
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def _check(arguments: argparse.Namespace) -> Iterator[Checked]:
 
 
 def _lines(one: Checked) -> Iterator[str]:
-    """Details only of what is not as it should be."""
+    """Yield the lines of a finding, with its hint if the thing does not work."""
     mark, colour = _MARKS[one.state]
     yield f"{paint(mark, colour)} {one.group:<9} {one.name:<16} {one.text}".rstrip()
     if one.state != "ok" and one.hint:

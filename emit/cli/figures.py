@@ -1,4 +1,4 @@
-"""The figures of all hosts of this user on this machine: asked for, added up by node, formatted."""
+"""The figures of ``emit top``: ask all hosts of this user, add up by node, format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD = ("node", "runtime", "busy", "queue", "calls/s", "p50", "p99", "fail", "re
 
 
 def snapshots() -> Snapshots:
-    """Ask all hosts. One that does not answer, or not as a host does, is named on stderr."""
+    """Return the snapshots of all hosts. A host without a usable answer is named on stderr."""
     found = {}
     for pid, answer in status.ask_all({}):
         if isinstance(answer, Exception):
@@ -29,7 +29,7 @@ def snapshots() -> Snapshots:
 
 
 def format_row(row: Row) -> tuple[str, ...]:
-    """A row's cells, in the order of HEAD."""
+    """Return a row's cells, in the order of HEAD."""
     return (
         one_line(row.node),
         row.language or "-",
@@ -45,7 +45,7 @@ def format_row(row: Row) -> tuple[str, ...]:
 
 
 def troubles(rows: Iterable[Row]) -> Iterator[str]:
-    """A line for each node whose program can't be started: when it is tried again, and why."""
+    """Yield a line for each node whose program can't be started: the next try, and the cause."""
     for row in rows:
         if row.start_error:
             next_try = f"in {ceil(row.retry_in)} s" if row.retry_in > 0 else "with the next message"
@@ -55,42 +55,42 @@ def troubles(rows: Iterable[Row]) -> Iterator[str]:
 def _time(seconds: float) -> str:
     if not seconds:  # no message has been answered
         return "-"
-    if seconds < 1e-4:  # of many messages in a pipeline
+    if seconds < 1e-4:  # the share of one message in a pipeline
         return f"{seconds * 1e6:.0f} µs"
     return f"{seconds * 1000:.1f} ms" if seconds < 10 else f"{seconds:.0f} s"
 
 
-# -- All hosts of this user on this machine, added up by node. No I/O here -------------------------
+# -- Adding up snapshots, by node. No I/O here -----------------------------------------------------
 
-#: Of a node whose last start, if there was one, has gone well.
+#: For a node whose last start succeeded, or that was never started.
 _NO_ERROR: Mapping[str, Any] = {"text": "", "retry_in": 0.0}
 
-#: Ends of processes that another process has followed, if there was work for one.
+#: Causes of an end after which another process takes over, if there is work.
 _RESTARTS = ("failed", "max_calls", "max_age", "max_rss")
 
 
 @dataclass(frozen=True)
 class Row:
     """
-    One node, over all hosts that have it.
+    One node, added up over all hosts that have it.
 
     Attributes:
-        node: Its name.
-        language: Of its program, or the program's name; empty before its first start.
-        hosts: How many hosts have it.
+        node: The node's name.
+        language: The program's language, or the program's name; empty before its first start.
+        hosts: Number of hosts that have the node.
         busy: Processes at work, or being started.
-        processes: Processes, those included.
+        processes: All processes, busy or not.
         queued: Messages that wait for a process.
         calls: Messages done since the hosts were started.
-        calls_per_second: Of late.
-        p50: Seconds that half of its messages take, since the start.
-        p99: Seconds that 99 of 100 do not pass, in the slowest host.
+        calls_per_second: Messages per second since the last look.
+        p50: Median duration of a message in seconds, since the hosts were started.
+        p99: Seconds that 99 of 100 messages do not exceed, in the slowest host.
         failures: Messages that ended in an exception.
-        restarts: Processes that died, or were replaced.
-        open: Hosts whose breaker is open: no start is tried there for a while.
-        start_error: Why its program can't be started, where the last start has failed; else empty.
-        retry_in: Seconds until the next start may be tried there; 0: with the next message.
-        rss_bytes: Memory of its processes.
+        restarts: Processes that died or were replaced.
+        open: Hosts whose breaker is open: they try no start for a while.
+        start_error: Why the program can't be started, if the last start failed; else empty.
+        retry_in: Seconds until that host may try again; 0 if the next message does.
+        rss_bytes: Memory of the processes.
     """
 
     node: str
@@ -111,10 +111,10 @@ class Row:
     rss_bytes: int
 
 
-#: Snapshots by the id of their process, as Host.snapshot gives them.
+#: The results of Host.snapshot, by the id of the host's process.
 Snapshots = Mapping[int, Mapping[str, Any]]
 
-#: What rows can be sorted by, the largest first; names come in their own order.
+#: Sort keys by column, the largest first; names in alphabetical order.
 SORTS: dict[str, Callable[[Row], Any]] = {
     "node": lambda row: row.node,
     "busy": lambda row: -row.busy,
@@ -130,19 +130,19 @@ SORTS: dict[str, Callable[[Row], Any]] = {
 
 def rows(before: Snapshots, now: Snapshots, seconds: float) -> list[Row]:
     """
-    Add snapshots up.
+    Add snapshots up, and return a row for each node.
 
     Args:
-        before: Those of a while ago, for what happens in a second. Hosts come and go.
-        now: Those of now.
-        seconds: How long that while was.
+        before: Earlier snapshots, from which calls per second are computed. Hosts come and go.
+        now: The current snapshots.
+        seconds: Time between the two.
     """
     names = dict.fromkeys(name for snapshot in now.values() for name in snapshot["nodes"])
     return [_row(name, _of(name, before), _of(name, now), seconds) for name in names]
 
 
 def is_snapshot(answer: Mapping[str, Any]) -> bool:
-    """Whether rows can be made of an answer: a host of another version may have other figures."""
+    """Return True if rows can be made of an answer: another version may have other figures."""
     try:
         rows({0: answer}, {0: answer}, 1.0)
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -151,7 +151,7 @@ def is_snapshot(answer: Mapping[str, Any]) -> bool:
 
 
 def arrange(rows: Iterable[Row], sort: str) -> list[Row]:
-    """Sort rows by one of SORTS; of those that are alike there, the name decides."""
+    """Sort rows by one of SORTS, then by name."""
     return sorted(rows, key=lambda row: (SORTS[sort](row), row.node))
 
 
@@ -161,7 +161,7 @@ def _of(name: str, snapshots: Snapshots) -> dict[int, Mapping[str, Any]]:
 
 def _row(name: str, before: Snapshots, now: Snapshots, seconds: float) -> Row:
     nodes = list(now.values())
-    # A host that was started before an upgrade may not say it.
+    # A host that was started before an upgrade may lack "start_error".
     failed = [error for node in nodes if (error := node.get("start_error")) is not None]
     last = max(failed, key=lambda error: error["at"], default=_NO_ERROR)
     fresh = sum(node["calls"] - before[pid]["calls"] for pid, node in now.items() if pid in before)
@@ -190,6 +190,6 @@ def _sum(nodes: Sequence[Mapping[str, Any]], key: str) -> int:
 
 
 def _mean(weighted: Sequence[tuple[int, float]]) -> float:
-    """The mean of values, each with the number of messages that it stands for."""
+    """Return the mean of values, each weighted by its number of messages."""
     whole = sum(count for count, _ in weighted)
     return sum(count * value for count, value in weighted) / whole if whole else 0.0

@@ -1,4 +1,4 @@
-"""``emit graph app.router``: a router's graph, as text or as a picture."""
+"""``emit graph app.router``: show a router's graph, as text or as a picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emit.drawing.formats import dot, mermaid, text
 from emit.drawing.outline import Outline, outline
 from emit.host.language.missing import GRAPHVIZ, describe_install
 
-HELP = "Show the graph of a router: as a tree, or as a picture."
+HELP = "Show the graph of a router, as a tree of text or as a picture."
 
 EXAMPLES = """
   emit graph app.router
@@ -24,16 +24,16 @@ EXAMPLES = """
 
 FORMATS = ("text", "dot", "svg", "png", "mermaid", "json")
 
-#: What the end of a file's name means, where it is not a format itself.
+#: The formats of file suffixes that are not the name of a format.
 SUFFIXES = {"txt": "text", "gv": "dot", "mmd": "mermaid"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("router", help="its dotted path, such as app.router")
+    parser.add_argument("router", help="dotted path of the router, such as app.router")
     parser.add_argument(
-        "-f", "--format", choices=FORMATS, help="what to write (that of --output, else text)"
+        "-f", "--format", choices=FORMATS, help="default: by the suffix of --output, else text"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write it")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to this file")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,10 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def render(seen: Outline, wanted: str) -> bytes:
     """
-    A graph in one of FORMATS.
+    Return a graph in one of FORMATS.
 
     Raises:
-        CommandError: svg or png, and graphviz or its Python package is missing.
+        CommandError: svg or png is wanted, and graphviz or its Python package is missing.
     """
     if wanted in ("svg", "png"):
         return _picture(dot(seen), wanted)

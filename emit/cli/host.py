@@ -1,4 +1,4 @@
-"""``emit host``: one host for all processes of this user, at a unix socket."""
+"""``emit host``: run one host for all processes of this user, at a unix socket."""
 
 from __future__ import annotations
 
@@ -25,21 +25,29 @@ EXAMPLES = """
   emit host --status
 """
 
-#: Seconds between two looks of a host that stands by at whether it may go on.
+#: Seconds between two tries of a standby host to take over.
 _TURN = 1.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--socket", metavar="PATH", help=f"default: that of ${VARIABLE}")
-    parser.add_argument("--max-processes", type=_count, metavar="N", help="of all nodes together")
-    parser.add_argument("--max-rss", type=_count, metavar="BYTES", help="of all processes together")
-    parser.add_argument("--max-clients", type=_count, metavar="N", help="connections at a time")
-    parser.add_argument("--status", action="store_true", help="print the figures of the one there")
+    parser.add_argument("--socket", metavar="PATH", help=f"default: the socket of ${VARIABLE}")
     parser.add_argument(
-        "--standby", action="store_true", help="where another runs, wait and take its place"
+        "--max-processes", type=_count, metavar="N", help="limit the processes of all nodes"
     )
     parser.add_argument(
-        "--parent", type=int, metavar="PID", help="end when this process, which started it, ends"
+        "--max-rss", type=_count, metavar="BYTES", help="limit the memory of all processes"
+    )
+    parser.add_argument(
+        "--max-clients", type=_count, metavar="N", help="limit the connections at a time"
+    )
+    parser.add_argument(
+        "--status", action="store_true", help="print the figures of the host that runs"
+    )
+    parser.add_argument(
+        "--standby", action="store_true", help="wait while another host runs, then take its place"
+    )
+    parser.add_argument(
+        "--parent", type=int, metavar="PID", help="end when the parent process PID ends"
     )
 
 
@@ -58,7 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _path() -> str:
-    """That of ``$EMIT_HOST``, even where it says ``private``: else nobody would ask for a host."""
+    """
+    Return the socket of ``$EMIT_HOST``. ``private`` counts as ``shared`` here: somebody who starts
+    a host wants one.
+    """
     if os.environ.get(VARIABLE, "private") in ("", "private"):
         os.environ[VARIABLE] = "shared"
     path = socket_path()

@@ -1,6 +1,6 @@
 """
-The messages that a command is given: words of its command line, or a file or standard input, with
-one a line in NDJSON or one a row in CSV.
+The messages of a command, and how values are printed. Messages come from words of the command line,
+or from a file or standard input with a message on each line (NDJSON) or in each row (CSV).
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from typing import IO, Any, NamedTuple
 
 from emit.cli.output import UsageError, read_all, standard_input
 
+# -- Messages from a file or standard input --------------------------------------------------------
+
 FORMATS = ("json", "ndjson", "csv")
 
 _SUFFIXES = {".json": "json", ".csv": "csv"}
 
-#: Bytes of a row of CSV: no message may be larger, and a quote that is never closed would hold all.
+#: Largest row of CSV, in bytes. No message may be larger, and without a limit a quote that is never
+#: closed would keep the whole file in memory.
 _LARGEST_ROW = 16 * 1024 * 1024
 
 
 class Fed(NamedTuple):
-    """One message, and where it stood; if there is none, the error instead."""
+    """A message and its place in the input; or the error, if the input holds no message there."""
 
     place: str
     message: dict[str, Any]
@@ -38,11 +41,11 @@ class Fed(NamedTuple):
 
 class Feed:
     """
-    Messages, as they come.
+    An iterator over the messages of a file or of standard input, as they arrive.
 
     Args:
         path: A file, or ``-`` for standard input.
-        format: One of FORMATS; None: by the file's name, else NDJSON.
+        format: One of FORMATS; None: by the file's suffix, else NDJSON.
 
     Attributes:
         size: Bytes of the file; None for a pipe.
@@ -73,7 +76,7 @@ class Feed:
                         yield _fed(f"line {self._line}", line)
 
     def _lines(self) -> Iterator[bytes]:
-        # readline and not iteration, which reads ahead: a slow pipe's line is wanted at once.
+        # Iteration reads ahead; readline returns a slow pipe's line at once.
         while line := self._read_line():
             self.taken += len(line)
             self._line += 1
@@ -96,22 +99,21 @@ class Feed:
             place = f"line {lines.first}"
             if why := lines.wrong() or _wrong_row(row, names):
                 yield Fed(place, {}, UsageError(f"it {why}"))
-            elif row:  # an empty line is none
+            elif row:  # an empty line is not a message
                 yield Fed(place, dict(zip(names, row, strict=True)))
 
 
 class _Rows:
     """
-    The rows of CSV: each a list of its values.
+    An iterator over the rows of CSV. Each row is a list of its values.
 
-    What is no UTF-8 is kept as surrogates, which tell it: the bytes between quotes and commas are
-    read all the same, so a bad value spoils no other row. After a row that is broken in the middle
-    of several lines, the next one begins with its second line: what was broken may be its first
-    quote.
+    Bytes that are not UTF-8 become surrogates, which a later check finds. Quotes and commas are
+    still seen, so a bad value spoils no other row. If a row of several lines is broken, the next
+    row begins at its second line: the fault may be the quote in its first line.
 
     Attributes:
-        first: The number of the line that the last row began in.
-        error: Why the last row is no CSV, and has no values.
+        first: Number of the line in which the last row began.
+        error: Why the last row is not CSV and has no values; None if it is.
     """
 
     def __init__(self, lines: Iterator[bytes]) -> None:
@@ -139,11 +141,11 @@ class _Rows:
             self._again.extendleft(reversed(self._row[1:]))
             self._line -= len(self._row) - 1
             self.error = error
-            self._begin()  # the old one is at its end, if it has seen that of the file
+            self._begin()  # a reader that has seen the end of the file yields no more rows
             return []
 
     def wrong(self) -> str:
-        """Return what is wrong with the last row; "" if it is CSV."""
+        """Return the fault of the last row; "" if it is CSV."""
         return f"is no CSV: {self.error}" if self.error else ""
 
     def _next_line(self) -> str | None:
@@ -164,7 +166,7 @@ class _Rows:
 
 
 def _wrong_names(names: Sequence[str]) -> str:
-    """Return why the first line can't name the values of the others; "" if it can."""
+    """Return why the first row can't be the header; "" if it can."""
     twice = [name for at, name in enumerate(names) if name in names[:at]]
     if twice:
         return f'names the column "{twice[0]}" twice; a message has one value of each name'
@@ -172,7 +174,7 @@ def _wrong_names(names: Sequence[str]) -> str:
 
 
 def _wrong_row(row: Sequence[str], names: Sequence[str]) -> str:
-    """Return why a row is no message; "" if it is one."""
+    """Return why a row is not a message; "" if it is one."""
     if row and len(row) != len(names):
         return f"has {len(row)} values, and the first line names {len(names)}"
     return _no_text(row, names)
@@ -204,6 +206,7 @@ def _open(path: str) -> IO[bytes]:
 
 # -- Messages on a command line --------------------------------------------------------------------
 
+#: Help for an argument that is a message.
 MESSAGE = (
     "the message: key=text, key:=json, key=@file and key:=@file in any number; or '{...}', @file, -"
 )
@@ -213,10 +216,10 @@ _WORD = re.compile(r"(?P<key>[^=]+?)(?P<json>:?)=(?P<file>@?)(?P<value>.*)", re.
 
 def read_message(words: Sequence[str]) -> dict[str, Any]:
     """
-    The message that the words of a command line stand for; of none an empty one.
+    Return the message that the words of a command line describe; without words, an empty message.
 
     Raises:
-        UsageError: They stand for none; it says which word is wrong.
+        UsageError: A word is wrong; the text says which.
 
     Example:
         >>> read_message(["text=the rain", "count:=2"])
@@ -240,7 +243,7 @@ def read_message(words: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_message(text: str | bytes, source: str) -> dict[str, Any]:
-    """A JSON object; raises UsageError for anything else, and names its source."""
+    """Parse a JSON object. Raise UsageError, with the name of the source, for anything else."""
     message = _parse(text, source)
     if not isinstance(message, dict):
         raise UsageError(f'{source} is no JSON object, such as {{"text": "the rain"}}')
@@ -271,12 +274,15 @@ def _read(path: str) -> str:
         raise UsageError(f"{path} can't be read: {reason}") from error
 
 
+# -- Values for output -----------------------------------------------------------------------------
+
+
 def show(value: Any) -> str:
     """
     Return a value as JSON in one line.
 
-    JSON has no bytes, no times, no NaN and no keys but text: each is shown as an object that says
-    what it is, so that nothing is taken for a value that it is not. Bytes are in base64, times as
+    JSON has no bytes, no times, no NaN, and no keys but text. Each of these becomes an object with
+    its kind as the key, so a reader can't take it for another value. Bytes are in base64, and times
     in ISO 8601.
 
     Example:
@@ -287,7 +293,7 @@ def show(value: Any) -> str:
     text = _encode(plain)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a lone surrogate; or the terminal's alphabet is a small one
+    except UnicodeEncodeError:  # a lone surrogate, or a character that the terminal lacks
         return json.dumps(plain)
     return text
 
@@ -317,8 +323,8 @@ def _tagged(value: Any) -> Any:
     return {f"${type(value).__name__}": repr(value)}
 
 
-#: How JavaScript and most readers of JSON spell them.
+#: The spelling of JavaScript and of most readers of JSON.
 _FLOATS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
-#: Made once: json.dumps makes an encoder of its own for each value.
+#: Made once, because json.dumps makes an encoder for each value.
 _encode = json.JSONEncoder(ensure_ascii=False).encode

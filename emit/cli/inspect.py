@@ -1,4 +1,4 @@
-"""``emit inspect TARGET``: what a program says of itself, and how it behaves."""
+"""``emit inspect TARGET``: show what a program says of itself, and how it behaves."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ EXAMPLES = """
   emit inspect 'ruby words.rb'
 """
 
-#: Seconds for an answer to a ping.
+#: Seconds to wait for the answer to a ping.
 _PING = 5.0
 
 
 @dataclass
 class Look:
     """
-    What was seen. Times are seconds.
+    The findings about one program. Times are seconds.
 
     Attributes:
-        command: What was started.
-        language: Of the program.
-        protocol: The version that it speaks.
-        codec: The codec it took; ``json`` or ``msgpack``.
-        sdk: What it says its SDK is.
-        concurrency: Messages that it works on at a time.
-        nodes: Each of its nodes, with the fields it needs: ``{"required", "optional"}``, or None
-            where it has not said.
-        caps: What else it can do.
-        start_seconds: From its start until it was ready.
-        ping_seconds: Until it answered a ping; None: it can't be asked.
+        command: The command that was started.
+        language: The program's language.
+        protocol: The version of the protocol that the program speaks.
+        codec: The codec that the program chose: ``json`` or ``msgpack``.
+        sdk: The name and version of its SDK, as the program states them.
+        concurrency: Messages that the program works on at a time.
+        nodes: Each of its nodes with the fields that the node needs: ``{"required", "optional"}``,
+            or None if the program has not said.
+        caps: Its other capabilities.
+        start_seconds: Time from the start until the program was ready.
+        ping_seconds: Time until it answered a ping; None if it can't be asked.
         rss_bytes: Memory, with its children's.
-        strays: Lines on its stdout that were no frames.
-        stop_seconds: From the end of its input to its own; None: it did not end.
-        status: How it ended: its exit code, or the negative number of a signal.
+        strays: Lines on its stdout that are not frames.
+        stop_seconds: Time from the end of its input to the exit; None if it did not end.
+        status: Its exit code, or the negative number of a signal; None if it did not end.
     """
 
     command: list[str]
@@ -73,9 +73,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=float,
         default=10.0,
-        help="seconds for a file or a command to be ready, and to end when asked (%(default)g)",
+        help="seconds until a file or a command has to be ready, or to end when asked"
+        " (%(default)g)",
     )
-    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -102,7 +103,7 @@ def examine(node: ShellNode) -> Look:
     Start a process of a node, look at it and stop it.
 
     Raises:
-        HostError: It can't be started, speaks no protocol, or does not answer.
+        HostError: The process can't be started, does not speak the protocol, or does not answer.
     """
     process = node.start()
     try:

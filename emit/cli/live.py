@@ -1,4 +1,4 @@
-"""The live view of ``emit top``: a table that renews itself, and one node in full."""
+"""The live view of ``emit top``: a table that refreshes itself, or one node in full."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from emit.cli.output import plural
 from emit.host import status
 from emit.text import clean, one_line
 
-#: What the keys of a terminal send.
+#: Actions by the bytes of a key.
 _KEYS = {"\x1b[A": "up", "\x1b[B": "down", "k": "up", "j": "down"}
 _KEYS |= {"\r": "open", "\n": "open", "\x1b": "back", "\x7f": "back", "q": "quit", "s": "sort"}
 
@@ -47,15 +47,15 @@ _HELP = "q quit · s sort · ↑↓ choose · enter open a node · esc back"
 @dataclass
 class View:
     """
-    What is shown, and what the keys have chosen.
+    The content of the view, and the choices made by keys.
 
     Attributes:
-        sort: What the rows are sorted by.
-        chosen: The number of the row that is marked.
+        sort: The column that sorts the rows.
+        chosen: Number of the marked row.
         opened: The node that is shown in full, or None.
         table: The rows.
-        hosts: How many hosts answered.
-        details: Of the opened node, what each host tells.
+        hosts: Number of hosts that answered.
+        details: Details of the opened node, by host.
     """
 
     sort: str
@@ -66,7 +66,7 @@ class View:
     details: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def press(self, key: str) -> bool:
-        """Do what a key stands for. False: the end."""
+        """Do the action of a key. Return False if it ends the view."""
         if key == "sort":
             names = list(SORTS)
             self.sort = names[(names.index(self.sort) + 1) % len(names)]
@@ -81,12 +81,12 @@ class View:
         return key != "quit"
 
     def take(self, before: Snapshots, now: Snapshots, seconds: float) -> None:
-        """Take new figures."""
+        """Show new figures."""
         self.hosts = len(now)
         self._arrange(rows(before, now, seconds))
 
     def _arrange(self, table: list[Row]) -> None:
-        """Show these rows; the mark stays on its node."""
+        """Sort these rows for display; the mark stays on its node."""
         marked = self.table[self.chosen].node if self.table else None
         self.table = arrange(table, self.sort)
         names = [row.node for row in self.table]
@@ -103,12 +103,12 @@ class View:
             return Text("\nno node with a program of its own is at work")
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column, name in enumerate(HEAD):
-            if column < 2:  # what is shortened where there is no room
+            if column < 2:  # these are shortened if there is no room
                 table.add_column(name, no_wrap=True)
             else:
                 table.add_column(name, no_wrap=True, justify="right", min_width=max(6, len(name)))
         for number, row in enumerate(self.table):
-            # Not as strings, in which rich would read brackets as markup.
+            # Text, because rich reads brackets in a string as markup.
             table.add_row(*map(Text, format_row(row)), style=_style(row, number == self.chosen))
         return Group(table, *(Text(trouble, style="red") for trouble in troubles(self.table)))
 
@@ -128,12 +128,12 @@ class View:
 
 
 def show(sort: str, interval: float) -> None:
-    """Show the view until somebody quits."""
+    """Show the view until the user quits."""
     view = View(sort)
     before, at = snapshots(), time.monotonic()
     view.take({}, before, interval)
     with _keys() as wait, Live(view.render(), screen=True, auto_refresh=False) as shown:
-        due = at + min(interval, 0.2)  # the first figures of what happens in a second come soon
+        due = at + min(interval, 0.2)  # calls per second need a second look; take it soon
         while True:
             key = wait(max(0.0, due - time.monotonic()))
             if key is None:
@@ -157,7 +157,7 @@ def _ask(node: str | None) -> dict[int, dict[str, Any]]:
 
 @contextmanager
 def _keys() -> Iterator[Any]:
-    """Read keys one by one; gives a function that waits for one, so many seconds at most."""
+    """Provide a function that waits for one key, for a number of seconds at most."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     pressed: deque[str] = deque()
@@ -175,7 +175,7 @@ def _keys() -> Iterator[Any]:
 
 
 def split_keys(text: str) -> list[str]:
-    """What the keys stand for that a terminal has sent; of an unknown one nothing."""
+    """Map the bytes that a terminal sent to actions; an unknown key to ""."""
     return [_KEYS.get(key, "") for key in _KEY.findall(text)]
 
 
@@ -187,5 +187,5 @@ def _style(row: Row, chosen: bool) -> str:
 
 
 def _last(text: str, count: int) -> list[str]:
-    """The last lines of a node's own text, which must not drive the terminal."""
+    """Return the last lines of a node's text, without bytes that control the terminal."""
     return clean(text).strip().splitlines()[-count:]

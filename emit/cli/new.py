@@ -1,4 +1,4 @@
-"""``emit new NAME --lang L``: the beginning of a node, or of a project."""
+"""``emit new NAME --lang L``: write a first version of a node, or of a project."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emit.cli.output import CommandError, UsageError
 from emit.cli.project import forms, node_files, other_files, project_files
 from emit.host.language.runtime import Runtime, fill, locate, runtimes
 
-HELP = "Write the beginning of a node, with its test, or (with --project) of a Celery project."
+HELP = "Write a first version of a node, or (with --project) of a Celery project."
 
 EXAMPLES = """
   emit new words --lang ruby
@@ -26,12 +26,16 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="of the node, which is a function, or of the project")
+    parser.add_argument("name", help="name of the node, which is a function, or of the project")
     parser.add_argument("--lang", choices=list(forms(runtimes())), help="the node's language")
-    parser.add_argument("--sdk", action="store_true", help="begin with the SDK: retries, logging")
+    parser.add_argument(
+        "--sdk", action="store_true", help="use the language's SDK, for retries and logging"
+    )
     parser.add_argument("--test", action="store_true", help="write a test, too")
-    parser.add_argument("--dir", type=Path, default=Path("nodes"), help="where (%(default)s)")
-    parser.add_argument("--project", action="store_true", help="a Celery project in a new folder")
+    parser.add_argument("--dir", type=Path, default=Path("nodes"), help="the folder (%(default)s)")
+    parser.add_argument(
+        "--project", action="store_true", help="write a Celery project to a new folder"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,10 +82,10 @@ def _new_node(arguments: argparse.Namespace) -> int:
 
 def write(files: dict[Path, str]) -> None:
     """
-    Write files that are not there yet, or none at all.
+    Write all files, or none if one of them exists.
 
     Raises:
-        CommandError: One is there already.
+        CommandError: A file exists already.
     """
     for path in files:
         if path.exists():
@@ -95,14 +99,14 @@ def write(files: dict[Path, str]) -> None:
 
 def test_command(language: Runtime, node: Path, test: Path, sdk: bool) -> str:
     """
-    Return how a test file is run, as a line for a shell that is right on any machine: what comes
-    with Emit is found where Emit is.
+    Return the shell command that runs a test file. The command is right on any machine: it finds
+    Emit's own files by ``emit --share``.
     """
     from emit.host.language.launch import places
 
     values = places(locate(node.stem, node), None)
     values["python"] = _shorter(values["python"])
-    # What is built is built, and tested, in a folder of its own.
+    # A compiled language builds and tests in another folder.
     values["file"] = f"$PWD/{test}" if language.build and not test.is_absolute() else str(test)
     if language.folder.is_relative_to(share.root()):
         values["runtime"] = f"$(emit --share)/{language.folder.relative_to(share.root())}"
@@ -114,14 +118,14 @@ def test_command(language: Runtime, node: Path, test: Path, sdk: bool) -> str:
 
 
 def _shorter(python: str) -> str:
-    """Return a Python by the path from the current folder, or by the name that finds it."""
+    """Return the shortest command for a Python: a relative path, or ``python``."""
     if Path(python).is_relative_to(Path.cwd()):
         return str(Path(python).relative_to(Path.cwd()))
     return "python" if python == sys.executable else python
 
 
 def _quoted(word: str) -> str:
-    """Return a word for a shell, which is to find what ``$`` stands for."""
+    """Quote a word for a shell, but let the shell expand ``$``."""
     if "$" not in word:
         return shlex.quote(word)
     return '"' + re.sub(r'([\\"`])', r"\\\1", word) + '"'

@@ -1,8 +1,8 @@
 """
-Finding the node that a command line names.
+Find the node that a command line names.
 
-``app.router:words`` is a node of a router, ``nodes/words.rb`` a file with one (or, as
-``nodes/words.rb:words``, with several), and anything else a command.
+``app.router:words`` is a node of a router. ``nodes/words.rb`` is a file with one node, and
+``nodes/words.rb:words`` a node of a file with several. Anything else is a command.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ NODE = "which of the program's nodes is meant, if a file or command has several"
 #: Help for an argument that names a node.
 TARGET = "a node of a router (app.router:words), a file (nodes/words.rb), or a command in quotes"
 
-#: What a setting of a node is called on a command line, if not by its own name.
+#: Settings of a node whose option has another name.
 _OPTIONS = {"program_node": "node"}
 
-#: What may have been meant as a router, or as a node of one.
+#: Texts that may be meant as a router, or as a node of one.
 _DOTTED, _MODULE_NODE = re.compile(r"[A-Za-z_]\w*(\.\w+)+"), re.compile(r"[A-Za-z_]\w*:\w+")
 
 _NODE = re.compile(r"(?P<router>[A-Za-z_]\w*(?:\.\w+)+):(?P<node>.+)")
 
 
 def split_node(target: str) -> tuple[str, str] | None:
-    """The router and the node that ``app.router:words`` names; None for a file or a command."""
+    """Split ``app.router:words`` into router and node. Return None for a file or a command."""
     match = _NODE.fullmatch(target)
     if match is None or is_file(target):
         return None
@@ -47,14 +47,14 @@ def split_node(target: str) -> tuple[str, str] | None:
 
 def load_node(target: str, options: Mapping[str, Any] = {}) -> tuple[Router, str]:  # read only
     """
-    Find ``app.router:words``.
+    Find a node of a router, such as ``app.router:words``.
 
     Args:
-        target: What the command line says.
-        options: Settings given there, which a router's node has none of: it has its own.
+        target: The word of the command line.
+        options: Settings of the command line. They are refused, as the node has its own.
 
     Raises:
-        TargetError: There is no such router, or no such node in it.
+        TargetError: The router does not exist, or has no node of this name.
         UsageError: There are options.
     """
     parts = split_node(target)
@@ -72,15 +72,15 @@ def load_node(target: str, options: Mapping[str, Any] = {}) -> tuple[Router, str
 
 def load_program(target: str, **settings: Any) -> ShellNode:
     """
-    Find the node that a target names, which has to have a program of its own.
+    Find a node that has a program of its own.
 
     Args:
-        target: What the command line says.
-        settings: Of the node, unless it is one of a router, which has settings of its own.
+        target: The word of the command line.
+        settings: Settings for a file or a command; a node of a router keeps its own.
 
     Raises:
-        TargetError: There is no such node, or it is one in Python.
-        GraphError: There is no such file.
+        TargetError: The node does not exist, or is a Python node.
+        GraphError: The file does not exist.
     """
     if split_node(target) is None:
         return make_node(target, **settings)
@@ -93,12 +93,12 @@ def load_program(target: str, **settings: Any) -> ShellNode:
 
 def make_node(target: str, **settings: Any) -> ShellNode:
     """
-    Make a node of a file or a command.
+    Make a node from a file or a command.
 
     Raises:
-        TargetError: It is empty, or not quoted as a shell would have it; or it is a file, a folder
-            or a router that can't be a node.
-        GraphError: There is no such file, or a setting can't work.
+        TargetError: The target is empty or wrongly quoted, or is a file, a folder or a router that
+            can't be a node.
+        GraphError: The file does not exist, or a setting can't work.
     """
     try:
         words = shlex.split(target)
@@ -118,8 +118,10 @@ def make_node(target: str, **settings: Any) -> ShellNode:
 
 def _check_command(word: str) -> None:
     """
+    Refuse a word that can't be a command.
+
     Raises:
-        TargetError: It is no command, but a folder, a file in an unknown language, or a router.
+        TargetError: The word is a folder, a file in an unknown language, or a router.
     """
     path = Path(word)
     languages = runtimes().values()
@@ -146,7 +148,7 @@ def _check_router(word: str) -> None:
             raise
         if "nearest" in told:
             raise TargetError(f'"{word}" is no command, and {told}') from error
-        return  # so it was meant as a command
+        return  # it was meant as a command
     if not names:
         raise TargetError(f'"{word}" is a router without nodes')
     has = ", ".join(sorted(names))
@@ -157,8 +159,8 @@ def _check_router(word: str) -> None:
 
 def is_file(target: str) -> bool:
     """
-    Return True for a file, or a folder, in one of the languages that Emit can launch. One that
-    looks like a file and is not there is none of the commands either.
+    Return True for a file, or a folder, in a language that Emit can launch. A missing file with
+    the suffix of a language counts as a file, too: it can't be a command.
     """
     languages = runtimes().values()
     path = Path(target if os.path.exists(target) else target.rpartition(":")[0] or target)

@@ -1,6 +1,6 @@
 """
-What all commands print, and how they end: colour, their errors and exit codes, standard input and
-output as a shell may have left them, a failure told to people, and progress.
+The output of all commands: colour, errors and exit codes, the standard streams, the report of a
+failure, and a progress bar.
 """
 
 from __future__ import annotations
@@ -23,56 +23,58 @@ import emit
 from emit.errors import CallTimeout, EmitError, RemoteError, StartError, StartTimeout
 from emit.text import clean
 
+# -- Text ------------------------------------------------------------------------------------------
+
 _CODES = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
 
 
 def paint(text: str, colour: str, stream: TextIO | None = None) -> str:
-    """*text* in a colour, if *stream* (stdout unless told) is a terminal that may have some."""
+    """Colour *text*, if *stream* (by default stdout) is a terminal that takes colours."""
     stream = sys.stdout if stream is None else stream
     return f"\033[{_CODES[colour]}m{text}\033[0m" if has_colour(stream) else text
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether what is written to *stream* may be coloured."""
+    """Return True if text for *stream* may be coloured."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return not plain and stream.isatty()
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 node``, ``2 nodes``."""
+    """Return a count with its noun: ``1 node``, ``2 nodes``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-# -- What ends a command: a line on stderr and an exit code ----------------------------------------
+# -- Errors and exit codes -------------------------------------------------------------------------
 
 USAGE = 64  #: The exit code of a wrong command line, EX_USAGE of sysexits.h.
-INTERRUPTED = 130  #: Ended by Ctrl-C: 128 and SIGINT, as a shell has it.
-UNHEARD = 141  #: Nobody reads the output any more: 128 and SIGPIPE.
+INTERRUPTED = 130  #: Ended by Ctrl-C: 128 + SIGINT, as in a shell.
+UNHEARD = 141  #: The reader of the output has gone: 128 + SIGPIPE.
 
 
 class CommandError(EmitError):
-    """A command can't do what it was asked for. Its text is all that the user sees of it."""
+    """A command can't do its work. The user sees only the text of this error."""
 
     code = 2
 
 
 class TargetError(CommandError):
-    """What the command line names is not there."""
+    """A router, node or file of the command line does not exist, or can't be used."""
 
 
 class UsageError(CommandError):
-    """The command line is wrong, in a way that its parser can't see."""
+    """The command line is wrong in a way that its parser can't see."""
 
     code = USAGE
 
 
-# -- Standard input, output and error, as a shell may have left them: closed, full, unheard --------
+# -- Standard streams: the shell may have closed them, and their readers may go --------------------
 
 
 class OutputFailed(BaseException):
     """
-    What a command prints can't be written. It ends the command, whoever was printing: a handler's
-    failure it is not, and so no `except Exception` is to take it for one.
+    Standard output can't be written to. This ends the command, even if a handler was printing: it
+    is not the handler's failure, so `except Exception` must not catch it.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -84,7 +86,7 @@ class OutputFailed(BaseException):
 
 class _Output(io.FileIO):
     def write(self, data: Any) -> int:
-        """Write all of it: a pipe takes a part, or nothing yet where somebody made it so."""
+        """Write all of *data*. A pipe may take a part; a non-blocking one may take nothing yet."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         try:
@@ -95,7 +97,7 @@ class _Output(io.FileIO):
                 rest = rest[written or 0 :]
             return size
         except OSError as error:
-            # What is still held would be written at the end, and Python would complain once more.
+            # Python flushes its buffer at the exit, and would report the same error once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             raise OutputFailed(error) from error
 
@@ -104,22 +106,25 @@ class _Errors(io.FileIO):
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
-        except OSError:  # there is nobody left to tell
+        except OSError:  # nowhere is left to report it
             return len(data)
 
 
 def take_streams() -> None:
     """
-    Have a failure to print end a command, and one to complain not.
+    Replace stdout and stderr: a failure to write to stdout ends the command, a failure to write to
+    stderr is ignored.
 
-    A descriptor that is closed is opened on nothing: else the next file that is opened would get
-    its number, and be printed to.
+    A closed descriptor is opened on /dev/null. Otherwise the next file would get its number, and
+    prints would go to that file.
     """
     for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, mode)  # the lowest free number is this one; a read or print fails
+            # It gets the lowest free number, which is this one. The wrong mode lets reads and
+            # prints fail, as they do on a closed descriptor.
+            os.open(os.devnull, mode)
     if sys.stdout is None or sys.stdout is sys.__stdout__:
         sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
     if sys.stderr is None or sys.stderr is sys.__stderr__:
@@ -127,7 +132,7 @@ def take_streams() -> None:
 
 
 def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
-    """A stream as Python made it, over *raw*."""
+    """Return a text stream over *raw*, with the settings of the stream *before*."""
     old = before if isinstance(before, io.TextIOWrapper) else None
     if old is not None:
         old.flush()
@@ -143,10 +148,10 @@ def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
 
 def standard_input() -> IO[bytes]:
     """
-    Return standard input, as bytes.
+    Return standard input as a file of bytes.
 
     Raises:
-        UsageError: It is closed.
+        UsageError: Standard input is closed.
     """
     if sys.stdin is None:
         raise UsageError("standard input is closed, so there is no message to read")
@@ -162,7 +167,7 @@ def read_all(file: IO[bytes], name: str) -> bytes:
     Return the rest of a file.
 
     Raises:
-        UsageError: It can't be read.
+        UsageError: The file can't be read.
     """
     try:
         return file.read()
@@ -170,9 +175,9 @@ def read_all(file: IO[bytes], name: str) -> bytes:
         raise UsageError(f"{name} can't be read: {error.strerror}") from error
 
 
-# -- What a command says when a node fails, and the exit code that stands for it -------------------
+# -- The report of a failed node -------------------------------------------------------------------
 
-#: Whose frames are not the author's: Emit's, and Python's own ways to a module.
+#: Files whose stack frames are not the author's: Emit's, and those of Python's import.
 _NOT_THE_AUTHORS = (
     f"{Path(emit.__file__).parent}{os.sep}",
     importlib.__file__,
@@ -182,10 +187,10 @@ _NOT_THE_AUTHORS = (
 
 def describe_failure(error: BaseException) -> list[str]:
     """
-    An error in lines, for people: its type and text, then its author's stack, the innermost
-    frame first, in whatever language, and the node. What Emit itself says has no stack.
+    Return the lines that describe an error to people: its type and text, the author's stack in any
+    language, the innermost frame first, and the node. Emit's own errors have no stack.
     """
-    notes = getattr(error, "__notes__", ())  # the router's: in which node
+    notes = getattr(error, "__notes__", ())  # the router's note names the node
     tries = _attempts(error)
     if isinstance(error, CallTimeout) and error.remote is not None:
         return [str(error), *_below(error.remote.stack, notes, tries)]
@@ -201,13 +206,16 @@ def describe_failure(error: BaseException) -> list[str]:
 
 
 def _sample(error: BaseException) -> list[str]:
-    """What a program wrote that was no answer: only for who looks on, as it may be a message."""
+    """
+    Return the text that a program wrote in place of an answer. It may hold a message, so it goes to
+    a terminal only, and not to a log.
+    """
     sample = getattr(error, "sample", "")
     return [f"it wrote: {sample}"] if sample and sys.stderr.isatty() else []
 
 
 def _attempts(error: BaseException) -> list[str]:
-    """Of the last of several attempts: how many there were, and why the others failed."""
+    """Return a line with the number of attempts and the causes of the earlier ones, if any."""
     causes = getattr(getattr(error, "letter", None), "causes", ())
     before = ", ".join(cause.type for cause in causes[:-1])
     return [f"after {len(causes)} attempts; those before ended in {before}"] if before else []
@@ -218,14 +226,14 @@ def _below(*parts: Iterable[str]) -> Iterator[str]:
 
 
 def report_failure(error: BaseException, where: str = "") -> int:
-    """Say on stderr what has failed. Returns the exit code."""
-    first, *stack = map(clean, describe_failure(error))  # a node's text must not drive a terminal
+    """Describe a failure on stderr, and return the exit code."""
+    first, *stack = map(clean, describe_failure(error))  # its bytes must not control the terminal
     print(paint(f"{where}{first}", "red", sys.stderr), *stack, sep="\n", file=sys.stderr)
     return 2 if isinstance(error, (StartError, StartTimeout)) else 1
 
 
 def show_logs(level: int = logging.INFO) -> None:
-    """Show on stderr what nodes log, and the stderr of their programs."""
+    """Show the log of nodes, and the stderr of their programs, on stderr."""
     logger = logging.getLogger("emit.node")
     logger.setLevel(level)
     if not logger.handlers:
@@ -242,23 +250,23 @@ class _Line(logging.Formatter):
         return f"{mark} {record.getMessage()}"
 
 
-# -- How far a run has come, as a bar on a terminal; elsewhere nothing -----------------------------
+# -- A progress bar, on a terminal -----------------------------------------------------------------
 
-#: Tells how much of the whole is done, and how many messages that was.
+#: Takes the amount that is done, and the number of messages.
 Advance = Callable[[int, int], None]
 
 
 @contextmanager
 def progress(whole: int | None) -> Iterator[Advance]:
     """
-    Show a bar on stderr inside a ``with`` block, if that is a terminal and rich is installed.
-    Whatever else is written there meanwhile comes above it, in whole lines.
+    Show a bar on stderr inside a ``with`` block, if stderr is a terminal and rich is installed.
+    Other output to the terminal appears above the bar, in whole lines.
 
     Args:
-        whole: What there is to do, in any unit; None: not known.
+        whole: The amount of work, in any unit; None if it is not known.
 
     Returns:
-        A function to be called with how much of it is done and the number of messages.
+        A function to be called with the amount that is done and the number of messages.
     """
     if not sys.stderr.isatty():
         yield _nothing
@@ -274,9 +282,9 @@ def progress(whole: int | None) -> Iterator[Advance]:
         TextColumn("{task.fields[messages]:,} messages"),
         TextColumn("{task.fields[rate]:,.0f}/s"),
         TimeElapsedColumn(),
-        console=Console(stderr=True, soft_wrap=True),  # long lines are the terminal's to break
+        console=Console(stderr=True, soft_wrap=True),  # the terminal breaks long lines
         transient=True,
-        # What nodes print comes above the bar; where stdout is a file it has to get there.
+        # Output of nodes appears above the bar; but if stdout is a file, it goes to the file.
         redirect_stdout=sys.stdout.isatty(),
     )
     before = sys.stdout, sys.stderr
@@ -292,7 +300,7 @@ def progress(whole: int | None) -> Iterator[Advance]:
 
 @contextmanager
 def _moved_logs(streams: dict[TextIO, TextIO]) -> Iterator[None]:
-    """Have all that is logged to one of these streams go to the one that stands for it."""
+    """Move the logging handlers of these streams to the streams that replace them."""
     loggers = [logging.root, *logging.Logger.manager.loggerDict.values()]
     handlers = {handler for logger in loggers for handler in getattr(logger, "handlers", ())}
     moved = [
@@ -308,7 +316,7 @@ def _moved_logs(streams: dict[TextIO, TextIO]) -> Iterator[None]:
         for handler, stream in moved:
             handler.setStream(stream)
         for stream in streams.values():
-            stream.flush()  # a line without its end, while there is a bar to put it above
+            stream.flush()  # shows an unfinished line above the bar, before the bar goes
 
 
 def _nothing(done: int, messages: int) -> None:

@@ -1,6 +1,6 @@
 """
-What ``emit new`` writes: the beginning of a node in each language, and the files of a small Celery
-project with a node in each.
+The files that ``emit new`` writes: a node in each language, and a small Celery project with a node
+in each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ from pathlib import Path
 
 from emit.cli.output import CommandError
 from emit.host.language.runtime import Runtime
+
+# -- A Celery project ------------------------------------------------------------------------------
+
+# In these texts NAME, LANGUAGE, LANGUAGES, CLASS and FILE are replaced.
 
 _APP = '''\
 """The Celery app, and the router that makes its nodes tasks."""
@@ -24,7 +28,7 @@ REDIS = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 
 app = Celery("NAME", broker=REDIS)
 configure(app)  # so that no message is lost, and none runs for ever
-# Celery's own format, and the logger: of what a program prints it is the only mark whose it is.
+# Celery's own format with the logger's name, which says which node's program printed a line.
 app.conf.worker_log_format = "[%(asctime)s: %(levelname)s/%(processName)s] %(name)s: %(message)s"
 
 router = CeleryRouter(celery_task=app.task, node_modules=["tasks"])
@@ -45,7 +49,7 @@ NODES = Path(__file__).parent / "nodes"
 
 @router.node(("text",), entry_point=True, name="tasks.lines")
 def lines(msg):
-    """Emit each line of the text that holds something."""
+    """Emit each line of the text that is not blank."""
     yield from filter(str.strip, msg.text.splitlines())
 
 '''
@@ -60,12 +64,12 @@ class WordsCLASS(ShellNode):
 _TELL = '''
 @router.node((), "^tasks.words_", name="tasks.tell")
 def tell(msg):
-    """The end: say in the worker's log what has come, and from which node."""
+    """Write each word to the worker's log, with the node that sent it."""
     logging.getLogger("NAME").warning("%s: %s has %d letters", msg._origin, msg.word, msg.length)
 '''
 
 _TEST = '''\
-"""Each node by itself, and the way of a message. They need neither Redis nor a worker."""
+"""Test each node by itself, and the way of a message. This needs no Redis and no worker."""
 
 import pytest
 from emit.testing import capture
@@ -114,7 +118,7 @@ A node sees only some of the worker's environment variables: `pass_env = (*Shell
 
 
 def project_files(name: str, folder: Path, languages: Iterable[Runtime]) -> dict[Path, str]:
-    """What to write where."""
+    """Return the texts of a project's files, by path."""
     texts = {"app.py": _APP, "requirements.txt": "emit-graph[celery,cli]\npytest\n"}
     nodes: dict[Path, str] = {}
     declared = ""
@@ -144,11 +148,11 @@ def _fill(text: str, **words: str) -> str:
     return text
 
 
-# -- The beginning of a node in each language, from its ``template/`` ------------------------------
+# -- A node in each language, from its ``template/`` -----------------------------------------------
 
 
 def forms(languages: dict[str, Runtime]) -> dict[str, tuple[Runtime, str]]:
-    """All languages and their dialects by name, each with the suffix of its files; "" is any."""
+    """Return languages and dialects by name, each with its suffix; "" for a language's own."""
     found = {name: (language, "") for name, language in languages.items()}
     for language in languages.values():
         for name, suffix in language.dialects.items():
@@ -160,18 +164,18 @@ def node_files(
     language: Runtime, name: str, folder: Path, *, sdk: bool, test: bool, suffix: str = ""
 ) -> Iterator[tuple[Path, str]]:
     """
-    Yield the files of a new node, and what is in them; first the node, then its test.
+    Yield the paths and texts of a new node's files: first the node, then its test.
 
     Args:
-        language: Its language, which has the templates.
+        language: The node's language, which has the templates.
         name: The node's name.
-        folder: Where it goes.
-        sdk: Begin with the SDK.
-        test: Add a test.
-        suffix: That of a dialect of the language; "": of the language itself.
+        folder: The folder for the files.
+        sdk: True to use the SDK.
+        test: True to add a test.
+        suffix: Suffix of a dialect of the language; "" for the language itself.
 
     Raises:
-        CommandError: The language has no template for it, or says nothing of tests.
+        CommandError: The language has no such template, or does not say how tests run.
     """
     template = language.folder / "template"
     folder = folder / name if language.folders else folder
@@ -189,7 +193,7 @@ def node_files(
 
 
 def other_files(language: Runtime, dialect: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield what a dialect wants beside a node, and one is enough of: settings of its tools."""
+    """Yield the files that a dialect needs once per folder: the settings of its tools."""
     template = language.folder / "template" / dialect
     if dialect in language.dialects and template.is_dir():
         for source in sorted(template.iterdir()):

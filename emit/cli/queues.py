@@ -1,4 +1,4 @@
-"""What ``emit doctor`` looks at of queues: Redis, and the workers of a router."""
+"""The checks of queues for ``emit doctor`` and ``emit check``: Redis, and a router's workers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from emit.router import Router
 from emit.router.ledger import Ledger, is_away, said
 from emit.router.queued import QueueRouter
 
-#: Where Redis is if nobody says where.
+#: The address of Redis if nobody names one.
 USUAL = "redis://localhost:6379/0"
 
-#: Seconds for a connection, and for an answer.
+#: Seconds to wait for a connection, and for an answer.
 _PATIENCE = 10
 
 
 class _Place(NamedTuple):
-    """A client of the Redis that somebody means, and who says so; empty: nobody."""
+    """A Redis client, and the option or variable that named the address; "" if none did."""
 
     client: Any
     said_by: str
@@ -29,21 +29,21 @@ class _Place(NamedTuple):
 
 def check_redis(url: str | None, router: Router | None, app: str | None) -> Iterator[Checked]:
     """
-    A ping.
+    Check that Redis answers.
 
     Args:
-        url: The address that the command line has, or None: the router's own Redis, else that of
-            ``$EMIT_REDIS``, else of ``$REDIS_URL``, else the usual one, which nobody may need.
-        router: The router that is asked about, if one is.
-        app: Its path.
+        url: The address of the command line; None: the router's own Redis, else ``$EMIT_REDIS``,
+            else ``$REDIS_URL``, else the usual address, which may be missing without harm.
+        router: The router of the command line, if there is one.
+        app: The router's path.
     """
     try:
         import redis
     except ImportError:
-        return  # check_packages has said so
+        return  # check_packages reports it
     try:
         place = _find(redis, url, router, app)
-    except ValueError as error:  # the address is none
+    except ValueError as error:  # it is not an address
         yield Checked("queue", "redis", "broken", str(error), "such as redis://localhost:6379/0")
         return
     where = address(place.client) + (f", of {place.said_by}" if place.said_by else "")
@@ -61,29 +61,29 @@ def check_redis(url: str | None, router: Router | None, app: str | None) -> Iter
 
 
 def check_ledgers(router: Router) -> Iterator[Checked]:
-    """Whether the Redis of each app lets Emit keep counts and dead letters there."""
+    """Check that Emit may keep counts and dead letters in the Redis of each app."""
     for ledger, error in _tried(router):
         if error is None:
             yield Checked("queue", "dead letters", "ok", f"kept at {address(ledger.redis)}")
-        elif not is_away(error):  # check_redis has said so
+        elif not is_away(error):  # if it is away, check_redis reports it
             yield Checked("queue", "dead letters", "broken", str(error), ledger.remedy(error))
 
 
 def find_unkept(router: Router) -> Iterator[tuple[str, bool]]:
-    """What can't be kept, or not at the moment: an error, and if it is only that Redis is away."""
+    """Yield why counts and dead letters can't be kept, and True if Redis can't be reached."""
     for ledger, error in _tried(router):
         if error is not None:
             yield said(ledger, error), is_away(error)
 
 
 def _tried(router: Router) -> Iterator[tuple[Ledger, LedgerError | None]]:
-    """Each ledger of a router, by a client that does not wait for long, and what is wrong there."""
+    """Yield each ledger of a router, over a client with short timeouts, and its error or None."""
     try:
         ledgers = [*router.ledgers()] if isinstance(router, QueueRouter) else []
-    except GraphError:  # problems() and check_redis have it
+    except GraphError:  # problems() and check_redis report it
         return
     for ledger in ledgers:
-        import redis  # it is there if a ledger is
+        import redis  # a ledger has imported it already
 
         with _impatient(redis, ledger.redis) as client:
             tried = ledger.at(client)
@@ -105,7 +105,7 @@ def _find(redis: Any, url: str | None, router: Router | None, app: str | None) -
 
 
 def _impatient(redis: Any, client: Any) -> Any:
-    """A client of the same Redis that does not wait for long; of a cluster's, the same client."""
+    """Return a client of the same Redis with short timeouts; a cluster's client as it is."""
     pool: Any = getattr(client, "connection_pool", None)
     if type(pool) not in (redis.ConnectionPool, redis.BlockingConnectionPool):
         return client
@@ -116,7 +116,7 @@ def _impatient(redis: Any, client: Any) -> Any:
 
 
 def check_workers(router: Router, app: str) -> Iterator[Checked]:
-    """Whether the brokers of a router can be reached, and whether workers answer."""
+    """Check that the brokers of a router can be reached, and that workers answer."""
     apps = {id(task.app): task.app for task in router.functions.values() if hasattr(task, "app")}
     jobs = getattr(router, "_jobs", {}).values()  # of an RQRouter
     for celery in apps.values():
@@ -144,7 +144,10 @@ def _ask_celery(app: Any, module: str) -> Checked:
 
 
 def _ask_rq(queue: Any) -> Checked:
-    """A worker that was killed is still on Redis's list for as long as its heartbeat may take."""
+    """
+    Check the workers of an RQ queue. A killed worker stays on the list in Redis until its heartbeat
+    is overdue.
+    """
     from rq import Worker
 
     what = f'of the queue "{queue.name}" at {address(queue.connection)}'

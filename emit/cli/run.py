@@ -1,4 +1,4 @@
-"""``emit run app.router ...``: messages for the entry points of a router."""
+"""``emit run app.router ...``: feed messages to the entry points of a router."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from emit.message import Message, NoResult
 from emit.router import Router
 from emit.text import nearest
 
-HELP = "Feed a router's entry points, and print what comes out at the ends of its graph."
+HELP = "Feed messages to a router's entry points, and print the results that no node hears."
 
 EXAMPLES = """
   emit run app.router text='the rain in spain'
@@ -38,35 +38,35 @@ EXAMPLES = """
   tail -f requests.log | emit run app.router - --follow
 """
 
-#: The name of the node that prints, while a command runs.
+#: Name of the node that prints the results.
 _PRINTER = "emit.run"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("router", help="its dotted path, such as app.router")
+    parser.add_argument("router", help="dotted path of the router, such as app.router")
     parser.add_argument(
         "message",
         nargs="+",
-        help=f"{MESSAGE}; @file and - may hold many messages, see --input",
+        help=f"{MESSAGE}; @file and - may hold many messages: see --input",
     )
     parser.add_argument(
         "--input",
         choices=FORMATS,
-        help="what @file or - holds (by the file's name; else ndjson, a message on each line)",
+        help="format of @file or - (default: by the file's suffix, else ndjson: one per line)",
     )
-    parser.add_argument("--keep-going", action="store_true", help="go on after a failing message")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a failed message")
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="an endless input: as --keep-going, and the end by Ctrl-C is a good one",
+        help="for an endless input: like --keep-going, and Ctrl-C is the normal end",
     )
     parser.add_argument(
         "--results",
         action="append",
         metavar="NODE",
-        help="whose results to print (those of nodes that nobody hears)",
+        help="print the results of this node (default: of the nodes that nobody hears)",
     )
-    parser.add_argument("--origin", action="store_true", help="add to each result whose it is")
+    parser.add_argument("--origin", action="store_true", help="add each result's node, as _origin")
     parser.add_argument("--quiet", action="store_true", help="print no results")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON, on stderr")
 
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     seen = outline(router)
     if not any(node.entry for node in seen.nodes.values()):
         raise CommandError(f'"{arguments.router}" has no entry point, so nothing would be run')
-    is_here = router.sends_here()  # else the results are the business of a queue's workers
+    is_here = router.sends_here()  # otherwise the results stay in a queue's workers
     if not arguments.quiet:
         whose = _known(arguments.results, seen) or ends(seen)
         if is_here:
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     with counting(router) as counts, router:
         done = _run(router, feed, arguments)
-    # Of a queue's router only what was sent from here is known.
+    # For a queue's router, only the messages that this process sent are known.
     rows = [(edge, counts[edge.origin, edge.destination]) for edge in seen.edges]
     rows = [(edge, count) for edge, count in rows if count or is_here]
     _show_counts(rows, done, time.monotonic() - began, arguments.json)
@@ -111,7 +111,7 @@ def _known(names: Sequence[str] | None, seen: Outline) -> Sequence[str]:
 
 @dataclass
 class Done:
-    """What has become of a run: its exit code, and how many messages were routed and failed."""
+    """The outcome of a run: its exit code, and the number of messages routed and failed."""
 
     code: int = 0
     messages: int = 0
@@ -142,7 +142,7 @@ def _run(router: Router, feed: Feed | list[Fed], arguments: argparse.Namespace) 
 
 
 def _route(router: Router, fed: Fed) -> int:
-    """Returns the exit code that one message stands for."""
+    """Route one message, and return its exit code."""
     try:
         if fed.error is not None:
             raise fed.error
@@ -168,8 +168,8 @@ def counting(router: Router) -> Iterator[Counter[tuple[str, str]]]:
 
 def ends(seen: Outline) -> list[str]:
     """
-    The nodes whose results go nowhere: nobody hears them, or only nodes that watch, which emit no
-    fields and hear by a regular expression.
+    Return the nodes whose results go nowhere: no node hears them, except for nodes that only watch,
+    which emit no fields and hear by a regular expression.
     """
 
     def is_watched(edge: Edge) -> bool:

@@ -1,4 +1,4 @@
-"""Finding the router that a command line names: ``app.router`` is router in the module app."""
+"""Find the router of a command line: ``app.router`` is the variable router of the module app."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from emit.errors import GraphError
 from emit.router import Router
 from emit.text import clean, nearest
 
-#: What says that a project is one of Django's, as it does to Celery.
+#: The variable that names a Django project's settings. Celery reads the same one.
 _DJANGO = "DJANGO_SETTINGS_MODULE"
 
 
 def load_router(path: str) -> Router:
     """
-    Import a router by its dotted path, the current directory being importable.
+    Import a router by its dotted path. Modules of the current directory can be imported.
 
-    Django is set up first if the environment names its settings; or as soon as the router's module
-    has named them there, as the module of a Celery app does. Its node_modules may have models.
+    Django is set up first if the environment names its settings. If the router's module sets them,
+    as the module of a Celery app does, Django is set up right after: node_modules may have models.
 
     Raises:
-        TargetError: No such module, no such attribute, or it is no router; or its module, or one
-            of its node_modules, failed while it was imported: the text has the author's frames.
-        GraphError: A node of it is declared wrongly.
+        TargetError: The module or the attribute does not exist, or is not a router; or the import
+            of the module or of a node_module failed. The text has the author's stack frames.
+        GraphError: A node of the router is declared wrongly.
     """
     try:
         here = os.getcwd()
@@ -52,19 +52,20 @@ def load_router(path: str) -> Router:
     with _importing(f'"{path}": one of its node_modules'):
         router.resolve_node_modules()
         if not router.node_modules and hasattr(router, "import_tasks"):
-            router.import_tasks()  # its worker finds the nodes: a router of Celery's
+            router.import_tasks()  # a CeleryRouter: its app finds the nodes
     return router
 
 
 def _set_up_django() -> bool:
     """
-    Have Django load its settings and apps, as `manage.py` and Celery do.
+    Let Django load its settings and apps, as `manage.py` and Celery do.
 
     Returns:
-        True if it was set up now: not if it was before, or there are no settings or no Django.
+        True if this call has set it up; False if it was set up before, or if there are no settings
+        or no Django.
 
     Raises:
-        TargetError: It can't be set up.
+        TargetError: Django can't be set up.
     """
     settings = os.environ.get(_DJANGO)
     if not settings:
@@ -72,7 +73,7 @@ def _set_up_django() -> bool:
     try:
         django: Any = importlib.import_module("django")
         apps: Any = importlib.import_module("django.apps").apps
-    except ModuleNotFoundError:  # a router that needs it says so itself
+    except ModuleNotFoundError:  # a router that needs Django fails at its own import
         return False
     if apps.ready:
         return False
@@ -96,7 +97,7 @@ def _importing(what: str) -> Iterator[None]:
     try:
         yield
     except (GraphError, TargetError):
-        raise  # they are for the user as they are
+        raise  # their texts are for the user as they are
     except Exception as error:
         described = "\n".join(map(clean, describe_failure(error)))
         raise TargetError(f"{what} can't be imported: {described}") from error
@@ -117,15 +118,15 @@ def _module(name: str, path: str) -> Any:
 
 def _is_part(error: Exception, name: str) -> TypeGuard[ModuleNotFoundError]:
     """
-    Tell whether it is the module *name* that was not found, or a package that it is in. A module
-    that exists but imports one that does not is a fault of its own.
+    Return True if the missing module is *name* or a package around it. If *name* exists but imports
+    a missing module, that is another fault.
     """
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     return missing is not None and f"{name}.".startswith(f"{missing}.")
 
 
 def _near(name: str) -> str:
-    """The modules that may have been meant, of those in the same package, or in this folder."""
+    """Return a hint with the nearest module names in the same package, or in this folder."""
     *packages, last = name.split(".")
     package = sys.modules.get(".".join(packages))
     where = getattr(package, "__path__", [os.path.join(os.getcwd(), *packages)])
@@ -133,7 +134,7 @@ def _near(name: str) -> str:
 
 
 def _import(name: str) -> Any:
-    """Import a module. One that names Django's settings and then needs models begins once more."""
+    """Import a module. If it sets Django's settings and then needs models, import it once more."""
     try:
         return importlib.import_module(name)
     except Exception:

@@ -1,4 +1,4 @@
-"""``emit top``: all nodes with programs that run on this machine, as they work."""
+"""``emit top``: watch all nodes with programs on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import asdict
 from emit.cli.figures import HEAD, SORTS, Row, arrange, format_row, rows, snapshots, troubles
 from emit.cli.output import CommandError, paint, plural
 
-HELP = "Show what the nodes of all Emit hosts of this user on this machine are doing."
+HELP = "Watch the nodes of all Emit hosts of this user on this machine."
 
 EXAMPLES = """
   emit top
@@ -24,12 +24,12 @@ EXAMPLES = """
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="print one table and end")
     parser.add_argument(
-        "--sort", choices=SORTS, default="node", help="the largest first (%(default)s)"
+        "--sort", choices=SORTS, default="node", help="sort by this column (%(default)s)"
     )
     parser.add_argument(
-        "--interval", type=float, default=1.0, help="seconds between two looks (%(default)g)"
+        "--interval", type=float, default=1.0, help="seconds between refreshes (%(default)g)"
     )
-    parser.add_argument("--json", action="store_true", help="print one look as JSON")
+    parser.add_argument("--json", action="store_true", help="print the figures once, as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
