@@ -5,7 +5,8 @@ I/O here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import ast
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
@@ -17,8 +18,6 @@ from emit.text import nearest
 
 if TYPE_CHECKING:
     from emit.router import Router
-import ast
-from collections.abc import Collection, Sequence
 
 
 @dataclass(frozen=True)

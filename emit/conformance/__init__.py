@@ -1,17 +1,13 @@
 """
-Does a program speak emit-node/1? Scenarios in JSON, played against fresh processes of it.
+Test whether a program speaks emit-node/1: play scenarios, each against a fresh process.
 
-The scenarios and value vectors are data, in ``tests/conformance`` of the checkout and in the wheel;
-its README.md describes their form and the nodes that a program under test has. Here is what plays
-them::
+The scenarios and the value vectors are data. They are in ``tests/conformance`` of the checkout, and
+in the wheel. Their README.md describes their form, and the nodes that a program under test needs.
+The modules, from the top down::
 
-    template    values in scenarios: matching, and building the large ones     (pure)
-    scenario    reading the files, and what of them is to be played            (pure)
-    vectors     values.json as scenarios                                       (pure)
-    listener    what has come from the process                                 (pure)
-    talk        one process and its pipes
-    steps       what each step of a scenario does
-    runner      all scenarios, some at a time
-    verdict     features, requirements and expected failures                   (pure)
-    report      pretty, TAP, JUnit, JSON                                       (pure)
+    runner      plays all scenarios, some at a time, and judges the outcomes
+    report      prints a verdict: pretty, TAP, JUnit, JSON                     (no I/O)
+    steps       does each step of a scenario; turns values.json into scenarios
+    talk        one process, its pipes, and the frames that it has sent
+    scenario    reads scenarios; builds and compares the values in them
 """

@@ -1,4 +1,4 @@
-"""A verdict as text: for people, and in TAP, JUnit's XML and JSON for machines. No I/O here."""
+"""Write a verdict as text: for people, or as TAP, JUnit XML or JSON. No I/O here."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from emit.conformance.scenario import CODECS, shorten
 __all__ = ["FORMATS", "failure"]
 
 _MARKS = {"passed": "✔", "failed": "✘", "skipped": "-"}
-#: Lines of standard error that are shown with a failure: an error of Node and its stack.
+#: Lines of stderr that are shown with a failure: enough for an error of Node with its stack.
 _LINES = 16
 _COLOURS = {"passed": "32", "failed": "31", "skipped": "2"}
 
 
 def pretty(subject: Subject, verdict: Verdict, colour: bool) -> str:
-    """A line for each feature, what failed below it, and what the program can call itself."""
+    """Return a line for each feature with its failures below it, and the conclusion."""
     lines = [_introduction(subject), ""]
     for feature in verdict.features:
         lines.append(_feature_line(feature, colour))
@@ -30,7 +30,7 @@ def pretty(subject: Subject, verdict: Verdict, colour: bool) -> str:
 
 
 def tap(subject: Subject, verdict: Verdict, colour: bool) -> str:
-    """The Test Anything Protocol, version 13."""
+    """Return a report in the Test Anything Protocol, version 13."""
     outcomes = [outcome for feature in verdict.features for outcome in feature.outcomes]
     lines = ["TAP version 13", f"1..{len(outcomes)}"]
     for number, outcome in enumerate(outcomes, 1):
@@ -42,7 +42,7 @@ def tap(subject: Subject, verdict: Verdict, colour: bool) -> str:
 
 
 def junit(subject: Subject, verdict: Verdict, colour: bool) -> str:
-    """JUnit's XML: a suite for each feature."""
+    """Return a report in JUnit's XML, with a suite for each feature."""
     root = ElementTree.Element("testsuites", name=shlex.join(subject.command))
     for feature in verdict.features:
         failed = sum(o.result == "failed" and o not in verdict.expected for o in feature.outcomes)
@@ -56,7 +56,7 @@ def junit(subject: Subject, verdict: Verdict, colour: bool) -> str:
 
 
 def as_json(subject: Subject, verdict: Verdict, colour: bool) -> str:
-    """Everything, as one JSON document."""
+    """Return everything as one JSON document."""
     document = {
         "command": list(subject.command),
         "sdk": subject.ready.sdk,
@@ -81,12 +81,12 @@ FORMATS: dict[str, Callable[[Subject, Verdict, bool], str]] = {
 
 
 def failure(outcome: Outcome) -> Iterator[str]:
-    """What went wrong, in a few lines."""
+    """Yield a few lines that describe a failed outcome."""
     yield shorten(outcome.reason, 600)
     if outcome.sent and outcome.sent != "nothing":
         yield f"last sent: {outcome.sent}"
     if outcome.stderr.strip():
-        # An uncaught error is not always in the last line: Node's is its own version.
+        # The last line need not be the error: Node ends with its version.
         lines = [line for line in outcome.stderr.splitlines() if line.strip()][-_LINES:]
         yield f"stderr ends: {shorten(lines[0])}"
         yield from (f"  {shorten(line)}" for line in lines[1:])
@@ -121,7 +121,7 @@ def _complaints(feature: Feature, verdict: Verdict, colour: bool) -> Iterator[st
 
 
 def _left_out(feature: Feature, colour: bool) -> Iterator[str]:
-    """One line for each reason, however many scenarios it left out."""
+    """Yield one line for each reason to skip, with the number of scenarios."""
     reasons: dict[str, int] = {}
     for outcome in feature.outcomes:
         if outcome.result == "skipped":

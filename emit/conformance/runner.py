@@ -1,6 +1,6 @@
 """
-All scenarios, those of the value vectors included, each in a fresh process, as many at a time as
-there are processors; and what their outcomes mean.
+Play all scenarios, each against a fresh process, and judge the outcomes. The value vectors are
+scenarios, too. By default, as many scenarios run at a time as there are processors.
 """
 
 from __future__ import annotations
@@ -9,26 +9,15 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from emit.conformance.scenario import (
-    CODECS,
-    Scenario,
-    folder,
-    lacks,
-    load,
-)
+from emit.conformance.scenario import CODECS, Scenario, folder, lacks, load
 from emit.conformance.steps import Skip, play, scenarios, shake_hands, try_echo
 from emit.conformance.talk import Fault, Overdue, Talk
 from emit.errors import StartError
 from emit.host.wire import frames
-
-if TYPE_CHECKING:
-    from emit.conformance.talk import Talk
-from collections.abc import Iterable
 
 __all__ = [
     "FEATURES",
@@ -44,17 +33,17 @@ __all__ = [
     "run",
 ]
 
-#: The order of a report: what everybody needs comes first.
+#: All features, in the order of a report: those that every program needs come first.
 FEATURES = (
     *("core", "plain", "values", "kinds", "refusals", "stream", "stack", "cause", "native"),
     *("retry", "limits", "names", "exit", "broken", "deadline", "log", "context", "stdin"),
     *("cancel", "concurrency", "stop", "busy"),
 )
 
-#: How many of the scenarios that only wait are played at a time.
+#: Number of scenarios played at a time, among those that mostly wait.
 _WAITING = 12
 
-#: Waits in vain after which a program is only waited for briefly, in seconds.
+#: After this many waits in vain, wait only this many seconds for the program.
 _OFTEN, _BRIEFLY = 4, 2.0
 
 
@@ -64,10 +53,10 @@ class Subject:
     The program under test, as it introduced itself.
 
     Attributes:
-        command: How it is started.
-        ready: What it answered to hello.
-        seconds: What that took.
-        flaw: What is wrong with its node ``echo``, without which most scenarios say nothing.
+        command: The command that starts it.
+        ready: Its answer to hello.
+        seconds: Time from the start to that answer.
+        flaw: The fault of its node ``echo``, on which most scenarios depend; empty if it works.
     """
 
     command: tuple[str, ...]
@@ -79,12 +68,12 @@ class Subject:
 @dataclass(frozen=True)
 class Plan:
     """
-    What to play.
+    The scenarios to play, and how.
 
     Attributes:
-        scenarios: Which ones, each for one codec.
-        patience: Seconds to wait for each thing that is expected.
-        jobs: How many to play at a time.
+        scenarios: The scenarios, each for one codec.
+        patience: Seconds to wait for each expected frame or exit.
+        jobs: Scenarios to play at a time; 0: as many as there are processors.
     """
 
     scenarios: tuple[Scenario, ...]
@@ -94,10 +83,10 @@ class Plan:
 
 def all_scenarios() -> list[Scenario]:
     """
-    Those of the files and those of the value vectors, by feature.
+    Return the scenarios of the files and of the value vectors, sorted by feature.
 
     Raises:
-        FileNotFoundError, ValueError: The files are not there, or something in them is wrong.
+        FileNotFoundError, ValueError: The files do not exist, or are wrong.
     """
     place = folder()
     values = json.loads((place / "values.json").read_text("utf-8"))
@@ -106,7 +95,7 @@ def all_scenarios() -> list[Scenario]:
 
 
 def split(scenarios: Sequence[Scenario], codecs: Collection[str]) -> Iterator[Scenario]:
-    """One for each of *codecs* that a scenario is played in."""
+    """Yield a copy of each scenario for each of *codecs* that it is played in."""
     for codec in CODECS:
         for scenario in scenarios:
             if codec in codecs and codec in scenario.codecs:
@@ -115,11 +104,11 @@ def split(scenarios: Sequence[Scenario], codecs: Collection[str]) -> Iterator[Sc
 
 def meet(command: tuple[str, ...], patience: float) -> Subject:
     """
-    Start the program once, to see what it can do.
+    Start the program once, and return how it introduces itself.
 
     Raises:
-        StartError: It cannot be started.
-        Fault: It does not answer hello with ready. Its standard error is in the text.
+        StartError: The program cannot be started.
+        Fault: The program does not answer hello with ready. The text has its stderr.
     """
     begun = time.monotonic()
     with Talk(command, "msgpack", patience=patience) as talk:
@@ -135,15 +124,13 @@ def run(
     subject: Subject, plan: Plan, report: Callable[[Outcome], None] = lambda outcome: None
 ) -> list[Outcome]:
     """
-    Play the plan.
+    Play the plan, and return the outcomes in its order.
 
-    A program that lets us wait too often is waited for less: no program keeps us for long.
+    After several waits in vain, all further waits are short: a hanging program must not delay the
+    run for long.
 
     Args:
-        report: Called with each outcome as it comes, by any thread.
-
-    Returns:
-        The outcomes, in the order of the plan.
+        report: Called with each outcome at once, in any thread.
     """
     overdue = 0
 
@@ -161,7 +148,7 @@ def run(
         try:
             futures = [p.submit(play, s) for p, s in zip(pools, plan.scenarios, strict=True)]
             return [future.result() for future in futures]
-        except BaseException:  # an interrupt: what has not begun shall not
+        except BaseException:  # an interrupt: start no more scenarios
             waiting.shutdown(wait=False, cancel_futures=True)
             working.shutdown(wait=False, cancel_futures=True)
             raise
@@ -170,7 +157,7 @@ def run(
 def play_one(
     subject: Subject, scenario: Scenario, patience: float, most: float = float("inf")
 ) -> Outcome:
-    """Play one scenario, in its first codec."""
+    """Play one scenario in its first codec, and return the outcome."""
     [codec, *_] = scenario.codecs
     about = Outcome(codec, scenario.feature, scenario.name, scenario.doc, "passed")
     reason = lacks(scenario, subject.ready.nodes, subject.ready.caps)
@@ -202,21 +189,21 @@ def _attempt(scenario: Scenario, start: Callable[..., Talk], about: Outcome) -> 
     return about
 
 
-# -- What the outcomes mean: features, what was required, what was expected to fail. No I/O here ---
+# -- Outcomes and the verdict. No I/O here ---------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Outcome:
     """
-    How one scenario went in one codec.
+    The outcome of one scenario in one codec.
 
     Attributes:
         result: ``passed``, ``failed`` or ``skipped``.
         reason: Why it failed or was skipped: what was sent, expected and got.
-        sent: What it was last sent, if it failed.
-        stderr: The end of what it said on standard error, if it failed.
-        seconds: What it took.
-        overdue: Whether it failed by letting us wait.
+        sent: The last data sent to the program, if the scenario failed.
+        stderr: The end of the program's stderr, if the scenario failed.
+        seconds: Duration.
+        overdue: True if it failed because something did not come in time.
     """
 
     codec: str
@@ -232,7 +219,7 @@ class Outcome:
 
     @property
     def title(self) -> str:
-        """How a list of expected failures calls it."""
+        """The outcome's name in a list of expected failures."""
         return f"{self.codec}/{self.feature}/{self.name}"
 
 
@@ -245,22 +232,21 @@ class Feature:
 
     @property
     def holds(self) -> bool:
-        """Whether each of its scenarios was played, and passed."""
+        """True if each of its scenarios was played and passed."""
         return all(outcome.result == "passed" for outcome in self.outcomes)
 
 
 @dataclass(frozen=True)
 class Verdict:
     """
-    What came out.
+    The result of a run.
 
     Attributes:
-        features: In the order of the report.
-        required: Their names.
-        failed: Outcomes that should not be: failures of required features, and scenarios of
-            them that were skipped, but for those expected to fail.
-        expected: Failures that were expected.
-        stale: Expected failures that passed, or that there is no scenario for.
+        features: All features, in the order of the report.
+        required: Names of the features that decide the exit code.
+        failed: Failed or skipped scenarios of required features, except for expected failures.
+        expected: Expected failures that did fail.
+        stale: Titles of expected failures that passed, or that no scenario has.
     """
 
     features: tuple[Feature, ...]
@@ -275,7 +261,7 @@ class Verdict:
 
     @property
     def held(self) -> list[str]:
-        """The features in which everything passed."""
+        """The names of the features in which every scenario passed."""
         return [feature.name for feature in self.features if feature.holds]
 
     def count(self, result: str) -> int:
@@ -290,11 +276,13 @@ def judge(
     known: Collection[str] = (),
 ) -> Verdict:
     """
+    Judge the outcomes of a run.
+
     Args:
-        outcomes: All that were played.
-        required: Names of features; ``all`` stands for every one.
+        outcomes: The outcomes of all scenarios that were played.
+        required: Names of features; ``all`` stands for every feature.
         expected: Titles of outcomes that are expected to fail.
-        known: Titles of all scenarios, of which *outcomes* may be some.
+        known: Titles of all scenarios, even if only some were played.
     """
     features = _by_feature(outcomes)
     names = [f.name for f in features if f.name in required or "all" in required]
@@ -312,7 +300,7 @@ def judge(
 
 
 def expected_failures(text: str) -> list[str]:
-    """The titles in a list of expected failures: one a line; ``#`` begins a remark."""
+    """Return the titles in a list of expected failures: one per line, ``#`` begins a comment."""
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line]
 

@@ -1,4 +1,4 @@
-"""Scenarios: what they are, reading their files, and which a program can play."""
+"""Scenarios: read their files, find those that a program can play, and compare their values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 #: The codecs, in the order of a report.
 CODECS = ("json", "msgpack")
 
-#: Keys of which one says what a step does.
+#: Each step has one of these keys, which names what it does.
 VERBS = {
     *("send", "write", "hello", "close", "signal", "orphan", "vectors"),
     *("ready", "failure", "end", "err", "answer", "out", "pong", "log", "order", "framed"),
@@ -42,23 +42,23 @@ class Scenario:
     One conversation with a fresh process.
 
     Attributes:
-        feature: What it is part of.
-        name: Unique within the feature.
-        doc: What a right program does.
-        steps: What happens; see tests/conformance/README.md.
+        feature: The feature that it tests.
+        name: Its name, unique within the feature.
+        doc: The behaviour of a right program.
+        steps: Its steps; see tests/conformance/README.md.
         rules: Words of PROTOCOL.md that it tests.
-        hint: What to look at if it fails.
+        hint: Advice for a failure.
         needs: Nodes that the program must have. `read` adds those that the steps call.
-        env: Variables of the environment.
-        hello: Whether the handshake is made before the steps; False: they say hello themselves.
-        plain: Whether there are no frames at all: a run by hand.
+        env: Environment variables for the process.
+        hello: True to make the handshake before the steps; False if a step says hello.
+        plain: True if there are no frames at all, as in a run by hand.
         config: The config of hello.
-        max_frame: That of hello.
-        caps: What `ready` must have in its caps.
-        concurrency: What it must announce; 0: any.
-        codecs: Those that it is played in.
-        waits: Whether it spends seconds doing nothing: such ones are played at the same time.
-        wrapped: Whether the process is started by another, which `orphan` kills.
+        max_frame: The max_frame of hello.
+        caps: Capabilities that `ready` must have in its caps.
+        concurrency: The concurrency that `ready` must announce; 0: any.
+        codecs: The codecs to play it in.
+        waits: True if it spends seconds doing nothing. More of these are played at the same time.
+        wrapped: True to start the process by way of a shell, which `orphan` kills.
     """
 
     feature: str
@@ -86,10 +86,10 @@ class Scenario:
 
 def folder() -> Path:
     """
-    Where the data is: in the wheel, or else in the checkout.
+    Return the folder of the data: in the wheel, else in the checkout.
 
     Raises:
-        FileNotFoundError: In neither.
+        FileNotFoundError: The folder is in neither.
     """
     try:
         return share.find("conformance")
@@ -98,7 +98,7 @@ def folder() -> Path:
 
 
 def load(place: Path) -> list[Scenario]:
-    """The scenarios of every file in *place*/scenarios, by the names of the files."""
+    """Return the scenarios of every file in *place*/scenarios, in the order of the file names."""
     found: list[Scenario] = []
     for path in sorted((place / "scenarios").glob("*.json")):
         found.extend(read(json.loads(path.read_text("utf-8")), path.name))
@@ -107,10 +107,10 @@ def load(place: Path) -> list[Scenario]:
 
 def read(data: dict[str, Any], source: str) -> Iterator[Scenario]:
     """
-    The scenarios of one file.
+    Yield the scenarios of one file.
 
     Raises:
-        ValueError: Something in it is unknown, or missing. The text names the file.
+        ValueError: A key is unknown or missing. The text names the file.
     """
     for number, given in enumerate(data["scenarios"], 1):
         try:
@@ -121,7 +121,7 @@ def read(data: dict[str, Any], source: str) -> Iterator[Scenario]:
 
 
 def lacks(scenario: Scenario, nodes: Collection[str], caps: Collection[str]) -> str:
-    """Why a program with these nodes and caps cannot play it; empty when it can."""
+    """Return why a program with these nodes and caps can't play a scenario; empty if it can."""
     if scenario.needs and not nodes:
         return "its ready lists no nodes"
     for name in scenario.needs:
@@ -150,7 +150,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _needed(scenario: Scenario) -> tuple[str, ...]:
-    """Those it names itself, then each node that it calls and that is not meant to be missing."""
+    """Return the nodes that a scenario needs or calls, except for the one meant to be missing."""
     called = [frame.get("node") for step in scenario.steps for frame in _frames(step)]
     plain = [scenario.env.get("EMIT_NODE")]
     names = dict.fromkeys([*scenario.needs, *called, *plain])
@@ -163,23 +163,26 @@ def _frames(step: dict[str, Any]) -> list[dict[str, Any]]:
     return [frame.get("$each", [0, 0, frame])[2] for frame in frames]
 
 
-# -- Values in scenarios: what JSON can't say is a map with one key that begins with $ -------------
+# -- Values in scenarios. No I/O here --------------------------------------------------------------
 
-# In what is sent and in what is expected: ``{"$repeat": ["x", 5000000]}`` a long text,
-# ``{"$list": [0, 1000]}`` a list of that many, ``{"$range": [0, 9]}`` numbers, ``{"$nest": 127}``
+# A map with one key that begins with $ (a "word") stands for a value that JSON can't hold.
+#
+# Words in sent and in expected values: ``{"$repeat": ["x", 5000000]}`` a long text,
+# ``{"$list": [0, 1000]}`` a list of 1000 zeros, ``{"$range": [0, 9]}`` numbers, ``{"$nest": 127}``
 # lists in lists, ``{"$float": "nan"}``, ``{"$bytes": "00ff"}``, ``{"$time": "..."}``.
 #
-# Only in what is expected: ``{"$any": true}``, ``{"$contains": "text"}``, ``{"$between": [1, 4]}``,
-# ``{"$starts": [...]}`` the first items of a list, ``{"$has": {...}}`` some fields of a map,
-# ``{"$or": [...]}``, and ``{"$exactly": value}``, in which nothing is a word. All else is itself,
-# and its type counts. No I/O here.
+# Words in expected values only: ``{"$any": true}``, ``{"$contains": "text"}``,
+# ``{"$between": [1, 4]}``, ``{"$starts": [...]}`` the first items of a list, ``{"$has": {...}}``
+# some fields of a map, ``{"$or": [...]}``, and ``{"$exactly": value}``, in which nothing is a word.
+#
+# Any other value stands for itself, and its type counts.
 
 _Compare = Callable[[Any, Any, str], str]
 
 
 def build(value: Any) -> Any:
     """
-    The value that a template stands for.
+    Return the value that a template stands for.
 
     Raises:
         ValueError: An unknown ``$`` word.
@@ -204,7 +207,7 @@ def build(value: Any) -> Any:
 
 def difference(want: Any, got: Any, where: str = "") -> str:
     """
-    Where and how *got* is not what the template *want* asks for; empty when it is.
+    Return where and how *got* differs from the template *want*; empty if it does not.
 
     Numbers are compared exactly: 3 is not 3.0, 0.0 is not -0.0, and NaN is NaN. But a float
     without a fraction may come as that integer, since some languages have one type of number.
@@ -226,7 +229,7 @@ def difference(want: Any, got: Any, where: str = "") -> str:
 
 
 def unequal(want: Any, got: Any, where: str = "") -> str:
-    """As `difference`, but *want* is a value and no template: nothing in it is a word."""
+    """Compare like `difference`, but take *want* as a value: nothing in it is a word."""
     if isinstance(want, dict):
         return _map(want, got, where, unequal)
     if isinstance(want, list):
@@ -235,14 +238,14 @@ def unequal(want: Any, got: Any, where: str = "") -> str:
 
 
 def shorten(value: Any, most: int = 160) -> str:
-    """One line for people, about *most* characters, and nothing in it that drives a terminal."""
+    """Return one line of about *most* characters, without bytes that control a terminal."""
     text = value if isinstance(value, str) else _one_line(_trimmed(value))
     text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def _trimmed(value: Any, most: int = 200) -> Any:
-    # Before it is made text: a million zeros take a second.
+    # Trim before making a text: a million zeros take a second.
     if isinstance(value, (list, tuple)):
         return [_trimmed(item) for item in value[:most]]
     if isinstance(value, Mapping):
@@ -296,7 +299,7 @@ def _unlike(want: Any, got: Any, where: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As `shorten`, but a text is quoted: "1" is not 1."""
+    """Shorten a value like `shorten`, but quote a text: "1" is not 1."""
     return shorten(_one_line(value) if isinstance(value, str) else value)
 
 
@@ -317,7 +320,7 @@ def _list(want: list[Any], got: Any, where: str, compare: _Compare) -> str:
     if not isinstance(got, (list, tuple)) or len(want) != len(got):
         return _unlike(want, got, where)
     if {*map(type, want), *map(type, got)} in ({int}, {str}) and want == list(got):
-        return ""  # a million of them, in less than a second
+        return ""  # the quick way: a million items in less than a second
     return _items(want, got, where, compare)
 
 

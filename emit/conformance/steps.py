@@ -1,4 +1,4 @@
-"""What each step of a scenario does. Each raises `Fault` when the process does otherwise."""
+"""The steps of a scenario. A step raises `Fault` if the process does not do what it should."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -22,25 +22,22 @@ from emit.host.system.family import descendants
 from emit.host.wire import frames
 from emit.host.wire.values import from_json, from_msgpack
 
-if TYPE_CHECKING:
-    from emit.conformance.talk import Talk
-
 __all__ = ["Skip", "check_vectors", "play", "scenarios", "shake_hands", "try_echo"]
 
 Step = dict[str, Any]
 
 
 class Skip(Exception):
-    """The scenario cannot be played with this program. The text says why."""
+    """A scenario can't be played with this program. The text says why."""
 
 
 def play(scenario: Scenario, talk: Talk) -> None:
     """
-    Play a scenario's steps, after the handshake if it wants one.
+    Make the handshake, if the scenario has one, and play the steps.
 
     Raises:
         Fault: The process does not do what it should.
-        Skip: The program cannot play it.
+        Skip: The program can't play the scenario.
     """
     if scenario.plain:
         talk.plain = bytearray()
@@ -61,10 +58,10 @@ def _take_up(scenario: Scenario, talk: Talk) -> None:
 
 def shake_hands(talk: Talk, **fields: Any) -> frames.Ready:
     """
-    Say hello, and return what is answered.
+    Say hello, and return the ready frame.
 
     Raises:
-        Fault: It is not ready.
+        Fault: The process does not answer with ready.
     """
     _send_hello(talk, {"hello": {name: value for name, value in fields.items() if value}})
     _expect_ready(talk, {"ready": {"v": 1}})
@@ -75,8 +72,8 @@ def shake_hands(talk: Talk, **fields: Any) -> frames.Ready:
 
 def try_echo(talk: Talk) -> str:
     """
-    Call ``echo`` once. Returns what is wrong with the results; empty if nothing is, or if it does
-    not answer, of which the scenarios tell.
+    Call ``echo`` once, and return the fault of its results. The text is empty if there is none, or
+    if there is no answer: the scenarios report that.
     """
     heard, message = talk.heard, {"value": "a word"}
     codec = heard.ready.codec if heard.ready else "json"
@@ -95,7 +92,7 @@ def try_echo(talk: Talk) -> str:
     return f"its echo emits {shorten(heard.results[1])} for the message {shorten(message)}"
 
 
-# To the process
+# -- To the process --------------------------------------------------------------------------------
 
 
 def _send_hello(talk: Talk, step: Step) -> None:
@@ -116,7 +113,7 @@ def _send(talk: Talk, step: Step) -> None:
 
 
 def _each(item: Any) -> list[dict[str, Any]]:
-    """``{"$each": [1, 3, frame]}`` stands for three frames, in which ``"$n"`` is the number."""
+    """Expand ``{"$each": [1, 3, frame]}`` to three frames, with the number in place of ``"$n"``."""
     if "$each" not in item:
         return [build(item)]
     first, last, frame = item["$each"]
@@ -130,7 +127,7 @@ def _numbered(value: Any, number: int) -> Any:
 
 
 def _write(talk: Talk, step: Step) -> None:
-    """Bytes as they are: a text, or a map packed as one msgpack object."""
+    """Write raw bytes: a text, or a map packed as one msgpack object."""
     given = step["write"]
     data = given.encode() if isinstance(given, str) else msgpack.packb(build(given))
     talk.heard.open.update(step.get("calls", ()))
@@ -141,7 +138,7 @@ def _close(talk: Talk, step: Step) -> None:
     talk.close_all() if step["close"] == "all" else talk.close_input()
 
 
-# From the process: frames
+# -- From the process: frames ----------------------------------------------------------------------
 
 
 def _expect_ready(talk: Talk, step: Step) -> None:
@@ -192,7 +189,7 @@ def _answer(talk: Talk, id: int, step: Step) -> frames.End | frames.Err:
 
 
 def _expect_out(talk: Talk, step: Step) -> None:
-    """These results come while the call goes on."""
+    """Expect results before the end of their call."""
     id, want, heard = step["out"], build(step["msgs"]), talk.heard
     what = f"the results {shorten(want)} of call {id} before its end"
     talk.wait(lambda: len(heard.results[id]) >= len(want) or id in heard.answers, what)
@@ -210,7 +207,7 @@ def _expect_pong(talk: Talk, step: Step) -> None:
 
 
 def _expect_log(talk: Talk, step: Step) -> None:
-    """A log frame like this has come or comes; other ones may be anywhere."""
+    """Expect a log frame like this. Other log frames may come before and after."""
     want, logs = {"$has": step["log"]}, talk.heard.logs
 
     def found() -> bool:
@@ -241,7 +238,7 @@ def _check(wrong: str, what: str) -> None:
         raise Fault(f"{what}: {wrong.removeprefix('it: ').removeprefix('.')}")
 
 
-# From the process: all else
+# -- From the process: its exit, plain output and stderr -------------------------------------------
 
 
 def _expect_exit(talk: Talk, step: Step) -> None:
@@ -252,7 +249,7 @@ def _expect_exit(talk: Talk, step: Step) -> None:
 
 
 def _expect_quiet(talk: Talk, step: Step) -> None:
-    """It has ended; every call that was made had its answer, every plain line was expected."""
+    """Expect that every call has its answer, and that every plain line was expected."""
     if talk.plain is not None and _lines(talk):
         raise Fault(f"expected no more output, got {shorten(repr(_lines(talk)))}")
     if talk.heard.open:
@@ -260,7 +257,7 @@ def _expect_quiet(talk: Talk, step: Step) -> None:
 
 
 def _expect_only(talk: Talk, step: Step) -> None:
-    """It serves these nodes and no others, as the environment has asked for."""
+    """Expect that it serves these nodes only, as the environment asks for; else skip."""
     nodes = talk.heard.ready.nodes if talk.heard.ready else talk.introduced.get("nodes", ())
     if list(nodes) != step["only"]:
         raise Skip("it does not heed CONFORMANCE_NODES")
@@ -280,7 +277,7 @@ def _expect_stderr(talk: Talk, step: Step) -> None:
 
 
 def _expect_lines(talk: Talk, step: Step) -> None:
-    """The next lines of plain output, each one JSON value; more may follow."""
+    """Expect the next lines of plain output, each one JSON value. More may follow."""
     want = step["lines"]
     talk.wait(lambda: len(_lines(talk)) >= len(want), f"the lines {shorten(want)}")
     got = _lines(talk)[: len(want)]
@@ -296,18 +293,18 @@ def _introduce(talk: Talk, values: list[Any]) -> None:
 
 
 def _expect_finish(talk: Talk, step: Step) -> None:
-    """A probed run says at its end that it has finished, if its ready has said that it does."""
+    """Expect the end frame of a probed run, if its ready frame has announced one."""
     if "end" in (talk.introduced.get("caps") or ()):
         _expect_lines(talk, {"lines": [_END]})
 
 
 def _lines(talk: Talk) -> list[bytes]:
-    """The whole lines that have come and were not expected yet."""
+    """Return the whole lines that have come and that no step has expected yet."""
     *lines, rest = bytes(talk.plain or b"").split(b"\n")
     lines += [rest] if talk.over and rest else []  # the newline after the last may be missing
     if lines[:1] == [b""] and not talk.introduced:
         if len(lines) == 1 and not talk.over:
-            return []  # a frame has one in front, and may follow
+            return []  # a frame begins with an empty line, and may follow
         if b'"ready"' in b"".join(lines[1:2]):
             lines = lines[1:]
     for line in lines:
@@ -332,7 +329,10 @@ def _value(line: bytes) -> Any:
 
 
 def _expect_packed(talk: Talk, step: Step) -> None:
-    """All of the output: msgpack objects, each followed by a newline; that of the last may lack."""
+    """
+    Expect the whole output: msgpack objects, each followed by a newline. The last newline may be
+    missing.
+    """
     talk.wait_exit()
     data, want = bytes(talk.plain or b""), build(step["packed"])
     if "after" in step:
@@ -344,7 +344,7 @@ def _expect_packed(talk: Talk, step: Step) -> None:
 
 
 def _unpacked(data: bytes) -> list[Any]:
-    # A newline is also how the integer 10 looks: so results and tens take turns.
+    # In msgpack, a newline is the integer 10: results and tens take turns.
     unpacker = msgpack.Unpacker(timestamp=3)
     unpacker.feed(data)
     try:
@@ -356,13 +356,14 @@ def _unpacked(data: bytes) -> list[Any]:
     return found[::2]
 
 
-# From the system
+# -- From the system: descriptors of child processes -----------------------------------------------
 
 
 def _expect_apart(talk: Talk, step: Step) -> None:
     """
-    A child process of the node ``print`` has neither end of the wire. It can be looked at, as it
-    waits in its print: nobody reads standard error, whose pipe has no room for a second text.
+    Expect that a child process of the node ``print`` has neither end of the wire. The child can be
+    inspected while its print blocks: nobody reads stderr, and its pipe has no room for a second
+    text.
     """
     if sys.platform != "linux":
         raise Skip("what a child process has is only told on Linux")
@@ -380,12 +381,15 @@ def _expect_apart(talk: Talk, step: Step) -> None:
             raise Fault(f"a child process has inherited the wire, as its descriptor {names}")
 
 
-#: Of <fcntl.h>; Python 3.10 has it by its name.
+#: From <fcntl.h>. The module fcntl has the name from Python 3.10 on.
 _F_GETPIPE_SZ = 1032
 
 
 def _printers(talk: Talk, before: set[int], printed: int) -> set[int]:
-    """Wait for a child that prints: one that has only been forked has all that its parent has."""
+    """
+    Wait for a child that prints, and return the new children. Before that, a child that was just
+    forked still holds all descriptors of its parent.
+    """
     end = time.monotonic() + min(talk.patience, talk.most)
     while time.monotonic() < end:
         waits = fcntl.ioctl(talk.child.stderr, termios.FIONREAD, b"    ")
@@ -406,16 +410,17 @@ def _inode(pid: int, name: str) -> int:
     return -1
 
 
-# -- Value vectors: one value, how it is written in each codec, and what a handler must make of ----
+# -- Value vectors ---------------------------------------------------------------------------------
 
-# ``echo`` must give back the very value, and ``kind`` say what the handler saw.
+# A vector is a value, its bytes in each codec, and the type that a handler must see. The node
+# ``echo`` must return the very value, and ``kind`` the type that its handler saw.
 
-#: Wrong values that a complaint lists.
+#: Number of wrong values that a fault lists.
 _LISTED = 3
 
 
 def scenarios(data: dict[str, Any]) -> Iterator[Scenario]:
-    """A scenario for each group of values.json, and one for what the handler sees of them all."""
+    """Yield a scenario for each group of values.json, and one for the types that a handler sees."""
     for group in data["groups"]:
         rules = tuple(group.get("rules", ()))
         scenario = _scenario("values", group["name"], group["doc"], "echo", group["vectors"])
@@ -445,7 +450,7 @@ def check_vectors(talk: Talk, step: dict[str, Any]) -> None:
     Send each value to the node, one at a time.
 
     Raises:
-        Fault: Some come back otherwise. The text names them.
+        Fault: Some values come back changed. The text names them.
     """
     wrong: list[str] = []
     sendings = _sendings(talk, step["vectors"])
@@ -462,7 +467,7 @@ def check_vectors(talk: Talk, step: dict[str, Any]) -> None:
 
 
 def _sendings(talk: Talk, vectors: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Each vector with each way to write it."""
+    """Yield each vector with each of its forms in bytes."""
     codec = talk.codec
     for vector in vectors:
         if "value" in vector and codec not in vector:
@@ -472,7 +477,7 @@ def _sendings(talk: Talk, vectors: list[dict[str, Any]]) -> Iterator[tuple[dict[
 
 
 def _call(talk: Talk, id: int, node: str, data: bytes) -> bytes:
-    # The value is put in as it is: it may be written as no encoder would.
+    # The bytes are spliced in, because a vector may hold bytes that no encoder writes.
     packed = talk.body({"op": "call", "id": id, "node": node, "msg": {"value": None}})
     if talk.codec == "json":
         return packed.removesuffix(b"null}}") + data + b"}}"
@@ -499,7 +504,7 @@ def _shown(data: bytes, codec: str) -> str:
 
 
 def _either(value: Any, vector: dict[str, Any]) -> Any:
-    # A map of the author may look like a word of a template, so it is not taken for one.
+    # $exactly, because a map among the values may look like a word of a template.
     return {"$or": [{"$exactly": value}, *vector.get("or", ())]}
 
 
@@ -508,9 +513,12 @@ def _kinds(vector: dict[str, Any], value: Any) -> list[str]:
     return [vector["kind"], *(["int"] if whole else [])]
 
 
-#: By which a probed run says that it has finished.
+# -- All steps -------------------------------------------------------------------------------------
+
+#: The frame with which a probed run says that it has finished.
 _END = {"op": "end", "id": None}
 
+#: The function of each step, by the step's key; see `scenario.VERBS`.
 STEPS: dict[str, Callable[[Talk, Step], None]] = {
     "hello": _send_hello,
     "send": _send,

@@ -1,4 +1,4 @@
-"""One fresh process of the program under test: its pipes, and what has come from it."""
+"""One fresh process of the program under test: its pipes, and the frames that it has sent."""
 
 from __future__ import annotations
 
@@ -24,44 +24,49 @@ from emit.host.wire.values import Encoder
 
 __all__ = ["Fault", "Listener", "Overdue", "Talk", "environment"]
 
-#: Starts the rest of its command line as a child with the same pipes, and waits to be killed.
+#: A shell that starts the rest of its command line as a child with the same pipes, and waits.
 _WRAPPER = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & exec 0<&- 1>&- 3<&-; wait', "wrapper")
 
-#: Seconds for the kernel to take a killed process down.
+#: Seconds for the kernel to remove a killed process.
 _LAST_BREATH = 1.0
 
-#: Seconds between two looks whether it has read what was sent.
+#: Seconds between two looks at the pipe, until the process has read everything.
 _TICK = 0.001
 
-#: Bytes kept of a plain program's output: of a right one it is a few hundred.
+#: Bytes kept of a plain program's output. A right program writes a few hundred.
 _KEPT = 1 << 20
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """All of ours, as a stranger's toolchain may need any of it; none that a plain run heeds."""
+    """
+    Return the environment of a program under test: all of ours, as its toolchain may need any of
+    it, but without EMIT_ variables, which change a plain run.
+    """
     ours = {name: value for name, value in os.environ.items() if not name.startswith("EMIT_")}
     return spawn.environment({**ours, **extra})
 
 
 class Talk:
     """
-    A process, from its start to its end; a context manager, which leaves nothing behind.
+    A process, from its start to its end. As a context manager, it leaves nothing behind.
 
     Args:
         command: The program and its arguments.
         codec: The codec that it is asked to take.
-        patience: Seconds to wait for each thing that is expected, where its step does not say.
-        most: Seconds to wait for anything, whatever its step says.
+        patience: Seconds to wait for each expected thing, if the step does not say.
+        most: Limit for all waits, in seconds, even if the step says more.
+        max_frame: Largest frame that it may send, in bytes.
+        env: Environment variables to add.
         wrapped: Start it by way of a shell, so that it can lose its parent.
 
     Attributes:
-        heard: What has come as frames.
-        plain: What has come, if it was not to be frames.
+        heard: The frames that have come.
+        plain: The output that has come; None if it should be frames.
         introduced: The ready frame of a plain run, once it has come.
-        sent: What was last sent, for a complaint.
+        sent: The data sent last, for a fault's text.
 
     Raises:
-        emit.errors.StartError: The program cannot be started.
+        emit.errors.StartError: The program can't be started.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Talk:
         self._child = spawn.start(Program("program", argv, environment(env or {})))
         self._gone = False
         self._lines = Lines("conformance")
-        self._lines.logger.disabled = True  # what it says there is shown with a failure
+        self._lines.logger.disabled = True  # a failure shows the stderr
         self._pipes = Pipes(self._child, self._lines)
         self._poll = Poll([self._pipes])
 
@@ -98,16 +103,16 @@ class Talk:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Not its whole tree: looking for that costs more than most scenarios, and what it started
-        # in other sessions ends with us.
+        # Only its group: looking for the whole tree takes longer than most scenarios, and its
+        # children in other sessions end together with us.
         self._child.kill_group()
         self._child.wait(_LAST_BREATH)
         self._child.close()
 
-    # -- to the process ----------------------------------------------------------------------
+    # -- To the process
 
     def body(self, frame: Mapping[str, Any], codec: str = "") -> bytes:
-        """A frame without its framing."""
+        """Encode a frame, without its framing."""
         encode = self._encoder.json if (codec or self.codec) == "json" else self._encoder.msgpack
         return encode(frame)
 
@@ -117,7 +122,10 @@ class Talk:
         return len(body).to_bytes(4, "big") + body
 
     def write(self, data: bytes, *, piece: int = 0) -> None:
-        """Write bytes; *piece* of them at a time, each when the one before has been read."""
+        """
+        Write bytes. With *piece*, write that many at a time, and wait until the process has read
+        them.
+        """
         self.sent = shorten(data[:4096].decode("utf-8", "backslashreplace").strip())
         if not piece:
             self._pipes.send(data)
@@ -136,27 +144,27 @@ class Talk:
             self._take()
 
     def close_input(self) -> None:
-        """Let it see the end of its input once all is written."""
+        """Close its input, once everything is written."""
         self._pipes.finish()
 
     def close_all(self) -> None:
-        """Be gone, as far as it can see."""
+        """Close all its pipes, as if this host had died."""
         self.wait(lambda: not self._pipes.sending, "its reading of what was sent")
         self._gone = True
         self._child.close_stdin()
         self._child.close_outputs()
 
     def signal(self, name: str) -> None:
-        """Send a signal to its process group, as a terminal or a supervisor would."""
+        """Send a signal to its process group, as a terminal or a supervisor does."""
         tree.signal_group(self._child.pid, signal.Signals[f"SIG{name}"])
 
     @property
     def child(self) -> spawn.Child:
-        """The process as the system has it."""
+        """The process as the system sees it."""
         return self._child
 
     def drain(self) -> None:
-        """Take what has come, and do not wait for more."""
+        """Take the output that has come, without waiting for more."""
         self._poll.step(0)
         self._take()
 
@@ -164,7 +172,7 @@ class Talk:
         """Kill the shell that started it, and only that."""
         os.kill(self._child.pid, signal.SIGKILL)
 
-    # -- from the process --------------------------------------------------------------------
+    # -- From the process
 
     @property
     def errors(self) -> str:
@@ -173,7 +181,7 @@ class Talk:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more can come on standard output."""
+        """True if its standard output has ended."""
         return self._pipes.ended
 
     @property
@@ -182,10 +190,10 @@ class Talk:
 
     def wait(self, done: Callable[[], object], what: str, within: float = 0.0) -> None:
         """
-        Take what comes until *done* says so.
+        Take output until *done* returns a true value.
 
         Raises:
-            Fault: It does not in time, or no longer can, as the process has ended.
+            Fault: It does not in time, or the process has ended.
         """
         within = min(within or self.patience, self.most)
         deadline = time.monotonic() + within
@@ -200,10 +208,10 @@ class Talk:
 
     def wait_exit(self, within: float = 0.0) -> int | None:
         """
-        Wait for its end, and take all that it had written. Returns its exit code.
+        Wait for its end, take all its output, and return its exit code.
 
         Raises:
-            Fault: It still runs.
+            Fault: The process still runs.
         """
         within = min(within or self.patience, self.most)
         deadline = time.monotonic() + within
@@ -231,41 +239,41 @@ class Talk:
 
 
 def _unread(pipe: int) -> bool:
-    """True if something is left in a pipe that was written to it, where the system tells."""
+    """Return True if a pipe still holds unread bytes. Only Linux can tell; elsewhere False."""
     if sys.platform != "linux":
         return False
     return fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) != bytes(4)
 
 
-# -- What has come from a process under test, frame by frame. No I/O here --------------------------
+# -- The frames that have come. No I/O here --------------------------------------------------------
 
-#: Bytes of standard output that are kept to look at the framing.
+#: Bytes of standard output that are kept to check the framing.
 _HEARD = 64 * 1024
 
 
 class Fault(Exception):
-    """The process is not what the scenario asks for. The text says what was expected and came."""
+    """The process breaks a rule of the scenario. The text says what was expected and what came."""
 
 
 class Overdue(Fault):
-    """What was expected has not come in time."""
+    """Something expected has not come in time."""
 
 
 class Listener:
     """
-    Frames in, sorted.
+    The frames from a process, sorted by kind.
 
     Attributes:
-        ready: The frame, once it has come.
-        failure: An err with id null.
-        open: Ids of the calls that have no answer yet; whoever sends a call adds it.
-        results: For each id, the results so far.
-        answers: For each id, its `End` or `Err`.
+        ready: The ready frame, once it has come.
+        failure: The err frame with id null, once it has come.
+        open: Ids of the calls without an answer. The sender of a call adds its id.
+        results: The results so far, by id.
+        answers: The `End` or `Err`, by id.
         order: Ids in the order of their answers.
         logs: Log frames.
         pongs: Numbers of pongs.
-        last: The newest frame, for a complaint.
-        raw: The first bytes of all that came.
+        last: The newest frame, for a fault's text.
+        raw: The first bytes of the whole output.
     """
 
     def __init__(self, codec: str, max_frame: int) -> None:
@@ -285,10 +293,10 @@ class Listener:
 
     def feed(self, data: bytes) -> None:
         """
-        Take what has come.
+        Read output of the process.
 
         Raises:
-            Fault: It breaks the protocol, or answers what is not open.
+            Fault: The output breaks the protocol, or answers a call that is not open.
         """
         self.raw += data[: _HEARD - len(self.raw)]
         for event in self._reader.feed(data):
@@ -341,7 +349,7 @@ class Listener:
                 raise Fault(f"got a frame that only a host sends: {describe(event)}")
 
     def misframed(self) -> str:
-        """How the bytes that came are not framed as the page has it; empty when they are."""
+        """Return how the output breaks the framing of PROTOCOL.md; empty if it does not."""
         data = bytes(self.raw)
         if self.codec == "json":
             return _misframed_lines(data)
@@ -367,5 +375,5 @@ def _misframed_lines(data: bytes) -> str:
 
 
 def describe(event: Any) -> str:
-    """A frame, for people: short, on one line, without what is at its default."""
+    """Describe a frame for people: short, on one line, without default values."""
     return shorten(frames.to_wire(event)) if type(event) in frames.FIELDS else repr(event)
