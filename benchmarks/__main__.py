@@ -1,4 +1,4 @@
-"""Run all benchmarks, or those named: ``python -m benchmarks [NAME ...]``."""
+"""Run all benchmarks, or some by name: ``python -m benchmarks [NAME ...]``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: In the order of a message's way; each file says what it measures.
+#: All benchmarks, in the order of a message's way. Each file describes its own.
 NAMES = ("imports", "declare", "hops", "oneshot", "wire", "calls", "sdks", "shared", "memory")
 NAMES += ("workers", "rq_workers")
 

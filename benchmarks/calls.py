@@ -1,9 +1,10 @@
 """
-Calls to a long-lived process: one at a time, and pipelined.
+Measure calls to a long-lived process: one at a time, and pipelined.
 
-One at a time, beside the raw round trip: the same child, the same bytes, written and read with
-nothing around them. Pipelined, beside `concurrent.futures` with one process. A message has 100
-bytes. The C child tells what the host itself costs; the other is our Python SDK.
+Calls one at a time are compared with the raw round trip: the same child and the same bytes, written
+and read with nothing around them. Pipelined calls are compared with `concurrent.futures` with one
+process. A message has 100 bytes. With the C child, the host takes nearly all the time; the other
+child is our Python SDK.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def main() -> None:
 
 def placements() -> list[list[int]]:
     """
-    Host and child on two cores, where waking the other core costs most of the time, and both on
-    one. Left to itself the scheduler changes its mind from run to run.
+    Return the cores to measure with: host and child on two cores, where most of the time goes into
+    waking the other core, and both on one. A free scheduler chooses differently from run to run.
     """
     if len(ALL_CORES) < 2:
         return [sorted(ALL_CORES)]
@@ -63,12 +64,12 @@ def placements() -> list[list[int]]:
 
 
 def place(pools: dict[str, Calls], cores: list[int]) -> None:
-    """The host on the first of the cores, the children on the last."""
+    """Place the host on the first core and the children on the last."""
     move(pools, {cores[0]}, {cores[-1]})
 
 
 def release(pools: dict[str, Calls]) -> None:
-    """Host and children wherever the scheduler likes."""
+    """Let the scheduler place host and children."""
     move(pools, ALL_CORES, ALL_CORES)
 
 
@@ -121,7 +122,7 @@ def call_p50(pool: Calls) -> float:
 
 
 def raw_p50(pool: Calls) -> float:
-    """The same child and the same bytes, by a bare write and read."""
+    """Return the median of a bare write and read, with the same child and the same bytes."""
     with raw(pool) as exchange:
         return median_us(exchange)
 
@@ -188,7 +189,7 @@ def submitted(executor: ProcessPoolExecutor) -> float:
 
 
 def mapped(executor: ProcessPoolExecutor) -> float:
-    # Distinct messages: pickle writes a repeated one as a reference.
+    # Distinct messages, because pickle writes a repeated message as a reference.
     messages = [{**MESSAGE, "word": f"rain{n}"} for n in range(MANY)]
     began = time.perf_counter()
     assert sum(1 for _ in executor.map(echo, messages, chunksize=256)) == MANY

@@ -1,5 +1,5 @@
-/* The fastest node there can be: it answers each call with its message, and parses nothing else.
-   For flat messages in JSON only. It reads and writes 64 KiB at a time. */
+/* The fastest possible node: it answers each call with its message, and parses nothing else. It
+   takes flat messages in JSON only, and reads and writes 64 KiB at a time. */
 #include <string.h>
 #include <unistd.h>
 

@@ -1,8 +1,8 @@
-"""Microseconds per hop inside one process, beside emit 0.4.0 and streamz.
+"""Measure microseconds per hop inside one process, and compare with emit 0.4.0 and streamz.
 
-The graph is the documentation's word count of three nodes: a document is split into words, each
-is cleaned, each is counted. A hop is one message that reaches one node. All three carry the same
-named fields; streamz, which has none of its own, carries them as dictionaries.
+The graph is the documentation's word count with three nodes: split a document into words, clean
+each word, count each word. A hop is one message that reaches one node. All three carry the same
+named fields; streamz has no fields, so it carries dictionaries.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def streamz_graph(folder: Path) -> Callable[[str], Counter[str]]:
 
 
 def old_router(folder: Path) -> Any:
-    """Router of emit 0.4.0, which has the same import name: ours steps aside meanwhile."""
+    """Import the Router of emit 0.4.0. It has the same module name, so ours is set aside."""
     ours = set_aside()
     sys.path.insert(0, str(folder))
     try:

@@ -1,6 +1,7 @@
 """
-What ``import emit`` adds to the start of Python (target: under 60 ms), and how long a command takes
-until it knows what it was asked for (under 150 ms), as long as its help takes.
+Measure the time that ``import emit`` adds to the start of Python (target: under 60 ms), and the
+time of a command with ``--help`` (target: under 150 ms). Any call of the command takes that long
+until its command line is parsed.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from measure import ROOT, rounds, table, verdict
 
 IMPORT, COMMAND = 60.0, 150.0
 
-#: The first ones need no host, the others all of Emit.
+#: Commands to measure. The first ones need no host, the others need all of Emit.
 COMMANDS = ("graph", "run", "top", "dead", "call", "inspect", "check", "bench", "doctor", "new")
 
-#: With the compiled files that an installed package has, whatever this shell has been told.
+#: Without this variable Python writes compiled files, which an installed package has.
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 

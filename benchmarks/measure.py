@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved rounds, a line about the machine, a table."""
+"""Helpers of all benchmarks: interleaved rounds, a line about the machine, a table."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A benchmark is run as a file, so that its own folder comes first on the path, not the project's.
+# A benchmark runs as a file, so its own folder is on the path, and not the project's.
 sys.path.insert(0, str(ROOT))
 
 
 def rounds(contestants: Mapping[str, Callable[[], float]], count: int) -> dict[str, list[float]]:
     """
-    Run each contestant once per round, in turn, so that a slow moment of the machine hits all.
+    Run each contestant once per round, in turn: a slow moment of the machine hits all of them.
 
     Args:
-        contestants: Name -> a function that does the work once and returns its own measure.
-        count: Rounds that count; one more goes before them.
+        contestants: By name, a function that does the work once and returns its measure.
+        count: Rounds that count. One more comes before them, as a warm-up.
     """
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(count + 1):
@@ -34,7 +34,7 @@ def rounds(contestants: Mapping[str, Callable[[], float]], count: int) -> dict[s
 
 
 def ratio(mine: Sequence[float], others: Sequence[float]) -> float:
-    """The median of the rounds' own ratios."""
+    """Return the median of the ratios of all rounds."""
     return statistics.median(a / b for a, b in zip(mine, others, strict=True))
 
 
@@ -58,12 +58,13 @@ def verdict(ok: bool) -> str:
 
 def installed(requirement: str, *options: str) -> Path | None:
     """
-    A folder of its own with *requirement* from PyPI, kept in ``.cache``; None if unreachable.
+    Install *requirement* from PyPI into a folder of its own in ``.cache``, and return the folder;
+    None if PyPI can't be reached.
     """
     folder = ROOT / ".cache" / "benchmarks" / requirement
     if folder.is_dir():
         return folder
-    # Moved into place when complete: an interrupted installation is no installation.
+    # The folder moves to its place when it is complete, because an installation may be interrupted.
     part = folder.with_suffix(f".{os.getpid()}.part")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(part)]
     done = subprocess.run([*command, *options, requirement], capture_output=True, text=True)

@@ -1,8 +1,8 @@
 """
-What idle processes and long streams cost the host.
+Measure the cost of idle processes and long streams for the host.
 
-Memory is the resident size of this process, and what the processes themselves use is not in it.
-Processor time is that of this process and its threads, while a hundred processes idle.
+Memory is the resident size of this process, without the memory of its children. Processor time is
+the time of this process and its threads, while a hundred processes idle.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def idle(host: Host) -> list[tuple[str, str, str]]:
-    """A hundred small filters, which start in no time; each with its pipes, and its figures."""
+    """Measure a hundred small filters, which start quickly, each with its pipes and figures."""
     calls = make(host, FILTER, "lines", PROCESSES)
     calls.call({})
     before, leases = rss(), []
@@ -54,7 +54,7 @@ def idle(host: Host) -> list[tuple[str, str, str]]:
 
 
 def stream(host: Host) -> tuple[str, str, str]:
-    """A million results of one message, none of which is kept."""
+    """Measure a million results of one message, without keeping any."""
     calls = make(host, RANGE, "persistent", 1)
     assert sum(1 for _ in calls.stream({"n": 1000})) == 1000
     before = rss()

@@ -1,4 +1,4 @@
-"""What a one-shot node adds to a bare subprocess.run of the same program. Target: 10 % at most."""
+"""Measure what a one-shot node adds to a bare subprocess.run. Target: 10 % at most."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Messages a second through RQ's SimpleWorker on a Redis of its own: plain jobs, and a graph.
+"""Measure messages per second through RQ's SimpleWorker on a Redis of its own.
 
-The graph is word count: a document is split into words, each is counted in Redis. The worker runs
-plain RQ jobs, the graph with a job for each message, and the graph with batches of 100; what they
-have counted is compared in the end.
+The graph is word count: split a document into words, and count each word in Redis. The worker runs
+plain RQ jobs, the graph with a job for each message, and the graph with batches of 100. The counts
+are compared at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workers import redis_server
 
 WORDS = ("the rain in spain falls mainly on the plain and " * 20).split()
 ROUNDS = 5
-#: Documents of 200 words in a round.
+#: Number of documents of 200 words in a round.
 DOCUMENTS = {"plain": 1, "single": 1, "batch": 40}
 
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def timed(worker: Any, start: Any, name: str) -> Callable[[], float]:
-    """Messages a second that the worker takes, the sending of the documents left out."""
+    """Measure messages per second of the worker, without the sending of the documents."""
 
     def once() -> float:
         for _ in range(DOCUMENTS[name]):
@@ -57,7 +57,7 @@ def timed(worker: Any, start: Any, name: str) -> Callable[[], float]:
 
 
 def check(found: dict[bytes, bytes]) -> None:
-    """No word was lost, and none counted twice."""
+    """Check that no word was lost or counted twice."""
     for form, documents in DOCUMENTS.items():
         for word, count in Counter(WORDS).items():
             assert int(found[f"{form} {word}".encode()]) == count * documents * (ROUNDS + 1)

@@ -1,8 +1,9 @@
-"""What each SDK makes of its language: calls a second, time to be ready, memory of an idle process.
+"""Measure each SDK: calls per second, time to be ready, memory of an idle process.
 
-The echo of a message of 100 bytes, beside the naive program of the same language, which reads a
-line of JSON, writes a line of JSON and flushes. Both are driven by threads that write prepared
-bytes and read what comes, with no work per message; what came is checked afterwards.
+The program echoes a message of 100 bytes. It is compared with the naive program in the same
+language, which reads a line of JSON, writes a line of JSON and flushes. Threads drive both: they
+write prepared bytes and read the answers, with no work per message. The answers are checked
+afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ BUILT = ROOT / ".cache" / "benchmarks" / "go"
 MESSAGES = 40_000
 ROUNDS = 5
 STARTS = 15
-#: That of docs/performance.md.
+#: The message of docs/performance.md.
 MESSAGE = {
     "word": "somewhere over the rainbow",
     "count": 3,
@@ -55,12 +56,12 @@ class Language:
     #: Times the naive form, with the better codec.
     target: float
     env: dict[str, str] = field(default_factory=dict)
-    #: What makes the programs, for a language that is compiled.
+    #: Commands that build the programs, for a compiled language.
     build: tuple[tuple[str, ...], ...] = ()
 
 
 def compiled(source: str) -> tuple[str, ...]:
-    """As a node's file is: the launcher's build adds the SDK where it is imported."""
+    """Return the command that builds a node's file: it adds the SDK if the file imports it."""
     build = ("go", "-C", str(ROOT / "runtimes/go/build"), "run", ".", str(HERE / source))
     return (*build, "", str(BUILT / source.removesuffix(".go")))
 
@@ -71,13 +72,13 @@ LANGUAGES = (
         echo=["ruby", str(HERE / "echo/echo.rb")],
         naive=["ruby", str(HERE / "naive/echo.rb")],
         bare=["ruby", "-e", "$stdout.sync = true; puts 'hello'; $stdin.read"],
-        # Out of reach in Ruby 3.1 with msgpack 1.4. In processor time for each call: the naive
-        # program 7 us, ours 7. A loop that only decodes the calls, encodes the results and writes
-        # them together, with nothing checked and no call kept, 3 to 4. Of ours, a third is the
-        # codec's, a sixth looking at each part of the result, an eighth the garbage collector's;
-        # the rest are some 25 methods of Ruby, at 0.1 us each. Calls a second: 1.2 to 1.3 times
-        # the naive program's, up to 2 on a busy machine, where its write for each message is
-        # dear. That loop: 2.5 to 2.9, and up to 4.
+        # Not reached in Ruby 3.1 with msgpack 1.4. Processor time per call: the naive program takes
+        # 7 us, ours 7. A loop that only decodes the calls, encodes the results and writes them
+        # together, without any check and without keeping calls, takes 3 to 4. In our program, the
+        # codec takes a third, looking at each part of the result a sixth, the garbage collector an
+        # eighth; the rest are some 25 methods of Ruby, at 0.1 us each. Calls per second: 1.2 to 1.3
+        # times the naive program's, and up to 2 on a busy machine, where a write for each message
+        # takes long. For that loop: 2.5 to 2.9, and up to 4.
         target=3.0,
         env={"RUBYLIB": str(ROOT / "sdks/ruby/lib")},
     ),
@@ -86,9 +87,10 @@ LANGUAGES = (
         echo=["node", str(HERE / "echo/echo.mjs")],
         naive=["node", str(HERE / "naive/echo.mjs")],
         bare=["node", "-e", "console.log('hello'); process.stdin.resume()"],
-        # Out of reach in Node 20. 40,000 calls take 0.2 s of processor time, and half of that is V8
-        # compiling what is hot. Then a call takes 2.4 to 2.7 us, 1.5 of them in JSON.parse and
-        # JSON.stringify; a loop of nothing else, with one write for what one read gave, 1.8.
+        # Not reached in Node 20. 40,000 calls take 0.2 s of processor time, half of it for V8's
+        # compilation of hot code. After that a call takes 2.4 to 2.7 us, 1.5 of them in JSON.parse
+        # and JSON.stringify. A loop that does only these two, with one write for each read, takes
+        # 1.8.
         target=1.5,
     ),
     Language(
@@ -152,7 +154,7 @@ def speed(language: Language) -> tuple[str, ...]:
 
 
 def answered_naively(language: Language) -> float:
-    """Calls a second of the naive program."""
+    """Measure calls per second of the naive program."""
     line = json.dumps(MESSAGE).encode() + b"\n"
     with running(language, language.naive) as process:
         ask(process, line)
@@ -162,7 +164,7 @@ def answered_naively(language: Language) -> float:
 
 
 def answered(language: Language, codec: str) -> float:
-    """Calls a second of our echo; 0 if it does not speak *codec*."""
+    """Measure calls per second of our echo; 0 if it does not speak *codec*."""
     with running(language, language.echo) as process:
         if greet(process, codec).get("codec", "json") != codec:
             return 0.0
@@ -200,7 +202,7 @@ def running(language: Language, command: list[str]) -> Iterator[subprocess.Popen
 
 
 def ask(process: subprocess.Popen[bytes], line: bytes) -> bytes:
-    """Write *line*; return the next line that is not empty."""
+    """Write *line*, and return the next line that is not empty."""
     os.write(ends(process)[0], line)
     answer = b""
     while not answer.strip() or not answer.endswith(b"\n"):
@@ -215,7 +217,7 @@ def greet(process: subprocess.Popen[bytes], codec: str) -> Any:
 
 
 def drive(process: subprocess.Popen[bytes], data: bytes) -> tuple[float, bytes]:
-    """Write *data* and read to the end: calls a second until the last byte, and all bytes."""
+    """Write *data*, read to the end, and return calls per second with all bytes."""
     _, reading = ends(process)
     writer = threading.Thread(target=pour, args=(process, data))
     pieces, last = [], (began := time.perf_counter())
@@ -236,14 +238,17 @@ def pour(process: subprocess.Popen[bytes], data: bytes) -> None:
 
 
 def ends(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Where to write to it, and where to read from it."""
+    """Return the descriptors to write to a process and to read from it."""
     assert process.stdin is not None
     assert process.stdout is not None
     return process.stdin.fileno(), process.stdout.fileno()
 
 
 def readiness(language: Language) -> tuple[str, ...]:
-    """From the start to the first line of output. Target: a tenth of the bare one's, plus 30 ms."""
+    """
+    Measure the time to the first line of output. Target: at most a tenth, plus 30 ms, more than the
+    bare program's.
+    """
     taken = rounds({"bare": lambda: started(language), "ours": lambda: ready(language)}, STARTS)
     bare, ours = (statistics.median(each) for each in taken.values())
     goal = 1.1 * bare + 30
@@ -265,7 +270,7 @@ def ready(language: Language) -> float:
 
 
 def idle(language: Language) -> tuple[str, ...]:
-    """Resident memory once it waits for input."""
+    """Measure resident memory, once the process waits for input."""
     with running(language, language.bare) as process:
         ask(process, b"\n")
         bare = resident(process)
@@ -278,7 +283,7 @@ def idle(language: Language) -> tuple[str, ...]:
 
 
 def resident(process: subprocess.Popen[bytes]) -> float:
-    """MB, when the process sleeps: what it does after its first line counts, too."""
+    """Return MB once the process sleeps: memory that it takes after its first line counts, too."""
     program = psutil.Process(process.pid)
     while program.status() != psutil.STATUS_SLEEPING:
         time.sleep(0.01)

@@ -1,9 +1,9 @@
 """
-Private hosts beside a shared one: eight worker processes that use four nodes each.
+Compare private hosts with a shared host: eight worker processes that use four nodes each.
 
 Memory is the proportional set size of the workers, the shared host and all programs, after every
-worker has called every node. A node is a Ruby filter where there is Ruby, and else one in Python; a
-message has 100 bytes. The figures of time are one worker's, and all eight's at the same time.
+worker has called every node. A node is a filter in Ruby, or in Python if Ruby is missing. A message
+has 100 bytes. Times are measured for one worker, and for all eight at the same time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORKERS, NODES, ROUNDS = 8, 4, 5
 RUBY = "$stdout.sync = true; while l = gets; puts l; end # node %d"
 PYTHON = "import sys\nfor l in sys.stdin: print(l, end='', flush=True) # node %d"
 
-#: A worker does what it is told by a line, and answers by one.
+#: A worker does the work that a line names, and answers with a line.
 WORKER = """
 import json, sys, time
 from emit.host.host import current
@@ -75,7 +75,7 @@ class Fleet:
         self.others = others
 
     def ask(self, what: str, count: int, workers: int) -> float:
-        """The median answer of so many of the workers, at work at the same time."""
+        """Return the median answer of *workers* workers at the same time."""
         chosen = self.workers[:workers]
         for worker in chosen:
             assert worker.stdin is not None
@@ -83,7 +83,7 @@ class Fleet:
         return statistics.median(float(w.stdout.readline()) for w in chosen if w.stdout)
 
     def figures(self) -> tuple[float, int]:
-        """MiB of memory of all, and how many programs of nodes run."""
+        """Return MiB of memory of all processes, and the number of programs."""
         roots = [psutil.Process(pid) for pid in (*self.others, *(w.pid for w in self.workers))]
         below = {child for root in roots for child in root.children(recursive=True)}
         everyone = {*roots, *below}
@@ -94,7 +94,7 @@ class Fleet:
 
 @contextmanager
 def fleet(path: str) -> Iterator[Fleet]:
-    """With a shared host at *path*, or each with its own where that is empty."""
+    """Provide workers with a shared host at *path*, or with private hosts if it is empty."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "EMIT_HOST": path or "private"}
     command = [sys.executable, "-c", WORKER, json.dumps(list(programs()))]
     pipe = subprocess.PIPE
@@ -111,7 +111,7 @@ def fleet(path: str) -> Iterator[Fleet]:
 
 @contextmanager
 def shared_host(path: str) -> Iterator[int]:
-    """Its process id."""
+    """Run a shared host at *path*, and provide its process id."""
     run = "import sys; from emit.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", run, "host", "--socket", path]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

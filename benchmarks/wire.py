@@ -1,8 +1,8 @@
-"""Microseconds per message on the wire, beside the bare codecs.
+"""Measure microseconds per message on the wire, and compare with the bare codecs.
 
-One call and its answer of a message of 100 bytes: what the session adds to encoding the message
-and decoding the answer, with the ids, the checks of every value and the table of states. In
-chunks of 256 messages, as `call_many` has them; no pipe and no process.
+A message of 100 bytes is called and answered. The bare codec encodes the message and decodes the
+answer; the session adds ids, checks of every value and the table of states. Messages come in chunks
+of 256, as in `call_many`. There is no pipe and no process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MESSAGE = {
     "flag": True,
 }
 META = {"origin": "split", "attempt": 1, "deadline_ms": 30_000}
-#: Times the bare codec, which checks nothing and matches no answer to its call.
+#: Targets, in multiples of the bare codec, which checks nothing and matches no answers to calls.
 TARGETS = {"json": 4.5, "msgpack": 3.0}
 BARE = {"json": (orjson.dumps, orjson.loads), "msgpack": (msgpack.packb, msgpack.unpackb)}
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def bare(dump: Callable[[Any], bytes], load: Callable[[bytes], Any]) -> Callable[[], float]:
-    """The message encoded and an answer decoded, each on its own."""
+    """Encode each message and decode each answer, one by one."""
     answer = dump({"op": "end", "id": 1234, "msgs": [MESSAGE]})
 
     def run() -> float:
@@ -67,7 +67,7 @@ def bare(dump: Callable[[Any], bytes], load: Callable[[bytes], Any]) -> Callable
 
 
 def session(codec: str, meta: dict[str, Any] | None) -> Callable[[], float]:
-    """Calls written one by one, their answers received in one piece."""
+    """Write calls one by one, and receive their answers in one piece."""
     conversation = Session("node", codecs=[codec])
     conversation.hello()
     conversation.receive(encode(Ready(1, codec)))

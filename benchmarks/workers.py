@@ -1,9 +1,9 @@
-"""Messages a second through Celery workers on a Redis of their own: plain tasks, and a graph.
+"""Measure messages per second through Celery workers on a Redis of their own.
 
-The graph is word count: a document is split into words, each is counted. The same worker (two
+The graph is word count: split a document into words, and count each word. The same worker (two
 processes) runs plain Celery tasks, the graph with a task for each message, and the graph with
-batches of 100; what they have counted is compared in the end. Then a program as a node, beside
-the way of 2013: a process for each message.
+batches of 100. The counts are compared at the end. Then a program as a node is compared with the
+way of 2013: a process for each message.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent / "queues"
 WORDS = ("the rain in spain falls mainly on the plain and " * 50).split()
 DOCUMENT = " ".join(WORDS)
 ROUNDS = 5
-#: Documents of 500 words in a round: each form has about a second of work.
+#: Number of documents of 500 words in a round, for about a second of work in each form.
 DOCUMENTS = {"plain": 2, "single": 2, "batch": 60, "node": 60, "spawn": 0.1}
 
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def timed(redis: Any, start: Any, name: str) -> Callable[[], float]:
-    """Messages a second: from the documents' sending until nothing is left."""
+    """Measure messages per second, from the sending of the documents until nothing is left."""
     count, document = DOCUMENTS[name], DOCUMENT
     if count < 1:
         count, document = 1, " ".join(WORDS[: int(len(WORDS) * count)])
@@ -80,7 +80,7 @@ def drain(redis: Any) -> None:
 
 
 def check(redis: Any) -> None:
-    """No word was lost, and none counted twice."""
+    """Check that no word was lost or counted twice."""
     found = {key.decode(): int(count) for key, count in redis.hgetall("counts").items()}
     for form in ("plain", "single", "batch"):
         documents = DOCUMENTS[form] * (ROUNDS + 1)

@@ -1,1 +1,1 @@
-"""The project's own commands: set-up, and the checks of what is not Python."""
+"""The project's own commands: set-up, figures, and the checks of other languages."""

@@ -1,6 +1,6 @@
-"""``make conformance``: every SDK against every scenario, in both codecs.
+"""``make conformance``: play every scenario against every SDK, in both codecs.
 
-A language that is not there is left out with a notice, and is an error when CI=true.
+A language that is not installed is left out with a notice. With CI=true it is an error.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ OPTIONS = ("--require", "all", "--timeout", "30")
 
 @dataclass(frozen=True)
 class Sdk:
-    """The program of one SDK that has the nodes of tests/conformance/README.md."""
+    """The program of one SDK, with the nodes of tests/conformance/README.md."""
 
     language: str
     file: str
     command: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
-    #: A list of scenarios that may fail, with the reason of each.
+    #: File with the scenarios that are expected to fail, and the reason for each.
     known: str = ""
 
     @property
     def lack(self) -> str:
-        """The tools that are missing, and why; empty when all are here."""
+        """The tools that are missing, with the reasons; empty if none is."""
         wanted = tools.lacking(map(tools.named, self.tools))
         return tools.listed(wanted)
 
     @contextmanager
     def built(self) -> Iterator[tuple[str, ...]]:
-        """The command that starts it, built first where the language wants that."""
+        """Build the program if its language needs that, and provide its command."""
         if self.language != "go":
             yield (*self.command, self.file)
             return
@@ -71,7 +71,7 @@ SDKS = (
 
 
 def main() -> int:
-    """Test them all, even when one fails; 1 if any failed."""
+    """Test all SDKs, even after a failure. Return 1 if any failed."""
     passed = [check(sdk) for sdk in SDKS]
     return 0 if all(passed) else 1
 

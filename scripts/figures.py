@@ -15,7 +15,7 @@ from typing import NamedTuple
 from scripts import journeys, tools
 from scripts.journeys import PACKAGE, ROOT
 
-#: What no figure may be above. Where the comment names a target, it is not reached yet.
+#: The largest allowed figures. A comment names a target that is not reached yet.
 LIMITS = {
     "circles of imports": 0,
     "depth of imports from emit/__init__": 13,  # 10, circles counted as one module
@@ -31,7 +31,7 @@ LIMITS = {
     "calls on a Celery delivery's way": 111,
 }
 
-#: The class whose public methods the documentation of 0.3 defines: no limit holds for it.
+#: The class without a limit: the documentation of 0.3 defines its public methods.
 DOCUMENTED = "emit.router.core.Router"
 
 #: Names of modules by the modules that they import.
@@ -39,7 +39,7 @@ Imports = dict[str, set[str]]
 
 
 class Figure(NamedTuple):
-    """One row of what is printed; its name is one of LIMITS."""
+    """One row of the output. Its name is one of LIMITS."""
 
     name: str
     value: int
@@ -47,7 +47,7 @@ class Figure(NamedTuple):
 
 
 def main() -> int:
-    """Print the figures. Returns 1 if one is over its limit."""
+    """Print the figures. Return 1 if one is over its limit."""
     figures = [*of_the_source(), *of_the_ways()]
     for name, value, detail in figures:
         verdict = "OVER" if value > LIMITS[name] else ""
@@ -55,7 +55,7 @@ def main() -> int:
     return int(any(figure.value > LIMITS[figure.name] for figure in figures))
 
 
-# -- the source ----------------------------------------------------------------------------------
+# -- The source ------------------------------------------------------------------------------------
 
 
 def of_the_source() -> Iterator[Figure]:
@@ -82,7 +82,7 @@ def name_of(path: Path) -> str:
 
 
 def imported(name: str, tree: ast.Module, modules: Collection[str]) -> Iterator[str]:
-    """Yield each module of ours that *tree* imports anywhere, for type checkers included."""
+    """Yield each of our modules that *tree* imports, including imports for type checkers."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
@@ -125,7 +125,7 @@ def deepest(imports: Imports, groups: list[list[str]]) -> list[str]:
     """Return the longest chain of imports from ``emit``; a circle counts as one module."""
     group_of = {name: number for number, group in enumerate(groups) for name in group}
     chains: list[list[str]] = []
-    for number, group in enumerate(groups):  # what a group imports comes before it
+    for number, group in enumerate(groups):  # the imports of a group come before it
         below = {group_of[other] for name in group for other in imports[name]} - {number}
         longest = max((chains[other] for other in below), key=len, default=[])
         chains.append([min(group, key=len), *longest])
@@ -149,7 +149,7 @@ def told(group: list[str]) -> str:
     return " = ".join(sorted(map(short, group), key=len))
 
 
-# -- a message's way -----------------------------------------------------------------------------
+# -- A message's way -------------------------------------------------------------------------------
 
 
 def of_the_ways() -> Iterator[Figure]:

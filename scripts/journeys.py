@@ -1,9 +1,10 @@
-"""Follow real messages through ``emit/``, and tell their ways in docs/architecture.md.
+"""Follow real messages through ``emit/``, and write their ways into docs/architecture.md.
 
     python -m scripts.journeys          # print the block of the page
     python -m scripts.journeys write    # put it into the page
 
-What happens at a row is written by hand, and is kept if its file and its direction stay.
+The description in a row is written by hand. It is kept as long as the row has the same file and
+direction.
 """
 
 from __future__ import annotations
@@ -25,40 +26,40 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "emit"
 PAGE = ROOT / "docs" / "architecture.md"
 
-#: What the block stands between, in the page.
+#: The lines around the block in the page.
 BEGIN, END = "<!-- ways: python -m scripts.journeys write -->", "<!-- end of ways -->"
 
-#: Stands in a row of which nobody has said yet what happens.
+#: The description of a row that nobody has described yet.
 UNTOLD = "?"
 
-#: The program that a message goes to: it answers each with its own fields.
+#: The program that the messages go to. It answers each message with the same fields.
 PROGRAM = "def same(word:) = { word: word }\n"
 
-#: Messages of the batch that is followed.
+#: Number of messages in the batch.
 BATCH = 3
 
-#: How often each is sent: the first starts the program, and any may have to wait twice.
+#: How often each is sent. The first one starts the program, and any may have to wait twice.
 TIMES = 4
 
-#: Functions of C by which bytes go to a program.
+#: C functions that send bytes to a program.
 WRITES = {"write", "writev", "send", "sendall", "sendmsg"}
 
-#: Frames that later versions of Python have no longer.
+#: Frames that later versions of Python no longer have.
 INLINED = {"<listcomp>", "<setcomp>", "<dictcomp>"}
 
-#: Seconds for a Celery worker in this process to do what it is told to.
+#: Seconds for the Celery worker in this process to do its work.
 PATIENCE = 60.0
 
 
 class Call(NamedTuple):
-    """A function of ours that was called: its file, below ``emit/``, and its name."""
+    """A call of one of our functions: its file, below ``emit/``, and its name."""
 
     file: str
     function: str
 
 
 class Way(NamedTuple):
-    """The calls on a message's way: until it is written to the program, and after that."""
+    """The calls on a message's way: until the message is written to the program, and after."""
 
     there: list[Call]
     back: list[Call]
@@ -73,12 +74,12 @@ class Way(NamedTuple):
 
     @property
     def changes(self) -> int:
-        """How often the next call is in another file than the last."""
+        """The number of calls that are in another file than the call before."""
         return len([*groupby(call.file for call in self.calls)]) - 1
 
 
 class Tracer:
-    """Notes the ways of messages in a thread that has :attr:`note` as its profiler."""
+    """Records the ways of messages, in a thread that has :attr:`note` as its profiler."""
 
     def __init__(self) -> None:
         self._ways: list[Way] = []
@@ -96,7 +97,7 @@ class Tracer:
             self._written = True
 
     def begin(self, **_: Any) -> None:
-        """Begin a way. The collector calls no functions meanwhile, as it could anywhere."""
+        """Begin a way. The garbage collector is off until its end: it calls functions anywhere."""
         gc.disable()
         self._on, self._written = Way([], []), False
 
@@ -108,14 +109,14 @@ class Tracer:
 
     @property
     def shortest(self) -> Way:
-        """The way that was warm, and on which nothing had to be waited for twice."""
+        """The shortest way: the program was running, and nothing had to wait twice."""
         way = min(self._ways, key=lambda way: len(way.calls))
         if not way.back:
             raise ValueError("nothing was written to a program")
         return way
 
 
-# -- the ways ------------------------------------------------------------------------------------
+# -- The ways --------------------------------------------------------------------------------------
 
 
 @cache
@@ -126,13 +127,13 @@ def of_a_message() -> Way:
 
 @cache
 def of_a_batch() -> Way:
-    """Follow some messages that one Python node has for a program, and their results."""
+    """Follow several messages from one Python node to a program, and their results."""
     return _through_a_router(BATCH)
 
 
 @cache
 def of_a_delivery() -> Way:
-    """Follow a task of Celery's through a worker, to a program, and its result into the queue."""
+    """Follow a Celery task through a worker to a program, and its result into the queue."""
     import celery
     from celery import signals
     from celery.contrib.testing.worker import start_worker
@@ -142,7 +143,8 @@ def of_a_delivery() -> Way:
 
     app = celery.Celery("journeys", broker="memory://", set_as_current=False)
     app.conf.update(task_ignore_result=True, broker_transport_options={"polling_interval": 0.05})
-    app.conf.task_routes = {"journeys.sink": "elsewhere"}  # so that it is not followed as well
+    # No worker serves this queue, so the second task is not followed.
+    app.conf.task_routes = {"journeys.sink": "elsewhere"}
     router = CeleryRouter(celery_task=app.task(shared=False))
     tracer, ended = Tracer(), threading.Semaphore(0)
 
@@ -151,7 +153,7 @@ def of_a_delivery() -> Way:
         ended.release()
 
     with ExitStack() as stack:
-        stack.callback(Channel.queues.clear)  # which all apps of a process share
+        stack.callback(Channel.queues.clear)  # all apps of a process share them
         stack.callback(app.close)
         stack.enter_context(router)
         program = stack.enter_context(_program())
@@ -169,7 +171,7 @@ def of_a_delivery() -> Way:
             router(word=f"word {number}")
             if not ended.acquire(timeout=PATIENCE):
                 raise TimeoutError(f"the worker has not run task {number}")
-        app.control.shutdown()  # it looks for messages all the time, and for its end every 2 s
+        app.control.shutdown()  # a message: the worker checks its end flag only every 2 s
     return tracer.shortest
 
 
@@ -219,11 +221,11 @@ def _program() -> Iterator[Any]:
         yield Same
 
 
-# -- the page ------------------------------------------------------------------------------------
+# -- The page --------------------------------------------------------------------------------------
 
 
 def block(page: str) -> str:
-    """Return the block as it should be; it has the words of the one in *page*."""
+    """Return the right block, with the descriptions of the block in *page*."""
     message, batch, delivery = of_a_message(), of_a_batch(), of_a_delivery()
     words = {(way, file): text for way, file, text in _rows(page)}
     lines = [BEGIN, "", "| way | file | first | what happens |", "|---|---|---|---|"]
@@ -250,7 +252,7 @@ def _rows(page: str) -> list[tuple[str, str, str]]:
 
 
 def _firsts(calls: list[Call]) -> dict[str, str]:
-    """Return the files in the order in which they are first called, each with that function."""
+    """Return the files in the order of their first calls, each with the function called first."""
     found: dict[str, str] = {}
     for file, function in calls:
         found.setdefault(file, function)

@@ -1,7 +1,7 @@
-"""Lint and test what is not Python: ``python -m scripts.languages lint`` or ``test``.
+"""Lint and test the other languages: ``python -m scripts.languages lint`` or ``test``.
 
-A folder that is not there has nothing to check. A language that is not there is left out with a
-notice, and is an error when CI=true.
+A missing folder has nothing to check. A language that is not installed is left out with a notice.
+With CI=true it is an error.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from scripts import tools
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("sdks", "runtimes", "examples")
-#: A template is no source before {{name}} is replaced in it.
+#: Folders without sources: a template is not valid code before {{name}} is replaced.
 PASSED_OVER = {"node_modules", "template"}
 RUN_TESTS = 'Dir["./test/**/*_test.rb"].sort.each { |file| require file }'
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command, where it runs, and the only output that counts as success (None: any)."""
+    """A command, its folder, and the only output that counts as success (None: any)."""
 
     argv: tuple[str, ...]
     folder: Path = ROOT
@@ -32,7 +32,7 @@ class Command:
 
 
 def main(action: str) -> int:
-    """Run every command of *action*, all of them even when one fails; 1 if any failed."""
+    """Run every command of *action*, even after a failure. Return 1 if any failed."""
     passed = [check(language, commands[action]) for language, commands in LANGUAGES.items()]
     return 0 if all(passed) else 1
 
@@ -67,7 +67,7 @@ def run(command: Command) -> bool:
 
 def lint_ruby() -> Iterator[Command]:
     for file in files(".rb"):
-        # Warnings leave the exit status at 0: only the output tells.
+        # The exit status is 0 even with warnings, so the output has to be compared.
         yield Command(("ruby", "-wc", str(file)), output="Syntax OK")
 
 
@@ -93,7 +93,7 @@ def check_types(folder: Path) -> Iterator[Command]:
 
 
 def test_node() -> Iterator[Command]:
-    # Named, since Node 20 takes every file in test/ for one, the conformance app too.
+    # By name, because Node 20 takes every file in test/ for a test, even the conformance app.
     if tests := sorted((ROOT / "sdks/node/test").glob("*.test.js")):
         names = (str(file.relative_to(ROOT / "sdks/node")) for file in tests)
         yield Command(("node", "--test", "--test-reporter=spec", *names), ROOT / "sdks/node")
@@ -112,7 +112,7 @@ def test_go() -> Iterator[Command]:
 
 
 def race() -> tuple[str, ...]:
-    """The race detector needs cgo, which Go turns off by itself where there is no C compiler."""
+    """Return the race detector's option, if it works: it needs cgo, and cgo a C compiler."""
     return ("-race",) if tools.run("go", "env", "CGO_ENABLED").stdout.strip() == "1" else ()
 
 

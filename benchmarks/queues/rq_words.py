@@ -1,4 +1,4 @@
-"""Word count through RQ: plain jobs, and a graph with and without batches. For rq_workers.py."""
+"""Word count through RQ, for rq_workers.py: plain jobs, and a graph with and without batches."""
 
 from __future__ import annotations
 

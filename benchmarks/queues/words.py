@@ -1,4 +1,4 @@
-"""Word count through Celery: plain tasks, and a graph with and without batches. For workers.py."""
+"""Word count through Celery, for workers.py: plain tasks, and a graph with and without batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SDKS = {"PYTHONPATH": str(ROOT / "sdks" / "python"), "RUBYLIB": str(ROOT / "sdks
 
 @signals.worker_process_shutdown.connect
 def report(**_: Any) -> None:
-    """Each process says at its end what it has counted."""
+    """Write the counts of this process at its end."""
     redis = Redis.from_url(URL)
     for key, count in counts.items():
         redis.hincrby("counts", key, count)
