@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         type=float,
-        help="seconds for the whole call, all attempts together (default: 30 for each)",
+        help="seconds for the whole call with all attempts (default: 30 for each attempt)",
     )
     parser.add_argument(
         "--codec", choices=("json", "msgpack"), help="the codec of the messages to the program"

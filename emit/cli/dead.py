@@ -36,7 +36,9 @@ EXAMPLES = """
 def configure(parser: argparse.ArgumentParser) -> None:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--redis", metavar="URL", help="default: the router's, else $EMIT_REDIS, else $REDIS_URL"
+        "--redis",
+        metavar="URL",
+        help="the Redis with the letters (default: the router's, $EMIT_REDIS, $REDIS_URL)",
     )
     common.add_argument("--prefix", help="prefix of the keys (default: the router's, or emit:dead)")
     common.add_argument(

@@ -27,14 +27,16 @@ _MARKS = {"ok": ("✔", "green"), "absent": ("–", "yellow"), "broken": ("✘",
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--app", metavar="MODULE.ROUTER", help="check a router's queue, too")
+    parser.add_argument("--app", metavar="MODULE.ROUTER", help="test a router's queue, too")
     parser.add_argument(
         "--here",
         action="store_true",
         help="test the languages and the Python of this folder, too; this runs code of the folder",
     )
     parser.add_argument(
-        "--redis", metavar="URL", help="default: the router's, $EMIT_REDIS, $REDIS_URL, localhost"
+        "--redis",
+        metavar="URL",
+        help="the Redis to test (default: the router's, $EMIT_REDIS, $REDIS_URL, localhost)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 

@@ -31,7 +31,10 @@ SUFFIXES = {"txt": "text", "gv": "dot", "mmd": "mermaid"}
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("router", help="dotted path of the router, such as app.router")
     parser.add_argument(
-        "-f", "--format", choices=FORMATS, help="default: by the suffix of --output, else text"
+        "-f",
+        "--format",
+        choices=FORMATS,
+        help="what to write (default: by the suffix of --output, else text)",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to this file")
 

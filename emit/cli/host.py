@@ -30,7 +30,9 @@ _TURN = 1.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--socket", metavar="PATH", help=f"default: the socket of ${VARIABLE}")
+    parser.add_argument(
+        "--socket", metavar="PATH", help=f"where to listen (default: the socket of ${VARIABLE})"
+    )
     parser.add_argument(
         "--max-processes", type=_count, metavar="N", help="limit the processes of all nodes"
     )

@@ -24,7 +24,10 @@ EXAMPLES = """
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="print one table and end")
     parser.add_argument(
-        "--sort", choices=SORTS, default="node", help="sort by this column (%(default)s)"
+        "--sort",
+        choices=SORTS,
+        default="node",
+        help="column to sort by, the largest first (%(default)s)",
     )
     parser.add_argument(
         "--interval", type=float, default=1.0, help="seconds between refreshes (%(default)g)"
