@@ -1,6 +1,6 @@
-"""What tests share: the ``requires`` mark, a cache for builds, and a real Redis.
+"""Marks and fixtures for all tests: the ``requires`` mark, a cache for builds, real servers.
 
-A test that hangs is ended by ``faulthandler_timeout`` in pyproject.toml, with every thread's stack.
+``faulthandler_timeout`` in pyproject.toml ends a test that hangs, and prints every thread's stack.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from scripts import tools
 from tests.hosts import tagged
 from tests.leaks import no_leaks
 
-#: The shell reads until this test run is gone, killed included, and then ends Redis. It closes its
-#: own standard output, so that Redis alone holds the pipe: its end is the end of a failed start.
+#: A shell that ends Redis once this test run is gone, even if the run was killed: its read ends
+#: then. It closes its stdout, so only Redis holds the pipe: if the pipe ends, the start has failed.
 GUARD = 'redis-server "$@" & exec >&-; read -r _; kill -9 $!; wait'
 
-#: A test that needs one of these is slow: its server has to come up, and mostly workers, too.
+#: A test that needs one of these is slow: a server has to start, and often workers, too.
 SERVERS = {"redis-server", "rabbitmq-server"}
 SLOW_FIXTURES = {"redis_server", "usual_redis", "rabbitmq", "builds"}
 
-#: What each process of xdist has left out.
+#: The number of tests that each process of xdist has left out.
 left_out: list[int] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # As a shell has it for what it runs in the background: all that tests start would inherit
-        # that, and Ctrl-C could not be tried.
+        # A shell ignores SIGINT in background jobs. All processes of the tests would inherit that,
+        # and no test could press Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers",
         "requires(*names): needs programs of scripts/tools.py; skipped without, fails if CI=true",
     )
-    # What is true of a value does not depend on how long a loaded machine takes for it.
+    # A loaded machine may take long for a value. That says nothing about the value.
     slow = [hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is slow by what it takes; modules and tests mark themselves for other reasons."""
+    """Mark tests as slow by their needs. Modules and tests mark themselves for other reasons."""
     for item in items:
         programs = {name for mark in item.iter_markers("requires") for name in mark.args}
         fixtures = set(getattr(item, "fixturenames", ()))
@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Have a process of xdist say how many it leaves out: xdist itself does not."""
+    """Let a process of xdist report how many tests it leaves out, which xdist itself does not."""
     output = getattr(items[0].config, "workeroutput", None)
     if output is not None:
         output["left_out"] = output.get("left_out", 0) + len(items)
@@ -73,7 +73,7 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """All processes of xdist leave out the same."""
+    """Note the tests left out by one process of xdist. All processes leave out the same."""
     left_out.append(getattr(node, "workeroutput", {}).get("left_out", 0))
 
 
@@ -88,7 +88,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def require(*names: str) -> None:
-    """Skip where one of *names* is missing or too old; fail there when CI=true."""
+    """Skip the test if one of *names* is missing or too old. With CI=true, fail it."""
     for name in names:
         if reason := lack(name):
             refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
@@ -103,10 +103,10 @@ def lack(name: str) -> str:
 @pytest.fixture(autouse=True)
 def _own_tasks() -> Iterator[None]:
     """
-    Have no Celery app take the tasks of another test's.
+    Keep Celery apps from taking the tasks of another test.
 
-    Celery makes each task a task of every app that is finished later. Tests use the same names, so
-    a test would be told that its own are taken, depending on which tests its process ran before.
+    Celery adds each task to every app that is finished later. Tests use the same names, so names
+    would be taken already, depending on the tests that ran before in the process.
     """
     yield
     if state := sys.modules.get("celery._state"):
@@ -118,7 +118,7 @@ def _own_tasks() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """Leave loggers as they were: a Celery worker in a thread sets up those of the process."""
+    """Restore the loggers: a Celery worker in a thread changes the loggers of the process."""
     root, disabled = logging.root, logging.root.manager.disable
     names = [name for name in root.manager.loggerDict if name.partition(".")[0] == "emit"]
     loggers = [root, *map(logging.getLogger, {"emit", *names})]
@@ -132,25 +132,25 @@ def _own_logging() -> Iterator[None]:
 
 @pytest.fixture
 def leak_free() -> Iterator[None]:
-    """The test leaves as many descriptors, threads and children as it found."""
+    """Check that the test leaves as many descriptors, threads and children as it found."""
     with no_leaks():
         yield
 
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """This user's alone, for sockets: their paths have 104 bytes at most, wherever $TMPDIR is."""
+    """Provide a private folder with a short path, as a socket's path has 104 bytes at most."""
     with tempfile.TemporaryDirectory(prefix="emit-", dir="/tmp") as name:
         yield Path(name).resolve()
 
 
 @pytest.fixture
 def tag() -> Iterator[str]:
-    """A number of seconds to sleep that no other process has; killed afterwards whatever fails."""
+    """Provide a number for ``sleep`` that no other process has; kill its processes at the end."""
     name = f"86{os.getpid()}.{next(_tags)}"
     yield name
     for pid in tagged(name):
-        with contextlib.suppress(ProcessLookupError):  # it was on its way out
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(pid, signal.SIGKILL)
 
 
@@ -159,7 +159,7 @@ _tags = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What this test run builds of files goes with it; Go's own cache stays where it is."""
+    """Put the builds of this test run into a folder of its own; Go's own cache stays in place."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     with pytest.MonkeyPatch.context() as patch:
         if sys.platform == "linux":
@@ -170,7 +170,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def redis(redis_server: str) -> str:
-    """The URL of a real Redis with nothing in it."""
+    """Return the URL of a real, empty Redis."""
     client = pytest.importorskip("redis")
     with client.Redis.from_url(redis_server) as connection:
         connection.flushall()
@@ -179,15 +179,15 @@ def redis(redis_server: str) -> str:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of this test run's own Redis; take ``redis``, which empties it first."""
+    """Provide the URL of this run's own Redis. Tests use ``redis``, which empties it first."""
     with serving_redis(tmp_path_factory.mktemp("redis")) as url:
         yield url
 
 
 @pytest.fixture
 def usual_redis(tmp_path: Path) -> Iterator[str]:
-    """The URL of a Redis on its usual port, for what is typed in from the documentation."""
-    # One test at a time: others of this run may want the port in another process.
+    """Provide a Redis on its usual port, for commands that are typed from the documentation."""
+    # One test at a time, because another process of this run may want the port, too.
     with (Path(tempfile.gettempdir()) / f"emit-usual-redis-{os.getuid()}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with socket.socket() as listener:
@@ -202,8 +202,8 @@ def usual_redis(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """This test run's own RabbitMQ; ask it for a ``url()``, where there is nothing yet."""
-    from tests.queues.rabbit import serving_rabbitmq  # which needs this module
+    """Provide this run's own RabbitMQ. Its ``url()`` returns a new, empty virtual host."""
+    from tests.queues.rabbit import serving_rabbitmq  # it imports this module
 
     with serving_rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as rabbit:
         yield rabbit
@@ -211,7 +211,7 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def serving_redis(folder: Path, *options: str, port: int = 0) -> Iterator[str]:
-    """The URL of a Redis that keeps its files in *folder*; it is killed by SIGKILL at the end."""
+    """Provide the URL of a Redis with its files in *folder*, and kill it (SIGKILL) at the end."""
     require("redis-server")
     port = port or free_port()
     where = ("--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(folder))
@@ -230,7 +230,7 @@ def serving_redis(folder: Path, *options: str, port: int = 0) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """One that no system gives to a connection: it is still free when a server was killed."""
+    """Return a port that no connection gets, so it stays free while a server is down."""
     for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with contextlib.suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))

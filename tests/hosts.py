@@ -1,4 +1,4 @@
-"""Other host processes for tests, since a test run must not be killed, or lose its signals."""
+"""Other host processes for tests: the test run itself must not be killed or lose its signals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sentinel_pid():
 
 
 def open_host(code: str) -> subprocess.Popen[str]:
-    """A host that runs *code*, with a pipe at its stdin and stdout."""
+    """Start a host that runs *code*, with pipes for its stdin and stdout."""
     return subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
         stdin=subprocess.PIPE,
@@ -39,7 +39,7 @@ def open_host(code: str) -> subprocess.Popen[str]:
 
 
 def run_host(code: str, *, status: int = 0) -> str:
-    """Run *code* in a host until that ends with *status*; return what it printed."""
+    """Run *code* in a host until the host ends with *status*, and return its output."""
     with open_host(code) as host:
         said, _ = host.communicate(timeout=100)
     assert status == host.returncode, said
@@ -54,14 +54,14 @@ def until(condition: Callable[[], Any], within: float = 60.0) -> None:
 
 
 def lives(pid: int) -> bool:
-    """Whether it runs: who has ended is a zombie for as long as nobody reaps it."""
+    """Return True if a process runs. A process that nobody has reaped is a zombie: it has ended."""
     with contextlib.suppress(psutil.Error):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
 
 
 def tagged(tag: str) -> list[int]:
-    """The living processes with *tag* in their command; a zombie's command is empty."""
+    """Return the running processes with *tag* in their command. A zombie's command is empty."""
     found = []
     for pid in psutil.pids():
         with contextlib.suppress(psutil.Error):
@@ -71,7 +71,7 @@ def tagged(tag: str) -> list[int]:
 
 
 def sleepers(tag: str) -> int:
-    """How many are ``sleep TAG`` by now: a fork has its parent's command until its exec."""
+    """Return how many processes are ``sleep TAG``. Before its exec, a fork is not one."""
     found = 0
     for pid in tagged(tag):
         with contextlib.suppress(psutil.Error):
@@ -81,7 +81,7 @@ def sleepers(tag: str) -> int:
 
 
 def count(tag: str, expected: int, within: float = 60.0) -> int:
-    """Wait until *expected* processes live; return how many do."""
+    """Wait until *expected* processes run, and return how many do."""
     end = time.monotonic() + within
     while (number := len(tagged(tag))) != expected and time.monotonic() < end:
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Whether a piece of code leaves descriptors, threads or processes behind, for all tests."""
+"""Check that a piece of code leaves no descriptors, threads or processes behind."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from emit.host.host import current
 from emit.host.system.program import environment
 from emit.host.system.spawn import Program, start
 
-#: What a host keeps from its first start on, until it ends.
+#: Threads and processes that a host keeps from its first start until its end.
 IMMORTAL = ("emit-spawner", "emit-closer", "emit-status", "sentinel.py")
 
 
 class Held(NamedTuple):
-    """What this process holds; each list sorted."""
+    """The resources that this process holds, each list sorted."""
 
     descriptors: list[str]
     threads: list[str]
@@ -40,11 +40,11 @@ def no_leaks(within: float = 60.0) -> Iterator[None]:
     """
     Assert that the body leaves as many descriptors, threads and children as it found.
 
-    A thread closes what was dropped, so up to *within* seconds may pass.
+    A thread closes dropped descriptors, so this waits for up to *within* seconds.
 
-    What other tests have left for the garbage collector goes before the body, else it would
-    close its descriptors in the midst of it. It is frozen, as its next collection would else
-    take as long again.
+    The garbage of other tests is collected before the body: otherwise its descriptors would be
+    closed in the middle of it. The remaining objects are frozen, as the next collection would
+    otherwise take as long again.
     """
     gc.collect()
     gc.freeze()
@@ -60,7 +60,10 @@ def no_leaks(within: float = 60.0) -> Iterator[None]:
 
 
 def _matches(after: Held, before: Held) -> bool:
-    """Nothing is there that was not; less only where one that was ending as it began has ended."""
+    """
+    Return True if nothing is new. Fewer descriptors are allowed only if a thread or child of before
+    has ended since.
+    """
     more = any(Counter(now) - Counter(then) for now, then in zip(after, before, strict=True))
     ended = (after.threads, after.children) != (before.threads, before.children)
     return not more and (ended or after == before)
@@ -76,7 +79,7 @@ def _difference(after: Held, before: Held) -> str:
 
 
 def _descriptors() -> list[str]:
-    """Their kinds, as ``pipe`` or ``/etc/hosts``; the one of this listing is left out."""
+    """Return the kinds of descriptors, such as ``pipe``, without the one of this listing."""
     if sys.platform != "linux":
         return ["descriptor"] * len(os.listdir("/dev/fd"))
     found = []

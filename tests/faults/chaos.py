@@ -1,4 +1,4 @@
-"""What befalls those who work on messages, and what must have become of the messages then."""
+"""Faults for workers and their Redis, and the checks of the messages afterwards."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.faults.servers import Server
 from tests.queues.proxy import Proxy
 from tests.queues.worker import Worker
 
-#: What a message that is well may be given up for, here: it was being killed all the time.
+#: Causes for which a good message may be given up here: its processes are killed all the time.
 KILLED = {"Undelivered", "ProcessDied", "CallTimeout"}
 
 
 class Storm:
     """
-    What befalls a Redis, the connections to it, and who works with it: one after the other, at
-    times that nobody is in step with.
+    Faults of a Redis, of the connections to it and of its workers, one after the other. Their times
+    are in step with nothing.
 
     Attributes:
-        faults: How often each happened.
+        faults: How often each fault happened.
     """
 
     def __init__(self, server: Server, proxy: Proxy, *, denied: float) -> None:
@@ -45,8 +45,8 @@ class Storm:
 
     def strike(self, kill: Callable[[], Any]) -> None:
         """
-        Do one of it, or *kill* something. Each kind happens early: a fast machine has done all
-        before long.
+        Cause one fault, or *kill* something. Each kind of fault comes early, because a fast machine
+        has soon done all messages.
         """
         missing = [kind for kind in self._kinds if not self.faults[kind]]
         if missing and self.faults.total() % 2:
@@ -68,17 +68,17 @@ class Storm:
 
     def _deny(self) -> None:
         self._server.allow("~rq:*")
-        time.sleep(self._denied)  # the fault itself: so long Emit may touch no key of its own
+        time.sleep(self._denied)  # the fault itself: Emit may touch no key of its own meanwhile
         self._server.allow("~*")
 
     def _take_away(self) -> None:
         self._server.kill()
-        time.sleep(5)  # the fault itself: so long Redis is away
+        time.sleep(5)  # the fault itself: Redis is away
         self._server.start()
 
 
 def kill_something(worker: Worker) -> str:
-    """A process of the pool, or one of a node."""
+    """Kill a process of the pool, or a node's process, and return which kind it was."""
     everything = worker.everything()[1:]
     children = set(worker.children())
     nodes = [p for p in everything if "program.py" in command(p)]
@@ -98,12 +98,12 @@ def command(process: psutil.Process) -> str:
 
 
 def is_ill(n: int) -> bool:
-    """What the program refuses."""
+    """Return True if the program refuses this number."""
     return n % 100 == 13
 
 
 def send(module: Any, name: str, count: int) -> None:
-    """Send so many numbers: most in batches, each fifth in a task of its own."""
+    """Send *count* numbers: most of them in batches, every fifth in a task of its own."""
     for start in range(0, count, 500):
         numbers = range(start, min(start + 500, count))
         module.router._carrier.carry("test", name, [{"n": n} for n in numbers if n % 5])
@@ -112,7 +112,7 @@ def send(module: Any, name: str, count: int) -> None:
 
 
 def task_of(n: int) -> tuple[int, ...]:
-    """Which of the dispatched tasks a number was in: one of its own, or the batch of 50."""
+    """Return the key of the task that held a number: a task of its own, or a batch of 50."""
     block, place = divmod(n, 500)
     return (n,) if n % 5 == 0 else (block, (place - place // 5 - 1) // 50)
 
@@ -123,12 +123,12 @@ def all_letters(client: Any) -> list[DeadLetter]:
 
 
 def count_done(count: int, notes: Any, client: Any) -> int:
-    """Of so many messages those whose end is known."""
+    """Return for how many of *count* messages the end is known."""
     with contextlib.suppress(Gone, OSError):
         done = int(notes.hlen("doubled")) + len(DeadLetters(client))
         if done < count:
             return done
-        # One that was killed too often after its end is in both.
+        # A message that was killed too often after its end is counted in both.
         ends = {letter.message["n"] for letter in all_letters(client)}
         return len(ends | {int(n) for n in notes.hkeys("doubled")})
     return 0
@@ -138,8 +138,9 @@ def check(
     count: int, found: dict[str, str], letters: Iterable[DeadLetter], killed: Path, most: float
 ) -> set[int]:
     """
-    Check that none is wrong, that all that are ill were given up, and of the others only what
-    may have been killed too often, at *most* so many. Returns those that are missing.
+    Check that no result is wrong, that bad messages were given up because the program refused them,
+    and that at *most* this many good ones were given up, because they were killed too often. Return
+    the missing messages.
     """
     values = {int(n): int(value) for n, value in found.items()}
     causes = {letter.message["n"]: letter.causes[-1] for letter in letters}

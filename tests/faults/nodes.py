@@ -1,4 +1,4 @@
-"""Nodes of real programs, most of which misbehave on purpose."""
+"""Nodes with real programs. Most of them misbehave on purpose."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.hosts import ROOT
 
 CHAOS = os.environ.get("EMIT_CHAOS") == "1"
 
-#: Where the modules are that `raw` and `sdk` programs import.
+#: Folders of the modules that `raw` and `sdk` programs import.
 PATH = f"{Path(__file__).parent / 'programs'}:{ROOT / 'sdks' / 'python'}"
 
 
 def raw(code: str, *argv: str) -> list[str]:
-    """A program that speaks the wire, or breaks it, by hand; see programs/wire.py."""
+    """Return a program that speaks the protocol, or breaks it, by hand; see programs/wire.py."""
     return [sys.executable, "-S", "-c", f"from wire import *\n{textwrap.dedent(code)}", *argv]
 
 
 def sdk(code: str, *argv: str) -> list[str]:
-    """A program with the Python SDK."""
+    """Return a program that uses the Python SDK."""
     start = "import os, signal, sys, threading, time\nfrom emit_sdk import *\n"
     return [sys.executable, "-c", start + textwrap.dedent(code), *argv]
 
@@ -44,7 +44,7 @@ def pool(
     dead_letter: Callable[[DeadLetter], Any] | None = None,
     **settings: Any,
 ) -> Iterator[Calls]:
-    """A node of one persistent process, unless *settings* say more; closed at the end."""
+    """Provide a node of one persistent process, unless *settings* say otherwise; then close it."""
     program = Program(name, tuple(argv), environment({"PYTHONPATH": PATH}))
     chosen = Settings(**{"mode": "persistent", "size": 1, **settings})
     host = Host()
@@ -57,7 +57,7 @@ def pool(
 
 
 def host_of(node: Calls) -> Host:
-    """The host of a node that `pool` has made."""
+    """Return the host of a node that `pool` has made."""
     return _hosts[node]
 
 
@@ -65,5 +65,5 @@ _hosts: weakref.WeakKeyDictionary[Calls, Host] = weakref.WeakKeyDictionary()
 
 
 def started(node: Calls) -> None:
-    """Have a process idle, so that its start takes no message's time."""
+    """Start a process beforehand: the start then takes no time of a message."""
     node.pool.release(node.pool.acquire(time.monotonic() + 60.0))

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as Gone
 from tests.conftest import free_port
 from tests.queues.worker import eventually
 
-#: The user whose permissions tests change, for as long as the server runs.
+#: The user whose permissions tests change while the server runs.
 USER = ("--user", "emit", "on", ">secret", "~*", "&*", "+@all")
 
 

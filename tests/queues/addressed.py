@@ -1,4 +1,4 @@
-"""A graph whose app has the settings of a test, as JSON in ``$EMIT_TEST_CONF``."""
+"""A graph whose app takes its settings from the test, as JSON in ``$EMIT_TEST_CONF``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """
-A graph whose nodes fail in every way that we know, with a canary in the message or in what the
-program writes of it: in this process, and in a worker of Celery or RQ.
+A graph whose nodes fail in every known way, with a canary in the message or in the program's
+output. It runs in this process, and in a worker of Celery or RQ.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from emit import CeleryRouter, Router, RQRouter, ShellNode
 from emit.celery import configure
 from tests.faults.nodes import PATH, raw, sdk
 
-#: Stands for what only the next node may see.
+#: Stands for secret data, which only the next node may see.
 CANARY = "canary-4111-1111"
 
 MESSAGE: dict[str, Any] = {"card": CANARY, "n": 1}
 
-#: How a program of each kind is run; what is missing is as always.
+#: Settings for each kind of program.
 PERSISTENT = {"mode": "persistent"}
 ONESHOT = {"mode": "oneshot"}
 LINES = {"mode": "lines"}
@@ -33,11 +33,11 @@ class Failure(NamedTuple):
     A node that fails.
 
     Attributes:
-        error: The exception's class; empty: there is none, and only the log is of interest.
-        command: Of a program; or a Python handler.
-        settings: Of the node.
-        message: What it is given.
-        waits: Over a queue its message waits; it is nobody's fault.
+        error: The exception's class; empty if there is none, and only the log matters.
+        command: The command of a program, or a Python handler.
+        settings: The node's settings.
+        message: The message for the node.
+        waits: True if a queue keeps the message, because the failure is not its fault.
     """
 
     error: str
@@ -48,18 +48,18 @@ class Failure(NamedTuple):
 
 
 def by_hand(code: str) -> list[str]:
-    """A program that speaks the wire, and has each call's ``id`` and ``card``."""
+    """Return a program that speaks the protocol. *code* has each call's ``id`` and ``card``."""
     indented = "\n    ".join(code.strip().splitlines())
     return raw(f"for id, msg in calls():\n    card = msg['card']\n    {indented}\n")
 
 
 def once(code: str) -> list[str]:
-    """A program for one message, which has its ``card``."""
+    """Return a program for one message. *code* has its ``card``."""
     return python(f"card = json.load(sys.stdin)['card']\n{code}")
 
 
 def each_line(code: str) -> list[str]:
-    """A filter, which has each line and its ``card``."""
+    """Return a filter. *code* has each line and its ``card``."""
     indented = "\n    ".join(code.strip().splitlines())
     return python(f"for line in sys.stdin:\n    card = json.loads(line)['card']\n    {indented}\n")
 
@@ -69,7 +69,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", start + code]
 
 
-#: A frame in msgpack whose map is cut by a byte that begins no value.
+#: A frame in msgpack whose map is cut off by a byte that can't begin a value.
 _PACKED = r"""
 body = b"\x83\xa2op\xa3end\xa2id" + bytes([id]) + b"\xa4msgs\x92" + bytes([0xa0 + len(card)])
 body += card.encode() + b"\xc1"
@@ -217,7 +217,7 @@ FAILURES: dict[str, Failure] = {
 
 
 def declare(router: Router, module: dict[str, Any]) -> None:
-    """Make the nodes, as a module's own, so that RQ finds them by their names."""
+    """Make the nodes attributes of the module: RQ finds functions by their names."""
     common = {"size": 1, "max_attempts": 1, "timeout": 20.0, "backoff": 0.01, "backoff_max": 0.1}
     for slug, failure in FAILURES.items():
         fields = ("a", "b")

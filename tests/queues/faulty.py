@@ -1,9 +1,9 @@
 """
-Lets a Redis command that Emit makes fail in a worker, and notes all commands that it makes.
+Let one of Emit's Redis commands fail in a worker, and record all commands that Emit makes.
 
-A command is named by what it is and by the function of Emit that makes it: ``EVAL add``. What RQ
-does because Emit asks for it is Emit's as well; what Celery, RQ and handlers do by themselves is
-not.
+The name of a command is its Redis name and the function of Emit that makes it: ``EVAL add``. A
+command that RQ makes on behalf of Emit counts as Emit's. Commands that Celery, RQ and handlers make
+by themselves do not count.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import redis
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError, NoPermissionError, ResponseError
 
-#: Parts of the path of a module that makes commands for somebody else.
+#: Parts of the paths of modules that make commands on behalf of others.
 _CARRIERS = ("/redis/", "/rq/", "/contextlib.py", "/tests/queues/faulty.py")
 
 #: Modules of Emit whose commands are Emit's own.
 _OWN = ("/emit/router/", "/emit/dead.py", "/emit/once.py")
 
 
-#: The kinds of failure: whether Redis does what it is asked, and what comes back.
+#: The kinds of failure: True if Redis executes the command, and the exception to raise.
 KINDS: dict[str, tuple[bool, Callable[[], Exception]]] = {
     "away": (False, lambda: ConnectionError("Connection refused.")),
     "lost": (True, lambda: ConnectionError("Connection closed by server.")),
@@ -36,7 +36,10 @@ KINDS: dict[str, tuple[bool, Callable[[], Exception]]] = {
 
 
 def install(folder: Path) -> None:
-    """Wrap redis-py. The files in *folder*: ``fault`` says what fails; ``made`` and ``hit``."""
+    """
+    Wrap redis-py. In *folder*, the file ``fault`` says which command fails; ``made`` records all
+    commands, and ``hit`` those that failed.
+    """
 
     def wrap(kind: type, method: str, commands: Callable[..., list[str]]) -> None:
         plain = getattr(kind, method)
@@ -76,7 +79,7 @@ def _append(file: Path, line: str) -> None:
 
 
 def _maker() -> str:
-    """The function of Emit that a command is made for; empty: it is somebody else's."""
+    """Return the function of Emit that makes the command; empty if somebody else makes it."""
     for path, name in _frames():
         if not (any(part in path for part in _CARRIERS) or name == "_call" or name[0] == "<"):
             return name if any(part in path for part in _OWN) else ""

@@ -1,4 +1,4 @@
-"""A graph for the tests of CeleryRouter: each node does what its message asks for."""
+"""A graph for the tests of CeleryRouter. Each node does what its message asks for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if "EMIT_TEST_CONSUMER_TIMEOUT" in os.environ:
     app.conf.emit_consumer_timeout = float(os.environ["EMIT_TEST_CONSUMER_TIMEOUT"])
 configure(app, time_limit=float(os.environ.get("EMIT_TEST_LIMIT", "60")))
 
-# Not shared: Celery gives shared tasks to every app, and tests import this several times.
+# Not shared: Celery adds shared tasks to every app, and tests import this module several times.
 task = partial(app.task, shared=False)
 
 if "EMIT_TEST_ONLY_HARD" in os.environ:
@@ -50,12 +50,12 @@ if "EMIT_TEST_VISIBILITY" in os.environ:
 router = CeleryRouter(celery_task=task())
 redis = Redis.from_url(URL, decode_responses=True)
 nowhere = Redis(port=1)
-#: As Emit itself reaches its Redis; without redis-py's own attempts, which take seconds.
+#: Emit's own Redis. Without redis-py's own retries, which take seconds.
 keeper = Redis.from_url(os.environ.get("EMIT_TEST_EMIT_REDIS", URL), retry=Retry(NoBackoff(), 0))
 
 
 def note(msg: Any, **more: Any) -> None:
-    """Write down that a message has come, once for each time it does."""
+    """Record each arrival of a message."""
     told = current.get()
     fields = {key: value for key, value in vars(msg).items() if key != "_origin"}
     record = {"origin": msg._origin, "fields": fields, "at": time.time(), **more}
@@ -66,7 +66,7 @@ def note(msg: Any, **more: Any) -> None:
 
 @signals.task_failure.connect
 def failed(sender: Any, **told: Any) -> None:
-    """Write down what Sentry and others like it are told of a failure."""
+    """Record the signal of a failure, which Sentry and similar tools receive."""
     names = ("task_id", "args", "kwargs")
     record = {"task": sender.name, "error": repr(told["exception"])}
     record |= {name: told[name] for name in names} | {"request": sender.request.id}
@@ -75,7 +75,7 @@ def failed(sender: Any, **told: Any) -> None:
 
 @app.task(shared=False, name="flow.plain")
 def plain(value: Any) -> Any:
-    """A task of Celery's own, which returns what it gets."""
+    """A plain Celery task, which returns its argument."""
     return value
 
 
@@ -98,7 +98,7 @@ def last(msg: Any) -> Any:
 
 @router.node(())
 def keep(msg: Any) -> Any:
-    """Write down every value as Python has it."""
+    """Record every value with its Python type."""
     redis.rpush("kept", repr(vars(msg)))
     return NoResult
 
@@ -111,7 +111,7 @@ def patient(msg: Any) -> Any:
 
 @router.node((), batch=50, celery_task=task(bind=True, max_retries=1))
 def insistent(task: Any, msg: Any) -> Any:
-    """Retries by Celery's own means, from within a batch as well."""
+    """Retry by Celery's own means, even within a batch."""
     request = task.request
     note(
         msg, shown=request.kwargs, args=len(request.args), task=request.id, retries=request.retries
@@ -124,7 +124,7 @@ def insistent(task: Any, msg: Any) -> Any:
 
 @router.node(("n", "attempt"), max_attempts=3, max_deliveries=3)
 def moody(msg: Any) -> Any:
-    """Fails in the way it is asked to, and writes down each attempt."""
+    """Fail in the way that the message names, and record each attempt."""
     note(msg)
     how = msg.how
     if how == "retry":
@@ -141,7 +141,7 @@ def moody(msg: Any) -> Any:
     if how == "kill":
         os.kill(os.getpid(), 9)
     if how == "power" and redis.incr("moody:once") == 1:
-        os.killpg(0, 9)  # the worker with all its processes, as when the power fails
+        os.killpg(0, 9)  # the worker with all its processes, as in a power failure
     if how == "unserializable":
         return {1, 2}, 0
     return NoResult
@@ -207,7 +207,7 @@ def heap(msg: Any) -> Any:
 
 @router.node((), "flow.heap", batch=50)
 def held(msg: Any) -> Any:
-    """Waits for a Redis of its own for as long as the test says so."""
+    """Wait until the test's own Redis says to go on."""
     with idempotent(nowhere if redis.get("bad") == "away" else redis, f"held:{msg.n}"):
         note(msg)
     return NoResult
@@ -285,7 +285,7 @@ def after_busy(msg: Any) -> Any:
 
 
 class Relief(logging.Handler):
-    """Redis takes everything again: a second later Celery would end where it is refused, too."""
+    """Let Redis take writes again. A second later, Celery would end at its own refused write."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if "stays in the queue" in record.getMessage():
@@ -294,7 +294,7 @@ class Relief(logging.Handler):
 
 @router.node(("n",))
 def choke(msg: Any) -> Any:
-    """Five results, while Redis takes nothing more from the first attempt on."""
+    """Yield five results. From the first attempt on, Redis refuses all writes."""
     note(msg)
     if redis.incr("choke") == 1:
         router.logger.addHandler(Relief())

@@ -1,4 +1,4 @@
-"""A graph for the tests of RQRouter: each node does what its message asks for."""
+"""A graph for the tests of RQRouter. Each node does what its message asks for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if "EMIT_TEST_LOG" in os.environ:
     logging.basicConfig(format=os.environ["EMIT_TEST_LOG"], level="INFO")
 
 URL = os.environ["EMIT_TEST_REDIS"]
-#: Where the jobs are. Without redis-py's own attempts, which take seconds.
+#: The Redis of the jobs. Without redis-py's own retries, which take seconds.
 connection = Redis.from_url(os.environ.get("EMIT_TEST_BROKER", URL), retry=Retry(NoBackoff(), 0))
 redis = Redis.from_url(URL, decode_responses=True)
 nowhere = Redis(port=1)
@@ -32,7 +32,7 @@ router = RQRouter(redis_connection=connection)
 
 
 def note(msg: Any, **more: Any) -> None:
-    """Write down that a message has come, once for each time it does."""
+    """Record each arrival of a message."""
     told = current.get()
     fields = {key: value for key, value in vars(msg).items() if key != "_origin"}
     record = {"origin": msg._origin, "fields": fields, "pid": os.getpid(), **more}
@@ -60,7 +60,7 @@ def last(msg: Any) -> Any:
 
 @router.node(())
 def keep(msg: Any) -> Any:
-    """Write down every value as Python has it."""
+    """Record every value with its Python type."""
     redis.rpush("kept", repr(vars(msg)))
     return NoResult
 
@@ -78,7 +78,7 @@ def patient(msg: Any) -> Any:
 
 @router.node(("n", "attempt"), max_attempts=3, timeout=20)
 def moody(msg: Any) -> Any:
-    """Fails in the way it is asked to, and writes down each attempt."""
+    """Fail in the way that the message names, and record each attempt."""
     note(msg)
     how = msg.how
     if how == "retry":
@@ -143,7 +143,7 @@ def heap(msg: Any) -> Any:
 
 @router.node((), "jobs.heap", batch=50, result_ttl=0)
 def held(msg: Any) -> Any:
-    """Waits for a Redis of its own for as long as the test says so."""
+    """Wait until the test's own Redis says to go on."""
     with idempotent(nowhere if redis.get("bad") == "away" else redis, f"held:{msg.n}"):
         note(msg)
     return NoResult

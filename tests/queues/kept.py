@@ -1,4 +1,4 @@
-"""A graph, over Celery or RQ, in whose worker single Redis commands of Emit's fail."""
+"""A graph for Celery or RQ, for workers in which one of Emit's Redis commands fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.queues.faulty import install
 
 URL = os.environ["EMIT_TEST_REDIS"]
 redis = Redis.from_url(URL, decode_responses=True)
-keeper = os.environ.get("EMIT_TEST_KEEPER")  # the address that Emit has for counts and letters
+keeper = os.environ.get("EMIT_TEST_KEEPER")  # Emit's address for counts and dead letters
 connection = Redis.from_url(keeper or URL)
 
 if "EMIT_TEST_FAULTS" in os.environ:
@@ -39,12 +39,12 @@ else:
 
 
 def done(what: str, n: int) -> None:
-    """Write down that a message has come to its end."""
+    """Record that a message has reached its end."""
     redis.sadd(f"done:{what}", n)
 
 
 def die_once(what: str, n: int) -> None:
-    """End this process by a signal, when the message comes for the first time."""
+    """End this process by a signal if the message comes for the first time."""
     if redis.sadd(f"died:{what}", n):
         os.kill(os.getpid(), 9)
 
@@ -86,10 +86,10 @@ def deadly(msg: Any) -> Any:
 
 def delivery() -> str:
     """
-    Name the delivery that is at work.
+    Return a name for the current delivery.
 
-    Celery may run one twice: a task whose process has died before the worker heard that it had
-    begun goes to another process, and the queue knows nothing of it.
+    Celery may run a delivery twice. If a process dies before the worker has heard that the task has
+    begun, the task goes to another process without the queue's knowledge.
     """
     request = current_task.request if current_task else None
     if request is None:
@@ -100,8 +100,8 @@ def delivery() -> str:
 @router.node(())
 def once(msg: Any) -> Any:
     """
-    The first time it fails in the middle, so that the claim is taken back. What is done is asked
-    for once more.
+    Fail in the middle at the first time, which takes the claim back. A finished message asks for
+    the claim once more.
     """
     with idempotent(connection, f"once:{msg.n}", lease=1) as first:
         if first and redis.sadd("begun", msg.n):
@@ -114,7 +114,7 @@ def once(msg: Any) -> Any:
 
 @router.node(())
 def held(msg: Any) -> None:
-    """Begins, and fails once it is let go."""
+    """Begin, and fail once the test says to go on."""
     redis.sadd("held", msg.n)
     while not Path(os.environ["EMIT_TEST_GO"]).exists():
         time.sleep(0.01)  # between two looks
@@ -134,7 +134,7 @@ def one_of_five(msg: Any) -> Any:
     return NoResult
 
 
-# A wait is as long as it has to be for a test.
+# Short waits, for a test.
 for name, plan in router._plans.items():
     router._plans[name] = replace(plan, policy=replace(plan.policy, backoff=0.1, backoff_max=1.0))
 

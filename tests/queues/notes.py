@@ -1,4 +1,4 @@
-"""What the nodes of a test's graph have noted in Redis, and the dead letters that are there."""
+"""Read the records of a test's graph in Redis, and its dead letters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.queues.worker import eventually
 
 @contextmanager
 def graph(name: str, url: str) -> Iterator[Any]:
-    """The module *name* of this folder, imported as a web process would, on the Redis at *url*."""
+    """Import the module *name* of this folder, as a web process does, for the Redis at *url*."""
     os.environ["EMIT_TEST_REDIS"] = url
     sys.path.insert(0, str(Path(__file__).parent))
     module = importlib.import_module(name)
@@ -29,11 +29,11 @@ def graph(name: str, url: str) -> Iterator[Any]:
         del sys.path[0], sys.modules[name]
         for client in vars(module).values():
             if isinstance(client, Redis):
-                client.close()  # else some later test is told of its socket
+                client.close()  # otherwise a later test gets a warning about its socket
 
 
 def forget(graph: Any) -> None:
-    """Begin with nothing noted and no dead letter."""
+    """Delete all records and dead letters."""
     graph.redis.delete("seen", "bad", "moody:once")
     DeadLetters(graph.redis).drop_all()
 
@@ -44,13 +44,13 @@ def seen(graph: Any, node: str) -> list[dict[str, Any]]:
 
 
 def wait_for(graph: Any, node: str, count: int) -> list[dict[str, Any]]:
-    """What *node* has noted, once that is *count* messages or more."""
+    """Wait for *count* records of *node* or more, and return them."""
     eventually(lambda: len(seen(graph, node)) >= count, what=f"{node} has too few of {count}")
     return seen(graph, node)
 
 
 def dead(graph: Any, count: int) -> list[Any]:
-    """The dead letters, once they are *count* or more."""
+    """Wait for *count* dead letters or more, and return them."""
     letters = DeadLetters(graph.redis)
     eventually(lambda: len(letters.list()) >= count, what="no dead letter")
     return [letters.show(entry.id) for entry in letters.list()]

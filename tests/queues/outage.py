@@ -1,4 +1,4 @@
-"""A graph for tests in which Redis goes away: it keeps its notes in files."""
+"""A graph for tests in which Redis goes away. It keeps its records in files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = RQRouter(redis_connection=connection)
 
 
 def note(name: str) -> int:
-    """Write down that a node runs. Returns how often it has by now."""
+    """Record a run of a node, and return how many runs there are by now."""
     with (FOLDER / name).open("a") as file:
         file.write(f"{os.getpid()}\n")
     return runs(name)
@@ -32,7 +32,7 @@ def runs(name: str) -> int:
 
 @router.node(("n",))
 def held(msg: Any) -> Any:
-    """Begins, waits to be told to go on, and ends in the way it is asked to."""
+    """Begin, wait for the test, and end in the way that the message names."""
     times = note("held")
     while not (FOLDER / "go").exists():
         time.sleep(0.01)  # between two looks

@@ -1,4 +1,4 @@
-"""A program of several nodes, for the tests of queues."""
+"""A program with several nodes, for the tests of queues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from emit_sdk import Reject, Retry, context, node, serve
 
-#: The first start of a program, and each third one, ends as if memory had run out. The file counts.
+#: The file that counts starts. The first start, and every third, ends as if memory had run out.
 KILLED = os.environ.get("EMIT_TEST_KILLED_STARTS")
 if KILLED and (not os.path.exists(KILLED) or random.random() < 1 / 3):
     with open(KILLED, "a") as count:

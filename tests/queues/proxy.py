@@ -1,4 +1,4 @@
-"""A network between a worker and its broker that fails as it is told to."""
+"""A network between a worker and its broker that fails on command."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import struct
 import threading
 from types import TracebackType
 
-#: The method by which a client of RabbitMQ sends a message.
+#: The bytes of the method by which a RabbitMQ client sends a message.
 PUBLISH = b"\x00\x3c\x00\x28"
 
 
 class Proxy:
     """
+    A proxy for the port of a broker.
+
     Attributes:
-        port: To connect to, in place of the broker's.
-        every: After so many published messages a connection is reset, and what was just written
-            to it never arrives; 0: none is.
-        is_deaf: What clients write is taken, and never arrives.
-        is_mute: What the broker writes is held back.
-        resets: How many connections were reset.
+        port: The port for clients, in place of the broker's.
+        every: Reset a connection after this many published messages, and lose the data just
+            written to it; 0: never.
+        is_deaf: True to take the data of clients without passing it on.
+        is_mute: True to hold the broker's data back.
+        resets: Number of connections that were reset.
     """
 
     def __init__(self, broker: int) -> None:
@@ -68,7 +70,7 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
             answers, broker = await asyncio.open_connection("127.0.0.1", self._broker)
-        except OSError:  # it was killed: so is the connection
+        except OSError:  # the broker was killed, so the connection ends, too
             client.transport.abort()
             return
         pair = (client, broker)
@@ -107,6 +109,6 @@ class Proxy:
         self.resets += 1
         for writer in pair:
             end = writer.get_extra_info("socket")
-            with contextlib.suppress(OSError):  # it is closed already
+            with contextlib.suppress(OSError):  # it may be closed already
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()

@@ -1,4 +1,4 @@
-"""A real RabbitMQ of the tests' own: on loopback only, with all its files in a folder of theirs."""
+"""A real RabbitMQ for tests: on loopback only, with all its files in a folder of the tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 
 from tests.conftest import free_port, require
 
-#: The shell reads until this test run is gone, killed included, and then kills both. epmd, where
-#: Erlang's programs find each other, is its own, too: RabbitMQ would start one that stays.
+#: A shell that kills both programs once this test run is gone, even if the run was killed: its
+#: read ends then. It starts epmd, through which Erlang's programs find each other, because RabbitMQ
+#: would start one that stays.
 GUARD = """
 epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" >/dev/null 2>&1 &
 names=$!
@@ -29,16 +30,16 @@ kill -9 $!
 wait
 """
 
-#: Virtual hosts: each test has one with nothing in it.
+#: Number of virtual hosts. Each test gets an empty one.
 HOSTS = 24
 
 
 class Rabbit:
     """
-    A server that keeps what is durable when it is killed.
+    A server that keeps durable messages when it is killed.
 
     Attributes:
-        port: For AMQP.
+        port: The port for AMQP.
     """
 
     def __init__(self, folder: Path, **settings: int) -> None:
@@ -50,16 +51,16 @@ class Rabbit:
         self.start()
 
     def url(self, port: int | None = None) -> str:
-        """Of a virtual host that nobody has used; by *port*, if a proxy stands between."""
+        """Return the URL of a new virtual host; with *port*, through a proxy."""
         self._host = f"test{next(self._hosts)}"
         return f"amqp://guest:guest@127.0.0.1:{port or self.port}/{self._host}"
 
     def start(self) -> None:
-        # Not the one on the PATH: Debian's changes the user and the folder.
+        # Debian's script on the PATH changes the user and the folder.
         found = Path(str(shutil.which("rabbitmq-server"))).resolve().parent / "rabbitmq-server"
         self._guard = subprocess.Popen(
             ["sh", "-c", GUARD, "rabbitmq-guard", str(found)],
-            cwd=self._folder,  # where it writes down how it ended, if it did
+            cwd=self._folder,  # a crash dump goes there
             env=os.environ | _environment(self._folder, self.port),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -77,7 +78,7 @@ class Rabbit:
         pytest.fail("rabbitmq-server ended:\n" + "".join(log), pytrace=False)
 
     def kill(self) -> None:
-        """At once, as when the power fails."""
+        """Kill the server at once, as in a power failure."""
         with self._guard:
             assert self._guard.stdin is not None
             self._guard.stdin.close()
@@ -85,7 +86,7 @@ class Rabbit:
 
 def _environment(folder: Path, port: int) -> dict[str, str]:
     return {
-        "HOME": str(folder),  # of the cookie by which Erlang's programs know each other
+        "HOME": str(folder),  # holds the cookie by which Erlang's programs know each other
         "RABBITMQ_NODENAME": f"emit{port}@localhost",
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(port),
@@ -97,11 +98,11 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
         "RABBITMQ_CONF_ENV_FILE": str(folder / "none.sh"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
         "RABBITMQ_PID_FILE": str(folder / "pid"),
-        # One thread that does not spin: it shares the machine with what is tested.
+        # One thread that does not spin, because the tested processes need the machine, too.
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
             "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}"
         ),
-        # So that the script becomes the server, which is then the guard's own child.
+        # With this, the script becomes the server, which is then a child of the guard.
         "NOTIFY_SOCKET": str(folder / "none"),
         "ERL_EPMD_PORT": str(free_port()),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
@@ -127,7 +128,7 @@ def _write_settings(folder: Path, settings: dict[str, int]) -> None:
 
 @contextlib.contextmanager
 def serving_rabbitmq(folder: Path, **settings: int) -> Iterator[Rabbit]:
-    """A server with *settings* of its Erlang application; it is killed by SIGKILL at the end."""
+    """Provide a server with *settings* of its Erlang application, and kill it at the end."""
     rabbit = Rabbit(folder, **settings)
     try:
         yield rabbit

@@ -1,4 +1,4 @@
-"""A graph whose workers have a shared host; for the tests of that."""
+"""A graph for the tests of workers with a shared host."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ class Where(ShellNode):
 def note(msg: Any) -> None:
     redis.rpush("noted", f"{msg.pid} {msg.n} {os.getpid()}")
     while msg.n == 0 and redis.llen("noted") < int(redis.get("wanted") or 0):
-        time.sleep(0.01)  # this child is busy, so the other messages are another one's
+        time.sleep(0.01)  # this child is busy, so another child takes the other messages

@@ -1,4 +1,4 @@
-"""Real workers of Celery and RQ in processes of their own, and waiting for what they do."""
+"""Real workers of Celery and RQ in processes of their own, and ways to wait for them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from celery.contrib.testing.worker import start_worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-#: Seconds that anything may take on a loaded machine.
+#: Seconds that any step may take on a loaded machine.
 PATIENCE = 60.0
 
 
 def eventually(look: Callable[[], Any], within: float = PATIENCE, what: str = "") -> Any:
-    """What *look* gives as soon as that is true."""
+    """Wait until *look* returns a true value, and return it."""
     end = time.monotonic() + within
     while not (found := look()):
         assert time.monotonic() < end, what or "it did not happen"
@@ -32,9 +32,11 @@ def eventually(look: Callable[[], Any], within: float = PATIENCE, what: str = ""
 
 class Worker:
     """
+    A worker in a process of its own.
+
     Attributes:
-        log: The file that it writes to; another's words may stand there before its own.
-        pid: Of its master.
+        log: The worker's log file. Another worker may have written to it before.
+        pid: Process id of the worker's master.
     """
 
     def __init__(self, command: list[str], log: Path, cwd: Path, **env: str) -> None:
@@ -70,14 +72,14 @@ class Worker:
         assert text in self.text, self.text
 
     def children(self) -> list[int]:
-        """Processes of the pool."""
+        """The processes of its pool."""
         with contextlib.suppress(psutil.NoSuchProcess):
             found = psutil.Process(self.pid).children()
             return [c.pid for c in found if "celery" in " ".join(_command(c))]
         return []
 
     def everything(self) -> list[psutil.Process]:
-        """All that has come of it so far, programs of nodes included."""
+        """Return the worker and all its descendants, including the programs of nodes."""
         with contextlib.suppress(psutil.NoSuchProcess):
             me = psutil.Process(self.pid)
             return [me, *me.children(recursive=True)]
@@ -98,8 +100,8 @@ class Worker:
                 self.kill()
 
     def kill(self) -> None:
-        """It, its processes and all nodes, at once: as when the power fails."""
-        self._process.send_signal(signal.SIGSTOP)  # else it forks what nobody kills
+        """Kill the worker, its processes and all nodes at once, as in a power failure."""
+        self._process.send_signal(signal.SIGSTOP)  # otherwise it forks processes that survive
         everything = self.everything()
         for process in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -110,11 +112,11 @@ class Worker:
 @contextlib.contextmanager
 def working(app: Any, **options: Any) -> Iterator[Any]:
     """
-    A real worker of Celery's in a thread of this process.
+    Run a real Celery worker in a thread of this process.
 
-    It is told to end by a message, and looks for messages all the time. At the flag that Celery's
-    own helper sets it looks every two seconds. With RabbitMQ it looks at what it has to do itself,
-    such as an acknowledgement, when it wakes up: after 10 s if there is no heartbeat.
+    A message tells it to end, because it looks for messages all the time. Celery's own helper sets
+    a flag, which the worker checks every two seconds only. With RabbitMQ, the worker does its own
+    work, such as an acknowledgement, when it wakes up: after 10 s if there is no heartbeat.
     """
     options = {"pool": "solo", "perform_ping_check": False, "shutdown_timeout": PATIENCE, **options}
     options |= {"without_heartbeat": False, "heartbeat_interval": 0.2}
@@ -133,7 +135,7 @@ def _command(process: psutil.Process) -> list[str]:
 def celery_worker(
     log: Path, *options: str, app: str = "flow", cwd: Path = Path(__file__).parent, **env: str
 ) -> Iterator[Worker]:
-    """A worker that is ready. What is left of it at the end is killed."""
+    """Provide a Celery worker that is ready, and kill the rest of it at the end."""
     pool = () if any(option.startswith("-P") for option in options) else ("-c", "2")
     command = ["celery", "-A", app, "worker", "-l", "INFO", *pool, *options]
     worker = Worker([*command, "--without-gossip", "--without-mingle"], log, cwd, **env)
@@ -148,7 +150,7 @@ def celery_worker(
 def rq_worker(
     log: Path, kind: str, *queues: str, cwd: Path = Path(__file__).parent, **env: str
 ) -> Iterator[Worker]:
-    """A worker of the class *kind* that is ready. What is left of it at the end is killed."""
+    """Provide an RQ worker of the class *kind* that is ready, and kill the rest at the end."""
     url = ("--url", os.environ.get("EMIT_TEST_BROKER", os.environ["EMIT_TEST_REDIS"]))
     command = ["rq.cli", "worker", "--worker-class", kind, *url, *(queues or ("default", "words"))]
     worker = Worker(command, log, cwd, **env)
@@ -160,14 +162,14 @@ def rq_worker(
 
 
 def are_gone(processes: Iterable[psutil.Process | int]) -> bool:
-    """Whether all have ended: these processes, or those of these pids."""
+    """Return True if all have ended: these processes, or the processes with these pids."""
     return all(map(_is_gone, processes))
 
 
 def _is_gone(process: psutil.Process | int) -> bool:
-    """A zombie is: that nobody has asked for its exit code yet is no doing of its own."""
+    """Return True if a process has ended. A zombie has: only its parent has not asked yet."""
     try:
         found = psutil.Process(process) if isinstance(process, int) else process
         return not found.is_running() or found.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # between the two questions
+    except psutil.NoSuchProcess:  # it ended between the two questions
         return True
