@@ -1,4 +1,4 @@
-# Read by the examples that need Redis: one of their own, unless REDIS_URL names one.
+# Start a Redis for the example that sources this file, unless REDIS_URL names one.
 if [ -z "$REDIS_URL" ]; then
   redis-server --port 6399 --save "" >/dev/null &
   redis=$!

@@ -1,8 +1,8 @@
 """
-Words counted through a real Celery worker, and checked against plain Python.
+Count words through a real Celery worker, and check the result against plain Python.
 
-    python demo.py             # by a broker that needs no server: files in a folder
-    python demo.py redis://    # by Redis
+    python demo.py             # with a broker that needs no server: files in a folder
+    python demo.py redis://    # with Redis
 """
 
 import json
@@ -31,7 +31,10 @@ FILES["control_folder"] = str(FOLDER / "control")
 
 
 class WholeFiles(filesystem.Channel):
-    """kombu's own writes a message where a worker may read it before it is whole, and lose it."""
+    """
+    kombu's channel of files, but each file appears complete. With kombu's own, a worker may read a
+    message before it is complete, and lose it.
+    """
 
     def _put(self, queue, payload, **kwargs):
         name = f"{time.monotonic_ns():020}_{uuid.uuid4()}.{queue}.msg"
@@ -50,7 +53,7 @@ router = CeleryRouter(celery_task=app.task)
 
 @router.node(("words",), name="demo.read", entry_point=True)
 def read(msg):
-    """The words of a text, by the line."""
+    """Emit the words of each line of a text."""
     for line in msg.text.splitlines():
         words = re.findall("[a-z]+", line.lower())
         if words:
@@ -64,7 +67,7 @@ def count(msg):
 
 @router.node((), "demo.count", name="demo.add", batch=500, many=True)
 def add(messages):
-    """Counts of many lines, in one line of a file: each process of the worker has its own."""
+    """Add the counts of many lines as one line to a file. Each worker process has its own file."""
     total = Counter()
     for msg in messages:
         total.update(msg.counts)
@@ -103,7 +106,7 @@ def count_words():
 
 
 class worker:
-    """A worker with two processes, while the block runs."""
+    """A context manager that runs a worker with two processes."""
 
     def __enter__(self):
         env = {**os.environ, "DEMO_FOLDER": str(FOLDER), "DEMO_BROKER": BROKER or ""}
@@ -119,7 +122,7 @@ class worker:
 
 
 def collected(lines, patience=120.0):
-    """What the worker has counted, as soon as that is all; or what there is after two minutes."""
+    """Wait until the worker has counted all lines, for two minutes at most. Return the counts."""
     end = time.monotonic() + patience
     while True:
         rows = [

@@ -6,9 +6,9 @@ Count the words of a text in four languages, and find the anagrams among them.
               --> count_node   --> words_node   --> letters_node   --+
               --> count_go     --> words_go     --> letters_go     --+
 
-Each language is one plain file with two functions, count and letters, that know nothing of Emit.
-The documents go to them by turns. Each function is a node of its own: it starts once, and then
-answers thousands of messages a second.
+Each language has one plain file with two functions, count and letters, that know nothing of Emit.
+The languages take turns with the documents. Each function is a node of its own: its process starts
+once, and then answers thousands of messages per second.
 """
 
 import argparse
@@ -38,7 +38,7 @@ grouped: dict[str, list[str]] = defaultdict(list)
 
 @router.node(("language", "document"), entry_point=True, name="documents", stream=True)
 def documents(msg):
-    """It streams: each document has gone through the graph before the next is read."""
+    """Emit the documents as a stream: each passes the graph before the next is read."""
     done = 0
     for document, language in zip(pieces(msg.text), itertools.cycle(msg.languages)):
         progress(done / max(msg.text.size, 1))
@@ -48,7 +48,7 @@ def documents(msg):
 
 
 class Count(ShellNode):
-    """The function `count` of a language's file, for the documents that are its turn."""
+    """The function `count` of a language's file, for every document of this language's turn."""
 
     def __init__(self, language):
         super().__init__()
@@ -61,7 +61,7 @@ class Count(ShellNode):
 
 
 class Letters(ShellNode):
-    """The function `letters`: the letters of a word, sorted."""
+    """The function `letters` of a language's file, which sorts the letters of a word."""
 
     def __init__(self, language):
         super().__init__()
@@ -69,7 +69,7 @@ class Letters(ShellNode):
 
 
 def words(msg):
-    """Add the counts up, and send on the words that are new."""
+    """Add the counts to the totals, and emit the words that are new."""
     new = msg.counts.keys() - counted.keys()
     counted.update(msg.counts)
     yield from sorted(new)
@@ -77,7 +77,7 @@ def words(msg):
 
 @router.node((), "^letters_", name="anagrams")
 def anagrams(msg):
-    """Words of the same letters are anagrams."""
+    """Group words with the same letters: they are anagrams."""
     grouped[msg.letters].append(msg.word)
 
 
@@ -114,7 +114,7 @@ def main(source, scratch):
 
 
 def find_languages():
-    """The languages that work on this machine, and why others do not."""
+    """Return the languages that work on this machine, and why the others do not."""
     found, left_out = [], []
     for language in FILES:
         try:
@@ -129,13 +129,13 @@ def find_languages():
 
 
 def most_anagrams():
-    """The largest set of anagrams that have at least five letters."""
+    """Return the largest set of anagrams with at least five letters."""
     sets = (words for words in grouped.values() if len(words) > 1 and len(words[0]) >= 5)
     return sorted(max(sets, key=lambda words: (len(words), sorted(words)), default=[]))
 
 
 def compare(words):
-    """Say what a long-lived process saves."""
+    """Return a sentence about the time that a long-lived process saves."""
     if not words:
         return "There are no words to compare with."
     alone, lasting = milliseconds(once, words), milliseconds(letters["python"], words * 20)
@@ -146,7 +146,7 @@ def compare(words):
 
 
 def milliseconds(node, words):
-    """How long one word takes on average, one after the other."""
+    """Return the average time for one word, with one word at a time."""
     began = time.monotonic()
     with router.routing_disabled():
         for word in words:
@@ -155,7 +155,7 @@ def milliseconds(node, words):
 
 
 def check(text):
-    """Count again in plain Python. Returns what differs."""
+    """Count again in plain Python, and return the differences."""
     expected: Counter[str] = Counter()
     for path in text.files:
         expected.update(word.lower() for word in re.findall(WORD, read(path)))
@@ -188,7 +188,8 @@ if __name__ == "__main__":
     except FileNotFoundError as error:
         parser.error(str(error))
     except BrokenPipeError:
-        # As in "| head". What is still held would be written at the end, and fail once more.
+        # The reader has gone, as in "| head". Python flushes its buffer at the exit, which would
+        # fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except EmitError as error:

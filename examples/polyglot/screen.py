@@ -1,4 +1,4 @@
-"""What the demo shows: a bar while it runs, a table in the end."""
+"""The demo's output: a bar while it runs, and a table at the end."""
 
 import os
 import sys
@@ -8,16 +8,16 @@ WIDTH = 30
 
 
 def progress(share: float) -> None:
-    """Draw a bar on stderr, if that is a terminal; *share* is from 0 to 1."""
+    """Draw a bar on stderr, if stderr is a terminal. *share* is from 0 to 1."""
     if not sys.stderr.isatty():
         return
     bar = "#" * round(share * WIDTH)
-    end = "\r\033[K" if share >= 1 else ""  # in the end it makes room for the table
+    end = "\r\033[K" if share >= 1 else ""  # at the end, make room for the table
     print(f"\r[{bar:<{WIDTH}}] {share:4.0%}{end}", end="", file=sys.stderr, flush=True)
 
 
 def table(counts: Counter[str], rows: int = 10) -> str:
-    """The most frequent words, equal counts by the alphabet."""
+    """Return a table of the most frequent words. Equal counts are in alphabetical order."""
     first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:rows]
     if not first:
         return "  (no words)"

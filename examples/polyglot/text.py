@@ -1,4 +1,4 @@
-"""Text from a file, a folder or standard input, in pieces of about 100 KB."""
+"""Read text from a file, a folder or standard input, in pieces of about 100 KB."""
 
 import os
 import shutil
@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: Characters of a piece: small, so that each language has its turn with a small text, too.
+#: Characters in a piece. It is small, so every language gets a turn even with a small text.
 PIECE = 100_000
 
-#: Not what others have installed beside the standard library, nor what tools keep for themselves.
+#: Folders to skip: packages that are not of the standard library, and files of tools.
 PASSED_OVER = ("site-packages", "dist-packages", "__pycache__", "node_modules")
 
 
@@ -28,10 +28,10 @@ class Text:
 
 def find_text(source: str | None, scratch: Path) -> Text:
     """
-    The text that *source* names: a file, a folder, ``-``, or None for the standard library.
+    Find the text that *source* names: a file, a folder, ``-``, or None for the standard library.
 
     Raises:
-        FileNotFoundError: There is no such file or folder, or no text in it.
+        FileNotFoundError: The file or folder does not exist, or has no text.
     """
     if source == "-":
         path = scratch / "stdin"
@@ -49,12 +49,12 @@ def find_text(source: str | None, scratch: Path) -> Text:
 
 
 def read(path: Path) -> str:
-    """A file as text. What is no UTF-8 becomes U+FFFD, as no message can carry it."""
+    """Read a file. Bytes that are not UTF-8 become U+FFFD, as a message can't carry them."""
     return path.read_text(encoding="utf-8", errors="replace")
 
 
 def pieces(text: Text) -> Iterator[str]:
-    """All of the text, cut only between words, and files apart."""
+    """Yield the whole text in pieces, cut only between words. Files stay apart."""
     held = ""
     for path in text.files:
         with path.open(encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""The quickstart of the documentation: counts the words of a document, and prints the top 5."""
+"""The documentation's quickstart: count the words of a document, and print the top 5."""
 
 import sys
 from collections import Counter

@@ -1,5 +1,5 @@
-# An SDK for Perl: one file, no module from elsewhere. It is written from runtimes/PROTOCOL.md alone,
-# and is no part of Emit: it shows what a team does for a language that Emit does not know.
+# An SDK for Perl in one file, without other modules. It was written from runtimes/PROTOCOL.md alone,
+# and is not part of Emit. It shows how a team adds a language that Emit does not know.
 #
 #     use lib '.';
 #     use Emit;
@@ -10,8 +10,8 @@
 #     });
 #     Emit::serve();
 #
-# Left out: msgpack, concurrency, cancel, deadlines, logging, SIGTERM, the answer to a frame that is broken.
-# Each call is answered by one frame.
+# Left out: msgpack, concurrency, cancel, deadlines, logging, SIGTERM, the answer to a broken frame.
+# One frame answers each call.
 
 package Emit;
 
@@ -22,7 +22,7 @@ no warnings 'recursion';
 my ($wire, $out, %nodes, @names);
 our $at_work;
 
-# An exit of a handler fails its message, and nothing else; in what is compiled after this.
+# If a handler calls exit, only its message fails. This holds for code that is compiled after this.
 BEGIN {
     *CORE::GLOBAL::exit = sub (;$) {
         my $status = shift // 0;
@@ -33,7 +33,7 @@ BEGIN {
 
 my ($buffer, $seen) = ('', 0);
 
-# Register a handler. It is given the message, a hash, and a function to emit results with.
+# Register a handler. It takes the message, which is a hash, and a function that emits a result.
 sub node {
     my ($name, $handler) = @_;
     push @names, $name;
@@ -53,8 +53,8 @@ sub serve {
     exit 1 unless run_plain($first, defined $hello, $probed);
 }
 
-# The wire: private copies of descriptors 0 and 1, so that no print and no child can touch it. Perl
-# itself closes all but 0, 1 and 2 when it starts a program.
+# The wire: private copies of descriptors 0 and 1, which no print and no child can touch. Perl closes
+# all descriptors but 0, 1 and 2 when it starts a program.
 
 sub take_wire {
     open $wire, '<&', \*STDIN  or die "cannot copy standard input: $!\n";
@@ -65,7 +65,7 @@ sub take_wire {
     open STDOUT, '>&', \*STDERR    or die "cannot copy standard error: $!\n";
 }
 
-# The next line that is not blank; undef at the end.
+# Return the next line that is not blank; undef at the end.
 sub next_line {
     while (1) {
         my $end = index $buffer, "\n", $seen;
@@ -85,7 +85,7 @@ sub next_line {
     return $rest =~ /\S/ ? $rest : undef;
 }
 
-# The newline in front keeps a stray print without one from gluing itself to the frame.
+# The newline in front separates the frame from a stray print that did not end its line.
 sub put { write_all("\n$_[0]\n") }
 
 sub write_all {
@@ -140,7 +140,7 @@ sub failure {
     my $text = "$error";
     chomp $text;
     $text =~ tr/\x{d800}-\x{dfff}/?/;
-    $text = substr $text, 0, ($max_frame - 200) / 6;    # so that the err itself fits
+    $text = substr $text, 0, ($max_frame - 200) / 6;    # the err frame has to fit, too
     return encode({ op => 'err', id => $id, type => ref $error || 'die', message => $text });
 }
 
@@ -158,7 +158,7 @@ sub run {
     $handler->($msg, $emit);
 }
 
-# By hand: a message per line, or one over several lines; a line of JSON for each result.
+# By hand: a message on each line, or one message over several lines; each result is a line of JSON.
 
 sub run_plain {
     my ($line, $is_whole, $probed) = @_;
@@ -174,11 +174,11 @@ sub run_plain {
         $failed = 1;
     }
     return 0 if $failed;
-    write_all(qq({"op":"end","id":null}\n)) if $probed;    # so no handler has ended the process
+    write_all(qq({"op":"end","id":null}\n)) if $probed;    # proves that no handler has ended the process
     return 1;
 }
 
-# JSON. true and false are \1 and \0, null is undef. A number is what was last used as one.
+# JSON. true and false are \1 and \0, null is undef. A value is a number if it was last used as one.
 
 my %escaped = (b => "\b", f => "\f", n => "\n", r => "\r", t => "\t");
 my %words = (true => \1, false => \0, null => undef);
@@ -201,7 +201,7 @@ sub encode {
     return is_number($value) ? number($value, $path) : quoted($value, $path);
 }
 
-# The bits of a text and an empty one are an empty text; those of a number are a number.
+# A bitwise "and" with an empty text gives an empty text for a text, and a number for a number.
 sub is_number {
     no warnings 'numeric';
     return !utf8::is_utf8($_[0]) && length((my $empty = '') & $_[0]);

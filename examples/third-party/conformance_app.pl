@@ -1,5 +1,5 @@
 #!/usr/bin/env perl
-# What `emit conformance` tests Emit.pm with: the nodes of tests/conformance/README.md.
+# The program that tests Emit.pm by `emit conformance`: the nodes of tests/conformance/README.md.
 
 use strict;
 use warnings;
