@@ -178,7 +178,7 @@ def _show_edges(seen: Outline, needs: dict[str, Needs]) -> None:
             print(f"{paint(mark, colour)} {way}; {wants}")
 
 
-# -- What a router's handlers tell of themselves: the fields they need, and whether they can run ---
+# -- The handlers of a router: the fields they need, and programs that can't run -------------------
 
 #: Suffixes of source files. A word of a command with one of them is a file that has to exist.
 _SOURCES = (".rb", ".py", ".js", ".mjs", ".cjs", ".ts", ".go", ".sh", ".pl", ".php")

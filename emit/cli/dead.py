@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for action, what in (("replay", "send letters again"), ("drop", "delete letters")):
         chosen = actions.add_parser(action, parents=[common], help=what)
         which = chosen.add_mutually_exclusive_group(required=True)
-        which.add_argument("id", nargs="*", default=[])
+        which.add_argument("id", nargs="*", default=[], help="letters, as for emit dead show")
         which.add_argument("--all", action="store_true", help="all letters")
         chosen.add_argument("--node", help="with --all: only letters of this node")
 

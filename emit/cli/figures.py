@@ -11,7 +11,7 @@ from typing import Any
 from emit.host import status
 from emit.text import clean, one_line
 
-HEAD = ("node", "runtime", "busy", "queue", "calls/s", "p50", "p99", "fail", "restarts", "memory")
+# -- Asking all hosts ------------------------------------------------------------------------------
 
 
 def snapshots() -> Snapshots:
@@ -26,38 +26,6 @@ def snapshots() -> Snapshots:
         else:
             found[pid] = answer
     return found
-
-
-def format_row(row: Row) -> tuple[str, ...]:
-    """Return a row's cells, in the order of HEAD."""
-    return (
-        one_line(row.node),
-        row.language or "-",
-        f"{row.busy}/{row.processes}",
-        f"{row.queued}",
-        f"{row.calls_per_second:,.0f}",
-        _time(row.p50),
-        _time(row.p99),
-        f"{row.failures:,}",
-        f"{row.restarts:,}" + (" open" if row.open else ""),
-        f"{row.rss_bytes / 1e6:.0f} MB",
-    )
-
-
-def troubles(rows: Iterable[Row]) -> Iterator[str]:
-    """Yield a line for each node whose program can't be started: the next try, and the cause."""
-    for row in rows:
-        if row.start_error:
-            next_try = f"in {ceil(row.retry_in)} s" if row.retry_in > 0 else "with the next message"
-            yield clean(f"cannot start, next try {next_try}; last cause: {row.start_error}")
-
-
-def _time(seconds: float) -> str:
-    if not seconds:  # no message has been answered
-        return "-"
-    if seconds < 1e-4:  # the share of one message in a pipeline
-        return f"{seconds * 1e6:.0f} µs"
-    return f"{seconds * 1000:.1f} ms" if seconds < 10 else f"{seconds:.0f} s"
 
 
 # -- Adding up snapshots, by node. No I/O here -----------------------------------------------------
@@ -193,3 +161,41 @@ def _mean(weighted: Sequence[tuple[int, float]]) -> float:
     """Return the mean of values, each weighted by its number of messages."""
     whole = sum(count for count, _ in weighted)
     return sum(count * value for count, value in weighted) / whole if whole else 0.0
+
+
+# -- Formatting rows. No I/O here ------------------------------------------------------------------
+
+#: The heads of a row's cells.
+HEAD = ("node", "runtime", "busy", "queue", "calls/s", "p50", "p99", "fail", "restarts", "memory")
+
+
+def format_row(row: Row) -> tuple[str, ...]:
+    """Return a row's cells, in the order of HEAD."""
+    return (
+        one_line(row.node),
+        row.language or "-",
+        f"{row.busy}/{row.processes}",
+        f"{row.queued}",
+        f"{row.calls_per_second:,.0f}",
+        _time(row.p50),
+        _time(row.p99),
+        f"{row.failures:,}",
+        f"{row.restarts:,}" + (" open" if row.open else ""),
+        f"{row.rss_bytes / 1e6:.0f} MB",
+    )
+
+
+def troubles(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield a line for each node whose program can't be started: the next try, and the cause."""
+    for row in rows:
+        if row.start_error:
+            next_try = f"in {ceil(row.retry_in)} s" if row.retry_in > 0 else "with the next message"
+            yield clean(f"cannot start, next try {next_try}; last cause: {row.start_error}")
+
+
+def _time(seconds: float) -> str:
+    if not seconds:  # no message has been answered
+        return "-"
+    if seconds < 1e-4:  # the share of one message in a pipeline
+        return f"{seconds * 1e6:.0f} µs"
+    return f"{seconds * 1000:.1f} ms" if seconds < 10 else f"{seconds:.0f} s"

@@ -208,7 +208,7 @@ def _open(path: str) -> IO[bytes]:
 
 #: Help for an argument that is a message.
 MESSAGE = (
-    "the message: key=text, key:=json, key=@file and key:=@file in any number; or '{...}', @file, -"
+    "the message: any number of key=text, key:=json, key=@file, key:=@file; or '{...}', @file, -"
 )
 
 _WORD = re.compile(r"(?P<key>[^=]+?)(?P<json>:?)=(?P<file>@?)(?P<value>.*)", re.DOTALL)

@@ -73,8 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=float,
         default=10.0,
-        help="seconds until a file or a command has to be ready, or to end when asked"
-        " (%(default)g)",
+        help="seconds for a file or a command to start, and to end when asked (%(default)g)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 

@@ -23,7 +23,7 @@ from emit.router import Router
 from emit.text import nearest
 
 #: Help for --node.
-NODE = "which of the program's nodes is meant, if a file or command has several"
+NODE = "the node to use, if a file or a command has several"
 
 #: Help for an argument that names a node.
 TARGET = "a node of a router (app.router:words), a file (nodes/words.rb), or a command in quotes"
