@@ -1,4 +1,4 @@
-"""The same plain files in every language, as their authors would write them."""
+"""The same plain files in every language, as an author of that language writes them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from emit.host.language.runtime import runtimes
 @dataclass(frozen=True)
 class Language:
     """
+    The plain files of one language.
+
     Attributes:
-        name: As in its runtime.toml.
-        suffix: Of its files.
-        tool: What scripts/tools.py calls its toolchain; empty: it is always here.
-        head: Stands before `function` and `reply`.
+        name: The language's name, as in its runtime.toml.
+        suffix: Suffix of its files.
+        tool: The name of its toolchain in scripts/tools.py; empty if it is always installed.
+        head: Lines before `function` and `reply`.
         function: A function NAME that emits the words of the field ``text``.
         reply: A function NAME that returns the text REPLY.
         fields: A function ``fields`` that takes ``first``, and ``second`` or "none", by name.
         extended: A function ``extended`` that emits its message with the field ``more``, "yes".
         quits: A function ``quits`` that ends its process with 0, for the field ``how``: "exit" as
-            the language does it, "at once" without a word. Else it returns that.
+            the language does it, "at once" without a word. For other values it returns the value.
         late: A file that registers two nodes with the SDK. ``late`` waits, for its first ``late``
-            attempts, until its deadline, and fails as the language does then; and returns the
-            attempt. ``nap`` sleeps for ``seconds``, or until its deadline, and returns "rested".
-        prints: A file that prints at its loading, and a function ``prints`` that prints "now",
+            attempts, until its deadline, and fails as the language does then. After that it returns
+            the attempt. ``nap`` sleeps for ``seconds``, or until its deadline, and returns
+            "rested".
+        prints: A file that prints while it loads, and a function ``prints`` that prints "now",
             itself and by a child process, and returns "printed".
-        arguments: A function ``arguments`` that returns what was on the command line when the file
+        arguments: A function ``arguments`` that returns the command line at the time when the file
             was loaded, with commas, or "none".
         fails: A function ``fails`` that fails, on line 2, with the text "too hot".
-        broken: A file that does not load, for a name on its second line that there is not.
-        wrong: A file that is no text of the language, from its second line on.
+        broken: A file that does not load, because a name on its second line does not exist.
+        wrong: A file that is not valid in the language, from its second line on.
         sdk: A file that registers the nodes ``upper`` and ``size`` with the SDK.
     """
 
@@ -53,17 +56,17 @@ class Language:
     sdk: str
 
     def write(self, path: Path, text: str) -> str:
-        """Write a file; what a node's ``file`` is to say."""
+        """Write a file, and return the value for a node's ``file``."""
         file = path.with_suffix(self.suffix)
         file.write_text(text)
         return str(file)
 
     def words(self, *others: str) -> str:
-        """A function ``words`` that emits the words of the field ``text``, and others."""
+        """Return a function ``words`` that emits the words of the field ``text``, and others."""
         return self.head + self.function.replace("NAME", "words") + self._replying(others)
 
     def replying(self, *names: str) -> str:
-        """Functions that return their own names."""
+        """Return functions that return their own names."""
         return self.head + self._replying(names)
 
     def _replying(self, names: tuple[str, ...]) -> str:
@@ -361,5 +364,5 @@ LANGUAGES = [PYTHON, RUBY, NODE, GO]
 
 
 def missing() -> set[str]:
-    """Languages that Emit comes with and this file does not have."""
+    """Return the languages that Emit has and this file lacks."""
     return set(runtimes()) - {language.name for language in LANGUAGES}

@@ -1,4 +1,4 @@
-"""Shared hosts for tests: real ones, each a process of its own, and clients of them."""
+"""Real shared hosts for tests, each in a process of its own, and clients of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EMIT = str(Path(sys.executable).parent / "emit")
 
 @contextlib.contextmanager
 def start(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """An ``emit host`` that need not listen yet; killed at the end, if it has not ended by then."""
+    """Start ``emit host``, which may not listen yet, and kill it at the end if it still runs."""
     command = [EMIT, "host", "--socket", str(path), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as host:
         try:
@@ -36,7 +36,7 @@ def start(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for(host: subprocess.Popen[str], text: str = "listening at") -> None:
-    """Read what it logs until it listens."""
+    """Read the host's log until it listens."""
     assert host.stderr is not None
     said = []
     for line in host.stderr:
@@ -48,14 +48,14 @@ def wait_for(host: subprocess.Popen[str], text: str = "listening at") -> None:
 
 @contextlib.contextmanager
 def listening(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """As `start`, and it listens."""
+    """Start a host like `start`, and wait until it listens."""
     with start(path, *options) as host:
         wait_for(host)
         yield host
 
 
 def status(path: Path) -> Any:
-    """What ``emit host --status`` prints."""
+    """Return the output of ``emit host --status``."""
     command = [EMIT, "host", "--socket", str(path), "--status"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return json.loads(done.stdout)
@@ -70,7 +70,7 @@ def client(
     dead_letter: Callable[[DeadLetter], Any] | None = None,
     **settings: Any,
 ) -> Iterator[Calls]:
-    """A node of one persistent process, unless *settings* say more, at a shared host."""
+    """Provide a node of one persistent process, unless *settings* say otherwise, at a host."""
     program = Program(name, tuple(argv), environment({"PYTHONPATH": PATH}))
     chosen = Settings(**{"mode": "persistent", "size": 1, **settings})
     host = RemoteHost(str(path))
@@ -83,7 +83,7 @@ def client(
 
 
 def host_of(node: Calls) -> RemoteHost:
-    """The shared host, as a node's client sees it, of a node that `client` has made."""
+    """Return the shared host of a node that `client` has made, as the client sees it."""
     return _hosts[node]
 
 
@@ -91,7 +91,7 @@ _hosts: weakref.WeakKeyDictionary[Calls, RemoteHost] = weakref.WeakKeyDictionary
 
 
 def open_client(path: Path, code: str) -> subprocess.Popen[str]:
-    """Another process, whose foreign nodes are at the shared host; with pipes."""
+    """Start another process with pipes, whose foreign nodes run at the shared host."""
     env = {**os.environ, "EMIT_HOST": str(path), "PYTHONPATH": f"{ROOT}:{PATH}"}
     command = [sys.executable, "-c", code]
     pipe = subprocess.PIPE

@@ -1,4 +1,4 @@
-"""The SDK on the page of the protocol, and a program of it with the nodes of conformance's core."""
+"""The SDK that PROTOCOL.md prints, and a program with it that has the nodes of the core feature."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ nodes = {name: nodes[name] for name in nodes if chosen == [""] or name in chosen
 
 PROGRAM = f"{SDK}{NODES}\nserve(nodes)\n"
 
-#: What it serves.
+#: The nodes of the program.
 NAMES = [
     "echo",
     "none",

@@ -1,4 +1,4 @@
-// What a program of Go costs that does nothing: it prints a line and reads standard input to its end.
+// The bare program in Go, for comparison: it prints a line and reads standard input to its end.
 package main
 
 import (

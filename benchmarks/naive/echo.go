@@ -1,4 +1,4 @@
-// What one writes without an SDK: a line in, a line out, flushed.
+// The program without an SDK: read a line, write a line, flush.
 package main
 
 import (

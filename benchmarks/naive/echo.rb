@@ -1,4 +1,4 @@
-# What one writes without an SDK: a line in, a line out, flushed. `each_line` ends with the input.
+# The program without an SDK: read a line, write a line, flush. `each_line` ends with the input.
 require "json"
 
 $stdin.each_line do |line|

@@ -1,4 +1,4 @@
-"""A graph with one node in another program, for hosts that fork: ``import graph``."""
+"""A graph with one node in another program, for hosts that fork. Use: ``import graph``."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ class Echo(ShellNode):
 
 
 def check(count):
-    """Make calls that only their own answers fit; return how many were wrong."""
+    """Make calls that each fit only their own answer, and return the number of wrong answers."""
     me = os.getpid()
     return sum(Echo(n=n, caller=me) != ({"answer": f"{n} for {me}"},) for n in range(count))
 

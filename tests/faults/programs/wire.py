@@ -1,4 +1,4 @@
-"""The wire by hand, for small programs that break it: ``from wire import *``."""
+"""The protocol by hand, for small programs that break it. Use: ``from wire import *``."""
 
 import json
 import os
@@ -9,14 +9,14 @@ import time
 
 
 def write(data, fd=1):
-    """Write all of *data*, text or bytes, on stdout: a signal may cut a single os.write short."""
+    """Write all of *data* (text or bytes) to stdout: a signal may cut a single os.write short."""
     view = memoryview(data.encode() if isinstance(data, str) else data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def line(**fields):
-    """A frame as it goes on the pipe."""
+    """Return a frame with its framing."""
     return "\n" + json.dumps(fields) + "\n"
 
 
@@ -25,7 +25,7 @@ def frame(**fields):
 
 
 def read():
-    """The host's next frame; the program ends where its input does."""
+    """Return the host's next frame. At the end of the input, end the program."""
     for text in sys.stdin.buffer:
         if text.strip():
             return json.loads(text)
@@ -49,7 +49,7 @@ def calls():
 
 
 def hang():
-    """Say and do nothing until it is killed, which takes less than ten minutes in any test."""
+    """Do nothing until a test kills the program, which any test does within ten minutes."""
     time.sleep(600)  # the hang itself; a test's limit ends it
 
 
