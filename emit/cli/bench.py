@@ -54,19 +54,18 @@ class Row:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help=TARGET)
-    parser.add_argument("message", nargs="*", help=MESSAGE)
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="time for each measurement (%(default)g)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("target", help=TARGET)
+    add("message", nargs="*", help=MESSAGE)
+    add("--seconds", type=float, default=1.0, help="time for each measurement (%(default)g)")
+    add(
         "--mode",
         choices=("oneshot", "persistent", "lines"),
         default="persistent",
         help="how to run a file or a command (%(default)s)",
     )
-    parser.add_argument("--node", dest="program_node", metavar="NAME", help=NODE)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    add("--node", dest="program_node", metavar="NAME", help=NODE)
+    add("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

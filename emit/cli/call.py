@@ -36,22 +36,21 @@ _LONGEST = 1e7
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", help=TARGET)
-    parser.add_argument("message", nargs="*", help=MESSAGE)
-    parser.add_argument(
+    add = parser.add_argument
+    add("target", help=TARGET)
+    add("message", nargs="*", help=MESSAGE)
+    add(
         "--timeout",
         type=float,
         help="seconds for the whole call with all attempts (default: 30 for each attempt)",
     )
-    parser.add_argument(
-        "--codec", choices=("json", "msgpack"), help="the codec of the messages to the program"
-    )
-    parser.add_argument(
+    add("--codec", choices=("json", "msgpack"), help="the codec of the messages to the program")
+    add(
         "--mode",
         choices=("auto", "oneshot", "persistent", "lines"),
         help="how to run the program, like a node's setting (default: auto)",
     )
-    parser.add_argument("--node", dest="program_node", metavar="NAME", help=NODE)
+    add("--node", dest="program_node", metavar="NAME", help=NODE)
 
 
 def run(arguments: argparse.Namespace) -> int:

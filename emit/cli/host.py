@@ -30,27 +30,14 @@ _TURN = 1.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--socket", metavar="PATH", help=f"where to listen (default: the socket of ${VARIABLE})"
-    )
-    parser.add_argument(
-        "--max-processes", type=_count, metavar="N", help="limit the processes of all nodes"
-    )
-    parser.add_argument(
-        "--max-rss", type=_count, metavar="BYTES", help="limit the memory of all processes"
-    )
-    parser.add_argument(
-        "--max-clients", type=_count, metavar="N", help="limit the connections at a time"
-    )
-    parser.add_argument(
-        "--status", action="store_true", help="print the figures of the host that runs"
-    )
-    parser.add_argument(
-        "--standby", action="store_true", help="wait while another host runs, then take its place"
-    )
-    parser.add_argument(
-        "--parent", type=int, metavar="PID", help="end when the parent process PID ends"
-    )
+    add = parser.add_argument
+    add("--socket", metavar="PATH", help=f"where to listen (default: the socket of ${VARIABLE})")
+    add("--max-processes", type=_count, metavar="N", help="limit the processes of all nodes")
+    add("--max-rss", type=_count, metavar="BYTES", help="limit the memory of all processes")
+    add("--max-clients", type=_count, metavar="N", help="limit the connections at a time")
+    add("--status", action="store_true", help="print the figures of the host that runs")
+    add("--standby", action="store_true", help="wait while another host runs, then take its place")
+    add("--parent", type=int, metavar="PID", help="end when the parent process PID ends")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -26,16 +26,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="name of the node, which is a function, or of the project")
-    parser.add_argument("--lang", choices=list(forms(runtimes())), help="the node's language")
-    parser.add_argument(
-        "--sdk", action="store_true", help="use the language's SDK, for retries and logging"
-    )
-    parser.add_argument("--test", action="store_true", help="write a test, too")
-    parser.add_argument("--dir", type=Path, default=Path("nodes"), help="the folder (%(default)s)")
-    parser.add_argument(
-        "--project", action="store_true", help="write a Celery project to a new folder"
-    )
+    add = parser.add_argument
+    add("name", help="name of the node, which is a function, or of the project")
+    add("--lang", choices=list(forms(runtimes())), help="the node's language")
+    add("--sdk", action="store_true", help="use the language's SDK, for retries and logging")
+    add("--test", action="store_true", help="write a test, too")
+    add("--dir", type=Path, default=Path("nodes"), help="the folder (%(default)s)")
+    add("--project", action="store_true", help="write a Celery project to a new folder")
 
 
 def run(arguments: argparse.Namespace) -> int:

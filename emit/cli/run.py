@@ -43,32 +43,29 @@ _PRINTER = "emit.run"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("router", help="dotted path of the router, such as app.router")
-    parser.add_argument(
-        "message",
-        nargs="+",
-        help=f"{MESSAGE}; @file and - may hold many messages: see --input",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("router", help="dotted path of the router, such as app.router")
+    add("message", nargs="+", help=f"{MESSAGE}; @file and - may hold many messages: see --input")
+    add(
         "--input",
         choices=FORMATS,
         help="format of @file or - (default: by the file's suffix, else ndjson: one per line)",
     )
-    parser.add_argument("--keep-going", action="store_true", help="go on after a failed message")
-    parser.add_argument(
+    add("--keep-going", action="store_true", help="go on after a failed message")
+    add(
         "--follow",
         action="store_true",
         help="for an endless input: like --keep-going, and Ctrl-C is the normal end",
     )
-    parser.add_argument(
+    add(
         "--results",
         action="append",
         metavar="NODE",
         help="print the results of this node (default: of the nodes that nobody hears)",
     )
-    parser.add_argument("--origin", action="store_true", help="add each result's node, as _origin")
-    parser.add_argument("--quiet", action="store_true", help="print no results")
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON, on stderr")
+    add("--origin", action="store_true", help="add each result's node, as _origin")
+    add("--quiet", action="store_true", help="print no results")
+    add("--json", action="store_true", help="print the counts as JSON, on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -22,17 +22,16 @@ EXAMPLES = """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--once", action="store_true", help="print one table and end")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--once", action="store_true", help="print one table and end")
+    add(
         "--sort",
         choices=SORTS,
         default="node",
         help="column to sort by, the largest first (%(default)s)",
     )
-    parser.add_argument(
-        "--interval", type=float, default=1.0, help="seconds between refreshes (%(default)g)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the figures once, as JSON")
+    add("--interval", type=float, default=1.0, help="seconds between refreshes (%(default)g)")
+    add("--json", action="store_true", help="print the figures once, as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
