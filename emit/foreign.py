@@ -27,9 +27,9 @@ from emit.host.calls import Calls
 from emit.host.fate import too_much
 from emit.host.host import AnyHost
 from emit.host.settings import Settings
-from emit.host.starts import backoff
 from emit.host.system.program import Program
 from emit.host.wire import plain
+from emit.letter import backoff
 from emit.node import Handler
 
 __all__ = ["Declared", "OneShot", "Pooled", "Probing", "make_handler"]

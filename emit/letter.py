@@ -1,5 +1,6 @@
 """
-A message that was given up, and why: the host makes it, a router completes it, Redis keeps it.
+Attempts that failed: the wait before the next one, their causes, and the dead letter, which is a
+message that was given up. The host makes it, a router completes it, Redis keeps it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from emit.errors import IN_NODE, EmitError
 from emit.text import WORD, one_line, said
 
-__all__ = ["Cause", "DeadLetter"]
+__all__ = ["Cause", "DeadLetter", "backoff"]
 
 #: Frames from here say nothing about a node: they are Emit's, or belong to the message's carrier.
 _EMIT = os.path.dirname(__file__) + os.sep
@@ -23,6 +24,21 @@ _CARRIERS = frozenset({"billiard", "celery", "kombu", "rq"})
 #: The folders of Python and of installed packages.
 _PYTHON = (os.path.dirname(os.__file__) + os.sep, "<frozen")
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+
+def backoff(first: float, most: float, times: int, share: float) -> float:
+    """
+    Return the seconds to wait after a number of failures in a row: of attempts at a message, or of
+    starts of a program.
+
+    Args:
+        first: The wait after the first failure. It doubles with each further failure.
+        most: The longest wait.
+        times: Number of failures.
+        share: A random number from 0 to 1. It draws from the upper half of the wait, so that many
+            callers do not come back at the same moment.
+    """
+    return min(most, first * 2.0 ** min(times - 1, 60)) * (0.5 + share / 2)
 
 
 @dataclass(frozen=True)

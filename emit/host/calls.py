@@ -44,9 +44,8 @@ from emit.host.conversation import MEMORY_TICK, Conversation
 from emit.host.fate import AHEAD, FAILURES, Job, split, too_much
 from emit.host.lines import logger_of
 from emit.host.pool import Lease, Pool
-from emit.host.starts import backoff
 from emit.host.transport import Poll, pause, remaining
-from emit.letter import DeadLetter
+from emit.letter import DeadLetter, backoff
 
 __all__ = ["Calls"]
 

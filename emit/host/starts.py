@@ -10,20 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from emit.host.settings import Settings
-
-
-def backoff(first: float, most: float, times: int, share: float) -> float:
-    """
-    Return the seconds to wait after a number of failures in a row.
-
-    Args:
-        first: The wait after the first failure. It doubles with each further failure.
-        most: The longest wait.
-        times: Number of failures.
-        share: A random number from 0 to 1. It draws from the upper half of the wait, so that many
-            callers do not come back at the same moment.
-    """
-    return min(most, first * 2.0 ** min(times - 1, 60)) * (0.5 + share / 2)
+from emit.letter import backoff
 
 
 @dataclass

@@ -29,6 +29,7 @@ from emit.errors import (
     StartTimeout,
     Unavailable,
 )
+from emit.letter import backoff
 from emit.node import Handler
 from emit.router.options import QUEUED, check_queued
 
@@ -99,8 +100,7 @@ class Policy:
         """
         Return the seconds to wait after *times* failures. Half of it is random, to spread a herd.
         """
-        longest = min(self.backoff_max, self.backoff * 2.0 ** min(times - 1, 63))
-        return longest * (0.5 + random.random() / 2)
+        return backoff(self.backoff, self.backoff_max, times, random.random())
 
 
 @dataclass(frozen=True)
