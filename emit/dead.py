@@ -396,7 +396,7 @@ class DeadLetters:
         self.redis.zcard(store.ids)
         self._heads((store, id))
 
-    # -- where they are ----------------------------------------------------------------------
+    # -- places in Redis ---------------------------------------------------------------------
 
     def _store(self, app: str) -> _Store:
         name = quote(app, safe="")

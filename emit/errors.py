@@ -9,18 +9,18 @@
         RemoteError                 a handler in another process failed
       DispatchError                 the queue refused a message; ``__cause__`` is its own exception
       InProgress                    another process is at the same piece of work
-      LedgerError                   Emit's own Redis could not do what it was asked
+      LedgerError                   Emit's own Redis failed at a request
       LetterNotFound (LookupError)  no dead letter of that id is stored
       AmbiguousLetter (LookupError) several dead letters may be meant
       UnreadableLetter (ValueError) a dead letter is damaged, or of a newer version of Emit
       Undelivered                   delivered again and again, and its worker died each time
-      Unreadable                    a queue brought what no message can be read from
+      Unreadable                    a queue brought something that is not a message
       HostError                     the host's side: the node's process, its pipe, its pool
         StartError                  the program cannot be started as configured
         StartTimeout                it started and was not ready in time
         ProcessDied                 it ended while a message was with it
         CallTimeout                 no answer before the deadline
-        ProtocolError               it wrote what is no answer
+        ProtocolError               it wrote something that is not an answer
         FrameTooLarge               a message or an answer over ``max_frame``
         EncodeError (ValueError)    a value that the wire or a queue cannot carry unchanged
         PoolTimeout                 no process became free in time
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 
-#: Where ``max_frame`` can't be raised any more, less what a shared host needs around a result.
+#: The largest possible ``max_frame``, less the bytes that a shared host adds around a result.
 _LARGEST = (1 << 24) - 1 - 64
 
 #: Candidates in a text.

@@ -1,24 +1,24 @@
 """
-What happens when this process forks: all handlers of Emit, in one order.
+The handlers of Emit that run when this process forks, all in one order.
 
-Before the fork the first three steps run, from the first on. After it they run the other way round,
-in the parent and in the child. The child then goes on with the other three.
+Before the fork the first three steps run, from the first on. After the fork they run in reverse
+order, in the parent and in the child. The child then continues with the other three.
 
 =========== =================== =================================================================
 step        of                  what it does
 =========== =================== =================================================================
 modules     emit.multilang      imports what each child would import for itself
-imports     emit.node           waits for what another thread imports: nobody would finish it
-starts      emit.host.system    waits for starts and closings of programs; the child lets go of all
-                                that the parent has started, and closes the inherited pipes
-connections emit.host.shared    closes the child's copies of sockets, whose end a host must see
+imports     emit.node           waits for other threads' imports, which no child could finish
+starts      emit.host.system    waits for starts and closings of programs; the child forgets the
+                                parent's programs, and closes the inherited pipes
+connections emit.host.shared    closes the child's copies of sockets, so that a host sees their end
 status      emit.host.status    closes the child's copy of the socket that answers questions
 host        emit.host.host      forgets the parent's host
 =========== =================== =================================================================
 
-Modules are loaded first, as that may take the lock of imports. Starts are last, as a thread that
-starts a program may import something. The child forgets its host last: what is done before may ask
-whose it is.
+Modules are loaded first, since loading may take the lock of imports. Starts are last, since a
+thread that starts a program may import something. The child forgets its host last, since the
+steps before may ask for the host.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["STEPS", "at_fork"]
 #: The names of all steps, in their order before a fork.
 STEPS = ("modules", "imports", "starts", "connections", "status", "host")
 
-#: How many of the steps have something to do before a fork.
+#: The number of steps that have something to do before a fork.
 _BEFORE = 3
 
 
@@ -53,10 +53,11 @@ def at_fork(
     in_child: Callable[[], object] | None = None,
 ) -> None:
     """
-    Have functions called when this process forks. A module that is loaded again replaces its own.
+    Register functions to call when this process forks. A module that is loaded again replaces its
+    own functions.
 
     Args:
-        step: Which of :data:`STEPS`.
+        step: One of :data:`STEPS`.
         before: Called before the fork, for one of the first three steps only.
         in_parent: Called after it, in the parent.
         in_child: Called after it, in the child.

@@ -423,7 +423,7 @@ class CeleryRouter(QueueRouter):
         finally:
             task.request_stack.pop()
 
-    # -- what Redis keeps ------------------------------------------------------------------
+    # -- counts and dead letters in Redis --------------------------------------------------
 
     @property
     def dead_letters(self) -> DeadLetters | None:

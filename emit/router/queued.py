@@ -46,7 +46,7 @@ class QueueRouter(Router, Queue):
         self._carrier = self._sender = Sender(self.send, self._plans)
         self._receiver = Receiver(self, self._runner, self._sender, self._plans)
 
-    # -- for the subclass, with what Queue lists --------------------------------------------
+    # -- for the subclass, beside the methods of Queue --------------------------------------
 
     def send_raw(self, letter: DeadLetter) -> None:
         """Give an unreadable message back to the queue as it came."""

@@ -543,7 +543,7 @@ class Receiver:
         fields = delivery.parcel.messages[number]
         return self._queue.message_class({**fields, "_origin": delivery.origin})
 
-    # -- what is left of a batch -----------------------------------------------------------
+    # -- the rest of a batch ---------------------------------------------------------------
 
     def _settle(self, node: Node, delivery: Delivery, tally: Tally) -> None:
         """Send each failed message on its way."""

@@ -360,7 +360,7 @@ class RQRouter(QueueRouter):
             eager=not self._jobs[node.name].queue.is_async,
         )
 
-    # -- what Redis keeps ------------------------------------------------------------------
+    # -- counts and dead letters in Redis --------------------------------------------------
 
     @property
     def dead_letters(self) -> DeadLetters:

@@ -166,7 +166,7 @@ func (d *decoder) free() {
 	decoders.Put(d)
 }
 
-// decode reads data, one whole value, into what target points to.
+// decode reads data, one whole value, into the variable that target points to.
 func decode(c codec, data []byte, target any) error {
 	d := newDecoder(c, data)
 	defer d.free()

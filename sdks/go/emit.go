@@ -86,7 +86,7 @@ func Node[In, Out any](name string, handler Handler[In, Out]) {
 	registered.add(newNode(name, handler))
 }
 
-// Serve is [Node] and [Run] for a program of one node, whose name is that of the function.
+// Serve is [Node] and [Run] for a program of one node, named as its function.
 func Serve[In, Out any](handler Handler[In, Out]) {
 	Node(nameOf(authors(handler)), handler)
 	Run()
