@@ -170,8 +170,9 @@ class OneShot(Handler):
         """
         True if Emit may ask the program about itself.
 
-        A program with its own format can't have an SDK. All programs that a shell starts would hear
-        the question and answer it to each other. Mode auto finds this out.
+        A program with its own format can't have an SDK. If a shell starts several programs, all of
+        them would hear the question and answer it to each other. Mode auto asks all the same, since
+        it has to find out whether the program has an SDK.
         """
         if self._of.deserialize is not None:
             return False

@@ -316,15 +316,15 @@ class Past:
     @classmethod
     def read(cls, header: object) -> Past:
         """
-        Read what is understood of a header of any version, or of the list that came before headers.
+        Read what is understood of a header of any version, or of the list in its place at first.
         """
         told = header if isinstance(header, Mapping) else {"causes": header}
         found = told.get("causes")
         if not isinstance(found, (list, tuple)):
             found = ()
         attempts = max(_count(told.get("attempts"), len(found)), len(found))
-        # The list had the attempts after which the handler asked for another, except those that a
-        # time limit had cut off.
+        # The list had only attempts after which the handler had asked for another one, apart
+        # from those that a time limit had cut off.
         retries = _count(told.get("retries"), 0 if told is header else attempts)
         causes = tuple(Cause.read(one) for one in found if isinstance(one, Mapping))
         return cls(attempts, retries, causes, _count(told.get("waits"), 0))

@@ -456,7 +456,7 @@ class Receiver:
             with self._sender.sending() as outbox:
                 run(node, delivery, tally, outbox)
         except self._queue.interrupts:
-            tally = Tally()  # finished messages that could not send their results
+            tally = Tally()  # finished messages could not send their results
         if delivery.eager and tally.failed:
             raise next(iter(tally.failed.values()))
         self._settle(node, delivery, tally)
