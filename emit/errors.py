@@ -564,8 +564,8 @@ class Unavailable(HostError):
 class HostLost(Unavailable):
     """
     The shared host was not there for the node's ``timeout``, or had no room for another client, or
-    it was lost ``max_attempts`` times with the message. No attempt is charged; try
-    again later.
+    it was lost ``max_attempts`` times with the message. No attempt is charged; try again
+    later.
 
     Attributes:
         path: Its socket.

@@ -74,7 +74,8 @@ def to_json(value: object) -> bytes | None:
 
     Two encoders check it, since each misses something: orjson writes tuples, enums, UUIDs and NaN,
     and the strict packer refuses all of them but NaN. The packer takes bytes and any key, and
-    orjson refuses those. Together they take 0.5 to 0.9 us for 100 bytes; a walk in Python takes 4 us.
+    orjson refuses those. Together they take 0.5 to 0.9 us for 100 bytes; a walk in Python takes
+    4 us.
 
     Example:
         >>> to_json({"n": 1}), to_json({"n": (1, 2)})
