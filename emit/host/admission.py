@@ -1,5 +1,5 @@
 """
-Who may start a process: the limits over all nodes of a host, and the order of those that wait.
+The right to start a process: the limits over all nodes of a host, and the order of waiting.
 
 1. At ``max_processes`` or ``max_rss`` the caller that has waited longest for a start, of any node,
    gets the room of the next process that becomes idle. That process is stopped.
@@ -24,7 +24,7 @@ __all__ = ["CONCURRENT_STARTS", "Admission", "Rival", "Sized", "Turn"]
 #: start 500 interpreters at once.
 CONCURRENT_STARTS = 2
 
-#: Seconds after which a caller that has not asked again counts as thrown out, and is passed over.
+#: Seconds without asking again after which a caller counts as interrupted, and is passed over.
 _GONE = 2.0
 
 
@@ -79,7 +79,7 @@ class Admission:
         pools: Returns all pools of the host.
         most_starts: Number of processes that may be starting at a time.
 
-    The sets are weak: if a caller is thrown out anywhere, its `Turn` leaves them by itself.
+    The sets are weak: if an exception interrupts a caller, its `Turn` leaves them by itself.
     """
 
     def __init__(

@@ -49,8 +49,9 @@ from emit.letter import DeadLetter, backoff
 
 __all__ = ["Calls"]
 
-#: The part of its time that a handler is not told of, as a share and at most in seconds. A handler
-#: that gives up at its deadline is then heard before its process is killed.
+#: The time by which a handler's deadline is earlier than the host's: a share of it, and its maximum
+#: in seconds. The answer of a handler that stops at its deadline then comes before its process is
+#: killed.
 _MARGIN, _MARGIN_MOST = 0.05, 0.25
 
 #: Seconds that a message may wait for a process before its deadline is shortened by the wait.
@@ -132,7 +133,7 @@ class Calls:
 
     def acquire(self, deadline: float, losses: int = 0) -> Lease[Any]:
         """
-        Do as :meth:`Pool.acquire`; errors name this node, even if several share the pool.
+        Acquire a process from the pool. Errors name this node, even if several share the pool.
 
         Args:
             losses: Number of times that a shared host was lost with the message.
@@ -167,7 +168,7 @@ class Calls:
 
     def stream(self, fields: Mapping[str, Any]) -> Generator[Any, None, None]:
         """
-        Do as :meth:`call`, but yield each result as it is emitted, and keep none.
+        Yield the results of :meth:`call` as they are emitted, and keep none.
 
         After the first result the message is not tried again: that result may already have gone on.
 
@@ -439,7 +440,7 @@ class Batch:
         self._exhausted = False
         self._ready: deque[Job] = deque()  # taken or given back, not yet with a process
         self._later: list[tuple[float, Job]] = []  # jobs that run again at a given time
-        self._unsettled: deque[Job] = deque()  # all whose outcome was not yielded
+        self._unsettled: deque[Job] = deque()  # all messages whose outcome was not yielded
         self._lanes: list[Lane] = []
         self._poll: Poll | None = None
         self._heard: list[Lane] = []  # lanes that are read: all, unless too many results wait

@@ -121,7 +121,7 @@ class Conversation:
         self.fault: ProtocolError | None = None
         self.oversized: frames.TooLarge | None = None
         self.condemned: str | None = None
-        # Weak: if the last caller is thrown out, its peer must be gone at once. In a circle it
+        # Weak: if the last caller is interrupted, its peer must be gone at once. In a circle it
         # would stay until the collector's next round.
         self._peer: Peer = weakref.proxy(peer)
         self._settings = settings
@@ -259,7 +259,7 @@ class Conversation:
 
         Args:
             events: The events, in order.
-            done: The list to which the jobs are added that are no longer open.
+            done: A list that gets the jobs that are no longer open.
             sizes: For each call, the bytes of its results among *events*.
         """
         for event in events:
@@ -281,8 +281,8 @@ class Conversation:
 
     def drop(self, job: Job) -> None:
         """
-        Drop the results of an open call, those to come included, as there is no room for them. At
-        its end the job has no outcome and must run again.
+        Drop the results of an open call, present and future ones, as there is no room for them.
+        At its end the job has no outcome and must run again.
         """
         self.kept -= job.size
         job.release()

@@ -1,5 +1,5 @@
 """
-What becomes of a message whose process failed: pure rules. No I/O here.
+The fate of a message whose process failed: pure rules. No I/O here.
 
 1. A process that hangs or breaks the protocol is working on the oldest open message. That message
    is charged with an attempt and runs again, alone. The messages behind it never started, so they

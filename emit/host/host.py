@@ -155,7 +155,7 @@ class Host:
             ``{"errors": [...], "stderr": [...]}``. The errors come oldest first; if the node can't
             be started, the reason is the last one. Each has ``at`` (seconds since the epoch),
             ``type``, ``text`` and ``stderr_tail``. ``stderr`` has the ``pid`` and the ``tail`` of
-            each living process. Both lists are empty if there is no such node.
+            each living process. Both lists are empty if the node does not exist.
         """
         with self._lock:
             mine = [calls for calls in self._nodes if calls.node == node]

@@ -60,7 +60,7 @@ _WORDS = 300
 def logger_of(node: str) -> logging.Logger:
     """
     Return a node's logger. It is looked up once, not at each start: ``logging`` takes a global lock
-    for the lookup, and an exception thrown in at that moment, as by a time limit, leaves it locked.
+    for the lookup. An exception at that moment, as from a time limit, would leave it locked.
 
     The logger is below ``emit.node`` for every name. A name with nothing between two dots would
     otherwise get ``emit`` as its parent.

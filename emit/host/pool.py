@@ -4,9 +4,9 @@ The processes of one node: which caller gets which, and when each is started, re
 The pool decides under its lock, and starts and stops processes outside of it.
 
 A slot is a :class:`Lease` object and nothing else. The pool holds the idle leases; each other
-lease is held only by its caller, since the set of leases is weak. If an exception throws a caller
-out, between any two instructions, the collector frees the lease: the slot is free again, and its
-process is killed. (Counters in try/finally leaked one of four slots in 350 interrupts.)
+lease is held only by its caller, since the set of leases is weak. If an exception interrupts the
+caller, between any two instructions, the collector frees the lease: the slot is free again, and
+its process is killed. (Counters in try/finally leaked one of four slots in 350 interrupts.)
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from emit.host.transport import pause, remaining
 
 __all__ = ["Lease", "Member", "Pool", "Source"]
 
-#: Seconds until a waiting caller looks again. Its wake-up may have gone to a caller that was thrown
-#: out at that moment.
+#: Seconds until a waiting caller looks again. Its wake-up may have gone to a caller that was
+#: interrupted at that moment.
 _RECHECK = 0.1
 
 #: Seconds between two checks of a message that waits for its next attempt.
@@ -99,7 +99,7 @@ class Source(Protocol[P_co]):
         """Start a process. Raises HostError."""
 
     def is_permanent(self, error: HostError) -> bool:
-        """Return whether backoff and breaker ignore this error: it does not predict the next."""
+        """Return whether a failed start should not count for the backoff and the breaker."""
 
     def describe(self) -> dict[str, Any]:
         """Return the program's part of a node in :meth:`emit.host.host.Host.snapshot`."""
@@ -191,7 +191,7 @@ class Pool(Generic[P]):
     def try_acquire(self) -> Lease[P] | None:
         """Return a lease of an idle process, or None."""
         if self._leaving and self._admission.first() is None:
-            with self._lock:  # nobody waits for their room any more
+            with self._lock:  # no caller waits for their room any more
                 self._idle += self._leaving
                 self._leaving.clear()
         while self._idle:
@@ -346,7 +346,7 @@ class Pool(Generic[P]):
         return None
 
     def _out_of_time(self, turn: Turn, delay: float, killed: Sequence[StartError]) -> HostError:
-        """Make the error of a caller whose time is over."""
+        """Make the error of a caller that has waited for too long."""
         if killed:
             return killed[-1]
         if delay > 0:

@@ -247,7 +247,7 @@ class Process:
         return self.talk.condemned in (None, self.replaced)
 
     def warn(self) -> None:
-        """Log why the process is lost, if the fault is its own and not a caller's who left."""
+        """Log why the process is lost, if the fault is its own and not a caller's."""
         if not self._is_well:
             logger = self.pipes.lines.logger
             logger.warning("%r is discarded: %s", self, one_line(str(self.talk.condemned)))
@@ -422,7 +422,7 @@ class Launcher:
         self._settings = settings
         self._making = threading.Lock()
         self._made: Program | None = None
-        self._told: tuple[Program, str] | None = None  # a program whose language has been asked for
+        self._told: tuple[Program, str] | None = None  # a program and its language
 
     @property
     def is_ready(self) -> bool:
@@ -470,7 +470,7 @@ class Launcher:
             return {"language": "", "command": []}
         told = self._told
         if told is None or told[0] is not program:
-            # Only who looks at a host asks for it, and a command starts without any description.
+            # Imported here: only snapshots need it, and a command starts without any description.
             from emit.host.language.runtime import language_of
 
             told = self._told = program, program.language or language_of(program.argv)

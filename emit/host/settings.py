@@ -54,7 +54,7 @@ class Settings:
         stop_grace: Seconds for a process to end by itself after the end of its input.
         term_grace: Seconds to end after SIGTERM; then it is killed.
         backoff: Seconds before the next start after a failed one; doubles each time.
-        backoff_max: The longest such wait.
+        backoff_max: The longest wait between starts.
         breaker_failures: Failed starts within *breaker_window* that open the breaker.
         breaker_window: Seconds.
         breaker_open: Seconds for which every call fails at once, before one more start.

@@ -31,8 +31,8 @@ class Starts:
         last: The newest failure.
         not_before: No start before this time.
         open_until: The breaker is open until this time; None: it is closed.
-        probing_until: The probe is in progress, until this time at most: if its caller is thrown
-            out, nobody reports its result.
+        probing_until: The probe is in progress, until this time at most: if its caller is
+            interrupted, nobody reports its result.
     """
 
     settings: Settings

@@ -1,6 +1,6 @@
 """
-Makes the program that serves a file, and builds it if needed. After a failed start, finds out what
-may be wrong with the language and the packages.
+Makes the program that serves a file, and builds it if needed. After a failed start, looks for
+faults of the language and the packages.
 
 The version of a toolchain is remembered as long as nothing it depends on changes. A failure is
 remembered for `RETRY` seconds, so that a queue full of messages does not run a failing compiler for

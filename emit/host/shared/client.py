@@ -5,12 +5,12 @@ holds connections to the shared host, which plays the process of runtimes/PROTOC
 
 1. If the host is not there, a call waits for it for the node's ``timeout``. If the host is lost in
    the middle of a message, the message goes to the next host, up to ``max_attempts`` times. There
-   is no fallback to private processes. Every client would start as many of them as the machine can
-   carry, all at the same time, and a shared host is there to prevent that.
+   is no fallback to private processes. Every client would start a full set of them at the same
+   time, and a shared host is there to prevent that.
 2. A connection that is left in the middle of an exchange is closed. Its host then ends the work
    that it did for this connection.
-3. A working host sends a sign of life every few seconds. So a host that hangs differs from a slow
-   node.
+3. A working host sends a sign of life every few seconds. So clients can tell a host that hangs
+   from a slow node.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class RemoteHost:
         shared: bool = True,
         dead_letter: Callable[[DeadLetter], Any] | None = None,
     ) -> Calls:
-        """Do as :meth:`emit.host.host.Host.calls`. Nothing is sent before the first message."""
+        """Register a node, like :meth:`emit.host.host.Host.calls`. Sends nothing yet."""
 
         def describe() -> Described:
             made = program()

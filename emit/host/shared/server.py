@@ -325,7 +325,7 @@ class Client:
             self._socket.close()
 
     def beat(self) -> None:
-        """Send a sign of life if the client waits for work. Called from another thread."""
+        """Send a sign of life if the client waits for answers. Called from another thread."""
         if self.busy:
             self._out.offer(_BEAT)
 

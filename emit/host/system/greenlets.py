@@ -26,7 +26,7 @@ _TOLD = 0.5
 
 
 def are_here() -> bool:
-    """True if threads are gevent's greenlets in this process."""
+    """Return whether threads are gevent's greenlets in this process."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 

@@ -146,7 +146,7 @@ def in_session(process: Process, sessions: Sessions) -> bool:
 
 def sweep(kill_round: Callable[[], int], *, seconds: float, at_least: float = 0.0) -> bool:
     """
-    Kill, round by round, until enough rounds in a row find nothing.
+    Kill processes, round by round, until enough rounds in a row find nothing.
 
     A program that forks and exits without end can escape a round: its old process is listed and
     gone, its new one is not listed yet. So a round in which anything on the machine forked proves

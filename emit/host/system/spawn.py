@@ -81,7 +81,7 @@ def start(program: Program, *, timeout: float = 30.0) -> Child:
         child = request.wait(timeout)
         _confirm(request.program, child, timeout, end)
     except BaseException:
-        # Queued after the launch, so it finds the child even if we were thrown out early.
+        # Queued after the launch, so it finds the child even if we were interrupted early.
         spawner.starts.put(functools.partial(spawner.abandon, request))
         raise
     return child
