@@ -1,4 +1,4 @@
-"print the totals, as soon as there are so many words: python totals.py 20"
+"print the totals, once that many words are counted: python totals.py 20"
 
 import sys
 import time

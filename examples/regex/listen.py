@@ -1,4 +1,4 @@
-"send a query string through the graph, and print what is published meanwhile"
+"send a query string through the graph, and print all that is published on its way"
 
 import sys
 

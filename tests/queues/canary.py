@@ -149,7 +149,7 @@ FAILURES: dict[str, Failure] = {
         sdk("@node\ndef a(msg): pass\n@node\ndef b(msg): pass\nserve()"),
         {**PERSISTENT, "program_node": "c"},
     ),
-    # what can't be sent
+    # values that can't be sent
     "unfit": Failure(
         "EncodeError",
         by_hand("end(id)"),
@@ -162,7 +162,7 @@ FAILURES: dict[str, Failure] = {
         {**PERSISTENT, "max_frame": 1024},
         {"card": CANARY * 99},
     ),
-    # for each message a process
+    # a process for each message
     "once_no_json": Failure("ProtocolError", once("print([1, 2])\nprint(card, '[NaN]')"), ONESHOT),
     "once_no_msgpack": Failure(
         "ProtocolError",
