@@ -90,6 +90,26 @@ def test_without_the_python_package(project: Path) -> None:
     assert "pip install 'emit-graph[cli]'" in done.stderr
 
 
+def test_a_language_of_ones_own_has_its_colours(project: Path) -> None:
+    """They are in its runtime.toml. Emit's languages keep theirs."""
+    toy = project / "emit_runtimes" / "toy" / "runtime.toml"
+    toy.parent.mkdir(parents=True)
+    toy.write_text(
+        'name = "toy"\nsuffixes = [".toy"]\nprograms = ["toy"]\n[detect]\ncommand = ["toy"]\n'
+        '[launch]\ncommand = ["toy"]\n[picture]\nfill = "#ffeedd"\nink = "#112233"\n'
+    )
+    (project / "toys.py").write_text(
+        "from emit import Router, ShellNode\n"
+        "router = Router()\n"
+        'router.node(("n",), name="a", command="toy x")(ShellNode)\n'
+        'router.node(("n",), name="b")(lambda msg: 1)\n'
+    )
+    done = run("graph", "toys.router", "--format", "dot", cwd=project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'fillcolor="#ffeedd", fontcolor="#112233"' in done.stdout
+    assert 'fillcolor="#dbeafe"' in done.stdout
+
+
 @pytest.mark.requires("graphviz")
 def test_the_picture_of_the_documentation(tmp_path: Path) -> None:
     """The committed picture is what the command draws: all but sizes, which fonts decide."""

@@ -11,6 +11,8 @@ from emit import Router, ShellNode
 from emit.drawing import outline
 from emit.drawing.formats import dot, mermaid, text
 
+COLOURS = {"python": ("#dbeafe", "#1e3a8a"), "ruby": ("#fee2e2", "#7f1d1d")}
+
 
 @pytest.fixture
 def router() -> Router:
@@ -70,8 +72,8 @@ def test_an_empty_graph() -> None:
     """A router without nodes is an entry that leads nowhere, in every rendering."""
     empty = outline(Router())
     assert text(empty) == "● entry"
-    assert '"__entry_point"' not in dot(empty)
-    assert mermaid(empty).startswith("flowchart LR\n  classDef")
+    assert '"__entry_point"' not in dot(empty, {})
+    assert mermaid(empty, {}).startswith("flowchart LR\n  classDef")
     assert empty.as_dict() == {"nodes": [], "edges": []}
 
 
@@ -80,7 +82,7 @@ def test_a_node_that_passes_fields_on(router: Router) -> None:
     router.node(("n",), "tweets", name="id", pass_through=True)(lambda msg: None)
     router.node((), "id", name="after")(lambda msg: None)
     assert "└─ id  (…, n)" in text(outline(router))
-    assert '"id" -> "after" [label="tweet, n"];' in dot(outline(router))
+    assert '"id" -> "after" [label="tweet, n"];' in dot(outline(router), COLOURS)
 
 
 def test_as_dict(router: Router) -> None:
@@ -125,10 +127,12 @@ def test_a_name_counts_before_a_pattern() -> None:
 
 def test_dot(router: Router) -> None:
     """A colour for each language, fields on edges, dashes for patterns and lost nodes."""
-    lines = dot(outline(router)).splitlines()
+    lines = dot(outline(router), COLOURS).splitlines()
     [clean] = [line for line in lines if line.startswith('  "clean" [')]
     assert "ruby ×4" in clean
-    assert "#fee2e2" in clean
+    assert 'fillcolor="#fee2e2", fontcolor="#7f1d1d"' in clean
+    [rate] = [line for line in lines if line.startswith('  "rate" [')]
+    assert 'fillcolor="#f3f4f6"' in rate  # a language without colours is grey
     assert '  "rate" -> "tally" [label="word, score"];' in lines
     assert '  "rate" -> "audit" [label="word, score", style=dashed, tooltip=".+"];' in lines
     [report] = [line for line in lines if line.startswith('  "report" [')]
@@ -143,7 +147,7 @@ def test_dot_takes_any_name() -> None:
     for name, heard in zip(names, [None, *names[:-1]], strict=True):
         router.node(('f"<&\\',), heard, name=name, entry_point=not heard)(lambda msg: 1)
     done = subprocess.run(
-        ["dot", "-T", "plain"], input=dot(outline(router)), capture_output=True, text=True
+        ["dot", "-T", "plain"], input=dot(outline(router), COLOURS), capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert sum(line.startswith("node ") for line in done.stdout.splitlines()) == len(names) + 1
@@ -151,11 +155,13 @@ def test_dot_takes_any_name() -> None:
 
 def test_mermaid(router: Router) -> None:
     """The same in Mermaid; marks that it would read are escaped."""
-    lines = [line.strip() for line in mermaid(outline(router)).splitlines()]
+    lines = [line.strip() for line in mermaid(outline(router), COLOURS).splitlines()]
     assert 'n0["clean<br/><small>ruby ×4</small>"]:::ruby' in lines
+    assert "classDef ruby fill:#fee2e2,stroke:#7f1d1d,color:#7f1d1d" in lines
+    assert 'n1["rate<br/><small>node</small>"]:::other' in lines
     assert 'n1 -->|"word, score"| n3' in lines
     assert 'n1 -.->|"word, score"| n4' in lines
     assert "class n5 lost" in lines
     odd = Router()
     odd.node(("x",), name='a"b<c>#')(lambda msg: 1)
-    assert 'n0["a#quot;b#lt;c#gt;#35;"]:::python' in mermaid(outline(odd))
+    assert 'n0["a#quot;b#lt;c#gt;#35;"]:::python' in mermaid(outline(odd), COLOURS)

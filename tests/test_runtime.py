@@ -204,9 +204,13 @@ command = ["toy", "test", "{file}"]
 test_file = "{name}_test.toy"
 [debug]
 command = ["{python}", "{file}"]
+[picture]
+fill = "#FEE2e2"
+ink = "#7f1d1d"
 """
     )
     toy = runtimes()["toy"]
+    assert (toy.fill, toy.ink) == ("#FEE2e2", "#7f1d1d")
     assert (toy.programs, toy.folders) == (("toybox",), True)
     assert (toy.folder, toy.minimum, toy.install) == (path.parent, "1.2", {"": "get toy"})
     assert (toy.manifest, toy.prefix, toy.env) == ("toys", ("toy", "with"), {"TOY": "{runtime}"})
@@ -237,6 +241,12 @@ command = ["{python}", "{file}"]
         ("[launch]", 'launch = "toy"\n[other]', "launch.command is missing"),
         ('name = "toy"', "name = ", "Invalid|invalid"),
         ("{file}", "{package}", r"launch.command.*\{package\} stands for nothing"),
+        (
+            "[launch]",
+            "[picture]\nfill = 'red'\n[launch]",
+            "picture.fill = 'red': must be a colour su",
+        ),
+        ("[launch]", "[picture]\nink = '#000000'\n[launch]", "picture.ink needs picture.fill"),
         *(
             ("[launch]", f"[dependencies]\n{line}\n[launch]", f"dependencies.{says}")
             for line, says in {
@@ -301,3 +311,20 @@ def test_the_page_has_every_language(language: str) -> None:
     runtime = runtimes()[language.lower()]
     assert tuple(re.findall(r"`([^`]*)`", row[1])) == runtime.suffixes
     assert row[2] == runtime.minimum
+
+
+@pytest.mark.parametrize("language", ["python", "ruby", "node", "go"])
+def test_a_node_in_a_picture_can_be_read(language: str) -> None:
+    """Fill and ink of each language have a contrast of 8 to 1 or more."""
+    runtime = runtimes()[language]
+    dark, light = sorted(map(luminance, (runtime.fill, runtime.ink)))
+    assert (light + 0.05) / (dark + 0.05) >= 8
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of a colour, as WCAG defines it."""
+    red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [
+        x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in (red, green, blue)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

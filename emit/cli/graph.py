@@ -12,6 +12,7 @@ from emit.cli.target import load_router
 from emit.drawing.formats import dot, mermaid, text
 from emit.drawing.outline import Outline, outline
 from emit.host.language.missing import GRAPHVIZ, describe_install
+from emit.host.language.runtime import runtimes
 
 HELP = "Show the graph of a router, as a tree of text or as a picture."
 
@@ -57,11 +58,14 @@ def render(seen: Outline, wanted: str) -> bytes:
 
     Raises:
         CommandError: svg or png is wanted, and graphviz or its Python package is missing.
+        GraphError: A picture is wanted, and a runtime.toml can't be used.
     """
+    if wanted in ("text", "json"):
+        return f"{text(seen) if wanted == 'text' else _json(seen)}\n".encode()
+    colours = {name: (it.fill, it.ink) for name, it in runtimes().items() if it.fill}
     if wanted in ("svg", "png"):
-        return _picture(dot(seen), wanted)
-    renderings = {"text": text, "dot": dot, "mermaid": mermaid, "json": _json}
-    return f"{renderings[wanted](seen)}\n".encode()
+        return _picture(dot(seen, colours), wanted)
+    return f"{(dot if wanted == 'dot' else mermaid)(seen, colours)}\n".encode()
 
 
 def _json(seen: Outline) -> str:

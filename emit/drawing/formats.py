@@ -6,20 +6,15 @@ fields on the edges; Mermaid; a tree for a terminal.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from emit.digraph import quote
 from emit.drawing.outline import Drawn, Outline, roots
 from emit.graph import ENTRY, Edge
 
-#: Fill and ink of each language. Each pair has a contrast of 8 to 1 or more.
-COLOURS = {
-    "python": ("#dbeafe", "#1e3a8a"),
-    "ruby": ("#fee2e2", "#7f1d1d"),
-    "node": ("#dcfce7", "#14532d"),
-    "go": ("#cffafe", "#164e63"),
-    "": ("#f3f4f6", "#374151"),
-}
+#: Fill and ink of a node whose language has no colours. Those that have some say so themselves.
+_OTHER = ("#f3f4f6", "#374151")
 
 _HEAD = (
     'rankdir=LR; bgcolor="transparent"; tooltip=" ";',
@@ -35,24 +30,22 @@ _ENTRY = (
 )
 
 
-def dot(outline: Outline) -> str:
+def dot(outline: Outline, colours: Mapping[str, tuple[str, str]]) -> str:
     """
-    The graph as DOT. Dashed edges are subscriptions by a regular expression, which is their
-    tooltip; dashed boxes are nodes that no call of the router leads to.
+    Return the graph as DOT. Dashed edges are subscriptions by a regular expression, which is their
+    tooltip. Dashed boxes are nodes that no call of the router leads to.
+
+    Args:
+        outline: The graph.
+        colours: Fill and ink of each language. Other nodes are grey.
     """
     entry = [_ENTRY] if outline.heard(ENTRY) else []
-    nodes = map(_node, outline.nodes.values())
+    nodes = (_node(node, *colours.get(node.language, _OTHER)) for node in outline.nodes.values())
     edges = (_edge(outline, edge) for edge in outline.edges)
     return "\n".join(["digraph emit {", *(f"  {x}" for x in (*_HEAD, *entry, *nodes, *edges)), "}"])
 
 
-def colours(node: Drawn) -> tuple[str, str]:
-    """Fill and ink of a node."""
-    return COLOURS.get(node.language, COLOURS[""])
-
-
-def _node(node: Drawn) -> str:
-    fill, ink = colours(node)
+def _node(node: Drawn, fill: str, ink: str) -> str:
     small = f'<br/><font point-size="9">{html.escape(tag(node))}</font>' if node.foreign else ""
     label = f"<b>{html.escape(node.name)}</b>{small}"
     dashed = "" if node.reached else ', style="filled,rounded,dashed", tooltip="never reached"'
@@ -74,26 +67,32 @@ def _edge(outline: Outline, edge: Edge) -> str:
 # -- Mermaid, which Markdown pages on GitHub and GitLab show as a picture --------------------------
 
 
-def mermaid(outline: Outline) -> str:
-    """The graph as Mermaid, with the same colours and dashes as in the other pictures."""
+def mermaid(outline: Outline, colours: Mapping[str, tuple[str, str]]) -> str:
+    """Return the graph as Mermaid, with the colours and dashes of `dot`."""
     ids = {name: f"n{number}" for number, name in enumerate(outline.nodes)}
     ids[ENTRY] = "entry"
     lines = ["entry((( )))"] if outline.heard(ENTRY) else []
-    lines += [_mermaid_node(node, ids[node.name]) for node in outline.nodes.values()]
+    classes = {language: re.sub(r"\W", "_", language) for language in colours}
+    lines += [
+        _mermaid_node(node, ids[node.name], classes.get(node.language, "other"))
+        for node in outline.nodes.values()
+    ]
     lines += [_mermaid_edge(outline, edge, ids) for edge in outline.edges]
     lines += [
-        f"classDef {language or 'other'} fill:{fill},stroke:{ink},color:{ink}"
-        for language, (fill, ink) in COLOURS.items()
+        f"classDef {name} fill:{fill},stroke:{ink},color:{ink}"
+        for name, (fill, ink) in [
+            *zip(classes.values(), colours.values(), strict=True),
+            ("other", _OTHER),
+        ]
     ]
     lines.append("classDef lost stroke-dasharray:4")
     lines += [f"class {ids[n.name]} lost" for n in outline.nodes.values() if not n.reached]
     return "\n".join(["flowchart LR", *(f"  {line}" for line in lines)])
 
 
-def _mermaid_node(node: Drawn, id: str) -> str:
+def _mermaid_node(node: Drawn, id: str, kind: str) -> str:
     small = f"<br/><small>{_escape(tag(node))}</small>" if node.foreign else ""
-    language = node.language if node.language in COLOURS else "other"
-    return f'{id}["{_escape(node.name)}{small}"]:::{language}'
+    return f'{id}["{_escape(node.name)}{small}"]:::{kind}'
 
 
 def _mermaid_edge(outline: Outline, edge: Edge, ids: dict[str, str]) -> str:

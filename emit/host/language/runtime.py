@@ -44,6 +44,8 @@ _NEEDS = {
     "dependencies.missing": "dependencies.alone",
     "dependencies.listed": "dependencies.managers",
     "dependencies.managers": "dependencies.manifest",
+    "picture.fill": "picture.ink",
+    "picture.ink": "picture.fill",
 }
 
 #: Each key of a runtime.toml, its type, and the field of a Runtime that takes it.
@@ -74,6 +76,8 @@ _KEYS: dict[str, tuple[str, str]] = {
     "test.test_file": ("a string", "test_file"),
     "test.sdk_env": ("a table of strings", "test_sdk_env"),
     "debug.command": ("a list of strings", "debug"),
+    "picture.fill": ("a colour such as #dbeafe", "fill"),
+    "picture.ink": ("a colour such as #dbeafe", "ink"),
 }
 _REQUIRED = ("name", "suffixes", "detect.command", "launch.command")
 _TABLES = frozenset(key.partition(".")[0] for key in _KEYS if "." in key)
@@ -117,6 +121,8 @@ class Runtime:
         test_file: The name of a test file, with ``{name}`` for the node's.
         test_sdk_env: Added to the environment of a test of a node that uses the SDK.
         debug: Runs the file under a debugger: shown, not run.
+        fill: The colour of its nodes in a picture; empty: that of any program.
+        ink: The colour of the text in them.
     """
 
     name: str
@@ -146,6 +152,8 @@ class Runtime:
     test_file: str = ""
     test_sdk_env: Mapping[str, str] = field(default_factory=dict)
     debug: tuple[str, ...] = ()
+    fill: str = ""
+    ink: str = ""
 
     def takes(self, path: Path) -> bool:
         """Return True for a file of this language; for a folder of them if it takes folders."""
@@ -392,6 +400,8 @@ def _is(kind: str, value: Any) -> bool:
     match kind:
         case "a string":
             return isinstance(value, str) and value != ""
+        case "a colour such as #dbeafe":
+            return isinstance(value, str) and bool(re.fullmatch("#[0-9a-fA-F]{6}", value))
         case "true or false":
             return isinstance(value, bool)
         case "a string or a table of strings":
