@@ -111,6 +111,10 @@ class Program:
 #: Names and patterns that pass. BUNDLE_* and GEM_* do not pass as a whole: Bundler keeps
 #: passwords for gem sources in BUNDLE_<HOST>, and GEM_HOST_API_KEY publishes gems. Nor do
 #: proxies, GOPROXY and package indexes, whose URLs may hold passwords.
+#:
+#: Those of languages are here and not in runtime.toml. Authors add to the list in the bodies of
+#: their classes, so it is needed before any file is read. It holds for commands as well, which have
+#: no runtime.toml. And a file of the current folder must not decide which secrets pass.
 DEFAULT: tuple[str, ...] = (
     # Where things are. Without PATH no interpreter is found.
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "XDG_*_HOME", "XDG_RUNTIME_DIR"),
