@@ -44,7 +44,7 @@ class Rival(Protocol):
 
     @property
     def longest_idle(self) -> float:
-        """Time since which its longest idle process has been idle; infinity if none is idle."""
+        """Time since which its longest idle process has idled; infinity if none is idle."""
 
     def evict(self) -> Callable[[], None] | None:
         """Take the process that has idled longest out of the pool. Return what stops it."""

@@ -119,12 +119,7 @@ class Calls:
         return calls
 
     def prepare(self) -> None:
-        """
-        Prepare the program, before the time of a message begins.
-
-        Raises:
-            StartError: The program can't be made.
-        """
+        """Prepare the program, as :meth:`Pool.prepare`, before the time of a message begins."""
         try:
             self.pool.prepare()
         except HostError as error:

@@ -51,10 +51,10 @@ class Member(Protocol):
         talk: The conversation with the process.
         born: Time of its start, by the monotonic clock.
         used: Time when it was last given back.
-        start_seconds: Duration of its start.
+        start_seconds: Seconds from its start until it was ready.
         lifespan: The limits after which it is replaced.
         retiring: True while a replacement is being started.
-        replaced: Why it was replaced, once the replacement is ready.
+        replaced: Why it was replaced, once the replacement is ready; None: it was not.
     """
 
     talk: Conversation
@@ -601,10 +601,7 @@ class Pool(Generic[P]):
 
     @property
     def longest_idle(self) -> float:
-        """
-        Time since which the longest idle process has been idle, by the monotonic clock. Minus
-        infinity if one makes room already, infinity if none is idle.
-        """
+        """As in `emit.host.admission.Rival`; minus infinity if a process makes room already."""
         with self._lock:
             if self._leaving:
                 return float("-inf")

@@ -49,20 +49,14 @@ _ENDING = 10.0
 
 class Process:
     """
-    A running program that has said it is ready.
+    A running program that has said it is ready. Its other attributes are those of
+    :class:`emit.host.pool.Member`.
 
     Attributes:
         program: The program that was started.
         settings: The node's options.
         child: The operating system's view of the process.
         pipes: Its pipes.
-        talk: The conversation with it.
-        born: Time of its start, by the monotonic clock.
-        used: Time when it was last given back.
-        start_seconds: Seconds from its start until it was ready.
-        lifespan: The limits after which it is replaced.
-        retiring: True while a replacement is being started.
-        replaced: Why it was replaced, once the replacement is ready; None: it was not.
     """
 
     def __init__(self, program: Program, settings: Settings, child: spawn.Child) -> None:
@@ -190,12 +184,7 @@ class Process:
         return self._lost(error)
 
     def check_memory(self) -> None:
-        """
-        Check the memory of the process.
-
-        Raises:
-            ProcessDied: It uses more than ``max_rss``. The caller must kill it.
-        """
+        """Raise ProcessDied if it uses more than ``max_rss``. The caller must kill it."""
         limit, rss = self.settings.max_rss, self.rss()
         if limit is not None and rss > limit:
             reason = f"was killed with {rss} bytes of memory, over max_rss = {limit},"
@@ -443,12 +432,7 @@ class Launcher:
         return program
 
     def start(self) -> Process:
-        """
-        Start a process.
-
-        Raises:
-            StartError, StartTimeout: See `Process.start`.
-        """
+        """Start a process. Raises StartError and StartTimeout, as `Process.start`."""
         try:
             return Process.start(self.prepare(), self._settings)
         except StartError as error:

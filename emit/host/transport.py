@@ -79,20 +79,17 @@ class Transport(Protocol):
 
 class Pipes:
     """
-    The pipes of one child.
+    The transport of one child: its pipes.
 
     Attributes:
         child: The process that has them.
         lines: Receives its stderr.
-        received: Data that has come on stdout and was not taken yet.
         ended: True if stdout has come to its end.
         dead: True if the program has ended. Its earlier output is in `received` by then.
         broken: True if the program closed its stdin, so that nothing more can be sent.
         over: True if any of these three is: no exchange is possible.
-        sending: True if there is something left to write.
         sent: Bytes written so far.
         taken: Bytes read from stdout so far.
-        until: Time at which the program is given up, by the monotonic clock.
     """
 
     def __init__(self, child: Child, lines: Lines) -> None:

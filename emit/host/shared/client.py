@@ -379,15 +379,13 @@ class Connection:
 
 class Socket:
     """
-    The transport of a connection.
+    The transport of a connection; see `emit.host.transport.Transport`.
 
     Args:
         path: The path of the host's socket.
 
     Attributes:
-        received: Data that has come and was not taken yet.
         over: True if the host has hung up.
-        sending: True if there is something left to write.
         until: Time at which a silent host is given up, by the monotonic clock.
         why: Why no more data can come; empty if the host has hung up.
 
