@@ -407,6 +407,11 @@ class Lane:
         return len(self.talk.jobs)
 
     @property
+    def oldest(self) -> Job | None:
+        """The open message that it has had for longest."""
+        return next(iter(self.talk.jobs.values()), None)
+
+    @property
     def is_alone(self) -> bool:
         """True if the process works on a message that must run alone."""
         jobs = self.talk.open_jobs if self.load == 1 else []
@@ -596,13 +601,16 @@ class Batch:
         return next((job for job in self._unsettled if job.outcome is None), None)
 
     def _fitting(self, lane: Lane) -> int:
-        """Return the number of messages whose results have room, for one process."""
-        concurrency = lane.talk.concurrency
-        if concurrency == 1 and not self._later:  # its answers come in the order of the messages
+        """Return how many messages a process may have, so that their results find room."""
+        # Its messages are answered in order, so those behind the first one wait for nobody.
+        is_ahead = len(self._lanes) == 1 or lane.oldest is self._first
+        if lane.talk.concurrency == 1 and not self._later and is_ahead:
             return lane.window
         if not self._largest:
-            return concurrency
-        return max(0, self._settings.max_result_bytes - self._behind) // self._largest
+            return lane.talk.concurrency
+        room = max(0, self._settings.max_result_bytes - self._behind) // self._largest
+        others = [other for other in self._lanes if other is not lane]
+        return max(0, room - sum(len(o.talk.jobs) for o in others if o.oldest is not self._first))
 
     def _choose(self) -> list[Lane]:
         """Return the lanes to read. If too many results wait: only those that end the waiting."""
