@@ -43,6 +43,7 @@ class Worker:
         self.log = log
         paths = os.pathsep.join([str(ROOT), str(ROOT / "sdks" / "python"), str(cwd)])
         warnings = {"PYTHONWARNINGS": "default", "PYTHONUNBUFFERED": "1"}
+        warnings |= {"PYTHONFAULTHANDLER": "1"}
         with log.open("ab") as output:
             self._start = output.tell()
             self._process = subprocess.Popen(
@@ -89,14 +90,20 @@ class Worker:
         self._process.send_signal(signum)
 
     def stop(self, signum: int = signal.SIGTERM, within: float = PATIENCE) -> int:
+        """Stop it. If it does not end, what its threads are at is added to the log and shown."""
         self.send(signum)
-        return self._process.wait(within)
+        try:
+            return self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGABRT)  # Python's faulthandler prints the stacks
+            self._process.wait(PATIENCE)
+            raise AssertionError(f"it did not end within {within:g} s\n{self.text}") from None
 
     def end(self) -> None:
         if self.is_alive:
             try:
                 self.stop(within=20)
-            except subprocess.TimeoutExpired:
+            except AssertionError:
                 self.kill()
 
     def kill(self) -> None:
