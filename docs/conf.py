@@ -1,4 +1,4 @@
-"""How ``make docs`` builds the pages: Sphinx, with every warning an error."""
+"""Build the pages for ``make docs`` with Sphinx; every warning is an error."""
 
 import emit
 
@@ -25,7 +25,7 @@ HOME = "https://github.com/emit-graph/emit/blob/main/"
 
 
 def leave_the_pages(app, name, source):
-    """What is outside of docs/ is read at its home; the protocol is a page here as well."""
+    """Point links to files outside docs/ at the repository; the protocol is a page here as well."""
     text = source[0].replace("](../runtimes/PROTOCOL.md", "](protocol.md")
     source[0] = text.replace("](../", f"]({HOME}")
 

@@ -44,7 +44,7 @@ def backoff(first: float, most: float, times: int, share: float) -> float:
 @dataclass(frozen=True)
 class Cause:
     """
-    Why one attempt at a message failed.
+    The reason why one attempt at a message failed.
 
     Attributes:
         type: The exception's class name.

@@ -1,4 +1,4 @@
-"""For the tests of graphs: record the messages that are sent, without running the subscribers."""
+"""Record the messages that a graph sends in a test, without running the subscribers."""
 
 from __future__ import annotations
 

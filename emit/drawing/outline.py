@@ -92,7 +92,7 @@ class Outline:
     @cached_property
     def _carried(self) -> dict[str, tuple[str, ...]]:
         """
-        For each node, the fields that all its results have. A node that passes fields on also has
+        Map each node to the fields that all its results have. A node that passes fields on also has
         the fields that all of its origins give. The caller of the router may give any.
         """
         carried = {n.name: n.fields for n in self.nodes.values() if not n.pass_through}

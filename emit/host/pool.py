@@ -601,7 +601,10 @@ class Pool(Generic[P]):
 
     @property
     def longest_idle(self) -> float:
-        """As in `emit.host.admission.Rival`; minus infinity if a process makes room already."""
+        """
+        Return the time for `emit.host.admission.Rival`; minus infinity if a process makes room
+        already.
+        """
         with self._lock:
             if self._leaving:
                 return float("-inf")

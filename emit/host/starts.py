@@ -1,6 +1,6 @@
 """
-When to start a process, wait, replace it or give up: pure policy. No I/O here, and no clock: the
-caller passes *now* to every question (seconds by the monotonic clock).
+Decide when to start a process, wait, replace it or give up: pure policy. No I/O here, and no clock:
+the caller passes *now* to every question (seconds by the monotonic clock).
 """
 
 from __future__ import annotations

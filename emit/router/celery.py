@@ -569,7 +569,7 @@ class _Doc(str):
 
 
 def _delay(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """As Celery's ``delay``."""
+    """Send the call to the queue, like Celery's ``delay``."""
     return self.apply_async(args, kwargs)
 
 

@@ -1,5 +1,5 @@
 """
-Whatever becomes of a command to Emit's own Redis, it decides nothing about a message.
+A failing command to Emit's own Redis decides nothing about a message.
 
 A worker handles messages of every kind, and all commands that Emit makes meanwhile are noted. Then
 each of them fails in turn while such messages come, until somebody has noticed; and in the end each
@@ -246,7 +246,7 @@ def allowed(client: Any, *keys: str) -> None:
 def test_its_user_may_not_and_then_may(
     redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queue: str
 ) -> None:
-    """What is refused while a worker runs waits, and goes on when it is allowed."""
+    """Refused commands wait while a worker runs, and go on when they are allowed."""
     monkeypatch.setenv("EMIT_TEST_QUEUE", queue)
     monkeypatch.setenv("EMIT_TEST_KEEPER", redis.replace("//", "//keeper:x@"))
     log = tmp_path / "log"

@@ -52,7 +52,7 @@ def grown(work):
 
 
 def growth(code: str) -> tuple[str, int]:
-    """What *code*, which calls ``grown``, came to, and the MiB that its host grew by."""
+    """Return the output of *code*, which calls ``grown``, and the MiB that its host grew by."""
     said, size = run_host(GROWTH + textwrap.dedent(code)).splitlines()
     return said, int(size)
 
@@ -116,7 +116,7 @@ def raised(outcome: Any) -> Any:
 
 
 def test_the_limit(call: Callable[[Any], Any]) -> None:
-    """What is over it is an error that names it, and the node goes on, with the same process."""
+    """A result over the limit is an error that names the limit; the node keeps the same process."""
     assert len(call({"n": 3, "size": 1000})) == 3
     with pytest.raises(ResultError) as caught:
         call({"n": 4, "size": 1000})
@@ -138,7 +138,7 @@ def test_the_process_is_kept() -> None:
 
 
 def test_mates_are_not_charged() -> None:
-    """Of many messages only the one that is over the limit fails."""
+    """Only the message over the limit fails among many."""
     with pool(raw(MANY), max_result_bytes=4000) as node:
         messages = [{"n": 9 if n == 50 else 1, "size": 1000} for n in range(100)]
         outcomes = list(node.call_many(messages))
@@ -179,7 +179,7 @@ def test_a_program_for_each_message(codec: str, stream: bool) -> None:
 
 
 def test_a_format_of_ones_own() -> None:
-    """What a ``deserialize`` reads is counted before."""
+    """The bytes are counted before a ``deserialize`` reads them."""
 
     class Lines(ShellNode):
         command = (sys.executable, "-c", "for _ in range(40): print('x' * 100)")
@@ -344,7 +344,7 @@ def test_many_through_a_shared_host(short_folder: Path, tmp_path: Path) -> None:
 
 
 def test_large_messages_are_not_all_written_ahead() -> None:
-    """Of 60 messages of 15 MB as many are encoded as the process is about to take."""
+    """Only the messages that the process is about to take are encoded, out of 60 of 15 MB."""
     said, size = growth(f"""
     text = "x" * (15 << 20)
     with pool({raw("for id, msg in calls(): end(id, len(msg['text']))")!r}, timeout=100) as node:

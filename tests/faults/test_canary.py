@@ -1,4 +1,4 @@
-"""What a message says is in no log above DEBUG, no exception, no cause of a letter, no figures."""
+"""A message's content is in no log above DEBUG, no exception, no cause of a letter, no figures."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_through_a_shared_host(short_folder: Path) -> None:
 @pytest.mark.requires("redis-server")
 @pytest.mark.parametrize("queue", ["celery", "rq"])
 def test_in_a_worker(queue: str, redis: str, tmp_path: Path, monkeypatch: Any) -> None:
-    """In its log at INFO, in the letters' causes, and in what `emit dead list` prints."""
+    """The content is missing from a worker's log at INFO, letters' causes and `emit dead list`."""
     monkeypatch.setenv("EMIT_TEST_QUEUE", queue)
     dead = {slug for slug, failure in FAILURES.items() if failure.error and not failure.waits}
     with graph("canary", redis) as module, contextlib.ExitStack() as stack:

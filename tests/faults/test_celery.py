@@ -1,4 +1,4 @@
-"""What happens to a Celery worker, and what becomes of its messages and its nodes' processes."""
+"""Faults of a Celery worker, and the fate of its messages and its nodes' processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def busy(flow: Any, tmp_path: Path, seconds: float, **options: Any) -> tuple[Any
 
 
 def pids(file: Path, count: int) -> list[int]:
-    """Of the processes that have begun to work."""
+    """Return the ids of the processes that have begun to work."""
 
     def look() -> list[int]:
         found = [int(line) for line in file.read_text().split()] if file.exists() else []

@@ -80,7 +80,9 @@ serve(work, concurrency=8)
 
 
 def test_a_process_with_many_messages_dies() -> None:
-    """Of eight at a time nobody is charged: each runs again alone, and the culprit dies alone."""
+    """
+    Nobody is charged if eight run at a time: each runs again alone, and the culprit dies alone.
+    """
     messages = [{"n": n, "poison": n == 11} for n in range(40)]
     with pool(sdk(CONCURRENT)) as node:
         outcomes = list(node.call_many(messages))
@@ -181,7 +183,7 @@ def test_processes_are_killed_under_many_threads() -> None:
 
 @pytest.mark.skipif(not CHAOS, reason="the clock decides; only with EMIT_CHAOS=1")
 def test_a_kill_every_fifty_milliseconds() -> None:
-    """Whatever a process is at: none lost, none delivered twice, no innocent buried."""
+    """Kills at any moment lose no message, deliver none twice and bury no innocent one."""
     count = 100_000
     chance = random.Random(2)
     poison = set(chance.sample(range(count), 14))

@@ -59,7 +59,7 @@ print(wrong, wait(pid))
 
 
 def test_a_fork_while_other_threads_call() -> None:
-    """Whatever lock was held, and whatever answer was under way: the child can call."""
+    """The child can call, even if a lock was held or an answer was under way at the fork."""
     code = """
 done = threading.Event()
 def work():
@@ -105,7 +105,7 @@ with pool(sdk("def many(msg): yield from range(50_000)\\nserve(many)")) as node:
 @pytest.mark.parametrize("kind", ["multiprocessing", "billiard"])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_process_pools(kind: str, method: str) -> None:
-    """Of the standard library, and those that Celery has."""
+    """Pools of the standard library and of Celery can call nodes."""
     pytest.importorskip(kind)
     code = f"""
 import {kind}

@@ -1,4 +1,4 @@
-"""Whatever throws a caller out of a call: nothing is left behind, and no answer goes astray."""
+"""An exception thrown into a call leaves nothing behind, and no answer goes astray."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ serve(echo)
 
 
 class Interrupt(BaseException):
-    """What a soft time limit raises, in any place."""
+    """An exception like that of a soft time limit, raised in any place."""
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -176,7 +176,9 @@ def storm(
 
 
 def test_a_storm_of_signals() -> None:
-    """At any microsecond of calls, starts, kills and releases: no slot, process or pipe lost."""
+    """
+    Signals at any microsecond of calls, starts, kills and releases lose no slot, process or pipe.
+    """
     with pool(sdk(ECHO), size=2) as node:
         node.call({"n": 0})
         wrong = storm(
@@ -190,14 +192,14 @@ def test_a_storm_of_signals() -> None:
 
 
 def throw(thread: int, error: type[BaseException] | None) -> None:
-    """As the time limits of RQ and others do: raise in a thread, from another one."""
+    """Raise in a thread from another one, like the time limits of RQ and others."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread), ctypes.py_object(error) if error else None
     )
 
 
 def test_a_storm_of_exceptions_thrown_into_a_thread() -> None:
-    """By PyThreadState_SetAsyncExc, which even interrupts threads that get no signals."""
+    """PyThreadState_SetAsyncExc interrupts even threads that get no signals."""
     timers: list[threading.Timer] = []
 
     def disarm() -> None:

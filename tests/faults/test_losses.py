@@ -66,7 +66,7 @@ def test_at_work(fault: str, way: str, caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.parametrize("way", WAYS)
 def test_at_a_shared_host(way: str, short_folder: Path) -> None:
-    """In the shared host's log."""
+    """The loss is in the shared host's log."""
     path = short_folder / "host.sock"
     with listening(path) as host:
         with client(path, failing_once("os._exit(3)")) as node:
@@ -80,7 +80,7 @@ def test_at_a_shared_host(way: str, short_folder: Path) -> None:
 
 
 def test_each_that_dies_idle(caplog: pytest.LogCaptureFixture) -> None:
-    """Once, when the next message finds it dead."""
+    """The death is logged once, when the next message finds the process dead."""
     with pool(raw("for id, msg in calls(): end(id, os.getpid())")) as node:
         node.call({})
         (process,) = node.pool.processes
@@ -92,7 +92,7 @@ def test_each_that_dies_idle(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_one_that_nobody_needed_again(caplog: pytest.LogCaptureFixture) -> None:
-    """At the latest when it would be stopped."""
+    """The death is logged at the latest when the process would be stopped."""
     with pool(raw("for id, msg in calls(): end(id, os.getpid())")) as node:
         node.call({})
         (process,) = node.pool.processes

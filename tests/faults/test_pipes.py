@@ -189,7 +189,7 @@ def test_a_grandchild_fills_the_pipe(pipe: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells only on Linux")
 def test_a_death_that_takes_its_time() -> None:
-    """Between the end of stdout and the status a busy machine may do something else first."""
+    """A busy machine may do something else between the end of stdout and the status."""
     # The main thread is at its end, and the other one closes what is left and lingers.
     program = raw("""
         import ctypes
@@ -220,7 +220,7 @@ def test_death_in_the_middle_of_a_message() -> None:
 
 
 def test_answers_before_a_death_count(tmp_path: Path) -> None:
-    """What a program had answered when it died in the middle of a message is not run again."""
+    """Messages answered before the program died in the middle of another do not run again."""
     program = raw(
         """
         for id, msg in calls():

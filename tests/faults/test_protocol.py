@@ -1,4 +1,4 @@
-"""What programs write that they should not, and what they may write."""
+"""Output of programs that breaks the protocol, and output that may look odd but is allowed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def logged(caplog: pytest.LogCaptureFixture, level: str) -> list[str]:
 
 
 def test_prints_of_an_sdk_program(caplog: pytest.LogCaptureFixture) -> None:
-    """Before, between and behind frames, by a child too: they go to stderr, whole."""
+    """Prints before, between and behind frames go to stderr, whole, a child's too."""
     caplog.set_level(logging.INFO)
     program = sdk("""
         import subprocess
@@ -214,7 +214,9 @@ ENDS = [("os.close(1)", "closed its stdout"), ("sys.exit(3)", "exit code 3")]
 def test_nonsense_with_an_answer(
     behind: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In one write with the answer: the answer counts, the next message finds another process."""
+    """
+    The answer counts if nonsense comes in the same write; the next message gets another process.
+    """
     program = raw(f"""
         for id, msg in calls():
             held, os_write = [], os.write
@@ -450,7 +452,7 @@ def test_a_ready_frame_over_max_frame() -> None:
 
 
 def test_a_frame_over_max_frame_that_may_have_been_ready() -> None:
-    """If its op does not come first, it may be a print as well: a hint at the end of the time."""
+    """A long frame whose op is not first may be a print; the timeout's error hints at it."""
     program = raw("read(); write(json.dumps({'v': 1, 'sdk': 'x' * 2000, 'op': 'ready'})); hang()")
     with pool(program, max_frame=1024, start_timeout=4.0) as node:
         with pytest.raises(StartTimeout, match="a frame over max_frame = 1024 bytes was skipped"):
@@ -486,7 +488,7 @@ def test_a_message_behind_one_that_ended_the_process() -> None:
 
 
 def test_a_bad_start_quotes_stderr() -> None:
-    """What the program said last is with the error."""
+    """The error quotes the program's last output."""
     with pool(raw("read(); sys.exit('no module named x')")) as node:
         with pytest.raises(StartError) as caught:
             node.call({})

@@ -1,4 +1,4 @@
-"""What RabbitMQ, or the network before it, does not take; and how long it lets messages wait."""
+"""Messages that RabbitMQ or the network refuses, and the time that RabbitMQ lets messages wait."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_connection_breaks_as_a_message_is_sent(sender: Any, proxy: Proxy) -> 
 def test_a_broker_that_says_nothing(
     sender: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it does not confirm in time is not sent."""
+    """A message that the broker does not confirm in time counts as not sent."""
     router, channel = sender
     send(router)
     proxy.is_deaf = True
@@ -184,7 +184,7 @@ def letters_of(router: CeleryRouter) -> list[Any]:
 
 
 def test_many_attempts_with_long_causes(alone: Any) -> None:
-    """What travels with a message fits into one frame of RabbitMQ's, however often it failed."""
+    """The causes of a message fit into one RabbitMQ frame, however often it failed."""
     app, _ = alone
     router = CeleryRouter(celery_task=app.task(shared=False))
 

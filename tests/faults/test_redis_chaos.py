@@ -95,7 +95,7 @@ def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Redis]:
-    """To look at what is there, and no part of what is tested."""
+    """Return a client to inspect Redis; it is not part of the test."""
     with Redis.from_url(server.url) as client:
         yield client
 

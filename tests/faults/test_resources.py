@@ -95,7 +95,7 @@ def test_memory_of_children_counts() -> None:
 
 
 def test_a_kill_from_outside() -> None:
-    """What the kernel does when memory runs out looks like this, and the error says so."""
+    """The error says that the kernel may have killed the process, as it does without memory."""
     with pool(raw("for id, msg in calls(): os.kill(os.getpid(), 9)"), max_attempts=1) as node:
         with pytest.raises(ProcessDied, match="killed by SIGKILL: out of memory") as caught:
             node.call({})
@@ -182,7 +182,7 @@ def test_starts_and_kills_leave_nothing() -> None:
 
 
 def test_a_host_that_ignores_its_children() -> None:
-    """With SIGCHLD ignored the kernel reaps them; how they ended it tells from 6.15 on only."""
+    """The kernel reaps children if SIGCHLD is ignored; it tells their status from 6.15 on only."""
     known = "ended with exit code 3" if child._KERNEL_TELLS else "unknown status"
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:

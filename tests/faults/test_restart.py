@@ -100,7 +100,9 @@ def test_a_start_that_ends_by_itself(tmp_path: Path, end: str) -> None:
 
 
 def test_starts_that_are_killed_each_time(tmp_path: Path) -> None:
-    """As often as max_attempts for a message, and as the breaker allows for all."""
+    """
+    Starts are repeated up to max_attempts for a message, and up to the breaker's limit for all.
+    """
     program = dying(tmp_path, "os.kill(os.getpid(), 9)", 1000)
     with pool(program, backoff=0.01, breaker_window=300.0, timeout=60) as node:
         with pytest.raises(StartError, match="before it was ready, it was killed by SIG") as caught:
@@ -135,8 +137,10 @@ def test_a_killed_start_of_a_shared_host(tmp_path: Path, short_folder: Path) -> 
 
 
 def test_a_killed_first_run(tmp_path: Path) -> None:
-    """In mode auto it may be a start: it is made again, if it has said nothing. What is known to be
-    without an SDK is not started, but run: that is its end."""
+    """
+    A killed first run in mode auto may be a start: Emit repeats it if the program has written
+    nothing. A program known to have no SDK is not started but run, so its kill is final.
+    """
     router = Router()
     env = {"PYTHONPATH": PATH}
     program = dying(tmp_path, "os.kill(os.getpid(), 9)", 2)
@@ -213,7 +217,7 @@ def test_a_program_that_gives_up_between_two_calls() -> None:
 
 
 def test_a_program_that_gives_up_while_it_idles(tmp_path: Path) -> None:
-    """Before its first call: no message is charged, and the next start comes later."""
+    """An end before the first call charges no message, and delays the next start."""
     gate = tmp_path / "gate"
     code = f"""
         ready()
@@ -291,7 +295,7 @@ def test_a_command_that_cannot_work(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_mended(tmp_path: Path) -> None:
-    """When the breaker has been open long enough one start is tried, and that closes it."""
+    """One start is tried when the breaker has been open long enough, and its success closes it."""
     flag = tmp_path / "database"
     code = f"if not os.path.exists({str(flag)!r}): sys.exit(1)\n{ECHO}"
     settings: dict[str, Any] = {"backoff": 0.01, "breaker_failures": 2, "breaker_open": 600.0}

@@ -91,7 +91,7 @@ def test_a_worker_is_stopped_while_redis_is_away(
 
 
 def test_redis_is_not_there_at_the_start(outage: Any, server: Server, tmp_path: Path) -> None:
-    """That is an error, as of RQ's own workers: whoever starts it sees a wrong address."""
+    """A missing Redis is an error, as with RQ's own workers: its reader sees a wrong address."""
     server.kill()
     with pytest.raises(AssertionError, match="Connection refused"):
         with rq_worker(tmp_path / "log", KIND, "default"):
@@ -111,7 +111,7 @@ def test_a_handler_does_not_wait_for_redis(outage: Any, server: Server) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"maintenance_interval": 600}])
 def test_a_worker_looks_every_minute(server: Server, given: dict[str, int]) -> None:
-    """Unless it is told otherwise: what RQ's command line passes by default is no such word."""
+    """A worker looks every minute unless told otherwise; RQ's own default does not count."""
     with Redis.from_url(server.url) as client:
         worker = EmitWorker(["default"], connection=client, **given)
         assert (worker.maintenance_interval, worker.dequeue_timeout) == (60, 60)
@@ -124,7 +124,7 @@ def test_a_worker_looks_every_minute(server: Server, given: dict[str, int]) -> N
 def test_an_idle_worker_runs_the_job_of_a_dead_one(
     outage: Any, server: Server, tmp_path: Path
 ) -> None:
-    """Though it was waiting for jobs, and though the dead one has left a queue locked."""
+    """The waiting worker runs the job, although the dead one has left a queue locked."""
     with rq_worker(tmp_path / "first", KIND, "default") as first:
         job = outage.held.delay(how="end")
         eventually(lambda: outage.runs("held") == 1)

@@ -1,4 +1,4 @@
-"""What programs say of themselves: nothing of it drives a terminal, or passes for another line."""
+"""Output of programs never drives a terminal, and never passes for another line."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_errors_of_every_language(language: str, tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_shared_host(short_folder: Path) -> None:
-    """What its nodes log is in the log of the host."""
+    """The host's log has the lines that its nodes log."""
     path = short_folder / "host.sock"
     with listening(path) as host:
         with client(path, raw(SAYS)) as node:
@@ -231,7 +231,7 @@ def test_a_print_before_the_first_message(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_emit_call_shows_them(tmp_path: Path) -> None:
-    """On a terminal, too."""
+    """`emit call` shows the lines on a terminal, too."""
     (tmp_path / "fail.py").write_text(FAILING["python"][1])
     command = [str(Path(sys.executable).parent / "emit"), "call", "fail.py", f"text={RUDE}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -360,7 +360,7 @@ def test_what_a_program_says_of_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["oneshot", "lines"])
 def test_what_a_crash_says(mode: str, caplog: pytest.LogCaptureFixture) -> None:
-    """In the error, in the cause of its dead letter, and in the log of one that was pooled."""
+    """The error, the cause of the dead letter and a pooled process's log quote the crash."""
     caplog.set_level(logging.WARNING, "emit.node")
     code = "import os; input(); os.write(2, b'bad state\\n7\\n'); os.abort()"
     node = ShellNode()

@@ -275,7 +275,9 @@ def test_close_by_many_threads_during_calls() -> None:
 
 
 def test_a_router_stops_its_processes() -> None:
-    """At the end of its block; a later message starts others, until it is closed again."""
+    """
+    The end of the router's block stops them; a later message starts others until the next close.
+    """
     router = Router()
 
     class Pid(ShellNode):
@@ -320,7 +322,7 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_signal_handler_closes_the_host() -> None:
-    """In the middle of whatever the main thread does with it, as where SIGTERM ends a service."""
+    """A handler may close the host at any point of the main thread's work, as SIGTERM does."""
     said = run_host("""
         from emit.host.host import Host
         from emit.host.settings import Settings

@@ -85,7 +85,7 @@ def test_waiting_for_a_process() -> None:
 
 
 def test_nobody_starves() -> None:
-    """Of 32 threads at two processes each gets its turn."""
+    """Each of 32 threads gets its turn at two processes."""
     turns: Counter[int] = Counter()
 
     def call(number: int) -> None:

@@ -1,4 +1,4 @@
-"""What to install: told from the words of a program that could not load something, and for here."""
+"""Tell what to install, from the words of a program that could not load something."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ _PLACE = re.compile(r"\{([a-z]+)\}")
 @dataclass(frozen=True)
 class Runtime:
     """
-    How files of one language are run. Commands may hold places such as ``{file}``: see `fill`.
+    The way to run the files of one language. Commands may hold places such as ``{file}``: see
+    `fill`.
 
     Attributes:
         name: The language.
@@ -381,7 +382,7 @@ def _flat(path: Path, document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _wrong(key: str, value: Any) -> str:
-    """Why *value* cannot be that of *key*; empty if it can."""
+    """Return the reason why *value* is wrong for *key*; empty if it is right."""
     if key not in _KEYS:
         return f"there is no such key; there are {', '.join(_KEYS)}"
     kind = _KEYS[key][0]

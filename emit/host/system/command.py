@@ -58,7 +58,9 @@ def diagnose(program: Program, cause: Exception) -> StartError:
 
 
 def is_transient(error: StartError) -> bool:
-    """Whether the same start may work later: no free process, descriptor or memory just now."""
+    """
+    Return True if the same start may work later: no free process, descriptor or memory just now.
+    """
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in TRANSIENT
 
 
@@ -175,8 +177,8 @@ def start_error(
     program: Program, reason: str, hint: str, said: str = "", signal: str | None = None
 ) -> StartError:
     """
-    Why *program* cannot be started, what to do, the last words on its stderr, and the signal that
-    has killed what builds it.
+    Return the error of a start of *program*: why it failed, what to do, the last words on its
+    stderr, and the signal that killed its build.
     """
     return StartError(
         node=program.node,

@@ -1,6 +1,6 @@
 """
-What is started: a command, its limits, and its environment, an allow-list of the host's. No I/O
-here.
+A program to start: its command, its limits, and its environment, an allow-list of the host's. No
+I/O here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["DEFAULT", "Limits", "Program", "Toolchain", "environment"]
 @dataclass(frozen=True)
 class Limits:
     """
-    What a persistent process is bounded by. None leaves a limit as the host has it.
+    The limits of a persistent process. None leaves a limit as the host has it.
 
     A limit above the host's own hard limit becomes that hard limit.
 
@@ -51,8 +51,8 @@ class Limits:
 @dataclass(frozen=True)
 class Toolchain:
     """
-    What can be asked of the language of a file, to explain a start that has failed. Nothing of it
-    is asked before: a program that would run is not stopped by a check.
+    The commands and facts about a file's language that explain a failed start. Nothing of it runs
+    before a start has failed: a check must not stop a program that would run.
 
     Attributes:
         name: The language.

@@ -1,4 +1,5 @@
-"""Why the wire can't carry a value, and the value's path in the message. No I/O here.
+"""
+Find the reason why the wire can't carry a value, and the value's path in the message. No I/O here.
 
 Runs only after an encoder has refused a message, so it need not be fast.
 """

@@ -25,7 +25,7 @@ def test_one_document_over_several_lines(tmp_path):
 
 
 def test_a_message_in_the_environment_leaves_the_input_alone(tmp_path):
-    """With EMIT_MSG, stdin stays what it was, for a debugger."""
+    """Stdin stays untouched for a debugger if EMIT_MSG has the message."""
     text = """
     import sys
     from emit_sdk import serve
@@ -76,7 +76,7 @@ def test_a_process_that_is_ended_without_a_word(tmp_path):
 
 
 def test_several_nodes_by_hand_need_a_name(tmp_path):
-    """Without EMIT_NODE nothing is guessed; nor is it for a name that none has."""
+    """A run without EMIT_NODE guesses no node; nor does one with an unknown name."""
     ran = by_hand(tmp_path, "{}")
     assert ran.returncode == 1
     assert "set EMIT_NODE to one of the program's nodes: count, echo" in ran.stderr

@@ -125,7 +125,7 @@ def test_whatever_a_handler_raises_answers_its_call(tmp_path, node, expected):
 
 
 def test_prints_and_reads_cannot_touch_the_wire(tmp_path):
-    """What the handler, a library or a child prints goes to stderr; reads find the end of input."""
+    """Output of the handler, a library or a child goes to stderr; reads find the end of input."""
     with hosted(tmp_path) as host:
         assert host.call("noisy") == {"op": "end", "id": 1, "msgs": [""]}
         assert host.end() == 0
@@ -191,7 +191,7 @@ def test_one_node_has_any_name(tmp_path):
 
 
 def test_a_call_for_no_node_lists_those_there_are(tmp_path):
-    """Whether the name comes with the call or with hello: no other node is run."""
+    """An unknown name runs no other node, if it comes with the call or with hello."""
     with hosted(tmp_path) as host:
         host.send(op="call", id=1, msg={})
         for err in (host.answer(), host.call("x", 2)):

@@ -39,7 +39,7 @@ def test_cancel_of_an_async_call_that_hardly_began(tmp_path):
 
 
 def test_no_more_calls_run_than_announced(tmp_path):
-    """With concurrency 2, two threads meet, and never a third."""
+    """Two threads meet with concurrency 2, and never a third."""
     text = """
     import threading
     from emit_sdk import serve

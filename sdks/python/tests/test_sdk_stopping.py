@@ -1,4 +1,4 @@
-"""How a program of the Python SDK ends."""
+"""Tests of how a program of the Python SDK ends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_sigint_is_left_to_the_host(tmp_path):
 
 
 def test_a_handler_that_never_ends_does_not_outlive_its_host_for_long(tmp_path):
-    """Once the input has ended, a busy handler gets its grace, and then the process exits."""
+    """A busy handler gets its grace once the input has ended, and then the process exits."""
     text = NODES.replace(
         "import asyncio", "import emit_sdk; emit_sdk.GRACE = 0.1\nimport asyncio", 1
     )

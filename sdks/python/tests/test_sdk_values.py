@@ -1,4 +1,4 @@
-"""What a result may be: carried as it is, or refused with its place."""
+"""Tests of the values in a result: each is carried exactly, or refused with its place."""
 
 from __future__ import annotations
 
