@@ -42,7 +42,7 @@ def sent(flow: Any, worker: Worker) -> Any:
 
 
 def test_a_message_goes_through(sent: Any) -> None:
-    """From the router's call over three tasks, with the documented fields and origins."""
+    """The router's call goes through three tasks, with the documented fields and origins."""
     sent.router(count=3)
     records = wait_for(sent, "flow.last", 3)
     assert sorted(record["fields"]["n"] for record in records) == [0, 1, 2]
@@ -66,7 +66,7 @@ def test_a_task_returns_a_count(sent: Any) -> None:
 
 
 def test_a_task_may_return_its_results(sent: Any) -> None:
-    """What a call in the process returns."""
+    """A task may return the same results as a call in the process."""
     result = sent.returning.delay(values=[1, None, "x"]).get(timeout=60)
     assert result == [{"value": 1}, {"value": None}, {"value": "x"}]
 
@@ -100,7 +100,7 @@ def test_the_author_asks_for_another_attempt(sent: Any) -> None:
 
 
 def test_after_max_attempts_it_is_a_dead_letter(sent: Any) -> None:
-    """With the cause of each attempt; the task has failed."""
+    """The dead letter has the cause of each attempt; the task has failed."""
     result = sent.moody.delay(how="retry", _origin="test")
     (letter,) = dead(sent, 1)
     assert (letter.id, letter.node, letter.origin) == (result.id, "flow.moody", "test")
@@ -119,7 +119,7 @@ def test_no_second_attempt(sent: Any, how: str) -> None:
 
 
 def test_a_dead_letter_is_sent_again(sent: Any) -> None:
-    """With its old id."""
+    """The resent message keeps its old id."""
     first = sent.moody.delay(how="reject", _origin="test")
     dead(sent, 1)
     letters = sent.router.dead_letters

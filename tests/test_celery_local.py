@@ -82,7 +82,7 @@ def test_it_can_be_had_from_all_three_places() -> None:
 
 
 def test_a_node_is_a_task(app: Any, router: CeleryRouter) -> None:
-    """With the node's name, and still lazy: settings made later count."""
+    """The task has the node's name and is still lazy: settings made later count."""
     split, *_ = words(router)
     app.conf.task_acks_late = True
     assert isinstance(split, celery.Task)
@@ -108,7 +108,7 @@ def test_the_app_may_come_later(router: CeleryRouter) -> None:
 
 
 def test_subscribing_to_a_task(router: CeleryRouter) -> None:
-    """By the decorated node itself, as with any router; that does not finish the lazy task."""
+    """The decorated node itself works, as with any router, and does not finish the lazy task."""
     split, *_ = words(router)
     router.node((), split, name="local.sink")(lambda msg: NoResult)
     assert "local.sink" in router.routes["local.words"]
@@ -142,7 +142,7 @@ def test_options_of_rq(router: CeleryRouter, caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.parametrize("many", [False, True])
 def test_a_bound_task_without_celery(app: Any, many: bool) -> None:
-    """Under a plain Router a handler gets the task that it asks for, before the message."""
+    """A handler under a plain Router gets the task that it asks for, before the message."""
     router = Router()
     got: list[Any] = []
 
@@ -167,7 +167,7 @@ def test_a_bound_task_without_celery(app: Any, many: bool) -> None:
 
 
 def test_a_program_without_celery(app: Any) -> None:
-    """What is about a task does nothing for a program, whose own options are its own."""
+    """A program keeps its own options and ignores those of the task."""
     router = Router()
 
     @router.node(
@@ -303,7 +303,7 @@ def test_capture_sees_batches_as_messages(router: CeleryRouter) -> None:
 
 
 def test_routing_can_be_disabled(app: Any, router: CeleryRouter) -> None:
-    """As the documentation's chapter on testing has it."""
+    """The documentation's chapter on testing disables routing this way."""
     app.conf.task_always_eager = True
     split, _, got = words(router)
     router.disable_routing()
@@ -325,7 +325,7 @@ def test_eager(app: Any, router: CeleryRouter, batch: int) -> None:
 
 @pytest.mark.parametrize("batch", [1, 100])
 def test_eager_failures(app: Any, router: CeleryRouter, batch: int) -> None:
-    """What a node raises comes out unchanged: no retry, no dead letter, no wait."""
+    """An exception of a node comes out unchanged: no retry, no dead letter, no wait."""
     app.conf.update(task_always_eager=True, task_eager_propagates=True)
     words(router)
 
@@ -348,7 +348,7 @@ def test_a_worker_in_the_test(app: Any, router: CeleryRouter) -> None:
 
 @pytest.mark.parametrize("serializer", ["json", "yaml", "msgpack", "pickle"])
 def test_every_serializer_of_celery(app: Any, router: CeleryRouter, serializer: str) -> None:
-    """To all of them a message is one text, so each value arrives as it went."""
+    """Each value arrives as it was sent, since a message is one text to every serializer."""
     app.conf.update(task_serializer=serializer, accept_content=[serializer])
     got: list[Any] = []
     router.node((), name="local.keep", batch=10)(lambda msg: got.append(msg.v))
@@ -571,7 +571,7 @@ def test_configure_leaves_nothing_to_say() -> None:
 
 
 def test_configure_keeps_what_else_was_set() -> None:
-    """As a visibility timeout of one's own."""
+    """Keep other transport options, such as the author's visibility timeout."""
     app = celery.Celery("c", broker="redis://")
     app.conf.broker_transport_options = {"visibility_timeout": 7200, "global_keyprefix": "x"}
     configure(app, time_limit=600)
@@ -642,7 +642,7 @@ def test_two_limits_that_contradict_each_other() -> None:
 
 
 def test_configured_twice() -> None:
-    """What the first call has set is not the app's own."""
+    """Keep the app's own settings at a second call, and replace those of the first call."""
     app = celery.Celery("c", broker="redis://")
     configure(app)
     configure(app, time_limit=20)
@@ -764,7 +764,7 @@ def rabbit() -> Iterator[Any]:
 
 
 def test_confirmations_that_are_not_asked_for(rabbit: Any) -> None:
-    """By RabbitMQ; other brokers know no such thing."""
+    """Report RabbitMQ without confirmations; other brokers do not have them."""
     rabbit.conf.broker_transport_options = {}
     assert "has no confirm_publish" in problems(rabbit)[0]
     rabbit.conf.broker_url = "memory://"
@@ -797,7 +797,7 @@ def test_a_consumer_timeout_of_a_queue(rabbit: Any) -> None:
 
 @pytest.mark.parametrize("exchange", ["direct", "topic"])
 def test_quorum_queues(exchange: str) -> None:
-    """With a direct exchange, Celery's default, a worker would be full of what waits."""
+    """Report a direct exchange, Celery's default: waiting messages would fill a worker."""
     app = celery.Celery("c", broker="amqp://", set_as_current=False)
     app.conf.update(emit_redis="redis://", task_default_queue="many")
     app.conf.update(task_default_queue_type="quorum", task_default_exchange_type=exchange)

@@ -42,7 +42,7 @@ def kept(**settings: Any) -> Any:
 
 
 def told(client: Any) -> dict[str, Any]:
-    """How a client connects, without what kombu and redis-py add to every connection."""
+    """Return a client's connection options, without those that kombu and redis-py add."""
     names = ("host", "port", "path", "db", "username", "password", "ssl_cert_reqs", "ssl_ca_certs")
     known = client.connection_pool.connection_kwargs
     return {name: known[name] for name in names if known.get(name) not in (None, "")}
@@ -194,7 +194,7 @@ def test_use_ssl_without_options() -> None:
 
 @pytest.mark.parametrize("join", [list, ";".join], ids=["list", "text"])
 def test_alternatives(redis: str, join: Any) -> None:
-    """Of several the first that answers; what is no Redis is left out."""
+    """The first Redis that answers is used; addresses of other brokers are left out."""
     gone = f"redis://127.0.0.1:{free_port()}/0"
     client = kept(broker_url=join([gone, redis, "redis://127.0.0.1:1/5"]))
     assert address(client) == redis.removeprefix("redis://")
@@ -280,7 +280,7 @@ def secure(tmp_path: Path) -> Iterator[tuple[int, Path]]:
 @pytest.mark.requires("openssl")
 @pytest.mark.parametrize("checked", [False, True])
 def test_tls(secure: tuple[int, Path], tmp_path: Path, checked: bool) -> None:
-    """With and without a look at the certificate, in Celery's spelling."""
+    """TLS works with and without a check of the certificate, in Celery's spelling."""
     port, certificate = secure
     how = f"CERT_REQUIRED&ssl_ca_certs={certificate}" if checked else "CERT_NONE"
     is_kept(tmp_path, broker_url=f"rediss://localhost:{port}/0?ssl_cert_reqs={how}")

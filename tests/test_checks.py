@@ -1,4 +1,4 @@
-"""What can be found in a graph before a message runs."""
+"""Faults of a graph that are found before a message runs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_unmatched_node_of_another_router() -> None:
 
 
 def test_unmatched_ignores() -> None:
-    """What is ignored has to be there, too."""
+    """An ignored node has to exist, too."""
     router = graph(("words", "word", "entry"))
     router.node((), ".+", ignore="wrods", name="b")(lambda msg: None)
     [finding] = find_unmatched(router)
@@ -76,7 +76,7 @@ def test_unreached() -> None:
 
 
 def test_no_entry_point() -> None:
-    """Where no node is an entry point, that is one finding and not one for each node."""
+    """A graph without an entry point is one finding and not one for each node."""
     [finding] = find_unreached(outline(graph(("a", "", None), ("b", "", "a"))))
     assert "no node is an entry point" in finding.text
     assert list(find_unreached(outline(Router()))) == []
@@ -123,7 +123,7 @@ def test_lacking_fields() -> None:
 
 
 def test_fields_that_are_passed_through() -> None:
-    """Of several origins only what all give is certain; of a caller of the router, nothing."""
+    """Fields are certain only if all origins give them; a caller of the router guarantees none."""
     router = graph(("a", "x y", "entry"), ("b", "y z", "entry"))
 
     def passing(name: str, fields: str, wishes: Any, entry: bool = False) -> None:

@@ -170,7 +170,7 @@ FULL = pytest.param(
 @pytest.mark.parametrize(("output", "why"), [FULL, (">&-", "it is closed")])
 @pytest.mark.parametrize("command", PRINTING)
 def test_an_output_that_takes_nothing(project: Path, command: str, output: str, why: str) -> None:
-    """What a command would print is not lost in silence: one line says why, and the code is 1."""
+    """A command whose output cannot be written says so in one line and ends with code 1."""
     done = in_a_shell(f"emit {command} {output}", project)
     assert done.returncode == 1
     name = "" if command[0] == "-" else f" {command.split()[0]}"
@@ -193,7 +193,7 @@ def test_an_error_output_that_takes_nothing(project: Path, command: str, output:
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["call app.router:count n:=9999", "run app.router n:=9999"])
 def test_a_reader_that_leaves(project: Path, command: str, unbuffered: str) -> None:
-    """As in "| head": no complaint, and the code of SIGPIPE, also of a handler that prints."""
+    """A reader that leaves early (``| head``) gets no complaint; the code is SIGPIPE's."""
     (project / "app.py").write_text(
         "from emit import Router\nrouter = Router()\n"
         "@router.node(('n',), entry_point=True, name='count')\n"

@@ -319,7 +319,7 @@ def test_ctrl_c(project: Path) -> None:
 
 
 def test_a_reader_that_has_seen_enough(project: Path) -> None:
-    """As in "| head": no complaint, and the code of SIGPIPE."""
+    """A reader that leaves early (``| head``) gets no complaint; the code is SIGPIPE's."""
     with open(project / "in.ndjson", "w") as file:
         file.writelines('{"text": "a"}\n' for _ in range(20000))
     argv = [EMIT, "run", "app.router", "@in.ndjson"]

@@ -119,7 +119,7 @@ def test_what_is_missing(project: Path, command: str, text: str) -> None:
 
 
 def test_a_wrong_declaration(project: Path) -> None:
-    """What keeps the module from being imported is a finding, too."""
+    """A fault that keeps the module from being imported is a finding, too."""
     add(project, 'router.node((), name="m", command="x", size=1, min_idle=2)(ShellNode)\n')
     done = run("check", "app.router", cwd=project)
     assert (done.returncode, done.stderr) == (1, "")
@@ -177,7 +177,7 @@ def test_a_called_node_that_is_not_there(project: Path) -> None:
 
 
 def test_a_message_class_that_may_add_fields(project: Path) -> None:
-    """With one, what a Python node needs is not known, and nothing is found against it."""
+    """The needs of a Python node are unknown with such a class, so nothing is found against it."""
     code = """
 class Base(Message):
     def __getattr__(self, name): return 1

@@ -58,7 +58,7 @@ def test_every_command_is_in_it(shell: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not here")
 def test_fish(tmp_path: Path) -> None:
-    """What fish itself offers."""
+    """Fish itself offers the completions."""
     script = tmp_path / "emit.fish"
     script.write_text(run("completion", "fish").stdout)
     asked = f'source {script}; complete -C "emit gr"; complete -C "emit graph x --format m"'

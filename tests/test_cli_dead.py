@@ -98,7 +98,7 @@ def test_a_message_that_json_would_change(letters: DeadLetters, run: Run) -> Non
 
 
 def test_replay(letters: DeadLetters, run: Run) -> None:
-    """What can be sent is gone, what can't stays, and the exit code says so."""
+    """Letters that can be sent are gone, the others stay, and the exit code says so."""
     done = run("replay", "--app", "app.router", "m12", "m13", "m99")
     assert done.stdout == "halved 12\nm12\n"
     assert "emit dead: m13: no" in done.stderr
@@ -121,7 +121,7 @@ def test_replay_of_what_could_not_be_read(letters: DeadLetters, run: Run) -> Non
 
 
 def test_drop(letters: DeadLetters, run: Run) -> None:
-    """Those named, or all of a node."""
+    """Drop the letters that are named, or all of a node."""
     assert run("drop", "m12").stdout == "m12\n"
     assert run("drop", "--all", "--node", "other").stdout == "0 dropped\n"
     assert run("drop", "--all", "--json").stdout == '{"dropped": 2}\n'
@@ -157,7 +157,7 @@ def test_what_is_missing(letters: DeadLetters, run: Run) -> None:
 
 
 def test_the_router_knows_its_store(letters: DeadLetters, run: Run, tmp_path: Path) -> None:
-    """Without --redis the app's own; and a router that can resend does it, with the letter."""
+    """The app's own store is used without --redis; a router that can resend gets the letter."""
     own = """
 import redis, os
 from emit.dead import DeadLetters
@@ -177,7 +177,7 @@ router = Own()
 
 
 def test_the_end_of_a_list(letters: DeadLetters, run: Run) -> None:
-    """Where it stops at a limit it says so, and nowhere else."""
+    """The list says if it stops at a limit, and only then."""
     done = run("list", "--limit", "2")
     assert len(done.stdout.splitlines()) == 2
     assert done.stderr == "emit dead: these are the latest 2, and there are more: see --limit\n"

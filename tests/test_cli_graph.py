@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_text_is_what_it_prints(project: Path) -> None:
-    """Without options it is a tree."""
+    """The output is a tree without options."""
     done = run("graph", "app.router", cwd=project)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "● entry\n└─ words  (word)\n   └─ count\n"
@@ -55,7 +55,7 @@ def test_json(project: Path) -> None:
     ],
 )
 def test_the_name_of_the_file_says_what_to_write(project: Path, name: str, begins: bytes) -> None:
-    """With --output nothing is printed, and the file's end chooses the format."""
+    """The file's suffix chooses the format, and --output prints nothing."""
     done = run("graph", "app.router", "--output", name, cwd=project)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (project / name).read_bytes().startswith(begins)
@@ -70,7 +70,7 @@ def test_an_unknown_kind_of_file(project: Path) -> None:
 
 
 def test_without_dot(project: Path) -> None:
-    """If graphviz is missing, one line says so and how to get it on this machine."""
+    """One line says that graphviz is missing, and how to get it on this machine."""
     (project / "apk").touch(mode=0o755)
     env = {**os.environ, "PATH": str(project)}
     argv = [EMIT, "graph", "app.router", "--format", "svg"]
@@ -82,7 +82,7 @@ def test_without_dot(project: Path) -> None:
 
 
 def test_without_the_python_package(project: Path) -> None:
-    """Where the package graphviz is missing, one line says how to get it."""
+    """One line says how to get the missing package graphviz."""
     program = "import sys; sys.modules['graphviz'] = None; from emit.cli import main; main()"
     argv = [sys.executable, "-c", program, "graph", "app.router", "--format", "svg"]
     done = subprocess.run(argv, cwd=project, capture_output=True, text=True)

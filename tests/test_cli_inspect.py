@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("target", ["words.py", "words.py:words", "app.router:words"])
 def test_inspect(project: Path, target: str) -> None:
-    """What the program says, and that it stops, for people and as JSON."""
+    """Show a program's announcement and its end, for people and as JSON."""
     done = run("inspect", target, "--timeout", "60", cwd=project)
     assert (done.returncode, done.stderr) == (0, "")
     assert "node          words: needs text, and may have times\n" in done.stdout

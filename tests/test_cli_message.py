@@ -113,7 +113,7 @@ def test_show_what_json_has_no_form_for(value: object, shown: str) -> None:
     ],
 )
 def test_feed(tmp_path: Path, name: str, text: str, fed: list[Any]) -> None:
-    """By the file's name: one object, one on each line, or a row each; all of it is counted."""
+    """The file's suffix tells one object, one on each line, or a row each; all of it is counted."""
     path = tmp_path / name
     path.write_text(text)
     feeding = Feed(str(path), None)

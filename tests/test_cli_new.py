@@ -45,7 +45,7 @@ def need(language: str) -> None:
 
 
 def install(folder: Path) -> None:
-    """What an author installs for TypeScript: the types, and tsx for a Node before 22.18."""
+    """Install the packages for TypeScript: the types, and tsx for a Node before 22.18."""
     (folder / "node_modules").mkdir()
     for name in ("tsx", "@types"):
         (folder / "node_modules" / name).symlink_to(MODULES / name)
@@ -141,7 +141,7 @@ def test_settings_that_are_there_stay(tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    """Where one file is there already, none is written."""
+    """No file is written if one of them exists already."""
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes" / "test_words.py").write_text("mine")
     done = run("new", "words", "--lang", "python", "--test", cwd=tmp_path)
@@ -259,7 +259,7 @@ def test_no_code_of_the_folder_is_run(command: list[str], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("option", ["--here", "--app=app.router"])
 def test_code_of_the_folder_is_run(option: str, tmp_path: Path) -> None:
-    """By an option, or for a router of it."""
+    """The folder's code runs only with an option, or for a router of the folder."""
     strangers(tmp_path / "mine", tmp_path / "mark")
     (tmp_path / "mine" / "app.py").write_text("from emit import Router\nrouter = Router()\n")
     run("doctor", option, cwd=tmp_path / "mine")
@@ -267,7 +267,7 @@ def test_code_of_the_folder_is_run(option: str, tmp_path: Path) -> None:
 
 
 def test_doctor_names_extras(tmp_path: Path) -> None:
-    """What to install is Emit with what it needs, and not a package of any version."""
+    """The advice is to install Emit with its extra, and not a package of any version."""
     hide = (
         "import importlib.metadata as m\nreal = m.version\n"
         "def version(name):\n"
@@ -317,7 +317,7 @@ def test_doctor_finds_what_is_broken(tmp_path: Path) -> None:
 
 
 def test_doctor_asks_the_workers(tmp_path: Path) -> None:
-    """Of a router on Celery whose broker cannot be reached it says so, and how to go on."""
+    """Report a Celery router whose broker cannot be reached, and how to go on."""
     (tmp_path / "app.py").write_text(
         "from celery import Celery\nfrom emit import CeleryRouter\n"
         "app = Celery('app', broker='redis://127.0.0.1:1/0')\n"
@@ -332,7 +332,7 @@ def test_doctor_asks_the_workers(tmp_path: Path) -> None:
 
 
 def test_doctor_says_how_a_worker_is_started(redis: str, tmp_path: Path) -> None:
-    """By the router's module, whatever the app calls itself."""
+    """The command names the router's module, whatever the app calls itself."""
     (tmp_path / "app.py").write_text(
         "from celery import Celery\nfrom emit import CeleryRouter\n"
         f"app = Celery('shop', broker={redis!r})\n"

@@ -73,7 +73,7 @@ def test_a_line_without_its_end(tmp_path: Path) -> None:
 
 
 def on_a_terminal(folder: Path, *words: str) -> tuple[str, list[str]]:
-    """What a command sends to a terminal, without its colours, and what stands there in the end."""
+    """Return a command's output on a terminal, without colours, and the final screen's lines."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "COLUMNS": str(WIDTH), "LINES": "100"}
     argv = [EMIT, *words]
@@ -86,7 +86,7 @@ def on_a_terminal(folder: Path, *words: str) -> tuple[str, list[str]]:
 
 
 def read_all(descriptor: int) -> str:
-    """Until the command has ended and nobody holds the other end."""
+    """Read until the command has ended and nobody holds the other end."""
     seen = b""
     try:
         while data := os.read(descriptor, 65536):

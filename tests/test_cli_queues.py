@@ -1,4 +1,4 @@
-"""Which Redis and which workers ``emit doctor`` asks, and what it says of them."""
+"""The Redis and the workers that ``emit doctor`` asks, and its report of them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_redis_of_a_router(secret: str, make: Any, monkeypatch: pytest.Monke
 def test_the_redis_of_the_environment(
     router: Router | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no router has one: Emit's own variable before the one that many projects use."""
+    """Emit's own variable counts before the common one if no router has a Redis."""
     monkeypatch.setenv("REDIS_URL", NOWHERE)
     found = asked(router=router)
     assert (found.state, found.text.partition(": ")[0]) == (
@@ -101,7 +101,7 @@ def test_the_usual_redis() -> None:
 
 @pytest.mark.parametrize("url", ["nonsense", "redis://127.0.0.1:port/0"])
 def test_no_address(url: str) -> None:
-    """What is no address is said to be none."""
+    """A wrong address is reported as wrong."""
     found = asked(url)
     assert (found.state, found.hint) == ("broken", "such as redis://localhost:6379/0")
 

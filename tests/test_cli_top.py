@@ -61,7 +61,7 @@ def snapshots(**hosts: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def test_hosts_are_added_up() -> None:
-    """By node: sums, the mean of the medians by weight, and the worst of the tails."""
+    """Nodes are added up: sums, the mean of the medians by weight, and the worst of the tails."""
     slow = {"p50": 0.04, "p90": 0.1, "p99": 0.2, "max": 1, "mean": 0.05}
     now = snapshots(
         one={"a": node(30, busy=1, idle=1, queued=2, rss_bytes=10, failures={"X": 1, "Y": 2})},
@@ -153,7 +153,7 @@ def test_sorting(sort: str) -> None:
 
 
 def test_keys() -> None:
-    """What a terminal sends, also several keys together, and none of those that mean nothing."""
+    """Keys of a terminal are recognized, also several together; unknown ones are skipped."""
     assert split_keys("\x1b[A\x1b[Bq") == ["up", "down", "quit"]
     assert split_keys("\rs\x1b") == ["open", "sort", "back"]
     assert split_keys("x\x1b[5~") == ["", ""]
@@ -274,7 +274,7 @@ sys.stdin.read()
 
 
 def test_no_host(runtime: Path) -> None:
-    """Where none runs, it says so."""
+    """The command says that no host runs."""
     done = top("--once", "--interval", "0")
     assert (done.returncode, done.stdout) == (0, "0 hosts, and no node with a program of its own\n")
 

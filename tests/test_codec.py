@@ -178,7 +178,7 @@ def test_wrong_fields(codec: str, fields: dict[str, Any], reason: str) -> None:
 
 @both
 def test_unknown_ops_and_fields_are_ignored(codec: str) -> None:
-    """What a later version may add is passed over."""
+    """Additions of a later version are passed over."""
     later = {"op": "later", "id": "x"}
     more = {"op": "pong", "n": 1, "later": 1}
     if codec == "json":
@@ -215,7 +215,7 @@ def test_stray_text(line: bytes) -> None:
 
 
 def test_stray_text_is_cut() -> None:
-    """Of a long line 8 KiB are kept."""
+    """A long line is cut to 8 KiB."""
     assert all_ways(b"x" * 9000 + b"\n") == [Stray(b"x" * 8192)]
 
 
@@ -247,7 +247,7 @@ def test_mixed_codecs() -> None:
 
 
 def test_zeros_in_text() -> None:
-    """Without msgpack a NUL is text like any other; with it, it has to begin a frame."""
+    """A NUL is text like any other without msgpack; with msgpack it must begin a frame."""
     assert all_ways(b"a\0b\n\0\n", binary=False) == [Stray(b"a\0b"), Stray(b"\0")]
     assert read(b"a\0b\n\0\n")[0] == Stray(b"a")
     assert isinstance(read(b"a\0b\n\0\n")[1], Violation)
@@ -373,7 +373,7 @@ def test_oversized_frames(codec: str, op: str) -> None:
     ],
 )
 def test_oversized_frames_of_nobody(data: bytes) -> None:
-    """Where the start does not tell the call, none is named."""
+    """No call is named if the start of the frame does not tell it."""
     oversized, pong = all_ways(data + encode(Pong(1)), max_frame=100)
     assert isinstance(oversized, TooLarge)
     assert (oversized.id, oversized.last, pong) == (None, True, Pong(1))
@@ -395,7 +395,7 @@ def test_an_endless_line_is_bounded() -> None:
 
 
 def test_rest() -> None:
-    """What is not finished can be looked at, up to 8 KiB."""
+    """An unfinished frame can be looked at, up to 8 KiB."""
     reader = Reader()
     reader.feed(b'{"op":"pong","n":1}\n{"op"' + b"x" * 9000)
     assert reader.rest == (b'{"op"' + b"x" * 9000)[:8192]

@@ -132,7 +132,7 @@ def test_a_command_that_is_no_command() -> None:
 
 
 def test_a_program_that_is_no_program() -> None:
-    """What the system cannot even try is told at once; nobody waits for the start."""
+    """A program that the system cannot even try fails at once; nobody waits for the start."""
     wanted = Program("n", ("/bin/true",), {"A": 1})  # type: ignore[dict-item]
     assert refusal(wanted).reason.startswith("TypeError: ")
 
@@ -154,7 +154,7 @@ def test_what_may_pass_is_told_apart(number: int) -> None:
 
 
 def test_no_shell_reads_the_command(tmp_path: Path) -> None:
-    """What a shell would run is one plain argument."""
+    """Shell syntax is one plain argument."""
     nasty = f"x; touch {tmp_path}/PWN $(touch {tmp_path}/PWN) `touch {tmp_path}/PWN`"
     child = start(program("echo", nasty, cwd=str(tmp_path)))
     assert child.wait(60.0)
@@ -165,7 +165,7 @@ def test_no_shell_reads_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entry", [".", "", "bin", "./bin"])
 def test_relative_entries_of_path_are_skipped(tmp_path: Path, entry: str) -> None:
-    """Whoever writes to the working directory does not choose the program."""
+    """A program in the working directory is never chosen through a relative entry."""
     for directory in (tmp_path, tmp_path / "bin"):
         directory.mkdir(exist_ok=True)
         script(directory, "#!/bin/sh\necho hijacked\n")

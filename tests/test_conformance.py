@@ -1,4 +1,6 @@
-"""Who conforms: our SDKs in everything, the page's hundred lines and Perl in what they say."""
+"""
+Our SDKs conform in everything; the page's hundred lines and Perl in the features they announce.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,7 @@ def test_what_cannot_be_tested(words: list[str], code: int, said: str) -> None:
 
 
 def test_a_program_that_does_not_start_is_quoted() -> None:
-    """What it wrote to standard error says why."""
+    """The program's standard error says why."""
     assert "no module json2" in emit("--", "sh", "-c", "echo no module json2 >&2").stderr
 
 
@@ -116,7 +118,7 @@ def test_the_list() -> None:
 
 
 def test_the_nodes() -> None:
-    """What a program needs to be tested: what each node does, and the program."""
+    """The list has all that a test needs: the behaviour of each node, and the program."""
     said = emit("--nodes").stdout
     assert said.startswith("## The nodes\n")
     assert "| `echo` {value} | → `value`, unchanged." in said
@@ -155,7 +157,7 @@ def test_a_ready_frame_over_max_frame(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["tap", "junit", "json"])
 def test_machines_get_only_the_report(hundred: list[str], format: str) -> None:
-    """On standard output; how long it took is on standard error."""
+    """Standard output has the report; standard error has its duration."""
     done = emit("--only", "core/ping", "--format", format, "--", *hundred)
     assert done.returncode == 0
     assert done.stdout.startswith({"tap": "TAP", "junit": "<testsuites", "json": "{"}[format])

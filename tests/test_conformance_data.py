@@ -40,7 +40,7 @@ def test_names_are_unique() -> None:
 
 
 def test_every_rule_is_on_the_page() -> None:
-    """What a scenario says that it tests stands in the protocol, word for word."""
+    """The rule that a scenario names stands in the protocol, word for word."""
     page = flat(PAGE)
     assert not [rule for one in SCENARIOS for rule in one.rules if flat(rule) not in page]
 
@@ -78,7 +78,7 @@ def test_the_nodes_are_those_of_the_readme() -> None:
 
 
 def test_core_needs_only_its_nodes() -> None:
-    """What the list of nodes calls core is what core needs."""
+    """The nodes listed as core are the nodes that the core scenarios need."""
     core = README.partition("### core")[2].partition("### ")[0]
     listed = set(re.findall(r"^\| `([a-z]+)` \{", core, re.MULTILINE))
     assert {name for one in SCENARIOS if one.feature == "core" for name in one.needs} == listed
@@ -132,7 +132,7 @@ def test_what_a_scenario_needs() -> None:
 
 
 def test_split() -> None:
-    """By codec, and only in the codecs that a scenario has."""
+    """Scenarios are split by codec, and run only in the codecs that they have."""
     both = Scenario("f", "both", "", ())
     text = Scenario("f", "text", "", (), codecs=("json",))
     found = [(s.name, s.codecs) for s in runner.split([both, text], ("json", "msgpack"))]
@@ -156,7 +156,7 @@ def test_split() -> None:
     ],
 )
 def test_build(template: Any, value: Any) -> None:
-    """What a template stands for; words that match are left as they are."""
+    """A template is replaced by its value; words that match are left as they are."""
     assert build(template) == value
 
 
@@ -279,7 +279,7 @@ def test_what_a_listener_hears() -> None:
     ],
 )
 def test_what_a_listener_refuses(frames: list[Any], said: str) -> None:
-    """What breaks the protocol, at once."""
+    """A listener refuses a breach of the protocol at once."""
     with pytest.raises(Fault, match=said):
         heard(*frames)
 
@@ -302,7 +302,7 @@ def test_framing(codec: str) -> None:
     [b'{"op":"end","id":1}\n', b'\n\n{"op":"end","id":1}\n', b'\n{"op":"end","id":1}\r\n'],
 )
 def test_another_framing(data: bytes) -> None:
-    """What a host reads all the same, and the page has otherwise."""
+    """A host reads these frames all the same, although the page frames them otherwise."""
     assert "newline, object, newline" in heard(data).misframed()
 
 
@@ -344,7 +344,7 @@ OTHER = outcome("failed", "log")
 def test_the_exit_code(
     outcomes: list[Outcome], required: list[str], expected: list[str], code: int
 ) -> None:
-    """By what is required; a stale expectation counts, even where nothing is required."""
+    """The code follows the required features; a stale expectation always counts."""
     assert judge(outcomes, required, expected, ["json/log/known"]).exit_code == code
 
 
@@ -380,7 +380,7 @@ SOME = verdict(
 
 
 def test_pretty() -> None:
-    """What a person reads."""
+    """The report is readable for a person."""
     assert report.pretty(SUBJECT, SOME, False).splitlines() == [
         "ruby 'my app.rb': ruby/1, 1 nodes",
         "",
@@ -404,7 +404,7 @@ def test_pretty() -> None:
 
 
 def test_tap() -> None:
-    """What a TAP harness reads."""
+    """The report is readable for a TAP harness."""
     assert report.tap(SUBJECT, SOME, False).splitlines() == [
         "TAP version 13",
         "1..4",
@@ -422,7 +422,7 @@ def test_tap() -> None:
 
 
 def test_junit() -> None:
-    """What a CI reads, whatever is in the texts."""
+    """The report is readable for a CI, whatever is in the texts."""
     strange = replace(outcome("failed", name="m"), reason="<&\x00\x1b\ud800", stderr="\x00")
     root = ElementTree.fromstring(report.junit(SUBJECT, verdict(*strange_and(strange)), False))
     suites = {suite.get("name"): suite.attrib for suite in root}
@@ -436,7 +436,7 @@ def strange_and(strange: Outcome) -> list[Outcome]:
 
 
 def test_json() -> None:
-    """What a script reads."""
+    """The report is readable for a script."""
     document = json.loads(report.as_json(SUBJECT, SOME, False))
     assert document["failed"] == ["json/core/m"]
     assert document["stale"] == ["json/core/gone"]

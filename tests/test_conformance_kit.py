@@ -594,7 +594,7 @@ def test_what_it_leaves_behind(tag: str) -> None:
 
 
 def test_a_program_that_keeps_us_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some waits in vain, the others are brief."""
+    """The later waits are brief after some waits in vain."""
     monkeypatch.setattr(runner, "_OFTEN", 2)
     monkeypatch.setattr(runner, "_BRIEFLY", 0.25)
     ready = '{"op":"ready","v":1,"nodes":["echo"]}'

@@ -1,4 +1,4 @@
-"""What comes of the open calls of a process, from events alone: no process is started."""
+"""The outcomes of a process's open calls, from events alone: no process is started."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def opened(answers: Conversation, number: int = 1, **options: Any) -> Job:
 
 
 def test_results_are_gathered(answers: Conversation) -> None:
-    """Those of ``out`` come before those of ``end``, and the call is open no more."""
+    """Results of ``out`` come before those of ``end``, and the call is open no more."""
     job, done = opened(answers), []
     answers.take([frames.Out(id=1, msgs=[1]), frames.End(id=1, msgs=[2])], done, {})
     assert (job.outcome, done, answers.jobs, answers.count) == ([1, 2], [job], {}, 1)

@@ -80,7 +80,7 @@ def test_what_a_host_makes(letters: DeadLetters) -> None:
 
 
 def test_a_client_that_decodes(redis: str) -> None:
-    """With ``decode_responses=True`` it is the same."""
+    """A client with ``decode_responses=True`` works the same."""
     with pytest.importorskip("redis").Redis.from_url(redis, decode_responses=True) as connection:
         letters = DeadLetters(connection, max=1)
         letters.add(letter(id="6"))
@@ -132,7 +132,7 @@ def test_no_payload_in_logs(letters: DeadLetters, caplog: pytest.LogCaptureFixtu
 
 
 def test_letters_expire(client: Any) -> None:
-    """After their time nothing is left, of the letters and of the index."""
+    """Nothing is left of the letters and of the index after their time."""
     letters = DeadLetters(client, ttl=0.05)
     for n in range(5):
         letters.add(letter(n, id=str(n)))
@@ -279,8 +279,8 @@ def test_applications_are_kept_apart(client: Any) -> None:
 
 def test_letters_of_no_application(client: Any, letters: DeadLetters) -> None:
     """
-    Those that were stored before applications had names are seen by all, and dropped and sent by
-    whoever has their node.
+    Letters from before applications had names are seen by all, and dropped and sent by whoever has
+    their node.
     """
     for n, node in enumerate(("shop.charge", "mail.send")):
         letters.add(replace(letter(n, id=f"old-{n}"), node=node))
@@ -295,7 +295,7 @@ def test_letters_of_no_application(client: Any, letters: DeadLetters) -> None:
 
 
 def test_one_that_sees_all(client: Any, letters: DeadLetters) -> None:
-    """Without a name it lists the letters of all applications, and says whose they are."""
+    """A store without a name lists the letters of all applications, and says whose they are."""
     letters.add(letter(id="1"))
     for app in ("shop", "mail"):
         DeadLetters(client, app=app).add(letter(id=f"{app}-1"))
@@ -401,7 +401,7 @@ def test_a_letter_that_can_not_be_read(letters: DeadLetters, client: Any, damage
 
 
 def test_all_of_them_are_dropped(letters: DeadLetters, client: Any) -> None:
-    """With the readable ones, and after any number that could not be sent."""
+    """Unreadable letters are dropped with the others, after any number that could not be sent."""
     for number, damage in enumerate(DAMAGE.values()):
         letters.add(letter(id=str(number)))
         damage(client, f"emit:dead:{number}")
@@ -481,7 +481,7 @@ def test_killed_in_a_replay(redis: str, client: Any, letters: DeadLetters) -> No
 
 
 def test_redis_killed_in_the_middle(tmp_path: Path) -> None:
-    """What was not stored has raised; with an append-only file all that has not is there."""
+    """A letter that was not stored has raised; all others survive in an append-only file."""
     module = pytest.importorskip("redis")
     durable = ("--appendonly", "yes", "--appendfsync", "always")
     port = free_port()

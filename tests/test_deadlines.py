@@ -77,7 +77,7 @@ def shared(folder: Path) -> Iterator[Calls]:
 
 @ways
 def test_it_is_tried_again(way: Way) -> None:
-    """As after any timeout; but the process, which has answered, is kept."""
+    """The call is tried again as after any timeout; the process has answered and is kept."""
     with pool(raw(LATE), timeout=60) as node:
         [[attempt, pid]] = way(node, {"late": 2})
         assert attempt == 3
@@ -89,7 +89,7 @@ def test_it_is_tried_again(way: Way) -> None:
 
 @ways
 def test_after_max_attempts_it_is_a_timeout(way: Way) -> None:
-    """With the author's error as its cause, and a dead letter that has all attempts."""
+    """The timeout has the author's error as its cause, and a dead letter with all attempts."""
     with pool(raw(LATE), timeout=60, max_attempts=2) as node:
         with pytest.raises(CallTimeout) as caught:
             way(node, {"late": 2})
@@ -118,7 +118,7 @@ def test_through_a_shared_host(way: Way, short_folder: Path) -> None:
 
 @pytest.mark.parametrize("retry", [True, False])
 def test_what_the_author_says_counts_more(retry: bool) -> None:
-    """Who asks for another attempt, or for none, is not asked for the time that it took."""
+    """An author's wish for another attempt, or for none, counts before the time that it took."""
     with pool(raw(LATE), timeout=60) as node:
         more = {"retry": retry, **({"after": 0.0} if retry else {})}
         if retry:

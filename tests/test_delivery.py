@@ -66,7 +66,7 @@ by_type = {"ids": lambda error: type(error).__name__}
 @pytest.mark.parametrize("error", LATER, **by_type)
 @pytest.mark.parametrize("attempt", [1, 3, 99])
 def test_later(error: Exception, attempt: int) -> None:
-    """What was never tried is not charged, however often that happens."""
+    """A message that was never tried is not charged, however often that happens."""
     assert judge(error, attempt, waits=attempt * 10).fate == "later"
 
 
@@ -89,7 +89,7 @@ def test_retry(attempt: int, fate: str) -> None:
 
 
 def test_retries_that_are_counted_apart() -> None:
-    """With max_retries what the handler asks for and what is cut off have counts of their own."""
+    """The handler's requests and cut-off attempts are counted apart with max_retries."""
     asks = errors.RemoteError(**REMOTE, retry=True)
     policy = Policy(max_attempts=2, max_retries=5)
     fates = [judge(asks, n + 1, policy, asked=n).fate for n in range(6)]
@@ -122,7 +122,7 @@ def test_the_backoff() -> None:
 
 
 def test_every_error_has_a_fate() -> None:
-    """Of all exceptions of Emit, none was forgotten here."""
+    """Every exception of Emit is judged here."""
     judged = {type(error) for error in (*LATER, *DEAD)}
     abstract = {errors.EmitError, errors.NodeError, errors.HostError}
     of_the_store = {errors.LetterNotFound, errors.AmbiguousLetter, errors.UnreadableLetter}
@@ -132,7 +132,7 @@ def test_every_error_has_a_fate() -> None:
 
 
 def test_the_outbox_numbers_by_destination() -> None:
-    """For each message from the start, and for each destination on its own."""
+    """The numbers begin again for each message, and count each destination on its own."""
     outbox = Outbox()
     outbox.begin("p")
     assert [outbox.next_id("x"), outbox.next_id("y"), outbox.next_id("x")] == [
@@ -151,7 +151,7 @@ def test_the_outbox_without_a_parent() -> None:
 
 
 def test_the_outbox_keeps_by_way() -> None:
-    """What goes the same way waits together, in order."""
+    """Messages for the same destination wait together, in order."""
     outbox = Outbox()
     outbox.begin("p")
     outbox.add("o", "x", [b"1"])

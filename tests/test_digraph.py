@@ -55,7 +55,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(cwd: Path, *argv: str, main: str = "emit.cli.digraph") -> subprocess.CompletedProcess[str]:
-    """As the installed command, with nothing but the project itself on the path."""
+    """Run the program as the installed command, with only the project itself on the path."""
     root = str(Path(__file__).parent.parent)
     program = f"import sys; sys.path[0] = {root!r}; from {main} import main; sys.exit(main())"
     command = [sys.executable, "-c", program, *argv]
@@ -116,7 +116,7 @@ def test_a_fault_in_the_module_itself_is_shown(project: Path) -> None:
 
 
 def test_no_path_is_a_usage_error(project: Path) -> None:
-    """Without a path the usage is printed."""
+    """A call without a path prints the usage."""
     done = run(project)
     assert done.returncode == 2
     assert "usage: emit_digraph" in done.stderr

@@ -123,7 +123,7 @@ def test_commands(
 
 
 def test_nodes_that_only_celery_finds(project: Path) -> None:
-    """By autodiscover_tasks, where the router has no node_modules."""
+    """Celery's autodiscover_tasks finds the nodes if the router has no node_modules."""
     module = project / "mysite" / "celery.py"
     module.write_text(CELERY.replace(', node_modules=["shop.tasks"]', ""))
     done = run(project, "graph", "mysite.celery.router")
@@ -131,7 +131,7 @@ def test_nodes_that_only_celery_finds(project: Path) -> None:
 
 
 def test_run_and_dead(project: Path, redis: str) -> None:
-    """Those that send, and those that look at a Redis, too."""
+    """Commands that send and commands that look at a Redis work, too."""
     own = run(project, "run", "own.router", "text=rain")
     assert own.returncode == 0, own.stderr
     dead = run(project, "dead", "list", "--app", "mysite.celery.router", EMIT_TEST_REDIS=redis)
@@ -154,7 +154,7 @@ def test_settings_that_are_wrong(project: Path) -> None:
 
 
 def test_a_router_that_needs_no_django(project: Path) -> None:
-    """Without settings nothing of Django is imported."""
+    """A router without settings imports nothing of Django."""
     plain = "import sys\nfrom emit import Router\nrouter = Router()\n"
     plain += "router.node((), entry_point=True, name=str('django' in sys.modules))(print)\n"
     (project / "plain.py").write_text(plain)

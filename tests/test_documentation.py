@@ -193,7 +193,7 @@ Job = tuple[str, Callable[..., Any], dict[str, Any]]
 
 
 def job(queue: str, connection: deque[Job], **options: Any) -> Callable[[Any], Any]:
-    """As rq.decorators.job: gives a function a ``delay`` that puts a call of it in the queue."""
+    """Give a function a ``delay`` that puts a call of it in the queue, like rq.decorators.job."""
 
     def decorate(function: Any) -> Any:
         def delay(**kwargs: Any) -> None:

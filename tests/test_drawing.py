@@ -109,7 +109,7 @@ def test_as_dict(router: Router) -> None:
 
 
 def test_nodes_called_directly_are_reached(router: Router) -> None:
-    """What is named as called, and what that leads to, counts as reached."""
+    """Nodes that are named as called, and the nodes behind them, count as reached."""
     nodes = outline(router, called=["ping"]).nodes
     assert [name for name, node in nodes.items() if not node.reached] == ["report"]
 

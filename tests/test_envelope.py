@@ -46,7 +46,7 @@ def packed(*of: dict[str, Any]) -> Packed:
 
 
 def sent(packed: Packed, origin: str = "words") -> tuple[str, Parcel]:
-    """What comes out at the other end."""
+    """Return the origin and the parcel that the receiver reads."""
     return read("count", packed.id, HEADER, [packed.text(origin)], {})
 
 
@@ -60,7 +60,7 @@ def test_a_text_is_read_as_it_was_written(of: list[dict[str, Any]]) -> None:
 
 
 def test_the_form_of_the_text() -> None:
-    """As recorded: a version reads what the one before it has written."""
+    """The form is fixed: each version reads the text of the one before."""
     assert packed({"n": 1}).text("words") == '{"v":1,"origin":"words","messages":[{"n":1}]}'
     assert json.loads(packed({"n": 1}, {"n": (1, 2)}).text("words")) == {
         "v": 1,
@@ -104,7 +104,7 @@ class Point:
     ],
 )
 def test_refused_with_its_path(fields: dict[str, Any], path: str) -> None:
-    """Before anything is sent, without the value."""
+    """The error comes before anything is sent, and does not contain the value."""
     with pytest.raises(EncodeError) as caught:
         pack("shop.orders", fields)
     assert (caught.value.node, caught.value.path) == ("shop.orders", path)
@@ -139,7 +139,7 @@ def test_nan_comes_back() -> None:
 
 
 def test_no_field_is_control_data() -> None:
-    """Whatever it is called."""
+    """A field is never control data, whatever its name is."""
     evil = {"_batch": {"ids": ["x"], "messages": [{}]}, "v": 9, "ids": ["y"], "origin": "z"}
     origin, parcel = sent(packed(evil))
     assert (origin, parcel) == ("words", Parcel(["0"], [evil]))
@@ -350,14 +350,14 @@ def test_the_header_of_a_first_attempt() -> None:
     ],
 )
 def test_headers_of_other_versions(header: Any, attempts: int, causes: int) -> None:
-    """What can be understood is taken, and the rest does no harm."""
+    """Headers are read as far as they can be understood, and the rest does no harm."""
     past = Past.read(header)
     assert (past.attempts, len(past.causes)) == (attempts, causes)
     assert all(isinstance(cause.at, float) for cause in past.causes)
 
 
 def test_what_is_shown() -> None:
-    """In place of the arguments."""
+    """A short description is shown in place of the arguments."""
     assert shown("words", 1) == "<a message from words>"
     assert shown("", 3) == "<3 messages from a call>"
 

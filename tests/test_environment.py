@@ -31,7 +31,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_a_secret_of_the_host_reaches_no_child(host: pytest.MonkeyPatch) -> None:
-    """What a real child sees of a host full of secrets has none of them."""
+    """A real child sees no secret of a host that is full of them."""
     for name, value in SECRETS.items():
         host.setenv(name, value)
     child = start(Program("canary", ("env",), environment({})))
@@ -43,7 +43,7 @@ def test_a_secret_of_the_host_reaches_no_child(host: pytest.MonkeyPatch) -> None
 
 
 def test_paths_and_locale_pass(host: pytest.MonkeyPatch) -> None:
-    """What a program needs to find its parts passes unchanged."""
+    """Variables that a program needs to find its parts pass unchanged."""
     given = {"GEM_HOME": "/g", "LC_TIME": "de_DE.UTF-8", "TZ": "UTC", "NODE_PATH": "/n"}
     given |= {"ASDF_NODEJS_VERSION": "22.1.0", "MISE_RUBY_VERSION": "3.4", "GOTOOLCHAIN": "local"}
     for name, value in given.items():
@@ -60,7 +60,7 @@ def test_more_can_pass(host: pytest.MonkeyPatch) -> None:
 
 
 def test_extra_wins(host: pytest.MonkeyPatch) -> None:
-    """What the author sets wins over the host's and over what is always set."""
+    """The author's variables win over the host's and over those that are always set."""
     host.setenv("HOME", "/host")
     extra = {"HOME": "/node", "PYTHONUNBUFFERED": "", "LANG": "C"}
     assert extra.items() <= environment(extra).items()

@@ -53,7 +53,7 @@ def make(name: str) -> EmitError:
 
 
 def notes(error: BaseException) -> list[str]:
-    """What is shown below the traceback; only Python 3.11 and later have an attribute for it."""
+    """Return the notes below the traceback (an attribute from Python 3.11 on)."""
     return list(vars(error)["__notes__"])
 
 
@@ -144,7 +144,7 @@ def test_stderr_is_a_note() -> None:
 
 
 def test_a_start_error_begins_with_the_cause() -> None:
-    """What is wrong and what to do come before the command, of which a long one is cut."""
+    """The fault and the advice come before the command, which is cut if it is long."""
     script = "while true\n  sleep 1\n" * 20
     made = errors.StartError(
         node="app.node",
@@ -176,5 +176,5 @@ def test_a_start_error_begins_with_the_cause() -> None:
     ],
 )
 def test_describe_status(status: int | None, text: str) -> None:
-    """How a process ended is said by code or by the signal's name."""
+    """The end of a process is described by its code or by the signal's name."""
     assert errors.describe_status(status) == text

@@ -55,7 +55,7 @@ def typed(value: Any) -> Any:
 
 @given(VALUES)
 def test_round_trip(value: Any) -> None:
-    """What comes back is the same, whatever it was; the text is one line of ASCII."""
+    """Every value comes back the same; the text is one line of ASCII."""
     text = to_text(value)
     assert text.isascii()
     assert "\n" not in text

@@ -110,7 +110,7 @@ def test_multilang(only: Callable[..., str]) -> None:
 
 @pytest.mark.requires("ruby")
 def test_multilang_through_bundler(tmp_path: Path, only: Callable[..., str]) -> None:
-    """Where there is Bundler, the command is the documented one."""
+    """The command is the documented one if there is Bundler."""
     path = only("ruby")
     executable(tmp_path / "path" / "bundle", f'echo "$*" >>{tmp_path}/called; shift; exec "$@"')
     done = run(EXAMPLES / "multilang" / "run", PATH=path)
@@ -155,7 +155,7 @@ def test_the_demo_on_a_folder(text: Path) -> None:
 @pytest.mark.requires("ruby", "node", "go")
 @pytest.mark.parametrize("file", ["words.py", "words.rb", "words.mjs", "words.go"])
 def test_all_programs_count_the_same(file: str) -> None:
-    """What a word is, and which of its letters come first, is the same in every language."""
+    """Every language has the same idea of a word, and of which of its letters come first."""
     strange = (
         "K\u0130I\u017f ab abc ABC_def \u2028x\U0001d41atail toString __proto__ \0nul fooBar1baz"
     )
@@ -211,7 +211,7 @@ def test_the_demo_on_standard_input(only: Callable[..., str]) -> None:
 
 
 def test_nobody_reads_the_demo_to_its_end(text: Path, only: Callable[..., str]) -> None:
-    """As in "| head": it ends, and has no word to say about that."""
+    """The demo ends without a word if its reader leaves early, as in ``| head``."""
     command = [sys.executable, str(EXAMPLES / "polyglot" / "graph.py"), str(text / "plain.txt")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": only()}
     pipe = subprocess.PIPE
@@ -302,7 +302,7 @@ def test_the_bar_on_a_terminal(text: Path, only: Callable[..., str]) -> None:
 
 
 def on_terminal(*args: str | Path, **env: str) -> str:
-    """What the demo shows on a terminal."""
+    """Return the demo's output on a terminal."""
     master, slave = pty.openpty()
     with io.FileIO(master) as screen:
         command = [sys.executable, str(EXAMPLES / "polyglot" / "graph.py"), *map(str, args)]
@@ -322,7 +322,7 @@ def _read(screen: io.FileIO) -> bytes:
 def test_the_demo_writes_nothing_beside_itself(
     text: Path, copy: Path, only: Callable[..., str]
 ) -> None:
-    """What it builds is in a folder for temporary files, which is gone in the end."""
+    """The demo builds in a folder for temporary files, which is gone in the end."""
     scratch = text.parent / "scratch"
     scratch.mkdir()
     before = set(copy.rglob("*"))

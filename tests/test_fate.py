@@ -1,4 +1,4 @@
-"""What becomes of a message whose process failed."""
+"""The fate of a message whose process failed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_nothing_was_open() -> None:
 
 @pytest.mark.parametrize("error", [HUNG, BABBLED], ids=lambda error: type(error).__name__)
 def test_a_process_that_lives_is_at_the_oldest(error: HostError) -> None:
-    """That one is charged; those behind it never started."""
+    """The oldest message is charged; those behind it never started."""
     first, *others = jobs(5)
     assert split([first, *others], 1, error) == (first, others)
     assert not any(job.alone for job in others)
@@ -44,7 +44,7 @@ def test_a_process_that_died_may_have_taken_answers_with_it() -> None:
 
 @pytest.mark.parametrize("error", [DIED, HUNG, BABBLED], ids=lambda error: type(error).__name__)
 def test_a_process_with_several_at_a_time(error: HostError) -> None:
-    """Of as many as it works on any may be it: each of them runs again alone."""
+    """Any message that the process works on may be the culprit: each of them runs again alone."""
     suspects = jobs(5)
     assert split(suspects, 3, error) == (None, suspects)
     assert [job.alone for job in suspects] == [True, True, True, False, False]

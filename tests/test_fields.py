@@ -1,4 +1,4 @@
-"""How a result fills a node's fields, and what is refused."""
+"""Results fill a node's fields, or are refused."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_the_error_does_not_quote_the_value() -> None:
 
 
 def test_a_foreign_list_fills_several_fields() -> None:
-    """From another program a list fills several fields, and is the value of a single one."""
+    """A list from another program fills several fields, and is the value of a single one."""
     assert make_fit("n", TWO, foreign=True)(["rain", 2]) == {"word": "rain", "count": 2}
     assert make_fit("n", ONE, foreign=True)(["rain"]) == {"word": ["rain"]}
     with pytest.raises(ResultError, match="a list of 1 values"):

@@ -1,4 +1,4 @@
-"""What happens at a fork: in one order, and all of it, whatever goes wrong."""
+"""The hooks at a fork run in one order, and all of them, whatever goes wrong."""
 
 from __future__ import annotations
 

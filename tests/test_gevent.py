@@ -1,4 +1,4 @@
-"""Under gevent every node works as in a thread, and lets other greenlets run while it waits."""
+"""Every node works under gevent as in a thread, and lets other greenlets run while it waits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ with router:
 
 
 def run(program: str, *arguments: str, **env: str) -> str:
-    """What a program prints that begins with patching."""
+    """Return the output of a program that begins with patching."""
     pytest.importorskip("gevent")
     done = subprocess.run(
         [sys.executable, "-c", BEGIN + program, *arguments],
@@ -118,7 +118,7 @@ print(sorted(one.value[0] for one in calls), all(one.value in got for one in cal
 
 
 def test_patched_after_emit_was_imported() -> None:
-    """What follows from a greenlet's message runs in that greenlet, and not in one that waits."""
+    """Messages that follow from a greenlet's message run in that greenlet, not in a waiting one."""
     pytest.importorskip("gevent")
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", LATE]

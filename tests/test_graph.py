@@ -89,7 +89,7 @@ def test_two_wide_expressions_hear_each_other() -> None:
 
 
 def test_a_node_may_hear_itself_by_name() -> None:
-    """By its exact name a node hears itself, which makes a cycle."""
+    """A node that names itself exactly hears itself, which makes a cycle."""
     assert graph({"loop": "loop"}).resolve() == {"loop": ("loop",)}
 
 
@@ -181,7 +181,7 @@ def test_subscribing_again_adds() -> None:
 
 
 def test_a_cleared_node_keeps_its_turn() -> None:
-    """After clear it hears nobody; its subscribers stay, and its place among those of others."""
+    """A cleared node hears nobody; its subscribers stay, and its place among those of others."""
     made = graph({"a": None, "x": "a", "y": ["a", "x"]}, {"x": "b"}, entry="x")
     made.clear("x")
     assert made.resolve() == {"a": ("y",), "x": ("y",)}

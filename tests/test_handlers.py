@@ -1,4 +1,4 @@
-"""What Emit asks of a node's handler: nothing, but for those that say they can do more."""
+"""Emit asks nothing of a node's handler, except of those that say they can do more."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_mock_is_a_handler_of_a_queue() -> None:
 
 
 def test_attributes_of_a_handler_are_its_own() -> None:
-    """Whatever they are called: only a subclass of Handler gives them a meaning."""
+    """Attributes have a meaning only in a subclass of Handler, whatever they are called."""
 
     class Own:
         foreign = takes_many = True
@@ -113,7 +113,7 @@ ROOT = Path(emit.__file__).parent
 
 
 def test_handlers_are_not_asked_for_attributes() -> None:
-    """Who deals with handlers goes by what Handler has, and looks for nothing else in them."""
+    """Code that deals with handlers uses the attributes of Handler, and looks for no others."""
     asked = set()
     files = [ROOT / name for name in ("node.py", "multilang.py", "foreign.py", "testing.py")]
     files.append(ROOT / "checks.py")

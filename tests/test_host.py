@@ -60,7 +60,7 @@ def hosting(**limits: Any) -> Iterator[tuple[Host, Callable[..., Calls]]]:
 
 
 def together(count: int, work: Callable[[], Any]) -> list[Any]:
-    """What *work* returns in so many threads at a time."""
+    """Return the results of *work* in so many threads at a time."""
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(work())) for _ in range(count)]
     for thread in threads:
@@ -107,7 +107,7 @@ def test_no_process_becomes_free(tmp_path: Any) -> None:
 
 
 def test_some_are_kept_ready() -> None:
-    """As many as min_idle, before anybody calls."""
+    """The host starts min_idle processes before anybody calls."""
     with pool(raw("for id, msg in calls(): end(id, os.getpid())"), size=3, min_idle=2) as node:
         until(lambda: node.snapshot()["idle"] == 2)
         figures = node.snapshot()
@@ -117,7 +117,7 @@ def test_some_are_kept_ready() -> None:
 
 
 def test_the_idle_are_stopped() -> None:
-    """After idle_timeout, but not below min_idle."""
+    """Idle processes are stopped after idle_timeout, but not below min_idle."""
     with pool(ECHO, size=3, min_idle=1, idle_timeout=0.05) as node:
         end = time.monotonic() + 30
         leases = [node.pool.acquire(end) for _ in range(3)]
@@ -174,7 +174,7 @@ def test_a_process_that_is_replaced_while_a_batch_is_not_asked(
 
 
 def test_old_processes_are_replaced() -> None:
-    """Those over max_age, even when nobody calls."""
+    """Processes over max_age are replaced, even when nobody calls."""
     with pool(ECHO, max_age=0.2, jitter=0) as node:
         node.call({"n": 1})
         until(lambda: node.snapshot()["ends"].get("max_age", 0) >= 1)
@@ -185,7 +185,7 @@ def test_old_processes_are_replaced() -> None:
 
 
 def test_the_longest_idle_makes_room() -> None:
-    """At max_processes, whichever node it belongs to."""
+    """The longest idle process is stopped at max_processes, whichever node it belongs to."""
     with hosting(max_processes=2) as (host, node):
         first, second, third = (node(name, ECHO) for name in "abc")
         for calls in (first, second, third):
@@ -298,7 +298,7 @@ def test_busy_nodes_take_turns() -> None:
 
 
 def test_a_node_waits_for_a_process_of_its_own_as_well() -> None:
-    """At the limit of the host it gets one that it has already, and none is stopped for it."""
+    """A node at the host's limit gets a process that it has already, and none is stopped for it."""
     pid = raw("for id, msg in calls(): end(id, os.getpid())")
     with hosting(max_processes=1) as (host, node):
         calls = node("a", pid, size=4, timeout=60)
@@ -329,7 +329,7 @@ def test_who_is_thrown_out_while_it_waits_for_room() -> None:
 
 
 def test_processes_that_are_kept_ready_take_no_room() -> None:
-    """Of two nodes that want one each, where there is room for one: neither stops the other's."""
+    """Neither of two nodes stops the other's process if there is room for one only."""
     with hosting(max_processes=1) as (host, node):
         first, second = node("a", ECHO, min_idle=1), node("b", ECHO, min_idle=1)
         until(lambda: first.snapshot()["idle"] + second.snapshot()["idle"] == 1)
@@ -363,7 +363,7 @@ def test_memory_over_all_nodes() -> None:
 
 
 def test_a_few_start_at_a_time(tmp_path: Any) -> None:
-    """Over all nodes of the host."""
+    """The limit on starts counts all nodes of the host."""
     here = str(tmp_path)
     # Long enough for others to begin meanwhile, if they may.
     code = f"""
@@ -451,7 +451,7 @@ def test_the_snapshot_has_the_documented_shape() -> None:
 
 
 def test_a_repr_shows_the_state() -> None:
-    """Of the host, the node, its pool and its processes."""
+    """The host, the node, its pool and its processes show their state."""
     with hosting() as (host, node):
         calls = node("echo", ECHO)
         assert repr(host) == "<Host [1 nodes | Processes: 0 busy, 0 idle]>"
@@ -507,7 +507,7 @@ def test_a_batch_of_an_endless_source() -> None:
 
 
 def test_a_batch_has_failures_in_their_places() -> None:
-    """As exceptions, which are not raised; the others have their results."""
+    """Failures are exceptions in the list and are not raised; other messages have their results."""
     code = "def work(msg):\n    return 100 // msg.n\nserve(work)"
     with pool(sdk(code)) as node:
         one, error, two = node.call_many([{"n": 1}, {"n": 0}, {"n": 2}])
@@ -543,7 +543,7 @@ def test_a_stream_has_no_limit_of_results() -> None:
 
 @pytest.mark.slow
 def test_an_endless_list_of_results_is_told_as_one() -> None:
-    """At its timeout, by the limit that it broke; other attempts would end in the same way."""
+    """The timeout names the broken limit, since other attempts would end in the same way."""
     code = "import itertools\nserve(lambda msg: itertools.count())"
     with pool(sdk(code), max_results=100, timeout=3.0) as node:
         started(node)
@@ -557,7 +557,7 @@ def test_an_endless_list_of_results_is_told_as_one() -> None:
 
 @pytest.mark.parametrize("failure", ["os._exit(3)", "raise Retry('later', after=0)"])
 def test_a_stream_is_tried_again_before_its_first_result(tmp_path: Path, failure: str) -> None:
-    """As any message: on a fresh process, or since its author asks for it."""
+    """A stream is repeated like any message: on a fresh process, or when its author asks for it."""
     code = f"""
         def once(msg):
             if not os.path.exists(msg.mark):
@@ -639,7 +639,7 @@ def test_the_author_asks_for_another_attempt(many: bool) -> None:
 
 @pytest.mark.parametrize("many", [False, True], ids=["call", "call_many"])
 def test_the_author_asks_once_too_often(many: bool) -> None:
-    """After max_attempts it is a dead letter."""
+    """The message is a dead letter after max_attempts."""
     with pool(sdk(RETRYING), max_attempts=2) as node:
         if many:
             (error,) = node.call_many([{}])

@@ -27,6 +27,6 @@ def test_default(field: Any) -> None:
 
 
 def test_all() -> None:
-    """What a ShellNode takes and what the page lists are the same."""
+    """The page lists exactly the options that a ShellNode takes."""
     limits = {field.name for field in fields(Limits)}
     assert set(ShellNode.options) == set(ROWS) - limits

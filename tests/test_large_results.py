@@ -30,7 +30,7 @@ MOST = (1 << 24) - 1
 
 @pytest.mark.parametrize("language", FILES)
 def test_what_can_be_done(language: str, tmp_path: Path) -> None:
-    """Where max_frame is at its most it can't be raised."""
+    """The error advises to raise max_frame, or to pass a path if max_frame is at its maximum."""
     require(*({language} - {"python"}))
     suffix, code = FILES[language]
     (tmp_path / "large").with_suffix(suffix).write_text(code)

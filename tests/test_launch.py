@@ -1,4 +1,6 @@
-"""From a file to its program: toolchains, packages and builds, with a language made for it."""
+"""
+The way from a file to its program: toolchains, packages and builds, with a language made for it.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +157,7 @@ def test_a_file_is_detected_built_and_launched(toys: Toys, toy: Declare) -> None
 
 
 def test_its_environment(toys: Toys, toy: Declare) -> None:
-    """What the language adds is there; what the node adds wins; an empty function is no word."""
+    """The language's variables are set; the node's own win; an empty function adds no argument."""
     result = toy(whole=True)
     assert result["argv"] == []
     assert result["env"] == {
@@ -205,7 +207,7 @@ def test_a_start_that_fails_with_an_old_toolchain(toys: Toys, toy: Declare) -> N
 
 
 def test_a_message_that_fails_with_an_old_toolchain(toys: Toys, toy: Declare) -> None:
-    """In mode oneshot each message is a start. No packages are checked for it: that takes long."""
+    """Each message is a start in mode oneshot. No packages are checked for it: that takes long."""
     toys.write("words.toy", "wreck")
     with pytest.raises(ProcessDied, match=r"exit code 1.*toy 1\.9 is older than 1\.10.*get toy"):
         toy(env={"VERSION": "1.9"}, mode="oneshot")
@@ -258,7 +260,7 @@ def test_a_version_manager_that_has_no_version(
 
 
 def test_advice_fits_the_machine(toys: Toys, toy: Declare) -> None:
-    """Of several ways to install the language, the first is told whose program is here."""
+    """The advice is the first way to install the language whose program is on this machine."""
     table = '[detect.install]\nno-such-tool = "a"\nsh = "b"\nenv = "c"\nsee = "d"\n[dependencies]'
     toml = TOML.replace('install = "get toy"\n[dependencies]', table)
     os.utime(toys.write("emit_runtimes/toy/runtime.toml", toml), ns=(1, 1))
@@ -268,7 +270,7 @@ def test_advice_fits_the_machine(toys: Toys, toy: Declare) -> None:
 
 
 def test_a_toolchain_that_does_not_run(toys: Toys, toy: Declare) -> None:
-    """What it says about its version is told, as its program can't be built either."""
+    """The error quotes the toolchain's answer about its version, as the build fails too."""
     toys.write("bin/toy", "#!/bin/sh\necho it is broken >&2\nexit 1\n")
     with pytest.raises(StartError, match=r"toy does not tell its version.*get toy") as caught:
         toy()
@@ -481,7 +483,7 @@ def test_a_builder_that_is_killed(toys: Toys, toy: Declare) -> None:
 
 
 def test_old_builds_are_removed(toys: Toys, toy: Declare) -> None:
-    """What has not been started for a month goes with the next build; what has been stays."""
+    """A build that was not started for a month goes with the next build; a recent one stays."""
     assert toy() == "rain"
     [old] = toys.builds
     os.utime(old, (0, time.time() - build.KEEP - 1))
@@ -497,7 +499,7 @@ def test_old_builds_are_removed(toys: Toys, toy: Declare) -> None:
 
 
 def test_not_all_builds_of_one_file_stay(toys: Toys, toy: Declare) -> None:
-    """Whoever works on a file does not fill the disk; another file's builds are not counted."""
+    """Edits of a file do not fill the disk; another file's builds are not counted."""
     toys.write("other.py", "")
     toys.write("other/words.toy", "other")
     toy("other/words.toy")
@@ -533,7 +535,7 @@ def test_a_build_that_somebody_removed(toys: Toys) -> None:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where builds go that can't be in the cache."""
+    """Return the folder for builds that can't be in the cache."""
     folder = tmp_path / "tmp" / "cache"
     monkeypatch.setattr(build, "_elsewhere", lambda: folder)
     monkeypatch.setattr(build, "_told", set())
@@ -543,7 +545,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_cache_that_others_can_write_to(
     toys: Toys, toy: Declare, elsewhere: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What they may have put there is not run; the log says why, and what to set, once."""
+    """Files that others may have planted do not run; the log says why, and what to set, once."""
     assert toy() == "rain"
     [built] = toys.builds
     built.write_text("planted")
@@ -556,7 +558,7 @@ def test_a_cache_that_others_can_write_to(
 
 
 def test_what_is_built_is_this_users_alone(toys: Toys, toy: Declare) -> None:
-    """Whatever the umask."""
+    """The mode of the files does not depend on the umask."""
     before = os.umask(0)
     try:
         assert toy() == "rain"
@@ -604,7 +606,7 @@ def test_no_place_for_a_build(
     "name", [".#other.toy", "#other.toy#", "other.toy~", ".other.toy.swp", "folder.toy/x"]
 )
 def test_what_an_editor_leaves(toys: Toys, toy: Declare, name: str) -> None:
-    """While somebody edits another file of the folder nothing fails, and nothing is built anew."""
+    """An edit of another file in the folder fails nothing and builds nothing anew."""
     assert toy() == "rain"
     path = toys.folder / name
     path.parent.mkdir(exist_ok=True)
@@ -676,7 +678,7 @@ def test_get_command_can_add_to_it(toys: Toys) -> None:
 
 
 def test_a_directory_that_is_computed(toys: Toys) -> None:
-    """Where get_cwd is overridden the file is looked for when it is needed."""
+    """The file is looked for when it is needed if get_cwd is overridden."""
 
     class There(ShellNode):
         file = "where.py"
@@ -694,7 +696,7 @@ def test_a_directory_that_is_computed(toys: Toys) -> None:
 
 
 def test_drawing_needs_no_toolchain(toys: Toys) -> None:
-    """What a graph's picture says of a node is known without starting anything."""
+    """The facts for a graph's picture are known without starting anything."""
     node = ShellNode()
     Router().node(("n",), name="n", file="words.toy")(node)
     assert node.language == "toy"
