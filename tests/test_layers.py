@@ -320,7 +320,7 @@ def test_every_module_says_what_it_is(module: str) -> None:
 
 @pytest.mark.parametrize("module", ["carrier", "sender", "receiver"])
 def test_who_carries_keeps_out_of_the_router(module: str) -> None:
-    """What is given a router, or a part of it, uses nothing of it that is private."""
+    """A module that is given a router, or a part of it, uses none of its private attributes."""
     others = {"router", "_router", "queue", "_queue", "runner", "_runner", "sender", "_sender"}
     private = set()
     for node in ast.walk(TREES[f"emit.router.{module}"]):

@@ -38,7 +38,7 @@ def test_a_descriptor_too_many() -> None:
 
 
 def test_a_descriptor_of_another() -> None:
-    """To close what is not one's own is as bad as to leave something open."""
+    """A test that closes a foreign descriptor fails like one that leaves a descriptor open."""
     ends = os.pipe()
     with pytest.raises(AssertionError, match=r"descriptors: more \[\], fewer \['pipe'\]"):
         with no_leaks(within=0.0):

@@ -57,7 +57,7 @@ def test_a_message_that_cannot_be_sent(session: LineSession) -> None:
 
 
 def test_a_line_that_nobody_asked_for(session: LineSession) -> None:
-    """Before any call, or a second one in the same piece, or in a later one."""
+    """A line is refused before any call, as the second in one piece, or in a later piece."""
     assert broken(session.receive(b"hello\n")) == (
         '"double": it wrote a line of 5 bytes that nobody had asked for',
         "hello",

@@ -112,7 +112,7 @@ def test_nothing_is_lost_in_whatever_chunks(chunks: list[bytes]) -> None:
     ],
 )
 def test_every_logger_is_below_emit_node(node: str, logger: str) -> None:
-    """Whatever a node is called: what is set for emit.node holds for it."""
+    """The settings of emit.node hold for every node, whatever its name is."""
     found = logger_of(node)
     assert found.name == logger
     above = logging.getLogger("emit.node")
@@ -146,7 +146,7 @@ TRACE = "fatal error: stack overflow\n\nruntime stack:\n" + "main.f(...)\n" * 20
     ],
 )
 def test_the_last_words(lines: Lines, said: str, signal: str | None, words: str) -> None:
-    """What a program says of its end is told from its log; of a crash the end is taken for it."""
+    """A program's last words are found in its log; after a crash they may be the log's end."""
     lines.feed(said.encode())
     lines.finish()
     assert lines.last_words(signal) == words

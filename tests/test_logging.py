@@ -1,4 +1,4 @@
-"""What is logged, at which level, and what never is."""
+"""The events that are logged, their levels, and the values that never are."""
 
 from __future__ import annotations
 

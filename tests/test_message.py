@@ -14,7 +14,7 @@ from emit.message import NoResult
 
 
 class Shouting(Message):
-    """With a constructor, a property and an attribute of its own that is no field."""
+    """A message class with a constructor, a property and an attribute that is not a field."""
 
     __slots__ = ("made_by",)
     made_by: str
@@ -162,7 +162,7 @@ def test_matches_by_attribute() -> None:
 
 
 def test_a_custom_message_class_reaches_every_node() -> None:
-    """With ``message_class`` each node gets that class, made by its own constructor."""
+    """The class of ``message_class`` reaches each node, made by its own constructor."""
     router = Router(message_class=Shouting)
     got = []
 

@@ -58,7 +58,7 @@ def test_of_a_file(file: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["auto", "persistent"])
 @pytest.mark.parametrize("file", PROGRAMS)
 def test_of_the_sdk(file: str, mode: str, tmp_path: Path) -> None:
-    """Whether the program is started for the first message, or to stay."""
+    """The advice is the same if the program starts for the first message, or to stay."""
     program, text, says = PROGRAMS[file]
     require(*{program} - {sys.executable})
     (tmp_path / file).write_text(text)

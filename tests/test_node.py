@@ -1,4 +1,4 @@
-"""What can be a node, and what a handler's outcome means."""
+"""Values that can be a node, and the meaning of a handler's outcome."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_class_that_needs_arguments(router: Router) -> None:
 
 @pytest.mark.parametrize("func", [3, "words", None, object()])
 def test_not_callable(router: Router, func: Any) -> None:
-    """What can't be called is a GraphError."""
+    """A value that can't be called is a GraphError."""
     with pytest.raises(GraphError, match="must be callable"):
         router.node(("n",), name="x")(func)
     assert router.names == set()

@@ -83,7 +83,7 @@ def test_the_order_of_subscribers_stays(tmp_path: Path) -> None:
 
 
 def test_the_processes_of_a_cell_end_with_it(tmp_path: Path) -> None:
-    """Those of the node that it declared before."""
+    """A cell that runs again ends the processes of the node that it declared before."""
     (tmp_path / "pid.py").write_text("import os\ndef pid(): return os.getpid()")
     ask = "print(Program(n=1)[0]['pid'])"
     look = "import psutil\nprint(psutil.pid_exists(first))"
@@ -94,7 +94,7 @@ def test_the_processes_of_a_cell_end_with_it(tmp_path: Path) -> None:
 
 
 def test_a_file_is_run_again(tmp_path: Path) -> None:
-    """By IPython's %run, in a namespace of its own or in that of the cells."""
+    """IPython's %run works in a namespace of its own and in that of the cells."""
     (tmp_path / "app.py").write_text(BEGIN)
     (tmp_path / "nodes.py").write_text(f"from app import router\n{WORDS}")
     (tmp_path / "cells.py").write_text(WORDS)
@@ -112,7 +112,7 @@ def test_two_nodes_of_one_name_in_a_loop_of_a_cell(tmp_path: Path) -> None:
 
 
 def test_lines_are_typed_again(tmp_path: Path) -> None:
-    """At Python's own prompt, also over what a file has declared before (python -i)."""
+    """Lines typed at Python's own prompt may replace declarations of a file (python -i)."""
     (tmp_path / "nodes.py").write_text("\n".join((BEGIN, WORDS, SHOW)))
     typed = (SHOW, WORDS.replace(".text.", ".text.upper()."), SHOW)
     lines = [part.strip() + "\n\n" for part in (*typed, 'router(text="the rain")', "print(seen)")]
@@ -120,7 +120,7 @@ def test_lines_are_typed_again(tmp_path: Path) -> None:
 
 
 def test_code_is_executed_again() -> None:
-    """By exec, with a change or without; twice in the same code a name is a mistake."""
+    """Code may run again by exec, changed or not; a name twice in the same code is a mistake."""
     router, seen = Router(), [0]
     place: dict[str, Any] = {"router": router, "seen": seen, "__name__": "cells"}
     for code in (WORDS, SHOW, WORDS, SHOW, WORDS.replace(".text.", ".text.upper().")):
@@ -142,7 +142,7 @@ def test_a_function_that_declares_is_called_again() -> None:
 
 
 def test_processes_end_when_a_module_is_reloaded(tmp_path: Path) -> None:
-    """What takes the place of a node ends what the node had kept."""
+    """The node that replaces another ends the processes of the old one."""
     (tmp_path / "pid.py").write_text("import os\ndef pid(): return os.getpid()")
     place: dict[str, Any] = {}
     code = f"{BEGIN}\n{PROGRAM.replace(', words', '').replace('pid.py', str(tmp_path / 'pid.py'))}"

@@ -42,7 +42,7 @@ def test_the_second_time(client: Any) -> None:
 
 
 def test_a_client_that_decodes(redis: str) -> None:
-    """With ``decode_responses=True`` it is the same."""
+    """A client with ``decode_responses=True`` works the same."""
     with pytest.importorskip("redis").Redis.from_url(redis, decode_responses=True) as connection:
         for expected in (True, False):
             with idempotent(connection, "a") as first:
@@ -118,7 +118,7 @@ def test_killed_in_the_middle(redis: str, client: Any) -> None:
 
 
 def test_an_effect_longer_than_its_lease(client: Any) -> None:
-    """Who comes late takes no other's claim away; and in the end it is done."""
+    """A late caller takes no other's claim away; and in the end the effect is done."""
     with idempotent(client, "a", lease=600):
         client.set("emit:once:a", "another")
     assert client.get("emit:once:a") == b"done"
@@ -137,7 +137,7 @@ def test_marks_expire(client: Any) -> None:
 
 
 def test_no_redis(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Before the effect it is not begun. After it, it is done, and the log says what follows."""
+    """The effect does not begin without Redis; a later loss is logged with its consequence."""
     redis = pytest.importorskip("redis")
     with serving_redis(tmp_path) as url:
         client = redis.Redis.from_url(url, retry=None)

@@ -112,7 +112,7 @@ def test_signals_have_names(name: str) -> None:
 
 
 def test_the_end_of_stderr_is_kept() -> None:
-    """Of a megabyte on stderr the last 8 KiB are in the error."""
+    """The error has the last 8 KiB of a megabyte on stderr."""
     script = "import sys; sys.stderr.write('x' * 1_000_000 + 'the end'); sys.exit(1)"
     with pytest.raises(ProcessDied) as caught:
         output(python(script))
@@ -147,7 +147,7 @@ def test_a_deadline_is_also_for_one_that_writes_forever() -> None:
 
 
 def test_the_deadline_error_has_the_last_of_stderr() -> None:
-    """What it wrote before it hung tells why."""
+    """The program's output before it hung tells why."""
     with pytest.raises(CallTimeout) as caught:
         output(shell("echo waiting for the lock >&2; sleep 1000"), timeout=4.0)
     assert caught.value.stderr_tail == "waiting for the lock\n"
@@ -176,7 +176,7 @@ def test_a_grandchild_that_keeps_stdout_open(tag: str) -> None:
 
 
 def test_closing_early_kills(tag: str) -> None:
-    """Who wants no more output leaves no process behind."""
+    """A caller that wants no more output leaves no process behind."""
     chunks = run(shell("echo 1; sleep 1000; :", tag), b"", timeout=GUARD)
     assert next(chunks) == b"1\n"
     assert count(tag, 1) == 1

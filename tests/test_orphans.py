@@ -81,7 +81,7 @@ def test_a_busy_program_dies_with_its_host(tag: str, limits: str) -> None:
 
 @WAYS
 def test_a_host_killed_at_any_moment_of_a_start(tag: str, limits: str) -> None:
-    """From the first instruction to long after the exec: no survivor."""
+    """No process survives a kill, from the first instruction to long after the exec."""
     code = f"""
         start(Program("n", ("true",), environment({{}}))).close()
         print(flush=True)
@@ -162,7 +162,7 @@ time.sleep(1000)  # until it is killed
 
 
 def test_a_forked_child_has_orphans_of_its_own(tag: str) -> None:
-    """As in a prefork worker: the death of one forked child kills its programs only."""
+    """The death of one forked child, as in a prefork worker, kills its programs only."""
     code = f"""
         def begin():
             return start(Program("n", ("sleep", {tag!r}), environment({{}}), limits=Limits()))
@@ -228,7 +228,7 @@ def test_there_is_one_sentinel_and_it_holds_nothing() -> None:
 
 
 def test_the_lifeline_ends_without_a_warning() -> None:
-    """Under -X dev, which shows what an interpreter left open."""
+    """Python with -X dev, which shows open resources, prints no warning."""
     code = """
         from emit.host.system.program import environment
         from emit.host.system.spawn import Program, start
@@ -267,7 +267,7 @@ def test_a_new_sentinel_knows_the_old_programs(tag: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_sentinel_ignores_polite_signals(tag: str, number: signal.Signals) -> None:
-    """What ends a service's whole group leaves the sentinel to its work."""
+    """A signal that ends a service's whole group leaves the sentinel to its work."""
     (one,) = sentinels()
     # It ignores them once it has begun.
     while not int(open_status(one.pid, "SigIgn"), 16) & 1 << signal.SIGHUP - 1:

@@ -187,7 +187,7 @@ def test_typescript_with_tsx(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Of both kinds of modules, and of neither, with the Node that is here and with others."""
+    """TypeScript runs as either kind of module, or neither, with this Node and with others."""
     caplog.set_level("INFO", "emit.node")
     need_modules()
     if major:
@@ -213,7 +213,7 @@ def test_typescript_with_tsx(
 @pytest.mark.requires("node")
 @pytest.mark.parametrize("lock", ["pnpm-lock.yaml", "pnpm-workspace.yaml"])
 def test_typescript_without_tsx(lock: str, tmp_path: Path) -> None:
-    """What Node can't read is told with how the project would install tsx."""
+    """The error about unreadable TypeScript says how the project would install tsx."""
     write(
         tmp_path,
         {
@@ -294,7 +294,7 @@ def test_a_gem_of_the_gemfile(tmp_path: Path) -> None:
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.usefixtures("builds")
 def test_a_vendored_module(replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `go mod vendor` has put beside the file is what counts, without a network."""
+    """Packages that `go mod vendor` has put beside the file count, without a network."""
     monkeypatch.setenv("GOFLAGS", "-modcacherw")
     monkeypatch.setenv("GOMODCACHE", str(tmp_path / "empty"))
     replace = "replace example.com/up => ../gone\n" if replaced else ""

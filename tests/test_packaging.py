@@ -1,4 +1,4 @@
-"""What ``pip install emit-graph`` gives: built, installed and used away from the checkout."""
+"""The result of ``pip install emit-graph``: built, installed and used away from the checkout."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_wheel_carries_what_is_no_python(wheel: Path, folder: str) -> None:
 
 
 def test_wheel_made_at_once_has_the_same_files(wheel: Path, tmp_path: Path) -> None:
-    """Without a source distribution before it, what other tools have made here stays out too."""
+    """Files of other tools stay out, too, if no source distribution is made before the wheel."""
     build = (sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path))
     run(*build, str(ROOT))
     [direct] = tmp_path.glob("*.whl")

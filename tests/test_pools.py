@@ -109,7 +109,7 @@ except StartError as error:
 
 
 def test_a_process_that_eventlet_has_patched() -> None:
-    """Without Celery, a program's start is an error that says what is in the way."""
+    """A start without Celery is an error that says what is in the way."""
     need("eventlet")
     printed = subprocess.check_output(
         [sys.executable, "-W", "ignore", "-c", PROGRAM],

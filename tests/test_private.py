@@ -1,4 +1,4 @@
-"""What Emit runs and trusts lies in folders that nobody but its user can have written to."""
+"""Files that Emit runs and trusts lie in folders that only its user can have written to."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def umask() -> object:
 
 
 def test_it_is_made(tmp_path: Path, umask: object) -> None:
-    """With all that is missing above it, for this user alone, whatever the umask."""
+    """The folder and its missing parents are made for this user alone, whatever the umask."""
     folder = tmp_path / "a" / "b" / "c"
     assert private(folder) == private(folder) == folder
     assert {mode_of(path) for path in (folder, folder.parent, folder.parent.parent)} == {0o700}
@@ -45,7 +45,7 @@ def test_a_path_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_it_is_not_made(tmp_path: Path) -> None:
-    """Who only looks for something makes nothing."""
+    """A look-up creates nothing."""
     with pytest.raises(FileNotFoundError):
         private(tmp_path / "a", make=False)
     assert not (tmp_path / "a").exists()
@@ -155,7 +155,7 @@ def test_links(tmp_path: Path) -> None:
 
 @as_root
 def test_a_link_of_another_user(tmp_path: Path) -> None:
-    """In a sticky folder a link can still be of anybody."""
+    """A link in a sticky folder can still belong to anybody."""
     private(tmp_path / "mine")
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(0o1777)

@@ -51,7 +51,7 @@ serve({"count": count})
 
 
 def section(title: str) -> str:
-    """What stands under one heading, up to the next of its kind or above."""
+    """Return the text under one heading, up to the next of its kind or above."""
     level = "##" if f"\n## {title}\n" in PAGE else "###"
     _, found, rest = PAGE.partition(f"\n{level} {title}\n")
     assert found, title
@@ -213,7 +213,7 @@ def test_the_sdk_converses(node: list[str]) -> None:
 
 
 def test_the_sdk_is_strict(node: list[str]) -> None:
-    """What the wire cannot carry is an error of the call, not of the process."""
+    """A value that the wire cannot carry is an error of the call, not of the process."""
     options = {"max_frame": 1000}
     events = conversation(node, [{"n": n} for n in (77, 78, 79, 80, 1)], **options)
     assert [type(event) for event in events] == [Err, Err, Err, Err, End, Pong]
@@ -221,7 +221,7 @@ def test_the_sdk_is_strict(node: list[str]) -> None:
 
 
 def test_the_sdk_refuses_another_version(node: list[str]) -> None:
-    """Of a host that speaks another version it takes its leave."""
+    """The SDK ends if the host speaks another version."""
     hello = b'{"op":"hello","v":[2],"codecs":["json"],"node":"count","max_frame":1000}\n'
     done = run(node, hello)
     assert done.returncode == 1
@@ -252,7 +252,7 @@ def test_the_sdk_in_mode_lines(node: list[str]) -> None:
 
 
 def test_the_sdk_has_one_node_under_any_name(node: list[str]) -> None:
-    """In mode auto: the first message, by hand, and the later ones, in frames."""
+    """The name does not matter in mode auto, by hand for the first message or in frames later."""
     router = Router()
     one = router.node(("n",), name="another", command=node)(ShellNode)
     with router:

@@ -1,4 +1,4 @@
-"""What queues carry, with real workers of Celery and RQ: values, letters, other versions."""
+"""Texts in queues, with real workers of Celery and RQ: values, letters, other versions."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def without_origin(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_values_through_celery(sent: Any) -> None:
-    """From a node and by hand, each comes as it went, of the same type."""
+    """Each value arrives with the same type, from a node and by hand."""
     for value in VALUES:
         sent.router.dispatch("test", "flow.keep", {"v": value})
         sent.keep.delay(v=value)
@@ -109,7 +109,7 @@ def test_values_through_celery(sent: Any) -> None:
 
 @pytest.mark.parametrize("way", ["pickle", "json"])
 def test_values_through_rq(put: Any, way: str, tmp_path: Path) -> None:
-    """Whatever RQ's own serializer is: to it a message is one text."""
+    """A message is one text to RQ's own serializer, whichever it is."""
     node = put.keep if way == "pickle" else put.keep_json
     jobs = [node.delay(v=value, _origin="test") for value in VALUES]
     if way == "json":
@@ -123,7 +123,7 @@ def test_values_through_rq(put: Any, way: str, tmp_path: Path) -> None:
 
 
 def test_a_field_may_have_any_name(sent: Any) -> None:
-    """Those of Emit's own and of Celery's, too: by the router, by hand, and in a batch."""
+    """Names of Emit's and of Celery's own work, too: by the router, by hand, and in a batch."""
     batch = {"ids": ["chosen"], "messages": [{"user": "other"}]}
     fields = {"self": 1, "args": 2, "kwargs": 3, "task_id": "x", "_batch": batch, "v": 9}
     sent.router.dispatch("test", "flow.keep", fields)
@@ -137,7 +137,7 @@ def test_a_field_may_have_any_name(sent: Any) -> None:
 
 
 def test_one_message_of_a_batch_that_no_queue_carries(sent: Any) -> None:
-    """What it emits is refused; those beside it go on, and none runs twice."""
+    """The message's result is refused; those beside it go on, and none runs twice."""
     sent.redis.set("bad", "set")
     sent.spread.delay(count=50)
     (letter,) = dead(sent, 1)
@@ -210,7 +210,7 @@ def test_a_node_that_the_worker_does_not_know(sent: Any, celery: Worker) -> None
 
 
 def test_such_a_letter_is_shown_sent_again_and_dropped(sent: Any) -> None:
-    """To the queue goes what came; what Celery could not decode can't be sent again."""
+    """The original text goes back to the queue; one that Celery could not decode stays."""
     sent.app.send_task("flow.keep", args=[NEWER], task_id="7", headers={"emit": {"v": 2}})
     (letter,) = dead(sent, 1)
     show = [sys.executable, "-m", "emit.cli", "dead", "show", "7"]
@@ -319,7 +319,7 @@ def test_a_text_of_a_later_version_of_the_same_form(sent: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["celery", "rq"])
 def test_a_busy_service_is_asked_max_retries_times(kind: str, request: Any) -> None:
-    """Whatever max_attempts is. The letter has the last few causes, and how many there were."""
+    """max_attempts does not limit the requests; the letter has the last causes and their count."""
     of = request.getfixturevalue("sent" if kind == "celery" else "put")
     of.patient.delay(n=1, _origin="test")
     (letter,) = dead(of, 1)
@@ -331,7 +331,7 @@ def test_a_busy_service_is_asked_max_retries_times(kind: str, request: Any) -> N
 
 @pytest.mark.parametrize("kind", ["celery", "rq"])
 def test_a_whole_batch_waits(kind: str, request: Any) -> None:
-    """As the same job, which is not taken for one that is done, and deleted."""
+    """The batch waits as the same job, which is not mistaken for a finished one and deleted."""
     of = request.getfixturevalue("sent" if kind == "celery" else "put")
     worker = request.getfixturevalue(kind)
     of.redis.set("bad", "away")
@@ -384,7 +384,7 @@ def test_a_chain_passes_on_a_dictionary(sent: Any) -> None:
 
 
 def test_a_signature_refuses_what_no_queue_carries(sent: Any) -> None:
-    """At the author's line, as it may travel inside another task."""
+    """The error is at the author's line, as the signature may travel inside another task."""
     with pytest.raises(EncodeError, match=r'^"flow.keep": v\[0\]: '):
         sent.keep.si(v=[{1}])
 
@@ -410,7 +410,7 @@ def test_a_chain_passes_on_what_is_no_message(sent: Any) -> None:
 
 
 def test_a_failure_in_a_batch_is_told_as_one_alone(sent: Any, celery: Worker) -> None:
-    """To receivers of task_failure, the result backend, and who listens to events, as Flower."""
+    """Receivers of task_failure, the result backend, and listeners such as Flower are told."""
     events: list[dict[str, Any]] = []
 
     def of(id: str) -> dict[str, Any]:
@@ -453,7 +453,7 @@ def test_a_failure_in_a_batch_is_told_as_one_alone(sent: Any, celery: Worker) ->
 
 
 def test_a_failure_of_a_program_in_a_batch_is_told(sent: Any, celery: Worker) -> None:
-    """Although such an error has been raised nowhere in the worker."""
+    """The failure is told although its error was never raised in the worker."""
     sent.ask.delay(count=4, bad=2)
     (letter,) = dead(sent, 1)
     eventually(lambda: sent.Answer.AsyncResult(letter.id).state == "FAILURE")

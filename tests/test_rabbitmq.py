@@ -42,7 +42,7 @@ def sent(flow: Any, worker: Worker) -> Any:
 
 
 def test_a_message_goes_through(sent: Any, worker: Worker) -> None:
-    """From the router's call over three tasks; the worker has nothing to say about settings."""
+    """The router's call goes through three tasks; the worker does not complain about settings."""
     sent.router(count=3)
     records = wait_for(sent, "flow.last", 3)
     assert sorted(record["fields"]["n"] for record in records) == [0, 1, 2]
@@ -57,7 +57,7 @@ def test_another_attempt(sent: Any) -> None:
 
 
 def test_after_max_attempts_it_is_a_dead_letter(sent: Any) -> None:
-    """With the cause of each attempt, also when it was delayed twice."""
+    """The dead letter has the cause of each attempt, also when it was delayed twice."""
     result = sent.moody.delay(how="retry", _origin="test")
     (letter,) = dead(sent, 1)
     assert (letter.id, letter.message) == (result.id, {"how": "retry"})

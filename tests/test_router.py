@@ -32,7 +32,7 @@ def router() -> Router:
 
 @pytest.fixture
 def seen(router: Router) -> list[Any]:
-    """What reaches the node "seen", which hears "source": (origin, n)."""
+    """Record the messages of the node "seen", which hears "source": (origin, n)."""
     got: list[Any] = []
 
     @router.node((), "source", name="seen")
@@ -43,7 +43,7 @@ def seen(router: Router) -> list[Any]:
 
 
 def notes(error: BaseException) -> list[str]:
-    """What is shown below the traceback; only Python 3.11 and later have an attribute for it."""
+    """Return the notes below the traceback (an attribute from Python 3.11 on)."""
     return list(vars(error)["__notes__"])
 
 
@@ -201,7 +201,7 @@ def test_a_graph_without_entry_points(router: Router) -> None:
 
 
 def test_a_wrong_declaration_registers_nothing(router: Router) -> None:
-    """After a GraphError the router is as it was before."""
+    """The router is unchanged after a GraphError."""
     for fields, options in (
         ("word", {}),
         (("word",), {"subscribe_to": "("}),
@@ -388,7 +388,7 @@ def test_nothing_is_sent_on_by_a_generator_that_fails(router: Router, seen: list
 
 
 def test_a_stream_sends_on_as_it_comes(router: Router) -> None:
-    """With stream=True each result is worked off before the next is made."""
+    """Each result is worked off before the next is made with stream=True."""
     order: list[Any] = []
 
     @router.node(("n",), entry_point=True, stream=True, name="source")
@@ -413,7 +413,7 @@ def test_a_stream_sends_on_as_it_comes(router: Router) -> None:
 @pytest.mark.parametrize("by", ["itself", "a misfit", "a subscriber"])
 @pytest.mark.parametrize("how", ["direct", "router"])
 def test_a_stream_that_fails(router: Router, by: str, how: str) -> None:
-    """What came before is sent on; the generator is closed before the error reaches the caller."""
+    """Earlier results are sent on; the generator is closed before the error reaches the caller."""
     got, closed = [], []
 
     @router.node(("n",), entry_point=True, stream=True, name="source")
@@ -480,7 +480,7 @@ def test_a_message_has_its_fields_and_origin_only(router: Router) -> None:
 
 
 def test_a_node_may_pass_on_the_fields_that_it_does_not_name(router: Router) -> None:
-    """For every way to give results: values, mappings, generators, coroutines, streams."""
+    """All ways to give results work: values, mappings, generators, coroutines, streams."""
     got: list[Any] = []
 
     async def later(msg: Message) -> Any:
@@ -640,7 +640,7 @@ def test_one_router_inside_another(router: Router) -> None:
 
 
 class Odd(Exception):
-    """With a constructor that a copy of it would not survive."""
+    """A message class with a constructor that a copy of it would not survive."""
 
     def __init__(self, *, number: int) -> None:
         super().__init__(f"{number} is odd")
@@ -676,7 +676,7 @@ def test_the_note_survives_pickling(router: Router) -> None:
 
 
 def test_messages_not_delivered_are_dropped(router: Router, seen: list[Any]) -> None:
-    """After a failure nothing more is delivered, then or by the next call."""
+    """Nothing more is delivered after a failure, then or by the next call."""
 
     @router.node((), "source", name="fragile")
     def fragile(msg: Message) -> None:
@@ -714,7 +714,7 @@ def test_an_interrupt_leaves_the_router_usable(router: Router, error: type[BaseE
 
 
 def test_disable_and_enable_routing(router: Router, seen: list[Any]) -> None:
-    """Without routing a node runs and returns as ever, and nothing is sent on."""
+    """A node runs and returns as ever without routing, and nothing is sent on."""
     source = router.node(("n",), entry_point=True, name="source")(pass_on)
     router.disable_routing()
     assert source(n=1) == {"n": 1}
@@ -744,7 +744,7 @@ def test_routing_disabled_restores_what_was(router: Router) -> None:
 
 
 def test_a_stream_without_routing(router: Router, seen: list[Any]) -> None:
-    """With routing disabled a streaming node still returns its results."""
+    """A streaming node still returns its results with routing disabled."""
     source = router.node(("n",), stream=True, name="source")(lambda msg: (n for n in (1, 2)))
     with router.routing_disabled():
         assert source(a=1) == ({"n": 1}, {"n": 2})
@@ -915,7 +915,7 @@ def test_overriding_wrap_result_and_get_name() -> None:
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.CRITICAL], ids=["logged", "quick"])
 def test_a_handler_may_change_the_graph(level: int) -> None:
-    """What a handler registers hears its result; after it has disabled routing nothing does."""
+    """A node that a handler registers hears its result, unless it has disabled routing."""
     router = Router()
     router.logger.setLevel(level)
     heard: list[Any] = []
@@ -1045,7 +1045,7 @@ def test_a_router_without_an_entry_point(router: Router, caplog: pytest.LogCaptu
 
 
 def test_a_router_whose_calls_are_heard(router: Router, caplog: pytest.LogCaptureFixture) -> None:
-    """By an entry point, by a regular expression; or routing is off."""
+    """The call is heard by an entry point or a regular expression, or routing is off."""
     with router.routing_disabled():
         router(n=1)
     router.node((), ".+", name="all")(lambda msg: None)

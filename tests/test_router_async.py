@@ -27,7 +27,7 @@ class Slow:
 
 
 def test_an_async_function_is_a_node(router: Router) -> None:
-    """What it returns is its result; NoResult and misfits mean what they always do."""
+    """The returned value is the result; NoResult and misfits mean what they always do."""
 
     @router.node(("n",), entry_point=True, name="node")
     async def node(msg: Message) -> Any:
@@ -71,7 +71,7 @@ def test_an_object_with_an_async_call_is_a_node(router: Router, func: Any) -> No
 
 
 def test_an_async_stream(router: Router) -> None:
-    """With stream=True each value is routed before the next is awaited; a failure closes it."""
+    """Each value is routed before the next is awaited; a failure closes the stream."""
     order: list[Any] = []
 
     @router.node(("n",), entry_point=True, stream=True, name="node")
@@ -157,7 +157,7 @@ def test_an_async_generator_inside_a_running_loop(router: Router) -> None:
 
 
 class SoftLimit(Exception):
-    """As a queue's soft time limit: raised by a signal, anywhere."""
+    """An exception like a queue's soft time limit: raised by a signal, anywhere."""
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_an_interrupted_handler_does_not_go_on_later(router: Router, soft_limit:
 
 
 def notes(error: BaseException) -> list[str]:
-    """What is shown below the traceback; only Python 3.11 and later have an attribute for it."""
+    """Return the notes below the traceback (an attribute from Python 3.11 on)."""
     return list(vars(error)["__notes__"])
 
 

@@ -101,7 +101,7 @@ def test_declaring_while_others_call(router: Router) -> None:
 
 
 def test_one_name_declared_by_many(router: Router) -> None:
-    """Of several threads that declare one name at once, one succeeds."""
+    """One of several threads that declare one name at once succeeds."""
 
     def declare(number: int) -> bool:
         try:

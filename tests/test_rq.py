@@ -47,7 +47,7 @@ def sent(jobs: Any, worker: Worker) -> Any:
 
 
 def test_a_message_goes_through(sent: Any) -> None:
-    """From the router's call over three jobs in two queues, with fields and origins."""
+    """The router's call goes through three jobs in two queues, with fields and origins."""
     sent.router(count=3)
     records = wait_for(sent, "jobs.last", 3)
     assert sorted(record["fields"]["n"] for record in records) == [0, 1, 2]
@@ -94,21 +94,21 @@ def test_a_job_returns_a_count(sent: Any) -> None:
 
 
 def test_a_job_may_return_its_results(sent: Any) -> None:
-    """What a call in the process returns."""
+    """A job may return the same results as a call in the process."""
     job = sent.returning.delay(values=[1, None])
     eventually(lambda: job.get_status(refresh=True) == "finished")
     assert job.return_value() == ({"value": 1}, {"value": None})
 
 
 def test_the_author_asks_for_another_attempt(sent: Any) -> None:
-    """After the author's delay, by RQ's scheduler; attempts are counted."""
+    """RQ's scheduler runs the job again after the author's delay; attempts are counted."""
     sent.moody.delay(how="once", _origin="test")
     wait_for(sent, "jobs.after_moody", 1)
     assert [record["attempt"] for record in seen(sent, "jobs.moody")] == [1, 2]
 
 
 def test_after_max_attempts_it_is_a_dead_letter(sent: Any) -> None:
-    """With the cause of each attempt; the job has failed, and RQ does not run it again."""
+    """The dead letter has the cause of each attempt; the job has failed, and does not run again."""
     job = sent.moody.delay(how="retry", _origin="test")
     (letter,) = dead(sent, 1)
     assert (letter.id, letter.node, letter.origin) == (job.id, "jobs.moody", "test")
@@ -134,7 +134,7 @@ def test_no_second_attempt(sent: Any, how: str, error: str) -> None:
 
 
 def test_a_dead_letter_is_sent_again(sent: Any) -> None:
-    """With its old id."""
+    """The resent message keeps its old id."""
     first = sent.moody.delay(how="error", _origin="test")
     dead(sent, 1)
     eventually(lambda: first.get_status(refresh=True) == "failed")
@@ -288,7 +288,7 @@ def test_an_unknown_option(jobs: Any) -> None:
 
 
 def test_a_url_instead_of_a_client(jobs: Any) -> None:
-    """For a router or a node; the client is made of it at once."""
+    """A router or a node takes a URL; the client is made of it at once."""
     router = RQRouter(jobs.URL)
     with importable("two", router.node((), entry_point=True, connection=jobs.URL, queue="by")(two)):
         router(n=1)

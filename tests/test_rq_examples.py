@@ -76,7 +76,7 @@ PUBLISHED = {
 
 
 def run(command: list[str], cwd: Path, **env: str) -> str:
-    """What *command* prints; it must end well."""
+    """Return the output of *command*, which must end well."""
     beside = str(Path(sys.executable).parent)
     path = {"PATH": os.pathsep.join([beside, os.environ["PATH"]]), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

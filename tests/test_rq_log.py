@@ -1,4 +1,4 @@
-"""What RQ's workers log of what Emit and the programs of nodes say."""
+"""Lines in the log of RQ's workers from Emit and the programs of nodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def jobs(redis: str) -> Iterator[Any]:
 @pytest.mark.requires("redis-server")
 @pytest.mark.parametrize("kind", ["emit.rq.EmitWorker", "rq.Worker"])
 def test_it_is_in_the_log_of_the_worker(jobs: Any, kind: str, tmp_path: Path) -> None:
-    """In its form, with the logger's name: what a program prints, and what is given up."""
+    """The log has prints and given-up messages in the worker's form, with the logger's name."""
     with rq_worker(tmp_path / "log", kind) as worker:
         jobs.Answer.delay(n=1, how="print", _origin="test")
         wait_for(jobs, "jobs.answered", 1)
@@ -58,14 +58,14 @@ def test_handlers_of_the_users_own(jobs: Any, kind: str, tmp_path: Path) -> None
 
 
 def test_another_process_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no worker's log."""
+    """A process without a worker's log is left alone."""
     monkeypatch.setattr(logging.root, "handlers", [])
     log_with_worker()
     assert logging.getLogger("emit").handlers == []
 
 
 def test_redis_is_away(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """That jobs wait is told once a minute; at DEBUG at each look."""
+    """Waiting jobs are logged once a minute, and at DEBUG at each look."""
     caplog.set_level(logging.DEBUG, logger="emit.rq")
     monkeypatch.setattr(emit.rq, "TICK", 0.01)
     ended = threading.Event()

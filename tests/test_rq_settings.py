@@ -49,7 +49,7 @@ def test_the_defaults_are_fine(router: RQRouter) -> None:
 
 
 def test_no_limit(router: RQRouter, nowhere: Any) -> None:
-    """Of the node, or of its queue."""
+    """A missing limit is found, of the node or of its queue."""
     declare(router, timeout=-1)
     program(router, queue=Queue("long", connection=nowhere, default_timeout=-1))
     assert [text[:35] for text in router.problems()] == [

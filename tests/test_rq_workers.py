@@ -1,4 +1,4 @@
-"""How RQ's workers of every kind treat programs, and what happens when they are killed."""
+"""RQ's workers of every kind run programs, and are killed while they do."""
 
 from __future__ import annotations
 

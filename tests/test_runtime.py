@@ -1,4 +1,4 @@
-"""Which language a file is in, and what a runtime.toml may say."""
+"""The language of a file, and the contents of a runtime.toml."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_command_of_ones_own_language(project: Path) -> None:
 
 
 def test_a_command_needs_no_language(project: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """If a runtime.toml can't be used, a command has its program's name, and the log says why."""
+    """A command gets its program's name if a runtime.toml can't be used, and the log says why."""
     path = add("name = 1")
     assert language_of(["ruby", "words.rb"]) == name_of(["ruby", "words.rb"]) == "ruby"
     assert f"the languages of commands are not known: {path}: suffixes is miss" in caplog.text
@@ -295,7 +295,7 @@ PAGE = (ROOT / "docs" / "runtimes.md").read_text("utf-8")
 
 
 def test_the_page_has_every_key_and_place() -> None:
-    """What a runtime.toml may say, and what the page lists, are the same."""
+    """The page lists exactly the keys and places of a runtime.toml."""
     first = re.findall(r"^\| (`[^|]*`) \|", PAGE, re.MULTILINE)
     names = set(re.findall(r"`([^`]*)`", " ".join(first)))
     places = {name for name in names if name.startswith("{")}

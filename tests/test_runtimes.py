@@ -96,7 +96,7 @@ def test_the_one_that_is_named_as_the_file(language: Language, declare: Declare)
 def test_the_handler_or_the_only_one(
     language: Language, declare: Declare, names: tuple[str, ...], chosen: str
 ) -> None:
-    """Where none has the file's name."""
+    """The handler, or the only function, is the node if none has the file's name."""
     assert results(declare("words", language.replying(*names)), text="a") == [chosen]
 
 
@@ -127,7 +127,7 @@ def test_a_function_that_is_not_there(language: Language, declare: Declare) -> N
 
 @pytest.mark.parametrize("way", ["program_node", "function"])
 def test_a_file_of_several_nodes(language: Language, declare: Declare, way: str) -> None:
-    """What a file registers is served; program_node, or the function, says which it is."""
+    """A registered node is served; program_node, or the function, says which one."""
     for name, result in (("upper", "RAIN"), ("size", 4)):
         if way == "function":
             node = declare("text", language.sdk, name, name=name)
@@ -152,7 +152,7 @@ def test_named_fields(language: Language, declare: Declare) -> None:
 def test_a_message_with_a_field_more(
     language: Language, declare: Declare, router: Router, mode: str
 ) -> None:
-    """What Emit adds to a message is not emitted with it: alone, in a graph, and in a batch."""
+    """Additions of Emit to a message are not emitted with it: alone, in a graph, and in a batch."""
     got: list[Any] = []
     router.node(("n",), entry_point=True, name="start")(lambda msg: (n for n in range(msg.count)))
     node = declare("extended", language.extended, fields=("n", "more"), hears="start", mode=mode)
@@ -220,7 +220,7 @@ def test_one_node_under_any_name(language: Language, declare: Declare, mode: str
 
 
 def test_a_failure_of_the_deadline_is_tried_again(language: Language, declare: Declare) -> None:
-    """In every language's own words; it is no failure of the author's."""
+    """Each language has its own words for such a failure, which is not the author's."""
     node = declare("late", language.late, "late", timeout=2, max_attempts=2)
     assert results(node, late=1) == [2]
     with pytest.raises(CallTimeout):
@@ -245,7 +245,7 @@ def test_prints_are_no_results(
 
 
 def test_a_failure_has_the_authors_line(language: Language, declare: Declare) -> None:
-    """Of his file, first; the process serves on."""
+    """The author's file and line come first; the process serves on."""
     node = declare("fails", language.fails)
     for _ in range(2):
         with pytest.raises(RemoteError, match="too hot") as caught:
@@ -263,7 +263,7 @@ def test_a_file_that_does_not_load(language: Language, declare: Declare, kind: s
 
 
 def test_one_process_for_each_message(language: Language, declare: Declare) -> None:
-    """In mode oneshot, too, the file is all there is."""
+    """The file alone is enough in mode oneshot, too."""
     node = declare("words", language.words(), mode="oneshot")
     assert results(node, text="the rain") == ["the", "rain"]
 
@@ -318,7 +318,7 @@ def test_a_current_directory_that_is_gone(
 
 
 def test_its_templates(language: Language, tmp_path: Path) -> None:
-    """What `emit new` writes runs as it is, and passes the test that comes with it."""
+    """The files of `emit new` run as they are, and pass the test that comes with them."""
     runtime = runtimes()[language.name]
     if not (runtime.folder / "template" / f"plain{language.suffix}").exists():
         pytest.skip("its templates are folders")  # and tested with the SDK
@@ -354,7 +354,7 @@ def run_test(language: Language, test: Path) -> None:
 
 
 def sdk_paths() -> dict[str, str]:
-    """Where an author would have installed the SDK."""
+    """Return the paths at which an author would have installed the SDK."""
     return {
         "PYTHONPATH": str(ROOT / "sdks" / "python"),
         "RUBYLIB": str(ROOT / "sdks" / "ruby" / "lib"),
@@ -417,7 +417,7 @@ PYTHON_NAMES = ("string", "token", "json", "logging", "types", "time", "os", "se
 
 @pytest.mark.parametrize("name", [*PYTHON_NAMES, "orjson", "emit_sdk", "emit", "launch", "test"])
 def test_a_python_file_that_is_named_as_a_module(name: str, tmp_path: Path) -> None:
-    """Whatever it hides, Python's own and the SDK's modules are found, by the file as well."""
+    """Python's own modules and the SDK's are found whatever the file hides, by the file as well."""
     (tmp_path / f"{name}.py").write_text(
         "import asyncio, email.message\nfrom logging import info\nfrom string import capwords\n"
         f"def {name}(word):\n    info('a line')\n    return capwords(word)\n"

@@ -126,7 +126,7 @@ def results(node: Any, **fields: Any) -> list[Any]:
 
 @pytest.mark.parametrize("mode", ["auto", "persistent"])
 def test_both_modes(declare: Declare, mode: str) -> None:
-    """In auto the first message finds out; the answers are the same."""
+    """The first message in mode auto finds out the mode; the answers are the same."""
     node = declare("count", mode=mode, env={"EMIT_NODE": "count"})
     for n in (3, 0, 2000):
         assert results(node, n=n) == list(range(n))

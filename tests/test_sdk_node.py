@@ -331,7 +331,7 @@ process.on('exit', () => process.stderr.write('cleaned\\n'));"""
 
 
 def test_a_handler_that_waits_on_and_on_is_left_after_the_grace(tmp_path: Path) -> None:
-    """Within 5 s of the end of input, with status 1."""
+    """The program ends within 5 s of the end of input, with status 1."""
     with Pipes(tmp_path, "node('n', () => new Promise((done) => setTimeout(done, 1e6)));") as pipes:
         pipes.send(call(1))
         assert pipes.process.stdin
@@ -358,7 +358,7 @@ node('n', async (_, { signal, remaining }) => {
 
 @pytest.mark.parametrize("letter", ["x", "\\u0001", "\\u4e16"])
 def test_an_error_and_a_log_over_max_frame_are_cut(tmp_path: Path, letter: str) -> None:
-    """To a frame that the host takes, with as much of the text as fits."""
+    """The text is cut so that its frame fits into the host's limit."""
     text = f"""
 node('n', () => {{
   log.warn('{letter}'.repeat(8000));
@@ -426,7 +426,7 @@ serve({ concurrency: 3 });"""
 
 @pytest.fixture(scope="module")
 def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``npm publish`` would publish."""
+    """Return the archive that ``npm publish`` would publish."""
     if shutil.which("npm") is None:
         pytest.skip("left out: npm (not found)")
     folder = tmp_path_factory.mktemp("pack")
@@ -445,7 +445,7 @@ def test_the_package_has_what_it_needs_and_no_more(tarball: Path) -> None:
 
 
 def test_the_package_installed_elsewhere(tarball: Path, tmp_path: Path) -> None:
-    """By import and by require, and found by the launcher before Emit's own."""
+    """The package works by import and by require; the launcher finds it before Emit's copy."""
     subprocess.run(
         ["npm", "install", "--silent", "--offline", "--no-audit", str(tarball)],
         cwd=tmp_path,
@@ -469,7 +469,7 @@ def test_the_package_installed_elsewhere(tarball: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("template", ["plain", "sdk"])
 def test_the_templates_pass_their_test(tmp_path: Path, template: str) -> None:
-    """What ``emit new`` writes, with nothing installed."""
+    """The files of ``emit new`` pass their test with nothing installed."""
     folder = ROOT / "runtimes" / "node"
     for name, file in {template: "words.mjs", "test": "words.test.mjs"}.items():
         text = (folder / "template" / f"{name}.mjs").read_text()
@@ -486,7 +486,7 @@ def test_the_templates_pass_their_test(tmp_path: Path, template: str) -> None:
 
 
 def test_versions_agree() -> None:
-    """Of the package and of Emit."""
+    """The package and Emit have the same version."""
     import emit
 
     assert json.loads((SDK / "package.json").read_text())["version"] == emit.__version__

@@ -71,7 +71,7 @@ def value(node: Any, **fields: Any) -> Any:
 
 
 def test_auto_finds_out_that_it_is_long_lived(declare: Declare) -> None:
-    """After the probe, one process serves all messages."""
+    """One process serves all messages after the probe."""
     node = declare("pid", mode="auto")
     value(node, n=1)
     assert len({value(node, n=1) for _ in range(20)}) == 1

@@ -101,7 +101,7 @@ def test_every_bound_of_a_node_is_told() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 def test_the_list_is_no_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the page warns: a program can read what its user can, the environment of its host too."""
+    """A program can read what its user can, its host's environment too, as the page warns."""
     code = "open(f'/proc/{os.getppid()}/environ').read().partition('PATH=')[1]"
     program = f"import os; print(repr({code}).replace(chr(39), chr(34)))"
 
@@ -113,7 +113,7 @@ def test_the_list_is_no_boundary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_is_linked() -> None:
-    """From the first pages, and SECURITY.md tells where to report."""
+    """The first pages link to it, and SECURITY.md tells where to report."""
     for page in ("README.md", "SECURITY.md"):
         assert "](docs/security.md)" in (ROOT / page).read_text("utf-8")
     index = (ROOT / "docs" / "index.md").read_text("utf-8")

@@ -190,7 +190,7 @@ def test_what_a_process_may_say(state: State, kind: type[Frame]) -> None:
 @pytest.mark.parametrize("kind", FROM_HOST)
 @pytest.mark.parametrize("state", [state for state in State if state is not State.BROKEN])
 def test_what_a_host_may_say(state: State, kind: type[Frame]) -> None:
-    """What the table does not allow the host is a bug of the caller, and changes nothing."""
+    """An op that the table does not allow the host is a bug of the caller, and changes nothing."""
     session = in_state(state)
     say = {
         Hello: session.hello,
@@ -290,7 +290,7 @@ def test_an_unknown_id(frame: Frame) -> None:
 
 @pytest.mark.parametrize("second", [Out(1, [1]), End(1, [2]), Err(1, "A", "b")])
 def test_the_first_answer_wins(second: Frame) -> None:
-    """What comes for a call that is closed is reported as such."""
+    """A later answer to a closed call is reported as such."""
     session = started(calls=1)
     events = session.receive(encode(End(1, [1])) + encode(second))
     assert events == [End(1, [1]), Unmatched(second)]
@@ -362,7 +362,7 @@ def test_an_answer_over_the_limit(codec: str) -> None:
 
 @both
 def test_partial_results_over_the_limit(codec: str) -> None:
-    """After an oversized out the call has failed, and what else comes for it is dropped."""
+    """An oversized out fails the call, and later frames for it are dropped."""
     session = started(codec, max_frame=200)
     big = ["x" * 200]
     for end in (End(1), End(1, big)):
@@ -374,7 +374,7 @@ def test_partial_results_over_the_limit(codec: str) -> None:
 
 
 def test_an_oversized_frame_of_nobody() -> None:
-    """Where the frame does not tell its call, every open call fails, the oldest first."""
+    """Every open call fails, the oldest first, if the frame does not tell its call."""
     session = started(calls=2, max_frame=200)
     events = session.receive(b'{"msgs":[' + b"1," * 200 + b'1],"op":"end","id":2}\n')
     assert events == [TooLarge(None, 200, 1), TooLarge(None, 200, 2)]
@@ -384,7 +384,7 @@ def test_an_oversized_frame_of_nobody() -> None:
 
 @pytest.mark.parametrize("id", [b"7", b'"x"'])
 def test_an_oversized_frame_of_no_call(id: bytes) -> None:
-    """With no call that it may belong to, an oversized frame is only reported."""
+    """An oversized frame is only reported if it can't belong to a call."""
     session = started(max_frame=200)
     events = session.receive(b'{"op":"end","id":%b,"msgs":["%b"]}\n' % (id, b"x" * 200))
     assert events == [TooLarge(None, 200, op="end")]
@@ -443,7 +443,7 @@ def test_an_answer_that_is_cut_at_every_byte() -> None:
 )
 @hypothesis.settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
 def test_anything(parts: list[bytes], size: int) -> None:
-    """Whatever comes in whatever pieces, the events are the same and only Broken ends them."""
+    """The events do not depend on the pieces of the input, and only Broken ends them."""
     first, second = (started_with_both() for _ in range(2))
     data = b"".join(parts)
     assert [str(event) for event in until_broken(second, data, size)] == [

@@ -62,7 +62,7 @@ def test_wrong_limits_are_refused(limits: Any) -> None:
     ],
 )
 def test_a_wrong_order_is_refused(settings: Settings, rule: str) -> None:
-    """Of limits of which one covers the other."""
+    """Two limits are refused if one must cover the other and does not."""
     with pytest.raises(GraphError, match=rule):
         check("n", settings)
 

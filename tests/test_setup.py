@@ -1,4 +1,4 @@
-"""What `make` tells a machine that lacks something, run with programs that are not there."""
+"""Advice of `make` to a machine that lacks something, run with programs that are not there."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_shim_that_fails_is_lacking(path: Path) -> None:
 
 @pytest.mark.parametrize(("ci", "status"), [("true", 1), ("", 0)])
 def test_missing_language_fails_only_in_ci(path: Path, ci: str, status: int) -> None:
-    """What cannot be checked is named; it is an error in CI, where everything must run."""
+    """A check that cannot run is named; it is an error in CI, where everything must run."""
     code = f"""
 import pathlib
 from scripts import languages

@@ -1,4 +1,4 @@
-"""Where the files of other languages are found."""
+"""The places in which the files of other languages are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What crosses between a shared host and its clients comes out as it went in."""
+"""Data between a shared host and its clients comes out as it went in."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_dead_letter() -> None:
 
 
 def test_text_that_is_no_utf_8() -> None:
-    """As a path may be: it is escaped, and the error still crosses."""
+    """Such text, a path for example, is escaped, and the error still crosses."""
     error = StartError(node="n", argv=("/caf\udce9",), reason="no")
     again: Any = to_error(crossed(from_error(error)), "n", {})
     assert again.argv == (r"/caf\udce9",)
@@ -111,7 +111,7 @@ def test_a_node() -> None:
 
 @pytest.mark.parametrize("place", ["program", "settings"])
 def test_another_version(place: str) -> None:
-    """What the host does not know is refused, and not left out."""
+    """A key that the host does not know is refused, and not left out."""
     data = from_node(NODE)
     data[place]["new"] = 1
     with pytest.raises(StartError, match=r"different versions of Emit: .*'new'.*restart the older"):
@@ -158,7 +158,7 @@ def test_a_setting_that_cannot_work() -> None:
 
 
 def test_what_a_queue_knows() -> None:
-    """What a later version knows besides is left out; what is missing is told."""
+    """Additions of a later version are left out; missing keys are told."""
     known = Context("7", "n", "words", 2, None)
     told = crossed(from_job(Job({}, context=known)))
     told["context"]["priority"] = 3
@@ -177,7 +177,7 @@ def test_what_a_queue_knows() -> None:
 
 
 def test_an_exception_of_another_version() -> None:
-    """What cannot be made again is told all the same, and what is new is left out."""
+    """An exception that cannot be made again is told all the same; additions are left out."""
     error = ProcessDied(node="n", status=-6)
     error.letter = DeadLetter("n", {}, (Cause.of(error, 12.5),))
     data = crossed(from_error(error))

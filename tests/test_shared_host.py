@@ -153,7 +153,7 @@ def test_two_processes_share_one_pool(path: Path) -> None:
 
 
 def test_other_programs_and_settings_are_other_nodes(path: Path) -> None:
-    """What differs in its environment or settings shares nothing."""
+    """Nodes share nothing if their environment or settings differ."""
     with listening(path), contextlib.ExitStack() as stack:
         pids = set()
         for settings in ({}, {"timeout": 7.0}, {"name": "other"}):
@@ -343,7 +343,7 @@ def test_what_a_queue_knows(path: Path) -> None:
 
 
 def test_programs_that_do_not_start(path: Path) -> None:
-    """As with a host of one's own: at once, and from the breaker."""
+    """The error comes at once, and from the breaker, as with a private host."""
     exits = [sys.executable, "-c", "import sys; sys.exit('broken')"]
     with listening(path), client(path, ["/no/such"]) as missing, client(path, exits) as broken:
         with pytest.raises(StartError, match="command not found") as caught:
@@ -397,7 +397,7 @@ def test_the_host_is_killed_in_the_middle(path: Path, tmp_path: Path) -> None:
 
 
 def test_the_host_is_killed_in_a_batch(path: Path) -> None:
-    """What has no outcome yet goes to the next host; each message has one, in order."""
+    """Messages without an outcome go to the next host; each message has one, in order."""
     with client(path, ECHO) as node:
         with listening(path) as host:
             outcomes = node.call_many({"n": n} for n in range(5000))
@@ -434,7 +434,7 @@ def test_a_host_that_comes_late(path: Path) -> None:
 
 
 def test_hosts_that_are_lost_again_and_again(path: Path, tmp_path: Path) -> None:
-    """After max_attempts the message is given back, and it may have run."""
+    """The message is given back after max_attempts, and it may have run."""
     with client(path, raw(HELD), max_attempts=2) as node:
         thread, found = in_thread(lambda: node.call(held(tmp_path)))
         with listening(path):
@@ -451,7 +451,7 @@ def _lines(file: Path) -> int:
 
 
 def test_a_stream_is_not_repeated(path: Path) -> None:
-    """After its first result has gone on, the loss of the host is an error."""
+    """The loss of the host is an error after the stream's first result has gone on."""
     code = sdk("def many(msg): yield from range(msg.n)\nserve(many)")
     with client(path, code) as node:
         with listening(path) as host:
@@ -486,7 +486,7 @@ def test_a_host_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_slow_node_is_no_dead_host(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While it works the host says so, and its client hears it each time."""
+    """The host reports the work while the node is slow, and its client hears each report."""
     monkeypatch.setattr(server, "BEAT", 0.05)
     monkeypatch.setattr(server, "_TICK", 0.05)
     with serving(path), client(path, raw(HELD)) as node:
@@ -503,7 +503,7 @@ def test_a_slow_node_is_no_dead_host(
 
 
 def test_stopped_politely(path: Path, tmp_path: Path) -> None:
-    """What has been asked for is answered; then the processes end, and the socket is gone."""
+    """Open calls are answered; then the processes end, and the socket is gone."""
     with listening(path) as host, client(path, raw(HELD)) as node, client(path, ECHO) as idle:
         assert idle.call({"n": 1})
         thread, found = in_thread(lambda: node.call(held(tmp_path)))
@@ -521,7 +521,7 @@ def test_stopped_politely(path: Path, tmp_path: Path) -> None:
 
 
 def test_the_client_is_killed_in_the_middle(path: Path, tmp_path: Path) -> None:
-    """What it had asked for ends, its process too, and nobody gets its answer."""
+    """The client's call ends, its process too, and nobody gets its answer."""
     code = f"""
 from pathlib import Path
 from tests.shared_hosts import client
@@ -576,7 +576,7 @@ def test_closed_in_the_middle(path: Path, tmp_path: Path) -> None:
 
 
 def test_one_client_keeps_no_other_waiting(path: Path) -> None:
-    """While one sends without end, the other has its turn at the one process."""
+    """A client that sends without end lets the other have its turn at the one process."""
     with listening(path), client(path, ECHO) as greedy, client(path, ECHO) as modest:
         done = threading.Event()
 
@@ -593,7 +593,7 @@ def test_one_client_keeps_no_other_waiting(path: Path) -> None:
 
 
 def test_an_interrupt_in_the_middle(path: Path, tmp_path: Path) -> None:
-    """As by a soft time limit: the next call has its own answer."""
+    """The next call has its own answer after an interrupt, as by a soft time limit."""
 
     class Limit(BaseException):
         pass
@@ -775,7 +775,7 @@ def test_one_stands_by(path: Path) -> None:
 
 
 def test_a_stale_socket(path: Path) -> None:
-    """What a killed host has left is no obstacle."""
+    """The socket that a killed host has left is no obstacle."""
     with listening(path) as host:
         host.kill()
     assert path.exists()
@@ -786,7 +786,7 @@ def test_a_stale_socket(path: Path) -> None:
 
 
 def test_the_parent_ends(path: Path) -> None:
-    """With --parent the host ends when the process that started it does, however."""
+    """The host with --parent ends when the process that started it does, however."""
     code = f"""
 import os, subprocess, sys
 command = [{EMIT!r}, "host", "--socket", {str(path)!r}, "--parent", str(os.getpid())]
@@ -803,7 +803,7 @@ sys.stdin.read()
 
 
 def test_a_folder_that_others_may_write_to(tmp_path: Path) -> None:
-    """Who can write there could take the host's place, so it is refused."""
+    """Anyone who can write there could take the host's place, so the folder is refused."""
     (tmp_path / "open").mkdir(mode=0o700)
     (tmp_path / "open").chmod(0o770)
     command = [EMIT, "host", "--socket", str(tmp_path / "open" / "host.sock")]
@@ -868,7 +868,7 @@ sys.stdin.read()
 
 
 def test_a_call_in_pieces(path: Path) -> None:
-    """Whatever comes of a frame at a time, it is put together."""
+    """Frames are put together from any pieces."""
     with listening(path), socket.socket(socket.AF_UNIX) as slow:
         slow.connect(str(path))
         hello = Hello([1], ["msgpack"], "status", 2**24 - 1, {"asked": "snapshot"})
@@ -912,7 +912,7 @@ def heard(connection: socket.socket, count: int) -> list[Any]:
 
 
 def config(name: str = "n", **changes: Any) -> dict[str, Any]:
-    """What a client says of a node, with changes to its program."""
+    """Return a client's description of a node, with changes to its program."""
     env = environment({"PYTHONPATH": PATH})
     data = from_node(Described(Program(name, tuple(ECHO), env), Settings(mode="persistent")))
     data["program"] |= changes
@@ -1022,7 +1022,7 @@ def test_clients_that_say_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_room_for_clients() -> None:
-    """By default there is some for programs, whatever the limit of open files is."""
+    """The default leaves room for programs, whatever the limit of open files is."""
     assert 1 <= server._most_clients() <= server.MOST_CLIENTS
 
 
@@ -1048,7 +1048,7 @@ def test_limits_of_the_host(path: Path, option: str) -> None:
 
 
 def test_the_default_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the setting nothing is shared; shared has a place for each user."""
+    """Nothing is shared without the setting; shared has a place for each user."""
     for value in ("", "private"):
         monkeypatch.setenv("EMIT_HOST", value)
         assert socket_path() is None
@@ -1060,7 +1060,7 @@ def test_the_default_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nodes_that_nobody_uses_are_stopped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a while without a client; a client that idles keeps them."""
+    """The nodes are stopped after a while without a client; a client that idles keeps them."""
     monkeypatch.setattr(server, "LINGER", 0.0)
     monkeypatch.setattr(server, "BEAT", 0.05)
     monkeypatch.setattr(server, "_TICK", 0.05)

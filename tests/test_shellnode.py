@@ -276,7 +276,7 @@ def test_an_unknown_option_lists_those_there_are(router: Router) -> None:
 
 
 def test_an_option_wins_over_the_class(router: Router) -> None:
-    """What ``router.node`` is given counts for this node, and leaves the class alone."""
+    """An option of ``router.node`` counts for this node, and leaves the class alone."""
 
     class Cat(ShellNode):
         command = "false"
@@ -377,13 +377,13 @@ def test_a_list_fills_several_fields(shell: Declare) -> None:
 
 
 def test_a_list_is_one_value_for_one_field(shell: Declare) -> None:
-    """With a single field a list is its value."""
+    """A list is the value of a single field."""
     assert shell("echo '[1]'")(x=0) == ({"n": [1]},)
 
 
 @pytest.mark.parametrize("answer", ["[1, 2, 3]", "[1]", "1", '{"a": 1}', '{"a":1,"b":2,"c":3}'])
 def test_results_that_do_not_fit(router: Router, shell: Declare, answer: str) -> None:
-    """What does not fit the fields is an error, and nothing before it is sent on."""
+    """A result that does not fit the fields is an error, and nothing before it is sent on."""
     heard: list[Any] = []
     node = shell(f"echo '[1, 2]'; echo '{answer}'", fields=("a", "b"))
     router.node((), "n", name="hear")(heard.append)
@@ -404,7 +404,7 @@ def test_a_line_that_is_no_result(shell: Declare, line: str) -> None:
 
 
 def test_a_sample_is_safe_to_print(shell: Declare) -> None:
-    """What could drive a terminal is escaped, and a long line is cut."""
+    """Characters that could drive a terminal are escaped, and a long line is cut."""
     with pytest.raises(ProtocolError) as caught:
         shell("printf '\\033[2J%1000s\\n' x")(x=0)
     assert caught.value.sample.startswith("\\x1b[2J")
@@ -412,7 +412,7 @@ def test_a_sample_is_safe_to_print(shell: Declare) -> None:
 
 
 def test_a_failed_program_is_gone_while_its_error_is_kept(shell: Declare, tag: str) -> None:
-    """Whoever holds the exception holds no process."""
+    """A caller that keeps the exception keeps no process."""
     with pytest.raises(ProtocolError) as caught:
         shell("echo nonsense; sleep 1000; :", tag)(x=0)
     assert count(tag, 0) == 0
@@ -612,7 +612,7 @@ def test_call(router: Router) -> None:
 
 
 def test_stream(router: Router, shell: Declare, tmp_path: Path) -> None:
-    """With ``stream=True`` a result is passed on while the program is still at the next."""
+    """A result is passed on with ``stream=True`` while the program is still at the next."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     heard = []
@@ -643,7 +643,7 @@ def test_a_subscriber_that_fails_ends_a_stream(router: Router, shell: Declare, t
 
 
 def test_an_abandoned_generator_leaves_nothing(tag: str) -> None:
-    """Who calls a ShellNode himself and takes one result only leaves no process behind."""
+    """A caller that takes only one result of a ShellNode leaves no process behind."""
     node = ShellNode()
     node.command = ["sh", "-c", "echo 1; sleep 1000; :", tag]
     results = node({"x": 0})
@@ -708,7 +708,7 @@ def test_an_unmodified_program_stays_oneshot(shell: Declare) -> None:
 
 
 def test_many_messages_of_one_origin(router: Router, shell: Declare) -> None:
-    """Of the messages of one origin each has a process of its own, and they keep their order."""
+    """Each message of one origin has a process of its own, and they keep their order."""
     heard = []
     router.node(("n",), entry_point=True, name="entry")(lambda msg: (yield from range(4)))
     shell('echo "[$$, $(cat)]"', fields=("pid", "got"), subscribe_to="entry", mode="auto")
@@ -761,7 +761,7 @@ def test_an_sdk_says_that_it_has_finished(
 
 @pytest.mark.parametrize("codec", ["json", "msgpack"])
 def test_a_program_with_an_sdk_is_long_lived(router: Router, codec: str) -> None:
-    """In mode auto the first message asks, in either codec; the others go to one process."""
+    """The first message in mode auto asks, in either codec; the others go to one process."""
     code = "import os\nfrom emit_sdk import serve\nserve(lambda msg: os.getpid())"
     options = {"codec": codec, "size": 1, "env": {"PYTHONPATH": PATH}}
     command = [sys.executable, "-c", code]

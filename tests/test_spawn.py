@@ -54,7 +54,7 @@ def output(child: Child, fd: int | None = None) -> str:
 
 @pytest.mark.parametrize("limits", [None, Limits()], ids=["direct", "trampoline"])
 def test_pipes_carry_bytes(limits: Limits | None) -> None:
-    """What goes in comes out, and the end of stdin is seen."""
+    """Bytes that go in come out, and the end of stdin is seen."""
     child = run("cat", limits=limits)
     os.write(child.stdin, b"hello")
     child.close_stdin()
@@ -108,7 +108,7 @@ def test_the_end_is_seen_without_a_wait() -> None:
 
 
 def test_the_end_is_seen_without_a_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on macOS and old kernels."""
+    """The end is seen on macOS and old kernels, too."""
     monkeypatch.setattr(Child, "watch", lambda self: None)
     child = run("sh", "-c", "exit 3")
     assert child.pidfd is None
@@ -119,7 +119,7 @@ def test_the_end_is_seen_without_a_pidfd(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture(params=[True, False], ids=["the kernel tells", "it does not"])
 def status(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int | None:
-    """What is known of an exit with code 3 whose status somebody else has taken."""
+    """Return the status of an exit with code 3 that somebody else has waited for."""
     told = request.param and child_module._KERNEL_TELLS
     monkeypatch.setattr(child_module, "_KERNEL_TELLS", told)
     return 3 if told else None
@@ -151,7 +151,7 @@ def test_a_status_dropped_by_the_host(status: int | None) -> None:
 
 @linux_only
 def test_a_death_before_the_first_look_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, of a program that is gone before its pidfd is opened."""
+    """The status is unknown if the program is gone before its pidfd is opened."""
     watch = Child.watch
 
     def look_late(child: Child) -> None:
@@ -327,7 +327,7 @@ def closers_are_done() -> None:
 def test_an_interrupt_anywhere_closes_no_descriptor_twice(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What takes the number of a closed one before the child is let go of stays open."""
+    """A later descriptor with a closed one's number stays open when the child is closed."""
     for number in itertools.count(1):
         child: Child | None = None
         strangers: list[int] = []
@@ -460,7 +460,7 @@ def test_a_limit_refused_by_the_system_is_named() -> None:
 
 
 def test_too_little_address_space_ends_with_a_status() -> None:
-    """Where the limit is too small for the program, its end is seen."""
+    """The program's end is seen if the limit is too small for it."""
     child = run(sys.executable, "-c", "bytearray(1 << 30)", limits=Limits(address_space=1 << 28))
     assert child.wait(100.0)
     assert child.status not in (0, None)
@@ -478,7 +478,7 @@ def test_the_trampoline_leaves_the_environment_as_it_is(env: dict[str, str]) -> 
 
 @linux_only
 def test_the_trampoline_resets_signals() -> None:
-    """What Python or the host ignores or blocks is as usual in the program."""
+    """Signals that Python or the host ignores or blocks are as usual in the program."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     try:
         child = run("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status", limits=Limits())
@@ -544,7 +544,7 @@ def test_a_fork_holds_no_pipe_of_the_parent() -> None:
 
 
 def test_a_fork_starts_programs_of_its_own() -> None:
-    """With a thread, a sentinel and a cookie that are not the parent's."""
+    """A forked child has a thread, a sentinel and a cookie that are not the parent's."""
     ours = run("cat", limits=Limits())
 
     def begin() -> None:

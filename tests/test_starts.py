@@ -1,4 +1,4 @@
-"""When to start, to wait, to replace, to give up."""
+"""The policy of starts: to start, to wait, to replace, to give up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_nothing_has_failed_yet() -> None:
 
 @pytest.mark.parametrize(("share", "first"), [(0.0, 0.05), (0.5, 0.075), (1.0, 0.1)])
 def test_the_wait_is_spread(share: float, first: float) -> None:
-    """Between half and all of the backoff."""
+    """The wait is between half and all of the backoff."""
     starts = Starts(Settings(backoff=0.1))
     fail(starts, 100.0, share=share)
     assert starts.delay(100.0) == pytest.approx(first)
@@ -55,7 +55,7 @@ def test_a_start_that_works_forgets_the_failures() -> None:
 
 
 def test_a_start_that_had_not_worked_after_all() -> None:
-    """What was forgotten counts again: the waits grow, and the breaker opens."""
+    """The forgotten failures count again: the waits grow, and the breaker opens."""
     starts = Starts(Settings(backoff=0.1, breaker_failures=4, breaker_window=10, breaker_open=60))
     fail(starts, 100.0)
     waits = []
@@ -90,7 +90,7 @@ def test_two_starts_that_had_not_worked() -> None:
 
 
 def test_the_breaker_opens() -> None:
-    """After so many failures within the window, for its time."""
+    """The breaker opens after so many failures within the window, for its time."""
     starts = Starts(Settings(breaker_failures=3, breaker_window=10, breaker_open=60))
     fail(starts, 100.0, 105.0)
     assert not starts.is_open(105.0)
@@ -118,7 +118,7 @@ def opened() -> Starts:
 
 
 def test_one_probe_at_a_time(opened: Starts) -> None:
-    """While it is under way the others still fail at once."""
+    """Other starts still fail at once while the probe is under way."""
     assert opened.delay(160.0) == 0
     opened.began(160.0)
     assert opened.is_open(161.0)
@@ -132,7 +132,7 @@ def test_a_probe_that_works_closes_the_breaker(opened: Starts) -> None:
 
 
 def test_a_probe_that_fails_opens_it_again(opened: Starts) -> None:
-    """For the whole time, after one failure."""
+    """The breaker opens for the whole time after one failure."""
     fail(opened, 160.0)
     assert opened.is_open(219.9)
     assert not opened.is_open(220.0)
@@ -182,7 +182,7 @@ def test_processes_do_not_wear_out_together() -> None:
 
 
 def test_a_process_that_idles() -> None:
-    """From the timeout on it is too long."""
+    """A process idles too long from the timeout on."""
     lifespan = Lifespan.draw(Settings(idle_timeout=5.0), 0.0)
     assert not lifespan.is_idle_too_long(4.9)
     assert lifespan.is_idle_too_long(5.0)

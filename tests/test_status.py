@@ -50,7 +50,7 @@ print("ready", flush=True)
 
 @pytest.fixture
 def runtime(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where sockets are, for this test and the hosts that it starts."""
+    """Return the folder of the sockets, for this test and the hosts that it starts."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_folder))
     monkeypatch.delenv("EMIT_STATUS", raising=False)
     monkeypatch.setattr(status, "PATIENCE", 60.0)
@@ -94,7 +94,7 @@ def only_answer(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_host_answers(runtime: Path) -> None:
-    """With its snapshot, and with what went wrong with one node."""
+    """The answer has the host's snapshot, and the fault of one node."""
     with hosting() as process:
         [path] = status.sockets()
         assert path.name.startswith(f"{process.pid}-")
@@ -154,7 +154,7 @@ def test_of_a_killed_process_it_is_removed_by_the_reader(runtime: Path) -> None:
 
 @pytest.mark.parametrize("read", [True, False])
 def test_of_a_process_that_ends_while_it_is_asked(runtime: Path, read: bool) -> None:
-    """As of one that had ended before: an end of the connection, or its reset, is no trouble."""
+    """The end of the connection, or its reset, is no trouble, as if it had ended before."""
     with hosting(), socket.socket(socket.AF_UNIX) as odd:
         odd.bind(str(runtime / "77-a.sock"))
         odd.listen()
@@ -174,7 +174,7 @@ def test_of_a_process_that_ends_while_it_is_asked(runtime: Path, read: bool) -> 
 
 
 def test_it_can_be_switched_off(runtime: Path) -> None:
-    """With EMIT_STATUS=off there is not even a directory."""
+    """EMIT_STATUS=off leaves not even a directory."""
     with hosting(EMIT_STATUS="off"):
         assert not runtime.exists()
 
@@ -193,7 +193,7 @@ os.waitpid(pid, 0)
 
 
 def test_a_forked_child_has_its_own(runtime: Path) -> None:
-    """Once it has used a node; parent and child then answer for themselves."""
+    """A forked child answers for itself once it has used a node, and so does its parent."""
     with hosting(FORK.replace("MAKE", "True")) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
@@ -219,8 +219,10 @@ def test_a_forked_child_does_not_answer_for_its_parent(runtime: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["open", "link", "file", "far"])
 def test_no_private_directory(runtime: Path, tmp_path: Path, kind: str) -> None:
-    """Where others could look in, or no socket can be, there is none; the host works, and says so
-    in its log."""
+    """
+    No socket is made if others could look into the folder, or if it can't hold a socket; the host
+    works, and says so in its log.
+    """
     if kind == "open":
         runtime.mkdir()
         runtime.chmod(0o755)
@@ -273,7 +275,7 @@ def test_wrong_questions(runtime: Path) -> None:
 
 
 def test_others_who_ask_nothing(runtime: Path) -> None:
-    """Who has connected and says nothing, or little, holds up nobody, however many there are."""
+    """A client that says nothing, or little, holds up nobody, however many there are."""
     with hosting(), contextlib.ExitStack() as stack:
         [path] = status.sockets()
         for number in range(300):
@@ -315,7 +317,7 @@ def test_an_answer_that_is_not_taken(runtime: Path) -> None:
 
 @pytest.mark.parametrize("answer", [b"[]\n", b"5\n", b"nonsense\n", b""])
 def test_an_odd_host(runtime: Path, answer: bytes) -> None:
-    """What it says is named, and the others answer."""
+    """The odd answer is named, and the others answer."""
     with hosting() as process, socket.socket(socket.AF_UNIX) as odd:
         odd.bind(str(runtime / "77-a.sock"))
         odd.listen()

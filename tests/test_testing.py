@@ -41,7 +41,7 @@ def test_records_and_runs_nothing(router: Router, got: list[int]) -> None:
 
 
 def test_routing_is_restored(router: Router, got: list[int]) -> None:
-    """After the block, an exception in it included, messages are delivered again."""
+    """Messages are delivered again after the block, even if it ends with an exception."""
     with pytest.raises(KeyError), capture(router):
         raise KeyError
     router(n=2)
@@ -87,7 +87,7 @@ def test_other_threads_are_recorded(router: Router) -> None:
 
 
 def test_nothing_to_record_without_routing(router: Router) -> None:
-    """With routing disabled nothing is dispatched."""
+    """Nothing is dispatched with routing disabled."""
     with router.routing_disabled(), capture(router) as sent:
         router(n=1)
     assert sent == []

@@ -19,7 +19,7 @@ UNSAFE = [
 
 @pytest.mark.parametrize("character", UNSAFE, ids=lambda c: f"{ord(c):04x}")
 def test_what_is_not_text_is_escaped(character: str) -> None:
-    """In ASCII, by its number."""
+    """The character is escaped in ASCII, by its number."""
     escaped = clean(f"a{character}b")
     assert escaped.isascii()
     assert f"{ord(character):x}" in escaped
@@ -39,14 +39,14 @@ def test_a_carriage_return_alone() -> None:
 
 @given(st.text())
 def test_nothing_unsafe_is_left(text: str) -> None:
-    """Of no control or format character but those that belong to text."""
+    """No control or format character is left but those that belong to text."""
     left = {c for c in clean(text) if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs")}
     assert left <= set("\t\n\r")
 
 
 @given(st.text())
 def test_one_line_is_one_line(text: str) -> None:
-    """By everybody's idea of a line."""
+    """The text is one line by everybody's idea of a line."""
     assert len(one_line(text).splitlines()) <= 1
 
 
@@ -80,6 +80,6 @@ def test_values() -> None:
     "large", ["x" * MOST, ["x" * 100] * 100, {"x": {"y": "z" * MOST}}, [0] * MOST]
 )
 def test_values_that_are_too_many(large: object) -> None:
-    """Those before stay, and what stands for the others says how many these are."""
+    """The first values stay, and the placeholder says how many others there are."""
     fields = clean_values({"a": 1, "large": large, "b": 2})
     assert fields == {"a": 1, "...": "2 fields left out, over 8192 characters"}

@@ -142,7 +142,7 @@ def test_terminate_reaches_the_group(tag: str) -> None:
 
 
 def test_a_group_left_behind_dies_at_close(tag: str) -> None:
-    """What a program left in its group does not outlive close, also without kill_tree."""
+    """Processes that a program left in its group end at close, also without kill_tree."""
     child = run("sh", "-c", f"sleep {tag} & exit 3")
     assert child.wait(60.0)
     child.close()
@@ -155,7 +155,7 @@ def test_a_group_left_behind_dies_at_close(tag: str) -> None:
 def test_a_refused_signal_stops_nothing(
     tag: str, monkeypatch: pytest.MonkeyPatch, refusal: type[OSError]
 ) -> None:
-    """Where killpg is refused, the sweep kills all the same."""
+    """The sweep kills all the same if killpg is refused."""
 
     def refuse(pgid: int, number: int) -> None:
         raise refusal
@@ -226,7 +226,7 @@ def test_a_told_session_of_another_age_is_not_ours(tag: str) -> None:
 
 @pytest.mark.parametrize("shape", ["grandchild", "own session", "daemon"])
 def test_the_portable_sweep(tag: str, shape: str) -> None:
-    """What macOS uses, psutil alone, finds the same on any system."""
+    """The sweep of macOS, psutil alone, finds the same processes on any system."""
     child = grown(tag, shape)
     members = family.descendants(child.pid)
     tree.signal_group(child.pid, signal.SIGKILL)
@@ -330,8 +330,10 @@ os.kill(os.getpid(), signal.SIGKILL)
     ids=["processes only", "none"],
 )
 def test_little_of_proc(tag: str, mount: str, shell: str) -> None:
-    """If a service sees processes only (systemd: ProcSubset=pid), what a program has started ends
-    with it and with the host as everywhere; without /proc what is in its group does."""
+    """
+    The program's processes end with it and with the host as everywhere, if a service sees processes
+    only (systemd: ProcSubset=pid); without /proc those in its group do.
+    """
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("only root can mount /proc")
     inside = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "-"]
@@ -377,8 +379,10 @@ print(*(each.wait() for each in mine))
 
 @linux_only
 def test_process_1_of_a_container() -> None:
-    """Without an init it inherits what programs leave, and reaps that; but not what other code in
-    it has started and waits for."""
+    """
+    Emit without an init inherits the processes that programs leave, and reaps them; but not those
+    that other code in it has started and waits for.
+    """
     inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*inside, "true"], capture_output=True).returncode:
         pytest.skip("only root can have a namespace of processes")
@@ -389,7 +393,7 @@ def test_process_1_of_a_container() -> None:
 
 
 def test_a_sweep_ends_in_time() -> None:
-    """What cannot be killed does not hold the host for longer than the bound."""
+    """A process that cannot be killed does not hold the host for longer than the bound."""
     assert not sentinel.sweep(sentinel.hunt(lambda process: process.pid == 0), seconds=0.0)
 
 

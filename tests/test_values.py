@@ -94,7 +94,7 @@ def refusal(name: str, value: object) -> Unfit:
 
 @pytest.mark.parametrize("module", [codec, frames, plain, reader, session, unfit, values])
 def test_examples_in_docstrings(module: Any) -> None:
-    """What the docstrings show is what happens."""
+    """The examples in docstrings are true."""
     assert doctest.testmod(module).failed == 0
 
 
@@ -102,7 +102,7 @@ def test_examples_in_docstrings(module: Any) -> None:
 @hypothesis.given(value=nested(scalars | text))
 @hypothesis.settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 def test_round_trip(name: str, value: Any) -> None:
-    """What both codecs carry comes out equal and of the same types."""
+    """Values that both codecs carry come out equal and of the same types."""
     encode, decode = CODECS[name]
     assert repr(decode(encode(value))) == repr(value)
 
@@ -117,7 +117,7 @@ def test_round_trip_of_binary(value: Any) -> None:
 @hypothesis.given(value=nested(scalars | text | st.floats() | st.binary() | st.integers()))
 @hypothesis.settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
 def test_json_is_exact_or_refused(value: Any) -> None:
-    """Whatever JSON takes comes out the same; there is no third way."""
+    """JSON carries a value exactly or refuses it; there is no third way."""
     try:
         data = ENCODER.json(value)
     except Unfit:
@@ -153,7 +153,7 @@ def test_datetimes_name_the_same_instant(value: datetime.datetime) -> None:
     ids=str,
 )
 def test_only_msgpack_carries(value: Any) -> None:
-    """What JSON has no form for is refused with its path and the codec that would carry it."""
+    """A value without a form in JSON is refused with its path and the codec that would carry it."""
     error = refusal("json", {"items": [0, {"price": value}], "none": None})
     assert error.path == "items[1].price"
     assert 'codec = "msgpack"' in error.reason
@@ -195,7 +195,7 @@ def test_only_msgpack_carries(value: Any) -> None:
     ids=lambda given: re.sub(r" at 0x\w+", "", repr(given)),
 )
 def test_refused_alike(name: str, value: Any, reason: str) -> None:
-    """What neither codec carries is refused by both, with the same words."""
+    """Values that neither codec carries are refused by both, with the same words."""
     error = refusal(name, {"a b": (value,)})
     assert error.path == "[key 1][0]"
     assert reason in error.reason
@@ -344,7 +344,7 @@ def test_long_numbers_that_are_fine() -> None:
     ],
 )
 def test_no_json(data: bytes) -> None:
-    """What is no JSON is Malformed."""
+    """Input that is not JSON is Malformed."""
     with pytest.raises(Malformed, match="is no JSON"):
         from_json(data)
 
@@ -369,7 +369,7 @@ def test_no_json(data: bytes) -> None:
     ],
 )
 def test_no_msgpack(data: bytes) -> None:
-    """What is no msgpack value of the wire is Malformed, lies about sizes included."""
+    """Input that is not a msgpack value of the wire is Malformed, lies about sizes included."""
     with pytest.raises(Malformed):
         from_msgpack(data)
 
@@ -382,7 +382,7 @@ def test_msgpack_bytes_and_lookalike_keys_pass() -> None:
 
 @both
 def test_duplicate_keys(name: str) -> None:
-    """Of a key given twice the last counts, in both codecs."""
+    """The last value of a key given twice counts, in both codecs."""
     data = {"json": b'{"a":1,"a":2}', "msgpack": b"\x82\xa1a\x01\xa1a\x02"}[name]
     assert CODECS[name][1](data) == {"a": 2}
 
@@ -397,5 +397,5 @@ def test_an_encoder_survives_refusals() -> None:
 
 
 def test_a_failure_that_cannot_be_placed() -> None:
-    """Where no culprit is found, the encoder's own words are given."""
+    """The encoder's own words are given if no culprit is found."""
     assert unfit.explain({"a": 1}, binary=False, otherwise="because").reason == "because"

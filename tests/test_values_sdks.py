@@ -49,7 +49,7 @@ class Echo(NamedTuple):
     node: ShellNode
 
     def each(self, values: list[Any]) -> list[Any]:
-        """What comes back for each of *values*."""
+        """Return the results for each of *values*."""
         outcomes = self.node.call_many({"value": value} for value in values)
         return [outcome if isinstance(outcome, Exception) else outcome[0] for outcome in outcomes]
 
@@ -92,7 +92,7 @@ def echo(request: pytest.FixtureRequest, app: tuple[str, list[str]]) -> Iterator
 
 def is_same(sent: Any, got: Any) -> bool:
     """
-    Whether *got* is *sent*: of the same type, to the sign of zero and the order of keys.
+    Return True if *got* is *sent*: of the same type, to the sign of zero and the order of keys.
 
     Up to 2^53 a number without a fraction is one number, whether it is written 3 or 3.0: JavaScript
     has no other way to see it, and a Go program may have an int or a float64 for it.
@@ -144,7 +144,7 @@ def nested(values: st.SearchStrategy[Any], levels: int = 3) -> st.SearchStrategy
 
 
 def test_any_value(echo: Echo) -> None:
-    """Whatever the codec carries comes back."""
+    """Every value that the codec carries comes back."""
 
     @hypothesis.settings(
         max_examples=BATCHES,
@@ -189,13 +189,13 @@ BINARY = [
 
 
 def test_numbers(echo: Echo) -> None:
-    """At the edges of 32, 53 and 64 bits, and the floats that look like integers."""
+    """Numbers pass at the edges of 32, 53 and 64 bits, and floats that look like integers."""
     echo.check(NUMBERS)
     echo.check([NUMBERS, {str(number): number for number in NUMBERS}])
 
 
 def test_texts(echo: Echo) -> None:
-    """What a line, a terminal or a template would take for something else."""
+    """Texts pass that a line, a terminal or a template would take for something else."""
     echo.check(TEXTS)
     echo.check([{text: text for text in TEXTS}])
 
