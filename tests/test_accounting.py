@@ -42,7 +42,7 @@ def test_times_are_told_as_percentiles() -> None:
 @given(st.lists(st.floats(1e-5, 1e4), min_size=1, max_size=100), st.sampled_from([0.5, 0.9, 0.99]))
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a loaded machine is slow
 def test_a_percentile_is_near_the_truth(seconds: list[float], share: float) -> None:
-    """Never below it, and by less than 25 % above."""
+    """The percentile is never below the true one, and less than 25 % above."""
     times = Times()
     for second in seconds:
         times.add(second)

@@ -773,7 +773,7 @@ def test_confirmations_that_are_not_asked_for(rabbit: Any) -> None:
 
 @pytest.mark.parametrize("url", [None, "amqp://a;amqp://b", "pyamqp://", "amqps://a"])
 def test_every_name_of_rabbitmq(rabbit: Any, url: str | None) -> None:
-    """Also none at all, which is Celery's default."""
+    """A missing URL means RabbitMQ, too: it is Celery's default."""
     rabbit.conf.update(broker_url=url, broker_transport_options={})
     assert "has no confirm_publish" in problems(rabbit)[0]
 

@@ -97,7 +97,7 @@ def test_a_host_that_was_started_anew() -> None:
 
 
 def test_before_the_first_start() -> None:
-    """There is no command yet, and nothing to divide by."""
+    """The row has no language yet, and nothing to divide by."""
     [row] = rows({}, snapshots(one={"a": node(language="", breaker="open")}), 1.0)
     assert (row.language, row.p50, row.open) == ("", 0.01 * 0, 1)
     assert format_row(row)[1] == "-"

@@ -131,7 +131,7 @@ def test_what_the_author_says_counts_more(retry: bool) -> None:
 
 
 def test_the_process_is_told_a_little_less() -> None:
-    """So that what it says at its deadline is heard before it is killed."""
+    """The program's deadline is earlier, so that its error is heard before it is killed."""
     for timeout, told in ((1.0, 950), (4.0, 3800), (60.0, 59_750)):
         with pool(raw(TOLD), timeout=timeout) as node:
             started(node)

@@ -71,7 +71,7 @@ def test_later(error: Exception, attempt: int) -> None:
 
 
 def test_later_waits_for_the_breaker() -> None:
-    """Not sooner than the next start."""
+    """The message waits at least until the next start."""
     assert judge(LATER[4], 1).delay >= 7.5
 
 

@@ -165,7 +165,7 @@ def test_cutting_by_size() -> None:
 
 
 def test_the_id_of_a_batch_is_not_that_of_a_message() -> None:
-    """And it is the same for the same messages."""
+    """A batch's id is its own, and the same for the same messages."""
     assert packed({}, {}).id == batch_id(["0", "1"]) != "0"
     assert packed({}).id == "0"
 

@@ -275,7 +275,7 @@ def test_the_check_sees_a_wrong_count(text: Path, copy: Path, only: Callable[...
 
 
 def test_the_check_sees_a_lost_word(text: Path, copy: Path, only: Callable[..., str]) -> None:
-    """So is one that answers nonsense."""
+    """A program that answers nonsense is found out as well."""
     change(copy / "words.py", "sorted(word)", "reversed(word)")
     done = demo(text, graph=copy / "graph.py", PATH=only())
     assert done.returncode == 1

@@ -53,7 +53,7 @@ def test_a_process_with_several_at_a_time(error: HostError) -> None:
 @pytest.mark.parametrize("concurrency", [1, 3])
 @pytest.mark.parametrize("error", [DIED, HUNG], ids=lambda error: type(error).__name__)
 def test_who_fails_alone_is_charged(error: HostError, concurrency: int) -> None:
-    """There is nobody else who could have done it."""
+    """The only message is charged, as no other could have done it."""
     (job,) = jobs(1)
     assert split([job], concurrency, error) == (job, [])
 

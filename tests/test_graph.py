@@ -83,7 +83,7 @@ def test_a_wide_expression_hears_the_entry_and_not_itself() -> None:
 
 
 def test_two_wide_expressions_hear_each_other() -> None:
-    """Not hearing oneself concerns only oneself."""
+    """A node that does not hear itself still hears the others."""
     routes = graph({"x": ".+", "y": ".+"}).resolve()
     assert routes == {ENTRY: ("x", "y"), "x": ("y",), "y": ("x",)}
 

@@ -64,7 +64,7 @@ def test_a_mock_without_a_name() -> None:
 
 
 def test_a_mock_is_a_handler_of_a_queue() -> None:
-    """Here as a Celery task, with a batch."""
+    """A mock works as a Celery task, with a batch."""
     celery = pytest.importorskip("celery")
     app = celery.Celery("mocks", broker="memory://", set_as_current=False)
     app.conf.task_always_eager = True

@@ -528,7 +528,7 @@ def test_a_long_stream_needs_little_memory() -> None:
 
 
 def test_a_stream_gives_each_result_once() -> None:
-    """Also those that come together with the end of it."""
+    """Results that come together with the stream's end are given once, too."""
     with pool(sdk("serve(lambda msg: iter(range(50_000)))")) as node:
         for _ in range(10):
             assert list(node.stream({})) == list(range(50_000))

@@ -22,6 +22,6 @@ def test_ways() -> None:
 
 
 def test_every_figure_has_a_limit() -> None:
-    """And each limit a figure: one that is no longer measured would be a promise of nothing."""
+    """Each figure has a limit and each limit a figure: an unmeasured one promises nothing."""
     names = [figure.name for figure in (*figures.of_the_source(), *figures.of_the_ways())]
     assert names == list(figures.LIMITS)

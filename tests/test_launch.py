@@ -197,7 +197,7 @@ def test_a_toolchain_that_is_too_old(toys: Toys, toy: Declare) -> None:
 
 
 def test_a_start_that_fails_with_an_old_toolchain(toys: Toys, toy: Declare) -> None:
-    """Then its version may be why, and the error says so; versions are compared as numbers."""
+    """The error says that the version may be the reason; versions are compared as numbers."""
     toys.write("words.toy", "wreck")
     with pytest.raises(StartError, match=r"exit code 1.*toy 1\.9 is older than 1\.10.*get toy"):
         toy(env={"VERSION": "1.9"})
@@ -309,7 +309,7 @@ def test_packages(toys: Toys, toy: Declare) -> None:
 
 
 def test_packages_of_a_start_that_fails(toys: Toys, toy: Declare) -> None:
-    """Then they are looked at, for the manifest beside the file or above it."""
+    """The failed start has its packages checked, by the manifest beside the file or above it."""
     toys.write("toys", "brick")
     toys.write("nodes/words.toy", "wreck")
     says = rf"exit code 1.*not all is installed that {toys.folder}/toys asks for \(no brick\)"

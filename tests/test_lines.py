@@ -40,7 +40,7 @@ def test_a_line_without_an_end(lines: Lines, caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_cut_line_at_the_very_end(lines: Lines, caplog: pytest.LogCaptureFixture) -> None:
-    """There is no more to say of it."""
+    """The end of the input logs nothing more about the line."""
     lines.feed(b"x" * (LINE + 1))
     lines.finish()
     assert len(caplog.messages) == 1

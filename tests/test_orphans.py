@@ -252,7 +252,7 @@ def test_a_killed_sentinel_is_replaced(tag: str, caplog: pytest.LogCaptureFixtur
 
 
 def test_a_new_sentinel_knows_the_old_programs(tag: str) -> None:
-    """Also those it can find by their session alone."""
+    """The sentinel knows even programs that it can find by their session alone."""
     code = f"""
         argv = ("sh", "-c", "env -i sleep {tag} & exit 0")
         old = start(Program("n", argv, environment({{}})))

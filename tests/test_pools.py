@@ -82,7 +82,7 @@ def test_eventlet_and_programs(flow: Any, log: Path) -> None:
 
 
 def test_eventlet_and_functions(redis: str, log: Path) -> None:
-    """Also those that are coroutines: its greenlets share a thread, and take turns."""
+    """Functions work, coroutines too: eventlet's greenlets share a thread, and take turns."""
     need("eventlet")
     with graph("functions", redis) as functions:
         with celery_worker(log, "-P", "eventlet", "-c", "100", app="functions"):

@@ -130,7 +130,7 @@ def test_each_thread_has_its_own_loop(router: Router) -> None:
 
 
 def test_inside_a_running_loop(router: Router) -> None:
-    """There an asynchronous node would stand still: the error says how to call it."""
+    """An asynchronous node would stand still in the loop: the error says how to call it."""
     node = router.node(("n",), name="node")(Slow)
     plain = router.node(("n",), name="plain")(lambda msg: msg.n)
 

@@ -41,7 +41,7 @@ def program(router: RQRouter, **options: Any) -> None:
 
 
 def test_the_defaults_are_fine(router: RQRouter) -> None:
-    """Also several nodes of one queue, and a limit that leaves a program its time."""
+    """Several nodes may share a queue, and a limit may leave a program just its time."""
     declare(router, "a", timeout="1h", result_ttl=0)
     declare(router, "b", queue="words", timeout=179)
     program(router, queue="words", timeout=179.9)

@@ -84,7 +84,7 @@ def test_every_language_is_here() -> None:
 
 @pytest.mark.quick
 def test_the_one_that_is_named_as_the_file(language: Language, declare: Declare) -> None:
-    """Also where there are others; it emits several results, or none."""
+    """The function named as the file is the node; it emits several results, or none."""
     node = declare("words", language.words("other"))
     assert results(node, text="the rain") == ["the", "rain"]
     assert results(node, text="") == []

@@ -156,7 +156,7 @@ def test_killed_amid_a_call(declare: Declare, tmp_path: Path) -> None:
 
 
 def test_prints_are_no_results(declare: Declare) -> None:
-    """Also one without a newline, and with many calls in flight."""
+    """A print is not a result, even without a newline and with many calls in flight."""
     declare("printing", node := ShellNode())
     outcomes = list(node.call_many({"n": n} for n in range(200)))
     assert outcomes == [[n] for n in range(200)]

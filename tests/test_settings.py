@@ -13,7 +13,7 @@ from emit.host.system.program import Limits
 
 
 def test_the_defaults_are_fine() -> None:
-    """And so are numbers at the edges."""
+    """The defaults are accepted, and so are numbers at the edges."""
     check("n", Settings())
     check("n", Settings(size=1, window=1, jitter=0, backoff=0.0, max_frame=1024))
     check("n", Settings(size=1000, min_idle=1000, window=65536, jitter=1))
@@ -48,7 +48,7 @@ def test_a_wrong_value_is_refused(name: str, value: Any, text: str) -> None:
     "limits", [None, {"cpu": 1}, Limits(cpu=-1), Limits(core="0"), Limits(nofile=1.5)]
 )
 def test_wrong_limits_are_refused(limits: Any) -> None:
-    """Here and not as a start that fails."""
+    """Wrong limits are refused at the check, not by a start that fails."""
     with pytest.raises(GraphError, match='"count": limits'):
         check("count", Settings(limits=limits))
 

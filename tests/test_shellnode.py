@@ -229,7 +229,7 @@ def test_settings_in_the_wrong_order(router: Router, settings: dict[str, Any], s
     ],
 )
 def test_wrong_surroundings(router: Router, setting: str, value: Any) -> None:
-    """So is what only a start, or the first dead letter, would stumble over."""
+    """Values that would fail only at a start or at the first dead letter are refused at once."""
     with pytest.raises(GraphError, match='"words"') as caught:
         router.node(("n",), name="words", command="cat", **{setting: value})(ShellNode)
     assert setting in str(caught.value) or "environment variable" in str(caught.value)
@@ -237,7 +237,7 @@ def test_wrong_surroundings(router: Router, setting: str, value: Any) -> None:
 
 
 def test_a_dead_letter_function_in_a_class(router: Router) -> None:
-    """There it would be a method, and fail at the first letter: that is told at once."""
+    """A plain function would be a method and fail at the first letter; it is refused at once."""
 
     def keep(letter: Any) -> None:
         """Stands for a user's own."""

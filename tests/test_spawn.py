@@ -76,7 +76,7 @@ def test_the_pipes_do_not_block() -> None:
 
 @pytest.mark.parametrize("limits", [None, Limits()], ids=["direct", "trampoline"])
 def test_it_leads_its_own_session(limits: Limits | None) -> None:
-    """So that Ctrl-C at a terminal does not reach it, and its group can be killed."""
+    """Ctrl-C at a terminal does not reach it, and its group can be killed."""
     child = run("sleep", "60", limits=limits)
     assert (child.pid, child.pid) == (os.getsid(child.pid), os.getpgid(child.pid))
     child.close()
@@ -183,7 +183,7 @@ def test_its_repr_says_how_it_is() -> None:
 
 
 def test_close_may_be_called_by_all_at_once() -> None:
-    """Twice, and by eight threads: each descriptor is closed once."""
+    """Each descriptor is closed once by two calls, and by eight threads."""
     child = run("sleep", "60")
     threads = [threading.Thread(target=child.close) for _ in range(8)]
     for thread in threads:

@@ -136,7 +136,7 @@ LEAVES = {
 
 
 def nested(values: st.SearchStrategy[Any], levels: int = 3) -> st.SearchStrategy[Any]:
-    """Not st.recursive, which takes ten times as long."""
+    """Build nested values; st.recursive would take ten times as long."""
     if levels == 0:
         return values
     lists = st.lists(values, max_size=3)

@@ -158,7 +158,7 @@ sys.stdin.read()
 
 
 def test_nothing_is_left_of_forked_children(tag: str) -> None:
-    """Not even of one that is killed: its processes die with it."""
+    """A child's processes die with it, even if it is killed."""
     code = """
 graph.check(5)
 pid = os.fork()

@@ -244,7 +244,7 @@ def test_an_abandoned_stream() -> None:
 
 
 def test_an_abandoned_batch() -> None:
-    """Not one of the answers that were under way reaches a later caller."""
+    """A later caller gets none of the answers that were under way."""
     with pool(sdk(ECHO), size=2) as node:
         for _ in range(5):
             outcomes = node.call_many({"n": n} for n in range(100_000))

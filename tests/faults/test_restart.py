@@ -118,7 +118,7 @@ def test_starts_that_are_killed_each_time(tmp_path: Path) -> None:
 
 
 def test_a_killed_start_whose_time_is_over(tmp_path: Path) -> None:
-    """There is none for another: the error says what became of the first one."""
+    """The error says how the first start ended if there is no time for another."""
     program = dying(tmp_path, "os.kill(os.getpid(), 9)", 1000)
     with pool(program, backoff=60, backoff_max=60, acquire_timeout=0.2) as node:
         with pytest.raises(StartError, match="killed by SIGKILL"):

@@ -87,7 +87,7 @@ def test_several_nodes_by_hand_need_a_name(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "another"])
 def test_one_node_by_hand_needs_no_name(tmp_path, name):
-    """And goes by any."""
+    """A single node is served without a name and under any name."""
     text = "from emit_sdk import serve\nserve(lambda msg: 1)\n"
     assert by_hand(tmp_path, "{}", text, EMIT_NODE=name).stdout == "1\n"
 
