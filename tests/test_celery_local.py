@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from functools import wraps
 from types import MappingProxyType
 from typing import Any
 
@@ -558,6 +559,55 @@ def test_dispatch_as_the_documentation_writes_it(app: Any) -> None:
     _, _, got = words(router)
     router(text="the rain")
     assert [msg._origin for msg in got] == ["local.words"] * 2
+
+
+class Around(CeleryRouter):
+    """Puts a function around each node, as the chapter on extending allows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.calls: list[Any] = []
+
+    def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
+        @wraps(node)
+        def around(**fields: Any) -> Any:
+            self.calls.append(fields)
+            return node(**fields)
+
+        return super().wrap_node(around, options)
+
+
+@pytest.mark.parametrize("bind", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, {"stream": True}, {"batch": 9}, {"batch": 9, "many": True}]
+)
+def test_a_function_around_a_node(app: Any, options: dict[str, Any], bind: bool) -> None:
+    """A worker and a call run it once for each message; the results are sent once."""
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    router = Around(app.task(shared=False))
+    got: list[Any] = []
+
+    @router.node(("word",), entry_point=True, name="local.words")
+    def words(msg: Any) -> Any:
+        yield from msg.text.split()
+
+    def length(*args: Any) -> Any:
+        *task, given = args
+        assert len(task) == bind
+        msg = given[0] if options.get("many") else given
+        yield msg.word, len(msg.word)
+
+    own = app.task(bind=bind, shared=False)
+    both = ("word", "length")
+    router.node(both, "local.words", name="local.length", celery_task=own, **options)(length)
+    router.node((), "local.length", name="local.got")(got.append)
+    router(text="the rain")
+    rain = {"word": "rain", "_origin": "local.words"}
+    assert [fields for fields in router.calls if fields == rain] == [rain]
+    assert [(msg.word, msg.length) for msg in got] == [("the", 3), ("rain", 4)]
+    if not bind:
+        assert router.functions["local.length"](word="in")
+        assert (router.calls[-2], got[-1].word) == ({"word": "in"}, "in")
 
 
 # The settings

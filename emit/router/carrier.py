@@ -135,7 +135,21 @@ class Runner:
             work.delivering = None
             # A copy, so that the wrapper can't change the results that are routed.
             return copy(self._run(node, message, work))
+        inside: Node | None = getattr(self._here, "inside", None)
+        if inside is not None and inside.function is node.function:
+            node = inside
         return self.work_off(self._collect, node, message)
+
+    def call_inside(self, function: Callable[..., Any], node: Node, message: Message) -> Any:
+        """
+        Call the *function* that ``wrap_node`` has put around a node. In it, the node's own function
+        runs *node*, which may be a copy that is bound to a task.
+        """
+        outer, self._here.inside = getattr(self._here, "inside", None), node
+        try:
+            return function(**vars(message))
+        finally:
+            self._here.inside = outer
 
     def _drain(self, work: WorkList) -> None:
         """Deliver until nothing is left: plain nodes here, everything else by :meth:`_deliver`."""

@@ -42,9 +42,10 @@ class QueueRouter(Router, Queue):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._plans: dict[str, Plan] = {}
+        self._around: dict[str, Callable[..., Any]] = {}
         self._left_out: set[str] = set()
         self._carrier = self._sender = Sender(self.send, self._plans)
-        self._receiver = Receiver(self, self._runner, self._sender, self._plans)
+        self._receiver = Receiver(self, self._runner, self._sender, self._plans, self._around)
 
     # -- for the subclass, beside the methods of Queue --------------------------------------
 
@@ -62,6 +63,11 @@ class QueueRouter(Router, Queue):
         """
         Take the queue's options from *options*.
 
+        Args:
+            node: The node's own function, or the one that a subclass has put around it. A worker
+                then calls that one, with one message at a time.
+            options: The options of :meth:`node` that are not taken yet.
+
         Raises:
             GraphError: An option is unknown, or its value can't work.
         """
@@ -74,6 +80,9 @@ class QueueRouter(Router, Queue):
             known = (*OPTIONS, *QUEUED, *self.queue_options, *wrapped.seam.options)
             raise GraphError(unknown_options(wrapped.name, type(self).__name__, options, known))
         self._plans[wrapped.name] = plan
+        self._around.pop(wrapped.name, None)
+        if node is not wrapped.function:
+            self._around[wrapped.name] = node
 
     def _leave_out(self, node: Node, options: dict[str, Any]) -> None:
         """Take the options of another queue's router, and warn once about each."""

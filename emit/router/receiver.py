@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -231,21 +231,32 @@ class Receiver:
         runner: Runs the nodes.
         sender: Keeps a message's results until its handling has ended.
         plans: The queue options of each node.
+        around: The functions that a subclass's ``wrap_node`` has put around nodes. Each takes one
+            message, and its call of the node sends the results.
     """
 
     def __init__(
-        self, queue: Queue, runner: Runner, sender: Sender, plans: Mapping[str, Plan]
+        self,
+        queue: Queue,
+        runner: Runner,
+        sender: Sender,
+        plans: Mapping[str, Plan],
+        around: Mapping[str, Callable[..., Any]],
     ) -> None:
         self._queue = queue
         self._runner = runner
         self._sender = sender
         self._plans = plans
+        self._around = around
         self._warned: dict[tuple[str, str], float] = {}  # when, by node and kind
 
     def call(self, node: Node, message: Message, native: Any = None) -> Any:
         """Handle a call in this process: run the node here, and give its results to the queue."""
         if native is not None:
             node = node.bound(native)
+        around = self._around.get(node.name)
+        if around is not None:
+            return self._runner.call_inside(around, node, message)
         return self._runner.call(node, message)
 
     def deliver(self, node: Node, delivery: Delivery) -> Any:
@@ -363,7 +374,7 @@ class Receiver:
             with self._sender.sending() as outbox:
                 outbox.begin(delivery.id)
                 with self._shown(delivery, 0):
-                    outcome = self._runner.call(node, self._message(delivery, 0))
+                    outcome = self.call(node, self._message(delivery, 0))
         except self._queue.signals:
             raise
         except Exception as error:
@@ -372,7 +383,7 @@ class Receiver:
             raise Ended(error) from error
         if self._plans[node.name].return_results:
             return None if outcome is NoResult else outcome
-        return len(outcome) if type(outcome) is tuple else int(outcome is not NoResult)
+        return _number(outcome)
 
     def _shown(self, delivery: Delivery, number: int) -> AbstractContextManager[None]:
         return self._queue.as_single(delivery, number) if delivery.bound else nullcontext()
@@ -451,7 +462,8 @@ class Receiver:
         Handle a batch. Each message has its own fate; one whose end is not known runs again alone.
         """
         tally = Tally()
-        run = self._run_together if self._plans[node.name].many else self._run_each
+        is_one = self._plans[node.name].many and node.name not in self._around
+        run = self._run_together if is_one else self._run_each
         try:
             with self._sender.sending() as outbox:
                 run(node, delivery, tally, outbox)
@@ -488,18 +500,21 @@ class Receiver:
         )
 
     def _run_each(self, node: Node, delivery: Delivery, tally: Tally, outbox: Outbox) -> None:
-        run = self._pipelined if node.takes_many else self._one_by_one
+        is_piped = node.takes_many and node.name not in self._around
+        run = self._pipelined if is_piped else self._one_by_one
         with closing(run(node, delivery, outbox)) as outcomes:
             for number, outcome in outcomes:
                 if isinstance(outcome, Exception):
                     tally.failed[number] = outcome
                     continue
-                try:
-                    self._queue.send_on(node.name, outcome)
-                except EncodeError as error:  # none of its results was sent
-                    tally.failed[number] = error
-                    continue
-                tally.results += len(outcome)
+                if not isinstance(outcome, int):  # otherwise its results are sent already
+                    try:
+                        self._queue.send_on(node.name, outcome)
+                    except EncodeError as error:  # none of its results was sent
+                        tally.failed[number] = error
+                        continue
+                    outcome = len(outcome)
+                tally.results += outcome
                 tally.done.add(number)
 
     def _one_by_one(self, node: Node, delivery: Delivery, outbox: Outbox) -> Outcomes:
@@ -511,8 +526,11 @@ class Receiver:
                 return  # there is no second soft limit before the hard limit
 
     def _outcome(self, node: Node, delivery: Delivery, number: int, message: Message) -> Any:
+        """Return the results, the number of results that are sent already, or an exception."""
         try:
             with self._shown(delivery, number):
+                if node.name in self._around:
+                    return _number(self.call(node, message))
                 return _results(node.run(message))
         except self._queue.signals:
             return ()  # the handler has told the queue itself what to do
@@ -644,6 +662,11 @@ def _results(outcome: Any) -> Any:
     if outcome is NoResult:
         return ()
     return outcome if type(outcome) is tuple else tuple(outcome)
+
+
+def _number(outcome: Any) -> int:
+    """Return the number of results in the return value of :meth:`Runner.call`."""
+    return len(outcome) if type(outcome) is tuple else int(outcome is not NoResult)
 
 
 def _fitted(node: Node, outcome: Any, message: Mapping[str, Any]) -> Any:
