@@ -561,6 +561,36 @@ def test_dispatch_as_the_documentation_writes_it(app: Any) -> None:
     assert [msg._origin for msg in got] == ["local.words"] * 2
 
 
+def test_a_broker_refuses_what_a_dispatch_sends(
+    app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message of the results stays in its queue, as without a dispatch of a subclass."""
+
+    class Documented(CeleryRouter):
+        def dispatch(self, origin: str, destination: str, message: Any) -> Any:
+            return self.functions[destination].delay(_origin=origin, **message)
+
+    router = Documented(app.task(shared=False))
+    _, _, got = words(router)
+    refused: list[str] = []
+    put = Channel._put
+
+    def refuse_twice(self: Any, queue: str, message: Any, **more: Any) -> None:
+        if message["headers"].get("task") == "local.length" and len(refused) < 2:
+            refused.append(message["headers"]["id"])
+            raise ConnectionRefusedError("no broker")
+        put(self, queue, message, **more)
+
+    monkeypatch.setattr(Channel, "_put", refuse_twice)
+    app.conf.update(task_publish_retry=False)
+    with working(app):
+        router(text="the rain")
+        eventually(lambda: len(got) >= 2)
+    assert len(refused) == 2
+    assert sorted(msg.word for msg in got) == ["rain", "the"]
+    assert "is given up" not in caplog.text
+
+
 class Around(CeleryRouter):
     """Puts a function around each node, as the chapter on extending allows."""
 

@@ -25,6 +25,7 @@ from celery.app.trace import ExceptionInfo
 from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
 from celery.states import STARTED
 from celery.utils.imports import cwd_in_path
+from kombu.exceptions import OperationalError
 
 from emit.celery import (
     check_worker,
@@ -63,6 +64,9 @@ _PAUSES = (1.0, 30.0)
 
 #: Seconds for RabbitMQ to confirm that it has a message. After that it is sent again.
 _CONFIRM = 30.0
+
+#: What Celery raises for a user's own ``delay`` if the broker can't be reached or refuses.
+_REFUSALS = (OperationalError, OSError)
 
 #: Seconds between two checks of a pool's process that its master lives.
 _LOOK = 0.25
@@ -266,6 +270,16 @@ class CeleryRouter(QueueRouter):
             _as_it_is(task, again.args, again.kwargs, **shown_as, **again.options, **confirmed)
         why = f": {one_line(str(error))}" if error else ""
         raise Retry(f"in {delay:.3g} s{why}", exc=error, when=delay)
+
+    def _dispatch_each(self, origin: str, destination: str, results: Any) -> None:
+        """
+        Let a subclass's ``dispatch`` send messages, typically with the task's own ``delay``.
+
+        Raises:
+            DispatchError: The broker refused. The message whose results these are is not at fault.
+        """
+        with _publishing(origin, destination, self._task_of(destination), _REFUSALS):
+            super()._dispatch_each(origin, destination, results)
 
     def _task_of(self, destination: str) -> Any:
         task = self.functions.get(destination)
@@ -670,12 +684,14 @@ def _confirmed(app: Any) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _publishing(origin: str, destination: str, task: Any) -> Iterator[None]:
+def _publishing(
+    origin: str, destination: str, task: Any, refusals: tuple[type[Exception], ...] = (Exception,)
+) -> Iterator[None]:
     try:
         yield
     except SoftTimeLimitExceeded:
         raise
-    except Exception as error:
+    except refusals as error:
         if task.app.conf.task_always_eager:  # the error is then the subscriber's own
             raise
         hide_arguments(error)
