@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -487,6 +488,20 @@ def test_a_batch_is_spread_over_processes() -> None:
             pids.add(pid)
     assert numbers == list(range(len(numbers)))
     assert len(pids) == 2
+
+
+def test_a_batch_that_the_collector_closes() -> None:
+    """Its processes are freed along with it, so that no other caller gets one of them."""
+    with pool(ECHO) as node:
+        outcomes = node.call_many({"n": n} for n in range(3))
+        assert [next(outcomes) for _ in range(3)] == [[0], [1], [2]]
+        circle: list[Any] = [outcomes]
+        circle.append(circle)
+        del outcomes, circle
+        gc.collect()
+        assert (node.pool.busy, node.pool.processes) == (0, [])
+        assert node.call({"n": 3}) == [3]
+        assert node.snapshot()["starts"] == 2
 
 
 def test_a_batch_of_an_endless_source() -> None:

@@ -212,6 +212,10 @@ class Pool(Generic[P]):
         if process is None or process.talk.jobs or process.talk.condemned:
             self._drop(lease)
             return
+        if lease not in self._leases:
+            # The collector frees it and its process, and closes the generator that had them.
+            self._drop(lease)
+            return
         if process.talk.node != self.node:  # several nodes share it
             process.serve(self.node)
         if not process.lifespan.is_endless:
