@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -500,6 +501,33 @@ def test_a_slow_node_is_no_dead_host(
         (tmp_path / "go").touch()
         thread.join()
         assert found[0][0][0] == 1
+
+
+def test_a_slow_reader_of_a_stream_has_no_dead_host(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signs of life that came while it worked are taken before the host counts as dead."""
+    monkeypatch.setattr(server, "BEAT", 0.05)
+    monkeypatch.setattr(server, "_TICK", 0.05)
+    code = """
+    for id, msg in calls():
+        frame(op="out", id=id, msgs=[1])
+        while not os.path.exists(msg["until"]):
+            time.sleep(0.002)
+        end(id, 2)
+    """
+    go = tmp_path / "go"
+    with serving(path), client(path, raw(code), max_attempts=1) as node:
+        stream = node.stream({"until": str(go)})
+        assert next(stream) == 1
+        (used,) = node.pool.processes
+        poller = select.poll()
+        for fd, _ in used.talk.transport.watched():
+            poller.register(fd, select.POLLIN)
+        until(lambda: poller.poll(0))
+        used.talk.transport.until = 0.0
+        go.touch()
+        assert list(stream) == [2]
 
 
 def test_stopped_politely(path: Path, tmp_path: Path) -> None:

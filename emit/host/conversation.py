@@ -199,7 +199,12 @@ class Conversation:
         transport = self.transport
         if transport.over or self.fault is not None:
             return
-        left = min(deadline, transport.until) - time.monotonic()
+        now = time.monotonic()
+        if transport.until <= now < deadline:
+            self._poll.step(0)  # the caller of a stream may have left signs of life unread
+            if transport.over or transport.until > now:
+                return
+        left = min(deadline, transport.until) - now
         if left <= 0:
             raise self._peer.overdue()
         self._poll.step(min(left, MEMORY_TICK) if self._has_limit else left)
