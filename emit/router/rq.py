@@ -56,7 +56,6 @@ _REMEMBERED = 20
 #: The longest wait in seconds of a worker itself before another attempt, if no scheduler runs.
 _LONGEST_WAIT = 5.0
 
-
 #: Seconds beyond a job's time limit after which RQ treats its worker as dead.
 _GRACE = 60
 
