@@ -564,7 +564,10 @@ def test_dispatch_as_the_documentation_writes_it(app: Any) -> None:
 def test_a_broker_refuses_what_a_dispatch_sends(
     app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The message of the results stays in its queue, as without a dispatch of a subclass."""
+    """
+    The message of the results stays in its queue, as without a dispatch of a subclass. When it is
+    handled again, its results have the same ids.
+    """
 
     class Documented(CeleryRouter):
         def dispatch(self, origin: str, destination: str, message: Any) -> Any:
@@ -586,7 +589,7 @@ def test_a_broker_refuses_what_a_dispatch_sends(
     with working(app):
         router(text="the rain")
         eventually(lambda: len(got) >= 2)
-    assert len(refused) == 2
+    assert refused == [refused[0]] * 2
     assert sorted(msg.word for msg in got) == ["rain", "the"]
     assert "is given up" not in caplog.text
 

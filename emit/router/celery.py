@@ -141,12 +141,15 @@ class CeleryRouter(QueueRouter):
             task: The class of its task, as Celery is making it for some app.
         """
         inherited, signed, tried = task.apply_async, task.signature, task.retry
+        number = self._sender.own_id
 
         @wraps(inherited)
         def apply_async(
             self: Any, args: Any = None, kwargs: Any = None, *more: Any, **options: Any
         ) -> Any:
             sent = _by_hand(node, tuple(args or ()), kwargs or {}, options)
+            if not more and "task_id" not in options and (id := number(node)):
+                options["task_id"] = id
             return inherited(self, *sent, *more, **options)
 
         @wraps(signed)
@@ -273,12 +276,14 @@ class CeleryRouter(QueueRouter):
 
     def _dispatch_each(self, origin: str, destination: str, results: Any) -> None:
         """
-        Let a subclass's ``dispatch`` send messages, typically with the task's own ``delay``.
+        Let a subclass's ``dispatch`` send messages, typically with the task's own ``delay``. They
+        get the ids that Emit's own sending gives.
 
         Raises:
             DispatchError: The broker refused. The message whose results these are is not at fault.
         """
-        with _publishing(origin, destination, self._task_of(destination), _REFUSALS):
+        task = self._task_of(destination)
+        with self._sender.numbering(), _publishing(origin, destination, task, _REFUSALS):
             super()._dispatch_each(origin, destination, results)
 
     def _task_of(self, destination: str) -> Any:

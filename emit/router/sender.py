@@ -28,7 +28,8 @@ class Sender:
     def __init__(self, send: Callable[[str, str, Packed], Any], plans: Mapping[str, Plan]) -> None:
         self._send = send
         self._plans = plans
-        self._here = threading.local()  # its ``outbox`` belongs to the current delivery
+        # Its ``outbox`` belongs to the current delivery; in a subclass's dispatch, so does ``own``.
+        self._here = threading.local()
 
     def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> Any:
         """Send one message. Return the receipt of the queue's own library."""
@@ -66,9 +67,24 @@ class Sender:
 
     def send_text(self, origin: str, destination: str, text: bytes) -> Any:
         """Send one message that is packed already."""
+        return self._send(origin, destination, Packed([self._next_id(destination)], [text]))
+
+    @contextmanager
+    def numbering(self) -> Iterator[None]:
+        """Let :meth:`own_id` number what the dispatch of a subclass sends inside the block."""
+        outer, self._here.own = getattr(self._here, "own", False), True
+        try:
+            yield
+        finally:
+            self._here.own = outer
+
+    def own_id(self, destination: str) -> str | None:
+        """Return the id of a message that is sent by hand, or None: the queue makes it."""
+        return self._next_id(destination) if getattr(self._here, "own", False) else None
+
+    def _next_id(self, destination: str) -> str:
         outbox: Outbox = getattr(self._here, "outbox", None) or Outbox()
-        id = outbox.next_id(destination)
-        return self._send(origin, destination, Packed([id], [text]))
+        return outbox.next_id(destination)
 
     def _send_batches(self, origin: str, destination: str, packed: Packed) -> None:
         plan = self._plans[destination]
