@@ -643,6 +643,17 @@ def test_a_function_around_a_node(app: Any, options: dict[str, Any], bind: bool)
         assert (router.calls[-2], got[-1].word) == ({"word": "in"}, "in")
 
 
+class Plainly(CeleryRouter):
+    def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
+        return super().wrap_node(lambda **fields: node(**fields), options)
+
+
+def test_a_function_around_a_node_that_does_not_carry_it(app: Any) -> None:
+    router = Plainly(app.task(shared=False))
+    with pytest.raises(GraphError, match=r"^Plainly: wrap_node got .*; make .* functools\.wraps$"):
+        words(router)
+
+
 # The settings
 
 

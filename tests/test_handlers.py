@@ -104,6 +104,7 @@ def test_attributes_of_a_handler_are_its_own() -> None:
 ASKED = {
     ("core", "node"): "what wrap_node of a subclass has put in the place of a node's function",
     ("core", "func"): "the same",
+    ("queued", "function"): "the same, before the queue's router has put a task or job there",
     ("node", "func"): "get_name takes any function, class or object",
     ("check", "called"): "a Python function, whose source is read",
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from emit.errors import DispatchError, GraphError
 from emit.letter import DeadLetter
-from emit.node import Node
+from emit.node import Node, get_name
 from emit.router.core import Router
 from emit.router.delivery import Plan, read_plan
 from emit.router.envelope import Packed, pack
@@ -71,7 +71,7 @@ class QueueRouter(Router, Queue):
         Raises:
             GraphError: An option is unknown, or its value can't work.
         """
-        wrapped: Node = node.node  # type: ignore[attr-defined]
+        wrapped = self.node_in(node)
         plan = read_plan(wrapped.name, wrapped.seam, options)
         if plan.many:
             take_many(wrapped)
@@ -83,6 +83,21 @@ class QueueRouter(Router, Queue):
         self._around.pop(wrapped.name, None)
         if node is not wrapped.function:
             self._around[wrapped.name] = node
+
+    def node_in(self, function: Callable[..., Any]) -> Node:
+        """
+        Return the node in the function that :meth:`wrap_node` is given.
+
+        Raises:
+            GraphError: There is none: a subclass gave a function that does not carry it.
+        """
+        node = getattr(function, "node", None)
+        if not isinstance(node, Node):
+            raise GraphError(
+                f"{type(self).__name__}: wrap_node got {get_name(function)}, which does not carry "
+                f"the node; make a function around a node with functools.wraps"
+            )
+        return node
 
     def _leave_out(self, node: Node, options: dict[str, Any]) -> None:
         """Take the options of another queue's router, and warn once about each."""

@@ -142,7 +142,7 @@ class RQRouter(QueueRouter):
 
     def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
         """Return the node in a form that RQ can run, with ``delay`` and ``enqueue``."""
-        name = node.node.name  # type: ignore[attr-defined]
+        name = self.node_in(node).name
         self._jobs[name] = self._jobs_of(name, options)
         self.plan_node(node, options)
         return self._job(node)
