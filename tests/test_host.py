@@ -27,7 +27,7 @@ from emit.host.settings import Settings
 from emit.host.system.program import Program, environment
 from emit.letter import DeadLetter
 from emit.multilang import ShellNode
-from tests.faults.nodes import PATH, pool, raw, sdk, started
+from tests.faults.nodes import PATH, host_of, pool, raw, sdk, started
 from tests.hosts import until
 
 pytestmark = pytest.mark.usefixtures("leak_free")
@@ -154,6 +154,25 @@ def test_a_process_that_is_replaced_as_it_is_given_back(monkeypatch: pytest.Monk
         assert node.call({"n": 1}) == [1]
         (process,) = node.pool.processes
         assert (process.talk.count, process.talk.condemned) == (0, None)
+
+
+def test_a_pool_that_is_closed_during_a_replacement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replacement is ended as well: nobody else would."""
+    with pool(ECHO, max_calls=1, jitter=0) as node:
+        jobs: list[Callable[[], None]] = []
+        monkeypatch.setattr(node.pool, "_later", jobs.append)
+        assert node.call({"n": 1}) == [1]
+        start, fresh = node.pool._source.start, []
+
+        def start_and_close() -> Any:
+            fresh.append(start())
+            host_of(node).close(node)
+            return fresh[0]
+
+        monkeypatch.setattr(node.pool._source, "start", start_and_close)
+        jobs.pop()()
+        assert (node.pool.busy, node.pool.processes) == (0, [])
+        assert fresh[0].child.poll()
 
 
 def test_a_process_that_is_replaced_while_a_batch_is_not_asked(

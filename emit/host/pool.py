@@ -530,9 +530,10 @@ class Pool(Generic[P]):
                 self._give_up(worn)
             # If *old* is in use, its caller's release ends it.
             old.replace(reason)
-            if fresh is not None:
-                self._idle.insert(0, fresh)
-            self._wake()
+            if fresh is None:
+                self._wake()
+        if fresh is not None and not self._offer(fresh):
+            self._drop(fresh)  # the pool was closed meanwhile
         if worn is not None:
             self.stop(old, reason)
 
