@@ -216,6 +216,27 @@ def test_stream(path: Path) -> None:
         assert node.call({"n": 3}) == [0, 1, 2]
 
 
+def test_a_result_of_a_stream_that_fits_no_frame(path: Path) -> None:
+    """
+    It ends the stream, in the host as well. Numbers take less in the program's JSON than between
+    the host and its client.
+    """
+    code = sdk("""
+    def many(msg):
+        yield 1
+        yield {"numbers": [1.5] * 900_000, "text": "x" * 9_000_000}
+        while True:
+            yield 2
+    serve(many)
+    """)
+    with serving(path) as host, client(path, code, codec="json", timeout=60) as node:
+        stream = node.stream({})
+        assert next(stream) == 1
+        with pytest.raises(FrameTooLarge):
+            next(stream)
+        until(lambda: host.pools[0].busy == 0)
+
+
 def test_large(path: Path) -> None:
     """Messages and results of megabytes, one or thousands, both ways at once."""
     code = sdk("def echo(msg): yield from msg.parts\nserve(echo)")

@@ -442,9 +442,12 @@ class Client:
         call = batch[0][0]
         job = calls.job(_message(batch[0]))
         job.streamed = _is_streamed(call)
-        for results in calls.parts(job):
-            self._results(call, results, last=False)
-            self._out.flush()
+        with contextlib.closing(calls.parts(job)) as parts:
+            for results in parts:
+                if not self._results(call, results, last=False):
+                    batch.popleft()  # its error has ended the call
+                    return
+                self._out.flush()
         batch.popleft()
         self._tell(call, calls.settle(job))
 
@@ -471,14 +474,18 @@ class Client:
         node = self._hello.node if self._hello else ""
         return FrameTooLarge(node=node, size=size, limit=_LARGEST, outgoing=False)
 
-    def _results(self, call: Call, results: Iterable[Any], *, last: bool) -> None:
-        """Send results in one frame, or in several if they are large."""
+    def _results(self, call: Call, results: Iterable[Any], *, last: bool) -> bool:
+        """
+        Send results in one frame, or in several if they are large. If one is too large for a frame,
+        end the call with an error and return False.
+        """
         part: list[bytes] = []
         size = 0
         for result in results:
             packed = self._encode(result)
             if len(packed) > _LARGEST:
-                return self._fail(call, self._too_large(len(packed)))
+                self._fail(call, self._too_large(len(packed)))
+                return False
             if part and size + len(packed) > _PART:
                 self._out.keep(_frame(call.id, part, last=False))
                 part, size = [], 0
@@ -486,6 +493,7 @@ class Client:
             size += len(packed)
         if last or part:
             self._out.keep(_frame(call.id, part, last=last))
+        return True
 
 
 def refuse(connected: socket.socket, reason: str) -> None:
