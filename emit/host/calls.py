@@ -88,7 +88,6 @@ class Calls:
         account: The outcomes of its messages.
         caller: A socket, if the messages come from another process. If its other end is closed,
             the message in progress ends with `Abandoned`, and its process is killed.
-            way when its other end is closed ends with `Abandoned`, and its process with it.
     """
 
     caller: int | None = None
