@@ -524,6 +524,23 @@ def test_a_slow_node_is_no_dead_host(
         assert found[0][0][0] == 1
 
 
+def test_a_slow_message_behind_quick_ones(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that were kept, to be sent together, are sent as signs of life meanwhile."""
+    monkeypatch.setattr(server, "BEAT", 0.05)
+    monkeypatch.setattr(server, "_TICK", 0.05)
+    with serving(path), client(path, raw(HELD), max_attempts=1) as node:
+        began, go = tmp_path / "began", tmp_path / "go"
+        quick = {"began": str(began), "until": str(tmp_path)}
+        slow = {"began": str(began), "until": str(go)}
+        outcomes = node.call_many({"n": n, **(quick if n < 9 else slow)} for n in range(10))
+        assert [next(outcomes)[0][0] for _ in range(9)] == list(range(9))
+        go.touch()
+        assert [outcome[0][0] for outcome in outcomes] == [9]
+        assert _lines(began) == 10
+
+
 def test_a_slow_reader_of_a_stream_has_no_dead_host(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

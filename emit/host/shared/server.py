@@ -325,7 +325,10 @@ class Client:
             self._socket.close()
 
     def beat(self) -> None:
-        """Send a sign of life if the client waits for answers. Called from another thread."""
+        """
+        Send a sign of life if the client waits for answers: those that are kept, if there are any.
+        Called from another thread.
+        """
         if self.busy:
             self._out.offer(_BEAT)
 
@@ -548,11 +551,11 @@ class _Outbox:
             self.flush()
 
     def offer(self, data: bytes) -> None:
-        """Send *data* if the client takes it now and nothing waits before it; else drop it."""
+        """Send what the client takes now of the data that is kept, or *data* if there is none."""
         with self._lock, contextlib.suppress(OSError):
             if not self._data:
                 self._data += data
-                self._push()
+            self._push()
 
     def flush(self) -> None:
         """Send all data that is kept, however long the client takes."""
