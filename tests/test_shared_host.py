@@ -524,6 +524,21 @@ def test_a_slow_node_is_no_dead_host(
         assert found[0][0][0] == 1
 
 
+def test_the_first_answer_of_a_batch_waits_for_no_other(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for a sign of life: it is here while the second message runs."""
+    monkeypatch.setattr(server, "BEAT", 1e9)
+    with serving(path), client(path, raw(HELD), max_attempts=1) as node:
+        for turn in range(3):
+            go = tmp_path / f"go{turn}"
+            mine = {"n": turn, "began": str(tmp_path / f"began{turn}")}
+            outcomes = node.call_many({**mine, "until": str(each)} for each in (tmp_path, go))
+            assert next(outcomes)[0][0] == turn
+            go.touch()
+            assert [outcome[0][0] for outcome in outcomes] == [turn]
+
+
 def test_a_slow_message_behind_quick_ones(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,10 @@ _LARGEST = MAX_FRAME - 64
 #: at once runs in lockstep with the host.
 _TOGETHER = 8 * 1024
 
+#: Seconds after an answer in which the next one counts as quick, and waits for others. If messages
+#: take longer, sending each answer alone costs little, and the client need not wait for it.
+_SOON = 0.001
+
 #: Bytes of answers that are kept while messages are with the processes.
 _KEPT = 4 * MAX_FRAME
 
@@ -533,6 +537,7 @@ class _Outbox:
         self._socket = connected
         self._data = bytearray()
         self._lock = threading.Lock()  # guards the data and their order
+        self._last = 0.0  # time when data was last kept
 
     def send(self, data: bytes) -> None:
         """Send all data, however long the client takes."""
@@ -541,11 +546,16 @@ class _Outbox:
         self.flush()
 
     def keep(self, data: bytes) -> None:
-        """Send as much as the client takes now, and keep the rest, up to a limit."""
+        """
+        Send as much as the client takes now, and keep the rest, up to a limit. A little data that
+        comes soon after other data is kept as well, at most until the next sign of life.
+        """
+        now = time.monotonic()
         with self._lock:
             self._data += data
-            if len(self._data) > _TOGETHER:
+            if len(self._data) > _TOGETHER or now - self._last > _SOON:
                 self._push()
+            self._last = now
             full = len(self._data) > _KEPT
         if full:
             self.flush()
@@ -563,6 +573,7 @@ class _Outbox:
             with self._lock:
                 self._push()
                 if not self._data:
+                    self._last = 0.0  # the next answer has no company
                     return
             poller = select.poll()
             poller.register(self._socket, select.POLLOUT)
