@@ -29,6 +29,11 @@ def answer(msg: Any) -> Any:
         print("hello from a program")
     if how == "die":
         os._exit(3)
+    if how == "wait":  # for the file; its other one tells that the message is at work
+        with open(f"{msg.file}.began", "a") as began:
+            began.write("x")
+        while not os.path.exists(msg.file):
+            time.sleep(0.01)  # between two looks
     if how == "context":
         ctx = context()
         return [ctx.origin, ctx.attempt, ctx.traceparent]

@@ -90,12 +90,15 @@ class Worker:
         self._process.send_signal(signum)
 
     def stop(self, signum: int = signal.SIGTERM, within: float = PATIENCE) -> int:
-        """Stop it. If it does not end, what its threads are at is added to the log and shown."""
+        """Stop it. If it does not end, show its log with the stacks of all its processes."""
         self.send(signum)
         try:
             return self._process.wait(within)
         except subprocess.TimeoutExpired:
-            self.send(signal.SIGABRT)  # Python's faulthandler prints the stacks
+            # Python's faulthandler prints the stacks.
+            for process in [*self.children(), self.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGABRT)
             self._process.wait(PATIENCE)
             raise AssertionError(f"it did not end within {within:g} s\n{self.text}") from None
 
