@@ -366,6 +366,4 @@ def _explain(program: Program) -> str:
     Return the fault in the language of a program. Its packages are not checked: that takes too
     long.
     """
-    from emit.host.language.launch import explain
-
-    return explain(program, packages=False)
+    return program.explain(packages=False)

@@ -18,7 +18,7 @@ from scripts.journeys import PACKAGE, ROOT
 #: The largest allowed figures. A comment names a target that is not reached yet.
 LIMITS = {
     "circles of imports": 0,
-    "depth of imports from emit/__init__": 13,  # 10, circles counted as one module
+    "depth of imports from emit/__init__": 11,  # 10, circles counted as one module
     "modules in emit/": 116,  # 105
     "public methods of a class": 20,
     "lines in emit/": 27_700,  # as few as features allow

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from emit import errors
 from emit.errors import GraphError
 from emit.node import Handler
-from emit.router.delivery import NAMESPACE, Plan, Policy, judge, message_id, read_plan
+from emit.router.delivery import NAMESPACE, Plan, Policy, judge, message_id
+from emit.router.queued import read_plan
 from emit.router.sender import Outbox
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))

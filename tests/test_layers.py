@@ -90,8 +90,6 @@ LATE = {
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.text", "difflib"): "only a wrong name needs it",
-    ("emit.host.process", "emit.host.language.launch"): "only a start that has failed needs it",
-    ("emit.foreign", "emit.host.language.launch"): "the same of a message",
     ("emit.host.language.missing", "emit.host.language.runtime"): "tomllib, for a missing library",
     ("emit.host.process", "emit.host.language.runtime"): "the same, for who looks at a host",
     ("emit.host.host", "emit.host.language.runtime"): "the same, for commands with several nodes",

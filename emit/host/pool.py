@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence, Sized
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -26,7 +26,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from emit.errors import HostError, PoolClosed, PoolTimeout, StartError, Unavailable
 from emit.host.accounting import ProcessAccount, Usage
 from emit.host.admission import Admission, Turn
-from emit.host.conversation import Conversation
 from emit.host.keeper import Keeper
 from emit.host.lines import logger_of
 from emit.host.settings import Settings
@@ -43,6 +42,24 @@ _RECHECK = 0.1
 _SLICE = 0.25
 
 
+class Talk(Protocol):
+    """
+    The conversation with a member, as a pool sees it: :class:`emit.host.conversation.Conversation`.
+
+    Attributes:
+        node: The node that the member serves by default.
+        jobs: The open calls.
+        condemned: Why the member may not be used again; None: it may.
+    """
+
+    node: str
+    condemned: str | None
+
+    @property
+    def jobs(self) -> Sized: ...
+    def look(self) -> object: ...
+
+
 class Member(Protocol):
     """
     The process as a pool sees it. A shared host is a member as well: its clients pool connections.
@@ -57,7 +74,6 @@ class Member(Protocol):
         replaced: Why it was replaced, once the replacement is ready; None: it was not.
     """
 
-    talk: Conversation
     born: float
     used: float
     start_seconds: float
@@ -65,6 +81,8 @@ class Member(Protocol):
     retiring: bool
     replaced: str | None
 
+    @property
+    def talk(self) -> Talk: ...
     def serve(self, node: str) -> None: ...
     def worn(self) -> str | None: ...
     def replace(self, reason: str) -> None: ...

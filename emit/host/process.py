@@ -335,11 +335,8 @@ class Process:
             raise self._not_ready(reason, signal=getattr(error, "signal", None)) from error
 
     def _not_ready(self, reason: str, hint: str = "", signal: str | None = None) -> StartError:
-        # Imported here: only a start that failed needs it.
-        from emit.host.language.launch import explain
-
         if signal is None:  # else the language is not at fault, and each question takes memory
-            hint = "; ".join(filter(None, (hint, explain(self.program))))
+            hint = "; ".join(filter(None, (hint, self.program.explain())))
         return StartError(
             node=self.talk.node,
             argv=self.program.argv,

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from emit.host.lines import Lines
-from emit.host.system.child import Child
 
 #: Bytes per read. From 256 KiB on each read maps fresh memory: 14 us instead of 1.4.
 CHUNK = 64 * 1024
@@ -77,6 +76,19 @@ class Transport(Protocol):
         """Return whether the peer has ended."""
 
 
+class Owner(Protocol):
+    """The process whose pipes these are: see :class:`emit.host.system.child.Child`."""
+
+    pid: int
+    stdin: int
+    stdout: int
+    stderr: int
+    pidfd: int | None
+
+    def poll(self) -> bool: ...
+    def close_stdin(self) -> None: ...
+
+
 class Pipes:
     """
     The transport of one child: its pipes.
@@ -92,7 +104,7 @@ class Pipes:
         taken: Bytes read from stdout so far.
     """
 
-    def __init__(self, child: Child, lines: Lines) -> None:
+    def __init__(self, child: Owner, lines: Lines) -> None:
         self.child = child
         self.lines = lines
         self.received: list[bytes] = []

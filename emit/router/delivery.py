@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from emit.errors import (
     DispatchError,
@@ -30,8 +30,6 @@ from emit.errors import (
     Unavailable,
 )
 from emit.letter import backoff
-from emit.node import Handler
-from emit.router.options import QUEUED, check_queued
 
 #: The namespace of the messages' ids. It only has to differ from all others.
 NAMESPACE = uuid.UUID("6d6c5f0e-3a86-5b1a-9d53-0c8c0c0f6e17")
@@ -122,22 +120,6 @@ class Plan:
     many: bool = False
     return_results: bool = False
     policy: Policy = field(default_factory=Policy)
-
-
-def read_plan(name: str, seam: Handler, options: dict[str, Any]) -> Plan:
-    """
-    Take the queue's options from *options*.
-
-    Raises:
-        GraphError: A value can't work.
-    """
-    taken = {key: options.pop(key) for key in QUEUED if key in options}
-    check_queued(name, taken, foreign=seam.foreign)
-    limits = ("max_attempts", "max_retries", "max_deliveries")
-    policy = {key: taken.pop(key) for key in limits if key in taken}
-    # The host of a program also uses these.
-    policy = {"max_attempts": seam.max_attempts, "max_retries": seam.max_retries} | policy
-    return Plan(**taken, policy=Policy(**policy))
 
 
 class Decision(NamedTuple):

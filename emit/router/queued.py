@@ -10,9 +10,9 @@ from typing import Any
 
 from emit.errors import DispatchError, GraphError
 from emit.letter import DeadLetter
-from emit.node import Node, get_name
+from emit.node import Handler, Node, get_name
 from emit.router.core import Router
-from emit.router.delivery import Plan, read_plan
+from emit.router.delivery import Plan, Policy
 from emit.router.envelope import Packed, pack
 from emit.router.ledger import Ledger
 from emit.router.options import (
@@ -21,6 +21,7 @@ from emit.router.options import (
     QUEUED,
     RQ,
     call_as_task,
+    check_queued,
     take_many,
     unknown_options,
 )
@@ -157,3 +158,19 @@ class QueueRouter(Router, Queue):
 
 def _others(own: Iterable[str]) -> list[str]:
     return [option for option in (*CELERY, *RQ) if option not in own]
+
+
+def read_plan(name: str, seam: Handler, options: dict[str, Any]) -> Plan:
+    """
+    Take the queue's options from *options*.
+
+    Raises:
+        GraphError: A value can't work.
+    """
+    taken = {key: options.pop(key) for key in QUEUED if key in options}
+    check_queued(name, taken, foreign=seam.foreign)
+    limits = ("max_attempts", "max_retries", "max_deliveries")
+    policy = {key: taken.pop(key) for key in limits if key in taken}
+    # The host of a program also uses these.
+    policy = {"max_attempts": seam.max_attempts, "max_retries": seam.max_retries} | policy
+    return Plan(**taken, policy=Policy(**policy))

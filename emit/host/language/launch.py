@@ -27,7 +27,7 @@ from emit.host.system.command import directory_of, resolve, start_error
 from emit.host.system.lifeline import interpreter
 from emit.host.system.program import Program, Toolchain
 
-__all__ = ["explain", "installed_version", "places", "prepare", "toolchain_of"]
+__all__ = ["installed_version", "places", "prepare", "toolchain_of"]
 
 #: Seconds for which a failure is remembered.
 RETRY = 5.0
@@ -51,8 +51,8 @@ def prepare(program: Program, source: Source, own: Mapping[str, str], attempts: 
     Make the program that serves *source*.
 
     Faults that the start itself would show are not checked here. A toolchain that looks too old, or
-    a package that seems to be missing, must not stop a program that would run. `explain` checks
-    both after a failed start.
+    a package that seems to be missing, must not stop a program that would run.
+    `Program.explain` checks both after a failed start.
 
     Args:
         program: The node, its environment and its directory; its ``argv`` is not used.
@@ -97,6 +97,7 @@ def toolchain_of(runtime: Runtime, values: Mapping[str, str]) -> Toolchain:
         manifest=values.get("manifest", ""),
         check=fill(runtime.check, values) if has_manifest else (),
         install_packages=runtime.install_dependencies,
+        explain=_explain,
     )
 
 
@@ -188,15 +189,8 @@ def _find(program: Program, toolchain: Toolchain) -> Program:
     return found
 
 
-def explain(program: Program, *, packages: bool = True) -> str:
-    """
-    Return known faults of the toolchain or the packages of a program whose start has failed; "" if
-    there are none.
-
-    Args:
-        program: The program, which was started.
-        packages: Also run the check of all packages, which may take seconds.
-    """
+def _explain(program: Program, packages: bool) -> str:
+    """Find the known faults of a program whose start has failed: see `Toolchain.explain`."""
     toolchain = program.toolchain
     if toolchain is None:
         return ""
@@ -261,7 +255,7 @@ def _build(program: Program, source: Source, values: dict[str, str], output: Pat
         if error.signal is not None:
             raise
         _find(program, program.toolchain)
-        hint = "; ".join(filter(None, (error.hint, explain(program))))
+        hint = "; ".join(filter(None, (error.hint, program.explain())))
         failed = replace(program, argv=error.argv)
         raise start_error(failed, error.reason, hint, error.stderr_tail) from error
 

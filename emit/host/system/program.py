@@ -63,6 +63,8 @@ class Toolchain:
         manifest: The file that lists the packages of the project; empty: there is none.
         check: The command that tells if they are all there; empty: there is none.
         install_packages: What to run if they are not.
+        explain: Takes a program whose start has failed, and whether to check its packages, which
+            may take seconds. Returns known faults of the toolchain and the packages, or "".
     """
 
     name: str
@@ -72,6 +74,7 @@ class Toolchain:
     manifest: str = ""
     check: tuple[str, ...] = ()
     install_packages: str = ""
+    explain: Callable[[Program, bool], str] = lambda program, packages: ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,10 @@ class Program:
     language: str = ""
     name: str = ""
     toolchain: Toolchain | None = None
+
+    def explain(self, *, packages: bool = True) -> str:
+        """Return what its toolchain knows of a failed start: see :attr:`Toolchain.explain`."""
+        return self.toolchain.explain(self, packages) if self.toolchain else ""
 
 
 # -- The environment of a node: an allow-list of the host's, so that no secret passes by chance ----
