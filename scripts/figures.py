@@ -19,7 +19,7 @@ from scripts.journeys import PACKAGE, ROOT
 LIMITS = {
     "circles of imports": 0,
     "depth of imports from emit/__init__": 11,  # 10, circles counted as one module
-    "modules in emit/": 116,  # 105
+    "modules in emit/": 115,  # 105
     "public methods of a class": 20,
     "lines in emit/": 27_700,  # as few as features allow
     "files that a message passes, there and back": 17,  # 14

@@ -16,6 +16,7 @@ import pytest
 from emit.host.wire.codec import CODECS, encode
 from emit.host.wire.frames import (
     FIELDS,
+    MAX_FRAME,
     OPS,
     BadFrame,
     Bye,
@@ -39,7 +40,6 @@ from emit.host.wire.frames import (
     to_wire,
 )
 from emit.host.wire.reader import Reader
-from emit.host.wire.values import MAX_FRAME
 
 ONE_OF_EACH: list[Frame] = [
     Hello([1], ["json"], "count", 100, {"a": 1}),

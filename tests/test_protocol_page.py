@@ -19,6 +19,7 @@ from emit.host.wire.codec import encode
 from emit.host.wire.frames import (
     FIELDS,
     FROM_HOST,
+    MAX_FRAME,
     OPS,
     End,
     Err,
@@ -31,8 +32,7 @@ from emit.host.wire.frames import (
 from emit.host.wire.plain import results
 from emit.host.wire.reader import Reader
 from emit.host.wire.session import TRANSITIONS, Session, State
-from emit.host.wire.unfit import MAX_DEPTH, MAX_ITEMS
-from emit.host.wire.values import MAX_FRAME
+from emit.host.wire.values import MAX_DEPTH, MAX_ITEMS
 from tests.hosts import ROOT
 from tests.tiny import PAGE, SDK
 

@@ -17,7 +17,7 @@ from emit.host import lines, status
 from emit.host.settings import Settings
 from emit.host.shared import server
 from emit.host.system.program import DEFAULT, Limits
-from emit.host.wire import unfit
+from emit.host.wire import values
 from emit.router import envelope
 from emit.router.delivery import LONGEST_WAIT, Policy
 from emit.text import LINES, MOST
@@ -50,8 +50,8 @@ def test_the_variables_that_pass() -> None:
 
 #: The limits that no setting changes, and where the code has them.
 FIXED: dict[str, list[Any]] = {
-    "levels of lists and maps": [unfit.MAX_DEPTH],
-    "members of lists and maps in a frame": [unfit.MAX_ITEMS],
+    "levels of lists and maps": [values.MAX_DEPTH],
+    "members of lists and maps in a frame": [values.MAX_ITEMS],
     "characters of an error's message, of a stack, of a log's text": [MOST],
     "lines of a stack or of a log's text": [LINES],
     "bytes of a line of stderr; of the end of stderr that is kept": [lines.LINE],

@@ -16,7 +16,7 @@ import pytest
 
 from emit import Router, ShellNode
 from emit.errors import EncodeError
-from emit.host.wire.unfit import MAX_DEPTH
+from emit.host.wire.values import MAX_DEPTH
 from tests.conftest import require
 from tests.hosts import ROOT
 from tests.leaks import no_leaks

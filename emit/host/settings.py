@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from emit.errors import GraphError
 from emit.host.system.program import Limits
-from emit.host.wire.unfit import MAX_FRAME
+from emit.host.wire.frames import MAX_FRAME
 
 MODES = ("auto", "oneshot", "persistent", "lines")
 CODECS = (None, "json", "msgpack")

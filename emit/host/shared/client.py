@@ -44,8 +44,8 @@ from emit.host.system.command import directory_of
 from emit.host.system.program import Program
 from emit.host.transport import Move, remaining
 from emit.host.wire import frames
+from emit.host.wire.frames import MAX_FRAME
 from emit.host.wire.session import Session
-from emit.host.wire.values import MAX_FRAME
 from emit.letter import DeadLetter
 
 __all__ = ["BEAT", "Connection", "RemoteHost", "ask"]

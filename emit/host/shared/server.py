@@ -34,9 +34,9 @@ from emit.host.shared.data import from_error, to_context, to_node
 from emit.host.transport import Abandoned, remaining
 from emit.host.wire import frames
 from emit.host.wire.codec import Msgpack
-from emit.host.wire.frames import Call, Err, Failure, Hello, Ping, Pong, Ready
+from emit.host.wire.frames import MAX_FRAME, Call, Err, Failure, Hello, Ping, Pong, Ready
 from emit.host.wire.reader import Reader
-from emit.host.wire.values import MAX_FRAME, Encoder
+from emit.host.wire.values import Encoder
 
 __all__ = ["Server"]
 

@@ -18,6 +18,7 @@ from emit.errors import ProtocolError
 __all__ = [
     "FIELDS",
     "FROM_HOST",
+    "MAX_FRAME",
     "OPS",
     "VERSION",
     "BadFrame",
@@ -48,6 +49,10 @@ __all__ = [
 
 #: The version of the protocol that this host speaks.
 VERSION = 1
+
+#: Bytes of the largest frame, and the limit of max_frame. Below 2**24, so that the length of a
+#: msgpack frame starts with a zero byte, and no line of text does.
+MAX_FRAME = 2**24 - 1
 
 #: The last step of a NamedTuple's own constructor, in two thirds of its time.
 _new = tuple.__new__

@@ -15,9 +15,9 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 from emit.errors import EncodeError, FrameTooLarge, ProtocolError
+from emit.host.wire.frames import MAX_FRAME
 from emit.host.wire.values import (
     MAX_DEPTH,
-    MAX_FRAME,
     Encoder,
     Hooks,
     Malformed,

@@ -20,6 +20,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 from emit.host.wire.frames import (
+    MAX_FRAME,
     OPS,
     BadFrame,
     Frame,
@@ -32,7 +33,6 @@ from emit.host.wire.frames import (
 )
 from emit.host.wire.values import (
     MAX_DEPTH,
-    MAX_FRAME,
     Malformed,
     from_json,
     from_msgpack,

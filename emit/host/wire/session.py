@@ -26,6 +26,7 @@ from emit.errors import EncodeError, FrameTooLarge, ProtocolError
 from emit.host.wire.codec import CODECS, Codec, Json
 from emit.host.wire.frames import (
     FROM_HOST,
+    MAX_FRAME,
     VERSION,
     Broken,
     Bye,
@@ -48,7 +49,7 @@ from emit.host.wire.frames import (
     op_of,
 )
 from emit.host.wire.reader import Reader
-from emit.host.wire.values import MAX_FRAME, Encoder, Malformed, Unfit, from_json
+from emit.host.wire.values import Encoder, Malformed, Unfit, from_json
 from emit.text import WORD, clean_lines, clean_value, clean_values, one_line, said
 
 __all__ = ["TRANSITIONS", "Broken", "Event", "LineSession", "Session", "State", "Unmatched"]
