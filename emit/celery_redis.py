@@ -24,7 +24,7 @@ from kombu.utils.url import maybe_sanitize_url, url_to_parts
 
 from emit.errors import GraphError
 
-__all__ = ["Place", "broker_of", "is_redis", "open_place", "place_of"]
+__all__ = ["RedisAddress", "broker_of", "is_redis", "open_redis", "redis_of"]
 
 #: Seconds for an answer and for a connection, if the app's settings name none. kombu's own are
 #: endless, since its connections wait for messages. Emit's connections wait only for answers.
@@ -37,7 +37,7 @@ _CONNECTIONS = 2**31
 _SCHEMES = ("redis", "rediss", "unix", "socket", "redis+socket", "sentinel")
 
 
-class Place(NamedTuple):
+class RedisAddress(NamedTuple):
     """
     A Redis, or several addresses of which the first that answers is used.
 
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     pools: Sequence[Callable[[], Any]]
 
 
-def place_of(app: Celery) -> Place | None:
+def redis_of(app: Celery) -> RedisAddress | None:
     """
     Return the Redis of the setting ``emit_redis``, else a Redis as the broker, else a Redis as the
     result backend, else None. Opens no connection.
@@ -69,16 +69,16 @@ def place_of(app: Celery) -> Place | None:
     return _broker(app, broker) if is_redis(broker) else _backend(app)
 
 
-def open_place(place: Place) -> Any:
+def open_redis(address: RedisAddress) -> Any:
     """
-    Return a client of the Redis of *place*. Of several addresses, use the first that answers.
+    Return a client of the Redis of *address*. Of several addresses, use the first that answers.
 
     Raises:
         Exception: The client's own exception, if none of several answers.
     """
     from redis import Redis  # installed with Celery's Redis transport, but not with the others
 
-    *others, last = [_patient(make()) for make in place.pools]
+    *others, last = [_patient(make()) for make in address.pools]
     for pool in others:
         client = Redis(connection_pool=pool)
         try:
@@ -107,8 +107,8 @@ def is_redis(connection: Any) -> bool:
     return getattr(connection.get_transport_cls(), "driver_type", None) == "redis"
 
 
-def _own(app: Celery, value: Any) -> Place:
-    """Return the place that ``emit_redis`` names, spelled as for Celery or for redis-py."""
+def _own(app: Celery, value: Any) -> RedisAddress:
+    """Return the address that ``emit_redis`` names, spelled as for Celery or for redis-py."""
     urls = _listed(value)
     shown = _shown(urls)
     for url in urls:
@@ -123,7 +123,7 @@ def _own(app: Celery, value: Any) -> Place:
     if urls[0].startswith("sentinel://"):
         urls = [";".join(urls)]
     pools = [_checked("emit_redis", shown, _own_pool(app, url, options)) for url in urls]
-    return Place("emit_redis", shown, str(options.get("global_keyprefix", "")), pools)
+    return RedisAddress("emit_redis", shown, str(options.get("global_keyprefix", "")), pools)
 
 
 def _own_pool(app: Celery, url: str, options: dict[str, Any]) -> Callable[[], Any]:
@@ -141,8 +141,8 @@ def _own_pool(app: Celery, url: str, options: dict[str, Any]) -> Callable[[], An
     return partial(_pool, connection(url, ssl=secure, transport_options=options))
 
 
-def _broker(app: Celery, broker: Any) -> Place:
-    """Return the broker's place, without alternatives that are not a Redis."""
+def _broker(app: Celery, broker: Any) -> RedisAddress:
+    """Return the broker's address, without alternatives that are not a Redis."""
     options, urls = broker.transport_options, _listed(app.conf.broker_write_url or "redis://")
     connections = [broker]
     if broker.alt and not _is_sentinel(broker):
@@ -151,7 +151,7 @@ def _broker(app: Celery, broker: Any) -> Place:
         urls = [url for url, one in each.items() if one in connections]
     shown = _shown(urls)
     pools = [_checked("broker_url", shown, partial(_pool, one)) for one in connections]
-    return Place("broker_url", shown, str(options.get("global_keyprefix", "")), pools)
+    return RedisAddress("broker_url", shown, str(options.get("global_keyprefix", "")), pools)
 
 
 def _listed(urls: Any) -> list[Any]:
@@ -167,8 +167,8 @@ def _is_sentinel(connection: Any) -> bool:
     return "sentinel" in str(connection.transport_cls)
 
 
-def _backend(app: Celery) -> Place | None:
-    """Return the result backend's place; it has settings and a pool of its own."""
+def _backend(app: Celery) -> RedisAddress | None:
+    """Return the result backend's address; it has settings and a pool of its own."""
     url = app.conf.result_backend
     if not isinstance(url, str):
         return None
@@ -185,7 +185,7 @@ def _backend(app: Celery) -> Place | None:
             return backend._get_pool(**backend.connparams)
 
     pools = [_checked("result_backend", shown, make)]
-    return Place("result_backend", shown, str(options.get("global_keyprefix", "")), pools)
+    return RedisAddress("result_backend", shown, str(options.get("global_keyprefix", "")), pools)
 
 
 def _pool(connection: Any) -> Any:

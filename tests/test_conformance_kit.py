@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from emit.conformance import runner
-from emit.conformance.runner import Outcome, Plan, Subject, all_scenarios, play_one
+from emit.conformance.runner import Outcome, Selection, Subject, all_scenarios, play_one
 from emit.host.wire.frames import Ready
 from tests.hosts import ROOT, count
 from tests.tiny import NAMES, PROGRAM
@@ -600,7 +600,7 @@ def test_a_program_that_keeps_us_waiting(monkeypatch: pytest.MonkeyPatch) -> Non
     ready = '{"op":"ready","v":1,"nodes":["echo"]}'
     subject = Subject(("sh", "-c", f"echo '{ready}'; exec sleep 600"), Ready(1), 0.0)
     one = replace(SCENARIOS["core/one result"], needs=())
-    plan = Plan((one,) * 4, patience=1.0, jobs=1)
+    plan = Selection((one,) * 4, patience=1.0, jobs=1)
     reasons = [outcome.reason for outcome in runner.run(subject, plan)]
     waited = [re.findall(r"within (\S+) s", reason) for reason in reasons]
     assert waited == [["1"], ["1"], ["0.25"], ["0.25"]]

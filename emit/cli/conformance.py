@@ -80,8 +80,8 @@ def _test(arguments: argparse.Namespace, scenarios: list[Scenario]) -> int:
     subject = runner.meet(tuple(arguments.command), arguments.timeout)
     todo = tuple(runner.split(scenarios, _codecs(arguments.codec, subject)))
     with Progress(len(todo)) as progress:
-        plan = runner.Plan(todo, arguments.timeout, arguments.jobs)
-        outcomes = runner.run(subject, plan, progress.count)
+        selection = runner.Selection(todo, arguments.timeout, arguments.jobs)
+        outcomes = runner.run(subject, selection, progress.count)
     outcomes.sort(key=lambda outcome: runner.FEATURES.index(outcome.feature))
     known = [f"{codec}/{s.title}" for s in runner.all_scenarios() for codec in s.codecs]
     verdict = judge(outcomes, arguments.require, expected, known)

@@ -20,7 +20,7 @@ USUAL = "redis://localhost:6379/0"
 _PATIENCE = 10
 
 
-class _Place(NamedTuple):
+class _Found(NamedTuple):
     """A Redis client, and the option or variable that named the address; "" if none did."""
 
     client: Any
@@ -95,13 +95,13 @@ def _tried(router: Router) -> Iterator[tuple[Ledger, LedgerError | None]]:
                 yield tried, None
 
 
-def _find(redis: Any, url: str | None, router: Router | None, app: str | None) -> _Place:
+def _find(redis: Any, url: str | None, router: Router | None, app: str | None) -> _Found:
     letters = getattr(router, "dead_letters", None)
     if url is None and letters is not None:
-        return _Place(_impatient(redis, letters.redis), str(app))
+        return _Found(_impatient(redis, letters.redis), str(app))
     named = ((url, "--redis"), *((os.environ.get(x), f"${x}") for x in ("EMIT_REDIS", "REDIS_URL")))
     found, said_by = next(((where, who) for where, who in named if where), (USUAL, ""))
-    return _Place(_impatient(redis, redis.Redis.from_url(found)), said_by)
+    return _Found(_impatient(redis, redis.Redis.from_url(found)), said_by)
 
 
 def _impatient(redis: Any, client: Any) -> Any:

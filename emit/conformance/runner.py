@@ -23,7 +23,7 @@ __all__ = [
     "FEATURES",
     "Feature",
     "Outcome",
-    "Plan",
+    "Selection",
     "Subject",
     "Verdict",
     "all_scenarios",
@@ -66,7 +66,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Selection:
     """
     The scenarios to play, and how.
 
@@ -121,10 +121,10 @@ def meet(command: tuple[str, ...], patience: float) -> Subject:
 
 
 def run(
-    subject: Subject, plan: Plan, report: Callable[[Outcome], None] = lambda outcome: None
+    subject: Subject, selection: Selection, report: Callable[[Outcome], None] = lambda outcome: None
 ) -> list[Outcome]:
     """
-    Play the plan, and return the outcomes in its order.
+    Play the selection, and return the outcomes in its order.
 
     After several waits in vain, all further waits are short: a hanging program must not delay the
     run for long.
@@ -137,16 +137,16 @@ def run(
     def play(scenario: Scenario) -> Outcome:
         nonlocal overdue
         most = float("inf") if overdue < _OFTEN else _BRIEFLY
-        outcome = play_one(subject, scenario, plan.patience, most)
+        outcome = play_one(subject, scenario, selection.patience, most)
         overdue += outcome.overdue
         report(outcome)
         return outcome
 
-    jobs = plan.jobs or os.cpu_count() or 1
+    jobs = selection.jobs or os.cpu_count() or 1
     with ThreadPoolExecutor(_WAITING) as waiting, ThreadPoolExecutor(jobs) as working:
-        pools = [waiting if scenario.waits else working for scenario in plan.scenarios]
+        pools = [waiting if scenario.waits else working for scenario in selection.scenarios]
         try:
-            futures = [p.submit(play, s) for p, s in zip(pools, plan.scenarios, strict=True)]
+            futures = [p.submit(play, s) for p, s in zip(pools, selection.scenarios, strict=True)]
             return [future.result() for future in futures]
         except BaseException:  # an interrupt: start no more scenarios
             waiting.shutdown(wait=False, cancel_futures=True)

@@ -34,7 +34,7 @@ from emit.celery import (
     problems,
     speaks_amqp,
 )
-from emit.celery_redis import open_place, place_of
+from emit.celery_redis import open_redis, redis_of
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, LedgerError
 from emit.exact import from_text, to_json
@@ -92,7 +92,7 @@ class CeleryRouter(QueueRouter):
     """
 
     interrupts = (SoftTimeLimitExceeded,)
-    signals = (Retry, Ignore, Reject)
+    exceptions = (Retry, Ignore, Reject)
     queue_options = ("celery_task",)
 
     def __init__(self, celery_task: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -305,7 +305,7 @@ class CeleryRouter(QueueRouter):
             self._wait_on(delivery)
             self._tell_start(node, delivery)
             outcome = self._receiver.deliver(node, delivery)
-        except self.signals:
+        except self.exceptions:
             raise
         except Ended as end:
             error = end.error
@@ -457,10 +457,10 @@ class CeleryRouter(QueueRouter):
                 yield ledger
 
     def _open(self, app: Celery) -> Ledger | None:
-        place = place_of(app)
+        place = redis_of(app)
         if place is None:
             return None
-        name, client = app.main or "", open_place(place)
+        name, client = app.main or "", open_redis(place)
         return Ledger(client, prefix=place.prefix, app=name, nodes=self.functions)
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:

@@ -137,11 +137,11 @@ class Queue(Routing, Protocol):
 
     Attributes:
         interrupts: The exceptions that cut a task off in mid-run, as for a time limit.
-        signals: The exceptions of a handler to the queue itself, as ``task.retry()`` raises one.
+        exceptions: The exceptions of a handler to the queue itself, as ``task.retry()`` raises one.
     """
 
     interrupts: tuple[type[Exception], ...] = ()
-    signals: tuple[type[Exception], ...] = ()
+    exceptions: tuple[type[Exception], ...] = ()
 
     def send(
         self,
@@ -181,7 +181,7 @@ class Queue(Routing, Protocol):
             repeat: The name of this delivery if its end is not known; the next delivery keeps it.
 
         Raises:
-            Exception: One of :attr:`signals`, which tells the queue; or the queue refused.
+            Exception: One of :attr:`exceptions`, which tells the queue; or the queue refused.
         """
 
     def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
@@ -276,7 +276,7 @@ class Receiver:
             node = node.bound(delivery.native)
         try:
             return self._receive(node, delivery)
-        except self._queue.signals:
+        except self._queue.exceptions:
             raise
         except (Ended, Unsettled):
             raise
@@ -352,7 +352,7 @@ class Receiver:
         past = delivery.past.waited() if past is None else past
         try:
             self._queue.put_back(delivery, error, delay=delay, past=past, repeat=repeat)
-        except self._queue.signals:
+        except self._queue.exceptions:
             raise
         except Exception as second:
             raise Unsettled(f"{error}; and it can't be put back: {second}") from second
@@ -375,7 +375,7 @@ class Receiver:
                 outbox.begin(delivery.id)
                 with self._shown(delivery, 0):
                     outcome = self.call(node, self._message(delivery, 0))
-        except self._queue.signals:
+        except self._queue.exceptions:
             raise
         except Exception as error:
             if not delivery.eager and not self._queue.wants_retry(delivery, error):
@@ -532,7 +532,7 @@ class Receiver:
                 if node.name in self._around:
                     return _number(self.call(node, message))
                 return _results(node.run(message))
-        except self._queue.signals:
+        except self._queue.exceptions:
             return ()  # the handler has told the queue itself what to do
         except Exception as error:
             return error

@@ -127,7 +127,7 @@ class RQRouter(QueueRouter):
     """
 
     interrupts = (JobTimeoutException,)
-    signals = (Again,)
+    exceptions = (Again,)
     queue_options = ("queue", "connection", "timeout", "result_ttl")
 
     def __init__(self, redis_connection: Any, *args: Any, app: str = "", **kwargs: Any) -> None:
