@@ -18,7 +18,7 @@ from celery.utils.quorum_queues import detect_quorum_queues
 from kombu.serialization import registry
 from kombu.transport import TRANSPORT_ALIASES
 
-from emit.celery_redis import broker_of, is_redis, open_redis, redis_of
+from emit.celery_redis import address_of, broker_of, is_redis, open_redis
 from emit.errors import GraphError
 
 __all__ = [
@@ -166,7 +166,7 @@ def redis_of(app: Celery) -> Any:
     Raises:
         GraphError: A setting names a Redis that can't be used.
     """
-    place = redis_of(app)
+    place = address_of(app)
     return None if place is None else open_redis(place)
 
 
@@ -282,7 +282,7 @@ def _wrong(app: Celery) -> list[str]:
 def _keeping(app: Celery) -> Iterator[str]:
     """Yield the faults in the settings of the Redis that keeps counts and dead letters."""
     try:
-        place = redis_of(app)
+        place = address_of(app)
     except GraphError as error:
         yield f"{error}; until that is mended, a message that fails waits in the queue"
         return

@@ -24,7 +24,7 @@ from kombu.utils.url import maybe_sanitize_url, url_to_parts
 
 from emit.errors import GraphError
 
-__all__ = ["RedisAddress", "broker_of", "is_redis", "open_redis", "redis_of"]
+__all__ = ["RedisAddress", "address_of", "broker_of", "is_redis", "open_redis"]
 
 #: Seconds for an answer and for a connection, if the app's settings name none. kombu's own are
 #: endless, since its connections wait for messages. Emit's connections wait only for answers.
@@ -54,7 +54,7 @@ class RedisAddress(NamedTuple):
     pools: Sequence[Callable[[], Any]]
 
 
-def redis_of(app: Celery) -> RedisAddress | None:
+def address_of(app: Celery) -> RedisAddress | None:
     """
     Return the Redis of the setting ``emit_redis``, else a Redis as the broker, else a Redis as the
     result backend, else None. Opens no connection.

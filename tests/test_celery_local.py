@@ -22,7 +22,7 @@ from kombu.transport.memory import Channel  # noqa: E402
 
 from emit import CeleryRouter, NoResult, Router, ShellNode  # noqa: E402
 from emit.celery import check_worker, configure, longest_wait, problems  # noqa: E402
-from emit.celery_redis import redis_of  # noqa: E402
+from emit.celery_redis import address_of  # noqa: E402
 from emit.router import CeleryRouter as FromRouter  # noqa: E402
 from emit.router.celery import CeleryRouter as FromModule  # noqa: E402
 
@@ -929,6 +929,6 @@ def test_where_redis_is(
     app = celery.Celery("c", broker=broker, backend=backend)
     if own:
         app.conf.emit_redis = own
-    place = redis_of(app)
+    place = address_of(app)
     assert (place.said_by if place else None) == said_by
     assert any("no Redis is known" in problem for problem in problems(app)) == (place is None)

@@ -23,7 +23,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from emit.celery import problems, visibility
-from emit.celery_redis import open_redis, redis_of
+from emit.celery_redis import address_of, open_redis
 from emit.errors import GraphError
 from emit.once import address
 from tests.conftest import free_port, serving_redis
@@ -36,7 +36,7 @@ def kept(**settings: Any) -> Any:
     """A client of the Redis that is found for an app of these settings."""
     app = Celery("words")
     app.conf.update(settings)
-    place = redis_of(app)
+    place = address_of(app)
     assert place is not None
     return open_redis(place)
 
@@ -181,7 +181,7 @@ def test_what_can_not_be_used(settings: dict[str, Any], text: str) -> None:
     app = Celery("words")
     app.conf.update(settings)
     with pytest.raises(GraphError, match=text) as raised:
-        redis_of(app)
+        address_of(app)
     assert "secret" not in str(raised.value)
 
 
@@ -210,7 +210,7 @@ def test_no_redis_is_asked_by_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", pytest.fail)
     app = Celery("words")
     app.conf.update(broker_url="redis://127.0.0.1:1;redis://127.0.0.1:2")
-    assert redis_of(app) is not None
+    assert address_of(app) is not None
     assert visibility(app) == 3600
 
 

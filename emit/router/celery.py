@@ -34,7 +34,7 @@ from emit.celery import (
     problems,
     speaks_amqp,
 )
-from emit.celery_redis import open_redis, redis_of
+from emit.celery_redis import address_of, open_redis
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, LedgerError
 from emit.exact import from_text, to_json
@@ -457,7 +457,7 @@ class CeleryRouter(QueueRouter):
                 yield ledger
 
     def _open(self, app: Celery) -> Ledger | None:
-        place = redis_of(app)
+        place = address_of(app)
         if place is None:
             return None
         name, client = app.main or "", open_redis(place)
