@@ -87,9 +87,9 @@ class Pooled(Handler):
 
     def _current(self) -> Calls:
         """Return the calls on the current host. A fork makes another host."""
-        current = host.current()
         calls = self._calls
-        if calls is None or calls[0] is not current:
+        if calls is None or calls[0] is not host.running:
+            current = host.current()
             self._calls = calls = (current, self._of.calls(current))
         return calls[1]
 

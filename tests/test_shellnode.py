@@ -690,7 +690,7 @@ def test_min_idle_processes_before_the_first_message(
     ):
         router.node(("n",), name=name, **options, **more)(ShellNode)
     with closing(Host()) as host:
-        monkeypatch.setattr("emit.host.host._current", host)
+        monkeypatch.setattr("emit.host.host.running", host)
         with router:
             nodes = host.snapshot()["nodes"]
             assert list(nodes) == ["ahead"]

@@ -236,7 +236,9 @@ def _stop_together(stopping: list[tuple[Pool[Process], Process]]) -> None:
 #: The host that carries a node's messages.
 AnyHost = Host | RemoteHost
 
-_current: AnyHost | None = None
+#: The host of this process. None before its first use, and in a forked child.
+running: AnyHost | None = None
+
 _making = threading.Lock()
 
 
@@ -247,13 +249,13 @@ def current() -> AnyHost:
     ``$EMIT_HOST`` selects it: ``private`` (the default), ``shared``, or the path of a shared
     host's socket. See docs/shared-host.md.
     """
-    global _current
-    host = _current
+    global running
+    host = running
     if host is None or host.pid != os.getpid():
         with _making:
-            if _current is None or _current.pid != os.getpid():
-                _current = _make()
-            host = _current
+            if running is None or running.pid != os.getpid():
+                running = _make()
+            host = running
     return host
 
 
@@ -267,14 +269,14 @@ def _make() -> AnyHost:
 
 
 def _close_current() -> None:
-    if _current is not None:
-        _current.close()
+    if running is not None:
+        running.close()
 
 
 def _forget() -> None:
     """Drop the parent's host in a forked child, and its lock, which the parent may hold."""
-    global _current, _making
-    _current = None
+    global running, _making
+    running = None
     _making = threading.Lock()
 
 
