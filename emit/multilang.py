@@ -38,7 +38,10 @@ __all__ = ["Limits", "ShellNode"]
 _SETTINGS = tuple(field.name for field in fields_of(Settings))
 
 #: The other options of a ShellNode that ``router.node`` takes.
-_OWN = ("command", "file", "cwd", "env", "pass_env", "program_node", "dead_letter")
+_OWN = ("command", "file", "cwd", "env", "pass_env", "config", "program_node", "dead_letter")
+
+#: Bytes of a config in JSON. Linux takes 128 KiB for a variable of the environment.
+_MAX_CONFIG = 65_536
 
 #: The methods that a subclass may override.
 _OVERRIDDEN = ("get_command", "get_cwd", "deserialize")
@@ -63,8 +66,11 @@ class ShellNode(Handler):
         env: Environment variables to add.
         pass_env: Names, or patterns such as ``LC_*``, of variables to pass on from this process's
             environment. No other variable is passed on, so that no secret leaks by chance.
+        config: Values that the program's code may read, such as an address or a password: a map,
+            as in a message. A program with an SDK reads it as the ``config`` of its context; any
+            other one finds it, in JSON, in the variable ``EMIT_CONFIG``. Emit shows it nowhere.
         program_node: The node's name in the program, if the program has several nodes. All nodes
-            of one program share its processes.
+            of one program with the same ``env`` and ``config`` share its processes.
         dead_letter: Called with a :class:`emit.letter.DeadLetter` when the last attempt
             at a message has failed; the message then has no results. None: the failure is
             raised, with the letter as its attribute ``letter``.
@@ -98,6 +104,7 @@ class ShellNode(Handler):
     cwd: str | None = None
     env: Mapping[str, str] = {}  # read only; subclasses replace it
     pass_env: Sequence[str] = DEFAULT
+    config: Mapping[str, Any] = {}  # read only; subclasses replace it
     program_node: str | None = None
     dead_letter: Callable[[DeadLetter], Any] | None = None
 
@@ -242,6 +249,7 @@ class ShellNode(Handler):
             setattr(self, option, options.pop(option))
         self._check_program(options)
         self._settings = self._make_settings()
+        self._config_text()
         self.close()
         vars(self).pop("_handler", None)  # a handler made by an earlier call has other settings
 
@@ -294,13 +302,42 @@ class ShellNode(Handler):
         chosen = self._program_node()
         # The name that hello would send: the node's own, unless its author has set another.
         named = {"EMIT_NODE": self.name, **program.env} | ({"EMIT_NODE": chosen} if chosen else {})
-        return replace(program, env=named, limits=None)
+        return _by_env(replace(program, env=named, limits=None))
 
     def _program(self) -> Program:
         program = self._launched() if self.file is not None else self._bare()
         if self.file is None or type(self).get_command is not ShellNode.get_command:
             program = replace(program, argv=self._words())
-        return replace(program, limits=self.limits)
+        program = replace(program, limits=self.limits, config=self._config_text())
+        return _by_env(program) if self.mode == "lines" else program
+
+    def _config_text(self) -> str:
+        """
+        Return its config in JSON; empty if there is none.
+
+        Raises:
+            GraphError: It can't be sent. The text names the place, and never a value.
+        """
+        if not isinstance(self.config, Mapping):
+            kind = type(self.config).__name__
+            raise GraphError(f'"{self.name}": config must be a map of names to values, not {kind}')
+        if not self.config:
+            return ""
+        from emit.host.wire.values import Encoder, Unfit
+
+        try:
+            data = Encoder().json(dict(self.config))
+        except Unfit as error:
+            path = f".{error.path}" if error.path else ""
+            reason = error.reason.partition("; codec")[0]  # hello is in JSON, whatever the codec
+            raise GraphError(f'"{self.name}": config{path}: {reason}') from None
+        limit = min(_MAX_CONFIG, self.max_frame // 2)
+        if len(data) > limit:
+            raise GraphError(
+                f'"{self.name}": config takes {len(data)} bytes in JSON, and at most {limit} are '
+                f"allowed (65,536, and half of max_frame); give the name of a file in it"
+            )
+        return data.decode()
 
     def _words(self) -> tuple[str, ...]:
         command = self.get_command()
@@ -411,6 +448,12 @@ class ShellNode(Handler):
         added = set(vars(self)).union(*map(vars, kinds)) - read - set(dir(ShellNode))
         public = (name for name in added if not name.startswith("_"))
         return misspelt(public, (*self.options, *_OVERRIDDEN))
+
+
+def _by_env(program: Program) -> Program:
+    """Return a program that gets its config in the environment, since nobody says hello to it."""
+    told = {"EMIT_CONFIG": program.config} if program.config else {}
+    return replace(program, env={**program.env, **told})
 
 
 def _takes_one(function: Callable[..., Any]) -> bool:

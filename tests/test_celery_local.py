@@ -324,6 +324,18 @@ def test_eager(app: Any, router: CeleryRouter, batch: int) -> None:
     ]
 
 
+def test_the_config_of_a_program(app: Any, router: CeleryRouter) -> None:
+    """A node with a program has its config over a queue, too."""
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    got: list[Any] = []
+    command = ["sh", "-c", 'echo "$EMIT_CONFIG"']
+    options = {"command": command, "mode": "oneshot", "config": {"a": [1]}, "entry_point": True}
+    router.node(("n",), name="local.configured", **options)(ShellNode)
+    router.node((), "local.configured", name="local.hear")(lambda msg: got.append(msg.n))
+    router(x=1)
+    assert got == [{"a": [1]}]
+
+
 @pytest.mark.parametrize("batch", [1, 100])
 def test_eager_failures(app: Any, router: CeleryRouter, batch: int) -> None:
     """An exception of a node comes out unchanged: no retry, no dead letter, no wait."""

@@ -96,7 +96,10 @@ LATE = {
     ("emit.host.system.trampoline", "ctypes"): "the host imports this file only for its name",
     ("emit.multilang", "emit.foreign"): "the host, which takes as long as all else together",
     ("emit.multilang", "emit.host.process"): "the same",
-    ("emit.multilang", "emit.host.wire.values"): "orjson and msgpack, which only messages need",
+    (
+        "emit.multilang",
+        "emit.host.wire.values",
+    ): "orjson and msgpack, which only messages and a config need",
     (
         "emit.multilang",
         "emit.host.language.launch",

@@ -14,7 +14,7 @@ from redis import Redis
 from rq import Queue
 from rq.job import Job, JobStatus
 
-from emit import RQRouter
+from emit import RQRouter, ShellNode
 from emit.errors import DispatchError, EncodeError, GraphError, InProgress
 from emit.letter import DeadLetter
 from emit.router.delivery import message_id
@@ -271,6 +271,23 @@ def test_without_a_worker(jobs: Any) -> None:
         failed = double.delay(n=None)
     assert job.return_value() == {"n": 4}
     assert failed.is_failed
+
+
+class Told(ShellNode):
+    """A node of the next test, which RQ can import."""
+
+    command = ("sh", "-c", 'echo "$EMIT_CONFIG"')
+    mode = "oneshot"
+    config = {"a": [1]}  # noqa: RUF012
+
+
+def test_the_config_of_a_program(jobs: Any) -> None:
+    """A node with a program has its config over a queue, too."""
+    router = RQRouter(redis_connection=jobs.connection)
+    queue = Queue("now", connection=jobs.connection, is_async=False)
+    node: Any = router.node(("n",), queue=queue, return_results=True)(Told)
+    with importable("Told", node):
+        assert node.delay(x=1).return_value() == ({"n": {"a": [1]}},)
 
 
 def test_a_node_that_rq_can_not_find(jobs: Any) -> None:

@@ -76,7 +76,7 @@ class Host:
         are started.
 
         Nodes that name their *program_node* share one pool with the other nodes of the same
-        program, environment and settings, unless *shared* is False.
+        program, environment, configuration and settings, unless *shared* is False.
         """
         pool = self._shared_pool(program(), settings) if program_node and shared else None
         if pool is None:
@@ -94,7 +94,8 @@ class Host:
             from emit.host.language.runtime import name_of
 
             program = replace(program, name=name_of(program.argv))
-        key = (program.argv, program.cwd, frozenset(program.env.items()), settings)
+        started = (program.argv, program.cwd, frozenset(program.env.items()), program.config)
+        key = (*started, settings)
         with self._lock:
             if key not in self._shared:
                 program = replace(program, node=program.name)

@@ -37,6 +37,7 @@ from emit.host.system.tree import describe_stall, is_ending, used
 from emit.host.transport import Pipes, Poll, remaining
 from emit.host.wire import frames
 from emit.host.wire.session import LineSession, Session
+from emit.host.wire.values import from_json
 from emit.text import one_line
 
 __all__ = ["Launcher", "Process", "stop_all"]
@@ -462,7 +463,8 @@ def _session(program: Program, settings: Settings) -> Session | LineSession:
     if settings.mode == "lines":
         return LineSession(program.node, max_frame=settings.max_frame)
     codecs = ("json",) if settings.codec == "json" else ("msgpack", "json")
-    return Session(program.node, codecs=codecs, max_frame=settings.max_frame)
+    config = from_json(program.config.encode()) if program.config else None
+    return Session(program.node, codecs=codecs, max_frame=settings.max_frame, config=config)
 
 
 def _skipped(large: frames.TooLarge | None) -> str:

@@ -158,7 +158,7 @@ class Call:
         origin: Name of the node that emitted the message, or None.
         attempt: The number of this attempt, counted by the host.
         traceparent: The sender's W3C trace context, or None.
-        config: The node's configuration at the host.
+        config: The node's configuration at the host; from a shell, the map in EMIT_CONFIG.
     """
 
     node: str | None = None
@@ -194,7 +194,7 @@ class Call:
 
     @property
     def config(self) -> dict[str, Any]:
-        return self._session.config if self._session else {}
+        return _read_config() if _config is None else _config
 
     def remaining(self) -> float | None:
         """
@@ -211,6 +211,19 @@ class Call:
         if self._session:
             self._session.look()
         return self._cancelled
+
+
+_config: dict[str, Any] | None = None  # of hello, or of a plain run
+
+
+def _read_config() -> dict[str, Any]:
+    try:
+        config = _choose([]).loads((os.environ.get("EMIT_CONFIG") or "{}").encode())
+    except ValueError:
+        config = None  # the error's text quotes what may be a secret
+    if not isinstance(config, dict):
+        raise ValueError("EMIT_CONFIG must be a map in JSON")
+    return config
 
 
 _current: contextvars.ContextVar[Call | None] = contextvars.ContextVar("emit_call", default=None)
@@ -612,7 +625,6 @@ class _Session:
         self.only = next(iter(self.nodes)) if len(self.nodes) == 1 else None
         self.preferred = hello.get("node")
         self.max_frame = hello.get("max_frame", LARGEST)
-        self.config = hello.get("config") or {}
         self.room = self.max_frame - 64  # for results, beside the frame's other fields
         # Ctrl-C reaches every process of a terminal, and the host decides. A function, since the
         # author's child processes would inherit SIG_IGN.
@@ -1170,6 +1182,7 @@ def _pick(names: dict[str, Any], stem: str, name: str) -> Any:
 
 
 def _serve(load: Callable[[], tuple[Any, int]]) -> None:
+    global _config
     source, sink = take_wire()
     failure: BaseException | None = None
     nodes: dict[str, _Node] = {}
@@ -1192,6 +1205,7 @@ def _serve(load: Callable[[], tuple[Any, int]]) -> None:
     if failure:
         raise failure
     if hello:
+        _config = hello.get("config") or {}
         session = _Session(nodes, concurrency)
         try:
             session.run(hello)
@@ -1236,7 +1250,10 @@ def _ready(nodes: dict[str, _Node], concurrency: int) -> dict[str, Any]:
 
 def _plain(nodes: dict[str, _Node], concurrency: int, first: bytes) -> None:
     # No host: messages in, one line per result out.
+    global _config
     source, sink = take_wire()
+    _config = _read_config()
+    os.environ.pop("EMIT_CONFIG", "")  # hidden from programs that a handler starts, as EMIT_PROBE
     packed = first[:1] >= b"\x80"  # the first byte of a msgpack map, never of JSON
     codec = _choose(["msgpack"] if packed else [])
     probed = os.environ.pop("EMIT_PROBE", "") == "1"  # hidden from programs that a handler starts

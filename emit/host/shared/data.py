@@ -49,7 +49,7 @@ class Described:
         """A key that equal nodes share."""
         program = self.program
         started = (program.argv, program.cwd, program.limits, frozenset(program.env.items()))
-        return (*started, self.settings, self.program_node, self.shared)
+        return (*started, program.config, self.settings, self.program_node, self.shared)
 
 
 def from_node(node: Described) -> dict[str, Any]:

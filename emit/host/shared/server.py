@@ -203,7 +203,7 @@ class Server:
     def node(self, name: str, config: Mapping[str, Any]) -> Node:
         """
         Return the node that a client describes. Clients share a node if its name, program,
-        environment and settings are the same.
+        environment, configuration and settings are the same.
 
         Raises:
             EmitError: The description is not valid.

@@ -96,6 +96,7 @@ class Program:
         name: What it is called where it is no single node's: its file. Empty: the host names it
             by its command.
         toolchain: Of that language; None for any other command.
+        config: The node's configuration, a map in JSON; empty: there is none. It may hold secrets.
     """
 
     node: str
@@ -107,6 +108,7 @@ class Program:
     language: str = ""
     name: str = ""
     toolchain: Toolchain | None = None
+    config: str = field(default="", repr=False)
 
     def explain(self, *, packages: bool = True) -> str:
         """Return what its toolchain knows of a failed start: see :attr:`Toolchain.explain`."""

@@ -39,6 +39,38 @@ def test_a_message_in_the_environment_leaves_the_input_alone(tmp_path):
     assert (ran.stdout, ran.returncode) == ('"typed"\n', 0)
 
 
+READS = """
+import os, threading
+from emit_sdk import context, serve
+
+def read(msg):
+    seen = [context().config, os.environ.get("EMIT_CONFIG")]
+    thread = threading.Thread(target=lambda: seen.append(context().config))
+    thread.start()
+    thread.join()
+    return seen
+
+serve(read)
+"""
+
+
+def test_the_config_in_the_environment(tmp_path):
+    """EMIT_CONFIG has it; a program that a handler starts does not get the variable."""
+    config = {"colour": "blue", "sizes": [1, 2**63]}
+    ran = by_hand(tmp_path, "{}", READS, EMIT_CONFIG=json.dumps(config))
+    assert json.loads(ran.stdout) == [config, None, config]
+    assert json.loads(by_hand(tmp_path, "{}", READS).stdout) == [{}, None, {}]
+
+
+@pytest.mark.parametrize("config", ["secret", "[1, 2]", '{"secret": 1', '"secret"'])
+def test_a_config_that_is_no_map(tmp_path, config):
+    """It ends the run; the text does not quote what may be a secret."""
+    ran = by_hand(tmp_path, "{}", READS, EMIT_CONFIG=config)
+    assert (ran.stdout, ran.returncode) == ("", 1)
+    assert "EMIT_CONFIG must be a map in JSON" in ran.stderr
+    assert "secret" not in ran.stderr
+
+
 def test_an_error_by_hand_is_text_and_status_1(tmp_path):
     """The traceback shows the author's frames, and later messages still run."""
     ran = by_hand(tmp_path, '{}\n{"count": 1}\n', EMIT_NODE="count")

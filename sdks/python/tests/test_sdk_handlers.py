@@ -40,6 +40,13 @@ def test_call_runs_each_kind_of_handler():
     assert emit_sdk.call(lambda _: emit_sdk.context().cancelled) == [False]
 
 
+def test_a_test_has_a_config(monkeypatch):
+    """A test gives its handlers a config as a shell does."""
+    assert emit_sdk.call(lambda _: emit_sdk.context().config) == [{}]
+    monkeypatch.setenv("EMIT_CONFIG", '{"a": 1}')
+    assert emit_sdk.call(lambda _: emit_sdk.context().config) == [{"a": 1}]
+
+
 def test_call_refuses_what_no_codec_carries():
     """A test fails where a host would."""
     with pytest.raises(emit_sdk.EncodeError, match="result is a set"):
