@@ -16,12 +16,15 @@ from scripts import journeys, tools
 from scripts.journeys import PACKAGE, ROOT
 
 #: The largest allowed figures. A comment names a target that is not reached yet.
+#:
+#: The core is what emit/__init__ imports, directly or not: the graph, queues, the door, the host.
+#: What hangs on it has no limit: the command line, the kit, whatever observes or draws.
 LIMITS = {
     "circles of imports": 0,
     "depth of imports from emit/__init__": 11,  # 10, circles counted as one module
-    "modules in emit/": 115,  # 105
+    "modules of the core": 72,
     "public methods of a class": 20,
-    "lines in emit/": 27_700,  # as few as features allow
+    "lines of the core": 20_400,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,
@@ -67,14 +70,15 @@ def of_the_source() -> Iterator[Figure]:
     tangled = [group for group in groups if len(group) > 1]
     longest = deepest(imports, groups)
     widest, methods = max(public_methods(trees), key=lambda item: item[1])
-    lines = sum(len(source.splitlines()) for source in sources.values())
+    core = reachable("emit", imports)
+    lines = sum(len(sources[name].splitlines()) for name in core)
     yield Figure("circles of imports", len(tangled), "; ".join(map(told, tangled)))
     yield Figure(
         "depth of imports from emit/__init__", len(longest), " > ".join(map(short, longest))
     )
-    yield Figure("modules in emit/", len(sources))
+    yield Figure("modules of the core", len(core), f"{len(sources)} in all of emit/")
     yield Figure("public methods of a class", methods, widest)
-    yield Figure("lines in emit/", lines)
+    yield Figure("lines of the core", lines)
 
 
 def name_of(path: Path) -> str:
@@ -93,6 +97,16 @@ def imported(name: str, tree: ast.Module, modules: Collection[str]) -> Iterator[
         else:
             continue
         yield from (full for full in found if full in modules and full != name)
+
+
+def reachable(start: str, imports: Imports) -> set[str]:
+    """Return a module and all modules that it imports, by any number of steps."""
+    found, todo = {start}, [start]
+    while todo:
+        new = imports[todo.pop()] - found
+        found |= new
+        todo += new
+    return found
 
 
 def circles(imports: Imports) -> list[list[str]]:
