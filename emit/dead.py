@@ -27,11 +27,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import uuid
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
+from hashlib import sha256
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -39,8 +41,9 @@ from emit.errors import AmbiguousLetter, EncodeError, InProgress, LetterNotFound
 from emit.exact import Inexact, from_text, to_text
 from emit.letter import Cause, DeadLetter
 from emit.once import claim
+from emit.text import one_line
 
-__all__ = ["DeadLetters", "Entry", "Replayed"]
+__all__ = ["DeadLetters", "Entry", "Group", "Replayed"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ class Entry(NamedTuple):
 
     *fault* says why the letter can't be read; it is empty for a readable letter. The other fields
     of an unreadable letter hold what could be read. *app* is the letter's application, empty for
-    none.
+    none. *group* is the id of the :class:`Group` that it belongs to.
     """
 
     id: str
@@ -125,6 +128,35 @@ class Entry(NamedTuple):
     cause: Cause | None
     fault: str = ""
     app: str = ""
+    group: str = ""
+
+
+class Group(NamedTuple):
+    """
+    The letters of one node that have the same last cause, for :meth:`DeadLetters.groups`.
+
+    Attributes:
+        id: Eight characters. It stays the same as letters come and go, also in other processes.
+        node: The node of all of them.
+        app: Their application; empty for none.
+        type: The class of the last cause; empty if a letter has none, or can't be read.
+        text: Its text, one line, with ``#`` for each number; for letters that can't be read, the
+            fault.
+        size: Number of letters.
+        first: The time when the first of them was given up, in seconds since the epoch.
+        last: The time when the last of them was given up.
+        latest: The id of that letter.
+    """
+
+    id: str
+    node: str
+    app: str
+    type: str
+    text: str
+    size: int
+    first: float
+    last: float
+    latest: str
 
 
 class Replayed(NamedTuple):
@@ -239,21 +271,64 @@ class DeadLetters:
         logger.info('dead letter %s of "%s" stored', id, letter.node)
         return id
 
-    def list(self, node: str | None = None, limit: int = 100) -> list[Entry]:
+    def list(
+        self,
+        node: str | None = None,
+        limit: int = 100,
+        *,
+        since: float | None = None,
+        group: str | None = None,
+    ) -> list[Entry]:
         """
         Return the letters without their messages, the latest first.
 
         Args:
             node: Only the letters of this node.
             limit: The largest number of letters to return.
+            since: Only the letters that were stored at this time or later, in seconds since the
+                epoch.
+            group: Only the letters of the group with this id.
         """
         found: list[Entry] = []
         if limit > 0:
-            for _, entry, _ in self._entries(node):
+            for _, entry, _ in self._entries(node, since, group):
                 found.append(entry)
                 if len(found) == limit:
                     break
         return found
+
+    def groups(self, node: str | None = None, *, since: float | None = None) -> Sequence[Group]:
+        """
+        Return the letters by node and last cause, the largest group first.
+
+        Two causes are the same if their class and their text are, numbers apart: a port, an
+        address or the number of a row does not make another cause.
+
+        Args:
+            node: Only the letters of this node.
+            since: Only the letters that were stored at this time or later, in seconds since the
+                epoch.
+        """
+        found: dict[tuple[str, str], Group] = {}
+        for store, entry, _ in self._entries(node, since):
+            key = (store.app, entry.group)
+            if (known := found.get(key)) is not None:
+                first, last = min(known.first, entry.at), max(known.last, entry.at)
+                found[key] = known._replace(size=known.size + 1, first=first, last=last)
+                continue
+            kind = entry.cause.type if entry.cause else ""
+            found[key] = Group(
+                entry.group,
+                entry.node,
+                entry.app,
+                kind,
+                _pattern(entry.cause.text if entry.cause else entry.fault),
+                size=1,
+                first=entry.at,
+                last=entry.at,
+                latest=entry.id,
+            )
+        return sorted(found.values(), key=lambda group: -group.size)
 
     def find(self, start: str) -> str:
         """
@@ -323,16 +398,24 @@ class DeadLetters:
         logger.info('dead letter %s of "%s" sent again', id, letter.node)
         return letter
 
-    def replay_all(self, send: Callable[[DeadLetter], Any], node: str | None = None) -> Replayed:
+    def replay_all(
+        self,
+        send: Callable[[DeadLetter], Any],
+        node: str | None = None,
+        *,
+        since: float | None = None,
+        group: str | None = None,
+    ) -> Replayed:
         """
-        :meth:`replay` all letters that are stored now, the oldest first.
+        :meth:`replay` all letters that are stored now, the oldest first. *node*, *since* and
+        *group* choose some of them, as for :meth:`list`.
 
         A letter that can't be sent or read stays, and the next one is tried. Three failed sends in
         a row end the replay, because the queue is at fault then.
         """
         done = Replayed([], {}, {})
         in_a_row = 0
-        for _, entry, _ in reversed([*self._entries(node)]):
+        for _, entry, _ in reversed([*self._entries(node, since, group)]):
             if not entry.fault and self._nodes is not None and entry.node not in self._nodes:
                 done.left[entry.id] = entry.node
                 continue
@@ -362,16 +445,19 @@ class DeadLetters:
         if not self._remove(self._place(id), id, ""):
             raise LetterNotFound(id)
 
-    def drop_all(self, node: str | None = None) -> int:
+    def drop_all(
+        self, node: str | None = None, *, since: float | None = None, group: str | None = None
+    ) -> int:
         """
-        Delete all letters, or all letters of a node, that are stored now. Return how many.
+        Delete all letters that are stored now. Return how many. *node*, *since* and *group* choose
+        some of them, as for :meth:`list`.
 
         A letter without an application is deleted only if its node is one of the known *nodes*.
         """
         return sum(
             [
                 self._remove(store, entry.id, stamp)
-                for store, entry, stamp in self._entries(node)
+                for store, entry, stamp in self._entries(node, since, group)
                 if store.app or self._nodes is None or entry.node in self._nodes
             ]
         )
@@ -392,7 +478,7 @@ class DeadLetters:
         with claim(self.redis, f"{store.key(id)}:replay", lease=1.0):
             self.redis.hgetall(store.key(id))
             self.redis.type(store.key(id))
-        self.redis.zrevrange(store.ids, 0, 0, withscores=True)
+        self.redis.zrevrangebyscore(store.ids, "+inf", "-inf", start=0, num=1, withscores=True)
         self.redis.zcard(store.ids)
         self._heads((store, id))
 
@@ -425,9 +511,9 @@ class DeadLetters:
             raise AmbiguousLetter(id, [store.key(id) for store in found])
         return found[0]
 
-    def _index(self, store: _Store) -> Iterator[tuple[str, float]]:
-        """Yield (id, time of adding) of all letters in a store, the latest first."""
-        for id, at in self.redis.zrevrange(store.ids, 0, -1, withscores=True):
+    def _index(self, store: _Store, least: str | float = "-inf") -> Iterator[tuple[str, float]]:
+        """Yield (id, time of adding) of the letters in a store from a time on, the latest first."""
+        for id, at in self.redis.zrevrangebyscore(store.ids, "+inf", least, withscores=True):
             yield _text(id), at
 
     def _call(self, script: str, store: _Store, id: str, *arguments: Any) -> Any:
@@ -439,12 +525,15 @@ class DeadLetters:
 
     # -- reading -----------------------------------------------------------------------------
 
-    def _entries(self, node: str | None) -> Iterator[tuple[_Store, Entry, str]]:
+    def _entries(
+        self, node: str | None, since: float | None = None, group: str | None = None
+    ) -> Iterator[tuple[_Store, Entry, str]]:
         """
         Yield the store, the entry and the stamp of each letter that is stored now, the latest
         first.
         """
-        each = [(at, id, store) for store in self._stores() for id, at in self._index(store)]
+        least = "-inf" if since is None else since
+        each = [(at, id, store) for store in self._stores() for id, at in self._index(store, least)]
         each.sort(key=lambda one: one[0], reverse=True)
         for start in range(0, len(each), _PAGE):
             page = [(store, id) for _, id, store in each[start : start + _PAGE]]
@@ -452,7 +541,7 @@ class DeadLetters:
                 entry, stamp = _entry(store, id, values)
                 if entry.fault and self._call(_FORGET, store, id, id):
                     continue
-                if node is None or entry.node == node:
+                if node in (None, entry.node) and group in (None, entry.group):
                     yield store, entry, stamp
 
     def _heads(self, *letters: tuple[_Store, str]) -> Iterable[Any]:
@@ -556,10 +645,32 @@ def _entry(store: _Store, id: str, values: Any) -> tuple[Entry, str]:
         node, origin, stamp = found["node"], found["origin"], found["stamp"]
     except Exception as error:
         node, origin = found.get("node", ""), found.get("origin", "")
-        entry = Entry(id, node, origin, 0.0, 0, None, _reason(error), store.app)
+        fault = _reason(error)
+        group = _group(node, "", fault)
+        entry = Entry(id, node, origin, 0.0, 0, None, fault, store.app, group)
         return entry, found.get("stamp", "")
     last = causes[-1] if causes else None
-    return Entry(id, node, origin, at, attempts, last, "", store.app), stamp
+    group = _group(node, last.type, last.text) if last else _group(node, "", "")
+    return Entry(id, node, origin, at, attempts, last, "", store.app, group), stamp
+
+
+#: The parts of a text that differ from message to message: numbers, addresses, ids in hexadecimal.
+_VARIABLE = re.compile(r"\b(?:0x[0-9a-fA-F]+|[0-9a-fA-F-]*\d[0-9a-fA-F-]{7,}|\d[\d._]*)\b")
+
+
+def _pattern(text: str) -> str:
+    """
+    Return a text in one line, with ``#`` for each part that may differ from message to message.
+
+    Example:
+        >>> _pattern("row 17: no answer from 10.0.0.3:5432 (a.py:12 in f)")
+        'row #: no answer from #:# (a.py:# in f)'
+    """
+    return _VARIABLE.sub("#", one_line(text))
+
+
+def _group(node: str, kind: str, text: str) -> str:
+    return sha256("\0".join((node, kind, _pattern(text))).encode()).hexdigest()[:8]
 
 
 def _is_damage(error: Exception) -> bool:

@@ -128,7 +128,41 @@ def test_drop(letters: DeadLetters, run: Run) -> None:
     assert run("list").stdout == ""
 
 
-@pytest.mark.parametrize("argv", [("replay",), ("drop",), ("drop", "--all", "m12"), ()])
+def test_by_cause(letters: DeadLetters, run: Run) -> None:
+    """A line for each cause; its group can be listed, sent and dropped."""
+    letters.add(DeadLetter("halve", {}, (Cause("KeyError", "'n'", "", None, None, 0.0),), id="k1"))
+    first, second = run("list", "--by-cause").stdout.splitlines()
+    assert "  3 letters  halve  ProcessDied: it died" in first
+    assert "\x1b" not in first
+    assert "  1 letter  halve  KeyError: 'n'  (the last: 1970-01-01 00:00:00+00:00, k1)" in second
+    one = run("list", "--by-cause", "--limit", "1")
+    assert one.stdout.splitlines() == [first]
+    assert one.stderr == "emit dead: these are the largest 1, and there are more: see --limit\n"
+    group = second.split()[0]
+    (told,) = run("list", "--by-cause", "--cause", group, "--json").stdout.splitlines()
+    assert (json.loads(told)["id"], json.loads(told)["size"]) == (group, 1)
+    assert run("list", "--cause", group).stdout.split()[0] == "k1"
+    assert run("drop", "--all", "--cause", group).stdout == "1 dropped\n"
+    assert len(letters) == 3
+
+
+def test_since(letters: DeadLetters, run: Run) -> None:
+    """The letters of the last minutes, or from a date on; anything else is told."""
+    letters.redis.zadd("emit:dead", {"m12": 1000.0})
+    assert [line.split()[0] for line in run("list", "--since", "1h").stdout.splitlines()] == [
+        "m14",
+        "m13",
+    ]
+    assert len(run("list", "--since", "1970-01-01T00:16Z").stdout.splitlines()) == 3
+    done = run("list", "--since", "yesterday")
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "'yesterday' is no time: give 30m, 2h or 7d, or a date" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [("replay",), ("drop",), ("drop", "--all", "m12"), ("drop", "m12", "--cause", "0badf00d"), ()],
+)
 def test_neither_ids_nor_all(letters: DeadLetters, run: Run, argv: Any) -> None:
     """A command that does not say which letters changes nothing."""
     done = run(*argv)

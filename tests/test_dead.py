@@ -100,6 +100,63 @@ def test_list(letters: DeadLetters) -> None:
     assert letters.list(limit=1)[0].cause == CAUSES[-1]
 
 
+def caused(text: str, node: str = "halve", **more: Any) -> DeadLetter:
+    return DeadLetter(node, {}, (Cause("KeyError", text, "", None, None, 1000.0),), **more)
+
+
+def test_groups(letters: DeadLetters, client: Any) -> None:
+    """Letters of a node with one cause, numbers apart, are a group; the largest is first."""
+    refused = ("no answer from 10.0.0.1:5432", "no answer from 10.0.0.2:6543")
+    for n, text in enumerate((*refused, "row 17 is empty")):
+        letters.add(caused(text, id=f"a{n}", at=1000.0 + n))
+    letters.add(caused(refused[0], node="other", id="b"))
+    client.hset("emit:dead:c", mapping={"node": "halve"})
+    client.zadd("emit:dead", {"c": 1.0})
+    groups = letters.groups()
+    assert [(g.node, g.type, g.text, g.size) for g in groups] == [
+        ("halve", "KeyError", "no answer from #:#", 2),
+        ("other", "KeyError", "no answer from #:#", 1),
+        ("halve", "KeyError", "row # is empty", 1),
+        ("halve", "", "it has no 'causes'", 1),
+    ]
+    assert (groups[0].first, groups[0].last, groups[0].latest) == (1000.0, 1001.0, "a1")
+    assert len({group.id for group in groups}) == 4
+    assert ids(letters, group=groups[0].id) == ["a1", "a0"]
+    assert [group.id for group in letters.groups("other")] == [groups[1].id]
+
+
+def test_groups_are_kept_apart_by_application(client: Any) -> None:
+    """Two applications may have nodes of one name."""
+    for app in ("one", "two"):
+        DeadLetters(client, app=app).add(caused("no"))
+    assert {(group.app, group.size) for group in DeadLetters(client).groups()} == {
+        ("one", 1),
+        ("two", 1),
+    }
+
+
+def test_since(letters: DeadLetters, client: Any) -> None:
+    """Letters from a time on, that time included."""
+    for n in range(3):
+        letters.add(letter(n, id=str(n)))
+    client.zadd("emit:dead", {str(n): 1000.0 + n for n in range(3)})
+    assert ids(letters, since=1001.0) == ["2", "1"]
+    assert sum(group.size for group in letters.groups(since=1002.0)) == 1
+    assert letters.drop_all(since=1001.5) == 1
+    assert letters.replay_all(lambda letter: None, since=1001.0).sent == ["1"]
+    assert ids(letters) == ["0"]
+
+
+def test_a_group_is_sent_or_dropped(letters: DeadLetters) -> None:
+    """Only the letters of that group."""
+    for n, text in enumerate(("no", "maybe", "no", "later")):
+        letters.add(caused(text, id=str(n)))
+    chosen = {group.text: group.id for group in letters.groups()}
+    assert letters.replay_all(lambda letter: None, group=chosen["no"]).sent == ["0", "2"]
+    assert letters.drop_all(group=chosen["maybe"]) == 1
+    assert ids(letters) == ["3"]
+
+
 def test_the_same_id_again(letters: DeadLetters) -> None:
     """A message that is given up twice is one letter: the later."""
     letters.add(letter(1, id="7"))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from emit.cli.output import CommandError, UsageError
+from emit.cli.output import CommandError, UsageError, plural
 from emit.cli.target import load_router
-from emit.dead import DeadLetters, Entry
+from emit.dead import DeadLetters, Entry, Group
 from emit.errors import EmitError, UnreadableLetter
 from emit.exact import to_text
 from emit.letter import Cause, DeadLetter, counted
@@ -25,10 +27,12 @@ HELP = "List, show, replay or drop dead letters: the messages that were given up
 
 EXAMPLES = """
   export EMIT_REDIS=redis://localhost:6379/0
-  emit dead list --node app.words
+  emit dead list --node app.words --since 2h
+  emit dead list --by-cause
   emit dead show ID --json
   emit dead replay --app app.router ID
   emit dead replay --app app.router --all
+  emit dead replay --app app.router --all --cause 3f9a01c2
   emit dead drop --all --node app.words
 """
 
@@ -46,20 +50,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     common.add_argument("--json", action="store_true", help="print JSON, one letter per line")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", parents=[common], help="list letters, the latest first")
-    listing.add_argument("--node", help="only letters of this node")
+    some = argparse.ArgumentParser(add_help=False)
+    some.add_argument("--node", help="only letters of this node")
+    some.add_argument(
+        "--since",
+        type=_since,
+        metavar="WHEN",
+        help="only letters stored since then: 30m, 2h or 7d ago, or 2026-01-31T12:00",
+    )
+    some.add_argument(
+        "--cause", metavar="GROUP", help="only letters of a group that list --by-cause shows"
+    )
+    listing = actions.add_parser(
+        "list", parents=[common, some], help="list letters, the latest first"
+    )
+    listing.add_argument(
+        "--by-cause", action="store_true", help="one line for all letters of a node with one cause"
+    )
     listing.add_argument("--limit", type=int, default=100, help="at most this many (%(default)s)")
     show = actions.add_parser("show", parents=[common], help="show a letter with its message")
     show.add_argument("id", help="the letter's id, or at least its first four characters")
     for action, what in (("replay", "send letters again"), ("drop", "delete letters")):
-        chosen = actions.add_parser(action, parents=[common], help=what)
+        chosen = actions.add_parser(action, parents=[common, some], help=what)
         which = chosen.add_mutually_exclusive_group(required=True)
         which.add_argument("id", nargs="*", default=[], help="letters, as for emit dead show")
-        which.add_argument("--all", action="store_true", help="all letters")
-        chosen.add_argument("--node", help="with --all: only letters of this node")
+        which.add_argument(
+            "--all",
+            action="store_true",
+            help="all letters, or those that --node, --since and --cause choose",
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if getattr(arguments, "id", None) and arguments.action != "show" and _choice(arguments):
+        raise UsageError("--node, --since and --cause choose among all letters: give --all, no ID")
     router = load_router(arguments.app) if arguments.app else None
     with _store(arguments, router) as letters:
         code: int = _ACTIONS[arguments.action](letters, arguments, router)
@@ -67,7 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
-    entries = letters.list(arguments.node, arguments.limit + 1)
+    if arguments.by_cause:
+        return _list_groups(letters, arguments)
+    entries = letters.list(limit=arguments.limit + 1, **_choice(arguments))
     shown = entries[: arguments.limit]
     if arguments.json:
         for entry in shown:
@@ -78,6 +104,43 @@ def _list(letters: DeadLetters, arguments: argparse.Namespace, router: Router | 
     if len(entries) > len(shown):
         _say(f"these are the latest {len(shown)}, and there are more: see --limit")
     return 0
+
+
+def _list_groups(letters: DeadLetters, arguments: argparse.Namespace) -> int:
+    choice = _choice(arguments)
+    chosen = choice.pop("group", None)
+    found = [group for group in letters.groups(**choice) if chosen in (None, group.id)]
+    shown = found[: arguments.limit]
+    for group in shown:
+        print(json.dumps(group._asdict()) if arguments.json else _group_line(group))
+    if len(found) > len(shown):
+        _say(f"these are the largest {len(shown)}, and there are more: see --limit")
+    return 0
+
+
+def _choice(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that choose letters, as the methods of `DeadLetters` take them."""
+    given = {"node": arguments.node, "since": arguments.since, "group": arguments.cause}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _since(text: str) -> float:
+    """
+    Return a time in seconds since the epoch. Without a zone it is one of this machine's.
+
+    Example:
+        >>> _since("1970-01-01T00:01Z")
+        60.0
+    """
+    if found := re.fullmatch(r"(\d+)([smhd])", text):
+        return time.time() - int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    try:
+        # Python 3.10 knows no Z.
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time: give 30m, 2h or 7d, or a date such as 2026-01-31T12:00"
+        ) from None
 
 
 def _show(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
@@ -104,7 +167,7 @@ def _replay(letters: DeadLetters, arguments: argparse.Namespace, router: Router 
         raise UsageError("replay needs --app, such as --app app.router: it does the sending")
     if not arguments.all:
         return _each(letters, arguments, lambda id: letters.replay(id, _sender(router)))
-    done = letters.replay_all(_sender(router), arguments.node)
+    done = letters.replay_all(_sender(router), **_choice(arguments))
     _report(arguments, done.sent)
     for id, error in done.failed.items():
         _say(f"{id} stays: {error}")
@@ -119,7 +182,7 @@ def _replay(letters: DeadLetters, arguments: argparse.Namespace, router: Router 
 def _drop(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
     if not arguments.all:
         return _each(letters, arguments, letters.drop)
-    count = letters.drop_all(arguments.node)
+    count = letters.drop_all(**_choice(arguments))
     print(json.dumps({"dropped": count}) if arguments.json else f"{count} dropped")
     return 0
 
@@ -232,6 +295,13 @@ def _print_table(entries: list[Entry]) -> None:
         origin = f" from {one_line(entry.origin)}" if entry.origin else ""
         cause = _line(entry.cause) if entry.cause else "no cause is known"
         print(f"{entry.id}  {_when(entry.at)}  {node}{origin}  {entry.attempts}x  {cause}")
+
+
+def _group_line(group: Group) -> str:
+    node = one_line(f"{group.app}: {group.node}" if group.app else group.node)
+    cause = f"{group.type}: {group.text}" if group.type else group.text or "no cause is known"
+    latest = f"{_when(group.last)}, {one_line(group.latest)}"
+    return f"{group.id}  {plural(group.size, 'letter')}  {node}  {cause}  (the last: {latest})"
 
 
 def _print_letter(letter: DeadLetter) -> None:
