@@ -24,7 +24,8 @@ LIMITS = {
     "depth of imports from emit/__init__": 11,  # 10, circles counted as one module
     "modules of the core": 72,
     "public methods of a class": 20,
-    "lines of the core": 20_400,
+    # A program's version took 170: each process has one, so it is not beside the core.
+    "lines of the core": 20_570,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,

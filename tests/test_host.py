@@ -431,6 +431,7 @@ SHAPE = {
     "processes": [
         {
             "pid": "int",
+            "version": "str",
             "state": "str",
             "calls": "int",
             "age_seconds": "float",
@@ -443,6 +444,7 @@ SHAPE = {
     "breaker": "str",
     "language": "str",
     "command": ["str"],
+    "version": "str",
 }
 
 

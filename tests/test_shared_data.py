@@ -21,7 +21,7 @@ from emit.host.shared.data import (
     to_error,
     to_node,
 )
-from emit.host.system.program import Limits, Program
+from emit.host.system.program import Limits, Parts, Program
 from emit.host.wire.values import Encoder, from_msgpack
 from emit.letter import Cause, DeadLetter
 from tests.test_errors import make
@@ -103,7 +103,9 @@ NODE = Described(
 def test_a_node() -> None:
     """Program, settings and the node's name in it, limits included."""
     bare = Described(Program("n", ("a",), {}), Settings())
-    for node in (NODE, bare):
+    parts = Parts("/srv/a.rb", manifest="/srv/Gemfile", suffixes=(".rb",), folders=("/sdk",))
+    filed = Described(Program("n", ("a",), {}, parts=parts, version="6b1f0a7c93de"), Settings())
+    for node in (NODE, bare, filed):
         again = to_node("n", crossed(from_node(node)))
         assert (again, again.key) == (node, node.key)
     assert hash(NODE.key) != hash(bare.key)

@@ -135,11 +135,13 @@ class Host:
             * ``sent_bytes``, ``received_bytes``, ``strays`` (lines on stdout that were not
               frames), ``cpu_seconds``, ``rss_bytes`` and ``peak_rss_bytes`` (of one process
               and its children, at the moments when it was measured);
-            * ``processes``: each with ``pid``, ``state`` ("busy" or "idle"), ``calls``,
-              ``age_seconds``, ``idle_seconds``, ``cpu_seconds``, ``rss_bytes``;
+            * ``processes``: each with ``pid``, ``version`` (of its program), ``state`` ("busy" or
+              "idle"), ``calls``, ``age_seconds``, ``idle_seconds``, ``cpu_seconds``,
+              ``rss_bytes``;
             * ``size``, ``busy``, ``idle``, ``queued`` and ``breaker`` ("closed" or "open");
-            * ``language`` (or the name of the program) and ``command``, a list; both empty before
-              the first start.
+            * ``language`` (or the name of the program), ``command``, a list, and ``version``, of
+              the process that was started last: 12 hexadecimal digits, see
+              :mod:`emit.host.system.version`; all empty before the first start.
         """
         return {
             "pid": self.pid,

@@ -34,6 +34,7 @@ from emit.host.system.child import kill_trees
 from emit.host.system.command import is_transient
 from emit.host.system.program import Program
 from emit.host.system.tree import describe_stall, is_ending, used
+from emit.host.system.version import version_of
 from emit.host.transport import Pipes, Poll, remaining
 from emit.host.wire import frames
 from emit.host.wire.session import LineSession, Session
@@ -58,6 +59,7 @@ class Process:
         settings: The node's options.
         child: The operating system's view of the process.
         pipes: Its pipes.
+        version: The version of the program that it runs; see `emit.host.system.version`.
     """
 
     def __init__(self, program: Program, settings: Settings, child: spawn.Child) -> None:
@@ -73,6 +75,7 @@ class Process:
         self.lifespan = Lifespan.draw(settings, random.random())
         self.retiring = False
         self.replaced: str | None = None
+        self.version = ""
 
     @classmethod
     def start(cls, program: Program, settings: Settings) -> Process:
@@ -84,14 +87,18 @@ class Process:
             StartTimeout: It was not ready within ``start_timeout``. It has been killed.
         """
         deadline = time.monotonic() + settings.start_timeout
+        version = version_of(program)  # before it reads its files: an edit meanwhile is a new one
         child = spawn.start(program, timeout=settings.start_timeout)
         process = cls(program, settings, child)
+        process.version = version
         try:
             process._shake_hands(deadline)
         except BaseException:
             process.discard()
             raise
         process.start_seconds = time.monotonic() - process.born
+        text = "process %d is ready after %.3f s, version %s"
+        process.pipes.lines.logger.info(text, child.pid, process.start_seconds, version)
         return process
 
     # -- for its pool ----------------------------------------------------------------------
@@ -132,6 +139,7 @@ class Process:
         now, is_busy = time.monotonic(), bool(self.talk.jobs)
         return {
             "pid": self.child.pid,
+            "version": self.version,
             "state": "busy" if is_busy else "idle",
             "calls": self.talk.count,
             "age_seconds": now - self.born,
@@ -410,6 +418,7 @@ class Launcher:
         self._making = threading.Lock()
         self._made: Program | None = None
         self._told: tuple[Program, str] | None = None  # a program and its language
+        self._version = ""  # of the process that was started last
 
     @property
     def is_ready(self) -> bool:
@@ -432,11 +441,23 @@ class Launcher:
     def start(self) -> Process:
         """Start a process. Raises StartError and StartTimeout, as `Process.start`."""
         try:
-            return Process.start(self.prepare(), self._settings)
+            process = Process.start(self.prepare(), self._settings)
         except StartError as error:
             if self.is_permanent(error):
                 self._made = None  # its file may have moved, or need another build
             raise
+        self._compare(process)
+        return process
+
+    def _compare(self, process: Process) -> None:
+        """Log the first process with another version than the process before."""
+        before, self._version = self._version, process.version
+        if before not in ("", process.version):
+            logger_of(process.program.node).warning(
+                "process %d has version %s, and those before it have %s: a file has changed; "
+                "restart what has the router, so that all run the same code",
+                *(process.child.pid, process.version, before),
+            )
 
     def is_permanent(self, error: HostError) -> bool:
         """
@@ -449,14 +470,14 @@ class Launcher:
         """Return the program's part of a node in :meth:`emit.host.host.Host.snapshot`."""
         program = self._made
         if program is None:
-            return {"language": "", "command": []}
+            return {"language": "", "command": [], "version": ""}
         told = self._told
         if told is None or told[0] is not program:
             # Imported here: only snapshots need it, and a command starts without any description.
             from emit.host.language.runtime import language_of
 
             told = self._told = program, program.language or language_of(program.argv)
-        return {"language": told[1], "command": list(program.argv)}
+        return {"language": told[1], "command": list(program.argv), "version": self._version}
 
 
 def _session(program: Program, settings: Settings) -> Session | LineSession:

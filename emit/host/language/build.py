@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,9 +29,10 @@ from emit.host import oneshot
 from emit.host.language.runtime import Source, fill
 from emit.host.system.command import start_error
 from emit.host.system.private import private
-from emit.host.system.program import Program
+from emit.host.system.program import Parts, Program
+from emit.host.system.version import digest_of, files_of
 
-__all__ = ["KEEP", "MOST", "TIMEOUT", "build", "is_built", "output", "place"]
+__all__ = ["KEEP", "MOST", "TIMEOUT", "build", "is_built", "output", "parts_of", "place"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +51,6 @@ MOST = 20
 #: Seconds between two tries to take a lock that another process has.
 _LOOK = 0.05
 
-#: Folders that no compiler reads.
-_PASSED_OVER = frozenset({"node_modules", "__pycache__"})
-
-#: Locks, copies and swap files of Emacs, Vim and other editors.
-_OF_AN_EDITOR = re.compile(r"\.?#.*|.*~|\..*\.sw.|4913")
-
 
 def output(program: Program, source: Source, values: Mapping[str, str], version: str) -> Path:
     """
@@ -65,22 +60,47 @@ def output(program: Program, source: Source, values: Mapping[str, str], version:
     manifest, the launcher, the SDK, the version of the toolchain, and the variables that begin
     with the language's name, such as GOFLAGS.
     """
-    runtime = source.runtime
+    runtime, parts = source.runtime, parts_of(program, source, values, version)
     which = hashlib.sha256(f"{source.path}:{source.function}".encode(errors="surrogateescape"))
     digest = which.copy()
-    settings = sorted(i for i in program.env.items() if i[0].startswith(runtime.name.upper()))
-    for word in (version, repr(settings)):
-        digest.update(word.encode(errors="surrogateescape") + b"\0")
-    for file in _files(source, values):
+    digest.update(parts.made_by.encode(errors="surrogateescape") + b"\0")
+    for file in files_of(parts):
         digest.update(os.fsencode(file) + b"\0" + _digest(file, needed=file == source.path))
     name = f"{source.path.stem}-{which.hexdigest()[:8]}-{digest.hexdigest()[:16]}"
     return place(program, runtime.name) / name
 
 
+def parts_of(
+    program: Program, source: Source, values: Mapping[str, str], version: str = ""
+) -> Parts:
+    """
+    Return the files that a program is made of, with what else goes into its build.
+
+    Args:
+        program: Has the environment.
+        source: The node's file.
+        values: The `places` of the file.
+        version: That of the toolchain that builds it; empty if it is not known, or does not matter.
+    """
+    runtime, folders = source.runtime, [str(source.runtime.folder)]
+    with contextlib.suppress(FileNotFoundError):  # a project's own language may have no SDK
+        folders.append(str(share.find(f"sdks/{runtime.name}")))
+    settings = sorted(i for i in program.env.items() if i[0].startswith(runtime.name.upper()))
+    return Parts(
+        file=str(source.path),
+        function=source.function,
+        manifest=values.get("manifest", ""),
+        suffixes=runtime.suffixes,
+        locks=tuple(runtime.managers),
+        folders=tuple(folders),
+        made_by=f"{version}\0{settings!r}" if runtime.build else "",
+    )
+
+
 def _digest(file: Path, *, needed: bool) -> bytes:
     """Return the digest of a file; nothing if it can't be read and is not *needed*."""
     try:
-        return hashlib.sha256(file.read_bytes()).digest()
+        return digest_of(file)
     except OSError:
         if needed:
             raise
@@ -151,31 +171,6 @@ def _killed_in(said: str) -> str | None:
 def _first_line(said: str) -> str:
     """Return the line with the mistake; Go prints the package first, behind a #."""
     return next((line for line in said.splitlines() if line and line[0] != "#"), "")
-
-
-def _files(source: Source, values: Mapping[str, str]) -> Iterator[Path]:
-    """Yield all files that go into a build, each once, in a fixed order."""
-    runtime, here = source.runtime, source.path
-    found = set(_walk(here)) if here.is_dir() else {here}
-    if "manifest" in values:
-        manifest = Path(values["manifest"])
-        found |= {f for f in _walk(manifest.parent) if f.name.endswith(runtime.suffixes)}
-        beside = manifest.parent.glob(f"{manifest.stem}.*")  # go.mod, go.sum
-        found |= {manifest, *(f for f in beside if f.is_file())}
-    elif not here.is_dir():
-        found |= {f for f in here.parent.iterdir() if runtime.reads(f)}
-    found |= set(_walk(runtime.folder))
-    with contextlib.suppress(FileNotFoundError):  # a project's own language may have no SDK
-        found |= set(_walk(share.find(f"sdks/{runtime.name}")))
-    yield from sorted(found)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield every file in a folder and below it, except editors' temporary files."""
-    for where, folders, names in os.walk(folder):
-        folders[:] = [f for f in folders if f not in _PASSED_OVER and f[0] != "."]
-        kept = (Path(where, name) for name in names if not _OF_AN_EDITOR.fullmatch(name))
-        yield from (path for path in kept if path.is_file())
 
 
 def place(program: Program, name: str) -> Path:

@@ -26,6 +26,7 @@ from emit.host.lines import logger_of
 from emit.host.system.command import directory_of, resolve, start_error
 from emit.host.system.lifeline import interpreter
 from emit.host.system.program import Program, Toolchain
+from emit.host.system.version import version_of
 
 __all__ = ["installed_version", "places", "prepare", "toolchain_of"]
 
@@ -74,8 +75,9 @@ def prepare(program: Program, source: Source, own: Mapping[str, str], attempts: 
     added = {**runtime.env, **(runtime.manifest_env if "manifest" in values else {})}
     env = {**program.env, **_filled(added, values), **own}
     program = replace(program, env=env, toolchain=toolchain_of(runtime, values))
+    program = replace(program, parts=build.parts_of(program, source, values))
     if runtime.build:
-        values["output"] = str(_built(program, source, values, attempts))
+        program, values["output"] = _built(program, source, values, attempts)
     prefix = runtime.prefix if "manifest" in values else ()
     launch = (word for word in runtime.launch if word != "{function}" or source.function)
     argv = fill((*prefix, *launch), values)
@@ -231,20 +233,25 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split("."))) if version else ()
 
 
-def _built(program: Program, source: Source, values: dict[str, str], attempts: int) -> Path:
+def _built(
+    program: Program, source: Source, values: dict[str, str], attempts: int
+) -> tuple[Program, str]:
+    """Return *program* with the version of its build, and the path of the build."""
     assert program.toolchain is not None
     try:
         version = installed_version(program, program.toolchain)
     except StartError:  # the program may build all the same
         version = ""
     try:
+        program = replace(program, parts=build.parts_of(program, source, values, version))
+        program = replace(program, version=version_of(program))
         output = build.output(program, source, values, version)
     except OSError as error:
         raise start_error(program, f"{error.filename}: {error.strerror}", "") from error
     if not build.is_built(output):
         key = ("build", str(output))
         _attempt(program, key, lambda: _build(program, source, values, output), attempts)
-    return output
+    return program, str(output)
 
 
 def _build(program: Program, source: Source, values: dict[str, str], output: Path) -> None:

@@ -21,7 +21,7 @@ from emit.context import Context
 from emit.errors import EmitError, HostError, StartError
 from emit.host.fate import Job
 from emit.host.settings import Settings, check
-from emit.host.system.program import Limits, Program, Toolchain
+from emit.host.system.program import Limits, Parts, Program, Toolchain
 from emit.letter import Cause, DeadLetter
 
 __all__ = [
@@ -62,6 +62,7 @@ def from_node(node: Described) -> dict[str, Any]:
             "argv": list(program.argv),
             "env": dict(program.env),
             "toolchain": None if toolchain is None else _from_toolchain(toolchain),
+            "parts": None if program.parts is None else _with_lists(asdict(program.parts)),
         },
         "settings": asdict(node.settings),
         "program_node": node.program_node,
@@ -82,6 +83,7 @@ def to_node(name: str, data: Mapping[str, Any]) -> Described:
         program["argv"] = tuple(program["argv"])
         program["limits"] = _limits(program.get("limits"))
         program["toolchain"] = _to_toolchain(program.get("toolchain"))
+        program["parts"] = _to_parts(program.get("parts"))
         settings["limits"] = Limits(**settings["limits"])
         shared = {key: data[key] for key in ("program_node", "shared")}
         node = Described(Program(**program), Settings(**settings), **shared)
@@ -138,12 +140,7 @@ def _limits(data: Mapping[str, Any] | None) -> Limits | None:
 
 
 def _from_toolchain(toolchain: Toolchain) -> dict[str, Any]:
-    return {
-        **asdict(toolchain),
-        "detect": list(toolchain.detect),
-        "check": list(toolchain.check),
-        "install": dict(toolchain.install),
-    }
+    return {**_with_lists(asdict(toolchain)), "install": dict(toolchain.install)}
 
 
 def _to_toolchain(data: Mapping[str, Any] | None) -> Toolchain | None:
@@ -151,6 +148,17 @@ def _to_toolchain(data: Mapping[str, Any] | None) -> Toolchain | None:
         return None
     commands = {name: tuple(data[name]) for name in ("detect", "check")}
     return Toolchain(**{**data, **commands})
+
+
+def _with_lists(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(x) if isinstance(x, tuple) else x for key, x in data.items()}
+
+
+def _to_parts(data: Mapping[str, Any] | None) -> Parts | None:
+    if data is None:
+        return None
+    told: Any = {key: tuple(x) if isinstance(x, list) else x for key, x in data.items()}
+    return Parts(**told)
 
 
 def from_job(job: Job) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 
-__all__ = ["DEFAULT", "Limits", "Program", "Toolchain", "environment"]
+__all__ = ["DEFAULT", "Limits", "Parts", "Program", "Toolchain", "environment"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,30 @@ class Toolchain:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """
+    The files of which a program is made, for `emit.host.system.version`.
+
+    Attributes:
+        file: The node's file, or its folder. Absolute.
+        function: The function of the file that is the node; empty: the launcher finds it.
+        manifest: The file that lists the packages of the project; empty: there is none.
+        suffixes: Of the files of its language.
+        locks: The names of lock files, which are beside the manifest.
+        folders: The folders of Emit's launcher and SDK.
+        made_by: The version of the toolchain, and settings of the build; empty: nothing is built.
+    """
+
+    file: str
+    function: str = ""
+    manifest: str = ""
+    suffixes: tuple[str, ...] = ()
+    locks: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    made_by: str = ""
+
+
+@dataclass(frozen=True)
 class Program:
     """
     A program, ready to be started any number of times.
@@ -97,6 +121,9 @@ class Program:
             by its command.
         toolchain: Of that language; None for any other command.
         config: The node's configuration, a map in JSON; empty: there is none. It may hold secrets.
+        parts: The files that it is made of; None for any other command.
+        version: The version of a program that was built; empty: it is that of its files, at the
+            time of each start. See `emit.host.system.version`.
     """
 
     node: str
@@ -109,6 +136,8 @@ class Program:
     name: str = ""
     toolchain: Toolchain | None = None
     config: str = field(default="", repr=False)
+    parts: Parts | None = None
+    version: str = ""
 
     def explain(self, *, packages: bool = True) -> str:
         """Return what its toolchain knows of a failed start: see :attr:`Toolchain.explain`."""
