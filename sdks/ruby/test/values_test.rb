@@ -109,7 +109,7 @@ class ValuesTest < Minitest::Test
   def test_frames_a_few_at_a_time
     CODECS.each do |codec|
       codec.feed([1, 2, 3].map { |n| codec.frame({ op: "ping", n: n }) }.join)
-      got = Array.new(3) { [].tap { |some| codec.each_frame(2) { |frame| some << frame[:n] } } }
+      got = Array.new(3) { [].tap { |some| codec.each_frame { |frame| some << frame[:n]; break if some.size == 2 } } }
       assert_equal [[1, 2], [3], []], got
     end
   end

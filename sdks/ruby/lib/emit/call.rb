@@ -6,7 +6,7 @@ module Emit
     EARLY = 0.005 # Seconds by which a timer may fire early.
 
     # The session's own data about a call; no author needs these.
-    attr_reader :cancelled, :data, :count, :since
+    attr_reader :cancelled, :asks, :data, :count, :since
 
     # @return [String, nil] name of the node that was called
     attr_reader :node
@@ -16,7 +16,7 @@ module Emit
 
     attr_reader :msg
 
-    # @param home [#emit, #look, #config] the place where it runs: under a host, the session
+    # @param home [#emit, #look] the place where it runs: under a host, the session
     def initialize(home = nil, node = nil, id = nil, msg = nil, meta = nil)
       @home = home
       @node = node
@@ -26,9 +26,11 @@ module Emit
     end
 
     # Begins the time of the call at its turn: calls are sent ahead, and wait.
-    def start
+    #
+    # @param now [Float] the time, by `Emit.now`
+    def start(now)
       left = @meta && @meta[:deadline_ms]
-      @deadline = Emit.now + left / 1000.0 if left
+      @deadline = now + left / 1000.0 if left
     end
 
     # True if *error* is a timeout and the deadline has passed.
@@ -47,8 +49,15 @@ module Emit
     # @return [String, nil] the sender's W3C trace context
     def traceparent = @meta && @meta[:traceparent]
 
-    # @return [Hash] the node's configuration at the host
-    def config = @home ? @home.config : {}
+    # Return the configuration of the node: its `config` at the host. A run by hand, a test and a
+    # program for one message read it from the environment variable EMIT_CONFIG, a map in JSON.
+    #
+    # @return [Hash{Symbol => Object}] empty if there is none
+    # @raise [ArgumentError] EMIT_CONFIG is not a map in JSON
+    #
+    # @example
+    #   Emit.node(:load) { |msg| (@db ||= connect(Emit.context.config[:url])).rows(msg[:id]) }
+    def config = Serve.config
 
     # The time of a call begins when its handler is called. A handler that fails with a timeout
     # (`Timeout::Error`, `IO::TimeoutError`, ...) after the deadline is tried again.
@@ -56,8 +65,12 @@ module Emit
     # @return [Float, nil] seconds until the deadline, below 0 after it; nil without a deadline
     def remaining = @deadline && @deadline - Emit.now
 
-    # True if the host has cancelled this call. A long handler should check it now and then.
+    # True if the host has cancelled this call.
+    #
+    # A handler that has asked once is expected to ask now and then, and is not interrupted. In any
+    # other, a cancel raises `Emit::Cancelled`, wherever the handler is.
     def cancelled?
+      @asks = true
       @home&.look
       @cancelled ? true : false
     end

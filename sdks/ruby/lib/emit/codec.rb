@@ -70,15 +70,18 @@ module Emit
     # The newline in front keeps a stray print without one from gluing itself to the frame.
     def frame(fields) = "\n#{dump(fields)}\n"
 
-    # @param data [String, nil] *count* results that are encoded already, separated
-    def results(op, number, _count, data)
-      "\n{\"op\":\"#{op}\",\"id\":#{number},\"msgs\":[#{data}]}\n"
-    end
+    # @param data [String, nil] *count* values that are encoded already, separated
+    def list(_count, data) = "[#{data}]"
 
-    # Return the frame that ends a call with its only result.
+    # Encode the list of a call with one result.
     #
     # @raise [EncodeError] with the path to the value that cannot be carried
-    def answer(number, value) = results("end", number, 1, value(value))
+    def one(value) = "[#{value(value)}]"
+
+    # @param list [String] the frame's `msgs`, encoded
+    def results(op, number, list)
+      "\n{\"op\":\"#{op}\",\"id\":#{number},\"msgs\":#{list}}\n"
+    end
 
     # Add received bytes.
     def feed(data)
@@ -88,12 +91,12 @@ module Emit
       @input << data
     end
 
-    # Yield the complete frames, *most* at a time.
+    # Yield the complete frames. The block may break off; the next call goes on.
     #
     # @return [Boolean] true if there were any
-    def each_frame(most = Float::INFINITY)
-      count = 0
-      while count < most && (stop = @input.index("\n", @searched))
+    def each_frame
+      any = false
+      while (stop = @input.index("\n", @searched))
         start = @start
         @start = @searched = stop + 1
         next if stop == start # as before most frames
@@ -101,10 +104,10 @@ module Emit
         line = @input.byteslice(start, stop - start)
         next if line.bytesize < 3 && line.strip.empty?
 
-        count += 1
+        any = true
         yield parse(line)
       end
-      return true if count.positive?
+      return true if any
 
       @searched = @input.bytesize
       raise too_large if @searched - @start > @max_frame

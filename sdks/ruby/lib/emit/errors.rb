@@ -28,8 +28,9 @@ module Emit
   # A result, or a frame from the host, beyond `max_frame`. Nothing of it was written.
   class FrameTooLarge < EncodeError; end
 
-  # The host cancelled the call before it began.
-  class Cancelled < StandardError; end
+  # The host has cancelled the call. A handler gets it unless it asks `Emit.context.cancelled?`. It
+  # is no StandardError, so that a plain `rescue` does not swallow it. Clean up in an `ensure`.
+  class Cancelled < Exception; end
 
   # Errors in the form of the wire: type, text, the author's lines first, causes.
   module Failure

@@ -3,7 +3,7 @@
 module Emit
   # Frames: the two private descriptors.
   module Frames
-    SLICE = 16 * 1024 # Bytes per read: the host refills the pipe while this slice is worked on.
+    SLICE = 64 * 1024 # Bytes per read: the host refills the pipe while this slice is worked on.
 
     module_function
 

@@ -10,10 +10,10 @@ module Emit
       Time.at(stamp.sec, stamp.nsec, :nanosecond).utc
     end
     # Room for the length, and {"op": ..., "id": up to the number.
-    HEADS = %w[out end].to_h { |op| [op, "\0\0\0\0\x83\xA2op\xA3#{op}\xA2id".b.freeze] }.freeze
+    HEADS = %w[out end ends].to_h do |op|
+      [op, ("\0\0\0\0\x83\xA2op".b << (0xA0 + op.size) << op << "\xA2id".b).freeze]
+    end.freeze
     MSGS = "\xA4msgs".b.freeze
-    ENDING = HEADS["end"]
-    ONE = "\xA4msgs\x91".b.freeze
 
     def initialize(max_frame = MAX_FRAME)
       super(max_frame, binary: true)
@@ -49,31 +49,31 @@ module Emit
       [packed.bytesize].pack("N") << packed
     end
 
-    # @param data [String, nil] *count* results that are packed already
-    def results(op, number, count, data)
-      @output << HEADS[op]
-      @packer.write(number)
-      @output << MSGS
-      @packer.write_array_header(count)
-      @output << data if data
-      packed = measure(@packer.full_pack)
-    ensure
-      @output.clear unless packed
+    # @param data [String, nil] *count* values that are packed already
+    def list(count, data)
+      head = @packer.write_array_header(count).full_pack
+      data ? head << data : head
     end
 
-    # Return the frame that ends a call with its only result: as `results`, without a string for the
-    # result itself.
+    # Encode the list of a call with one result.
     #
     # @raise [EncodeError] with the path to the value that cannot be carried
-    def answer(number, value)
+    def one(value)
       value = @values.clean(value) unless @values.plain?(value)
-      @output << ENDING
-      @packer.write(number)
-      @output << ONE
-      packed = measure(@packer.write(value).full_pack)
+      packed = @packer.write_array_header(1).write(value).full_pack
     rescue RangeError
       @values.clean(value) # says where the fault is
       raise
+    ensure # after a Timeout, too
+      @output.clear unless packed # the part it had packed so far
+    end
+
+    # @param list [String] the frame's `msgs`, packed
+    def results(op, number, list)
+      @output << HEADS[op]
+      @packer.write(number)
+      @output << MSGS << list
+      packed = measure(@packer.full_pack)
     ensure
       @output.clear unless packed
     end
@@ -83,17 +83,17 @@ module Emit
       @unpacker.feed(data)
     end
 
-    # Yield the complete frames, *most* at a time.
+    # Yield the complete frames. The block may break off; the next call goes on.
     #
     # @return [Boolean] true if there were any
-    def each_frame(most = Float::INFINITY)
-      count = 0
+    def each_frame
+      any = false
       left = @input.size
-      while count < most && left >= (@length || 4)
+      while left >= (@length || 4)
         if @length
           left -= @length
           @length = nil
-          count += 1
+          any = true
           yield @unpacker.read
         else
           left -= 4
@@ -101,7 +101,7 @@ module Emit
           raise too_large if @length > @max_frame
         end
       end
-      count.positive?
+      any
     end
 
     private

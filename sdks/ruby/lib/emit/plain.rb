@@ -28,8 +28,6 @@ module Emit
 
     def look; end
 
-    def config = {}
-
     private
 
     # One message per line, one document over several lines, or the message in the environment.

@@ -5,9 +5,16 @@ module Emit
   module Serve
     PROTOCOL_ERROR = 76 # EX_PROTOCOL of sysexits.h
 
+    EARLY = "the config comes when the program has loaded: read Emit.context.config in a handler, not before"
+
     class << self
       # @return [Session, nil] the conversation with a host, if there is one
       attr_reader :session
+
+      # @return [Hash] the node's configuration
+      def config
+        @config ||= given_config
+      end
 
       # @yieldreturn [Array(Hash, Integer)] the nodes by name, and the concurrency
       def run(&load)
@@ -20,6 +27,8 @@ module Emit
         return converse(served, failure, hello, wire) if hello
         raise failure if failure
 
+        @config = given_config
+        ENV.delete("EMIT_CONFIG") # it is not for programs that a handler starts
         Plain.new(*served, wire).run(first)
       end
 
@@ -27,7 +36,7 @@ module Emit
         inputs = nodes.transform_values(&:inputs).reject { |_, names| names.empty? }
         {
           op: "ready", v: 1, sdk: "ruby/#{VERSION}", concurrency: concurrency,
-          nodes: nodes.keys, inputs: inputs, caps: %w[cancel end]
+          nodes: nodes.keys, inputs: inputs, caps: %w[cancel end groups]
         }
       end
 
@@ -37,6 +46,15 @@ module Emit
       end
 
       private
+
+      # The text of an error never quotes it: it may hold secrets.
+      def given_config
+        text = ENV.fetch("EMIT_CONFIG", "")
+        config = text.empty? ? {} : Json.new.load(text)
+        config.is_a?(Hash) ? config : raise(ArgumentError, "EMIT_CONFIG is not a map in JSON")
+      rescue JSON::ParserError, EncodeError
+        raise ArgumentError, "EMIT_CONFIG is not a map in JSON", cause: nil
+      end
 
       def attempt
         nodes, concurrency = yield
@@ -50,10 +68,12 @@ module Emit
       def converse(served, failure, hello, wire)
         versions = Array(hello[:v])
         failure ||= ArgumentError.new("this SDK speaks version 1, not any of #{versions}") unless versions.include?(1)
+        failure ||= RuntimeError.new(EARLY) if @config # it was read before hello came
         if failure
           wire[1].write(Json.new.frame({ op: "err", id: nil }.merge(Failure.describe(failure))))
           exit(1)
         end
+        @config = hello[:config] || {}
         @session = Session.new(*served, wire)
         hold(hello)
         exit(PROTOCOL_ERROR) if session.broken?

@@ -10,14 +10,17 @@ module Emit
   class Session
     ENOUGH = 16 * 1024 # Bytes of results that are worth a frame, or a write, of their own.
     LINGER = 0.001 # Seconds that a finished result may wait for company.
+    LONG = 0.004 # Seconds: what the slowest of recent calls counts for, at most.
+    TICK = 0.1 # Seconds between two looks at a busy main thread.
     GRACE = 4.0 # Seconds from seeing the end to the exit: 5 in all, as `watch` looks only now and then.
     # Calls that are decoded before they run. With a whole slice, a garbage collection would
-    # sometimes count its calls as old, and have twice the work.
+    # sometimes count its calls as old, and have twice the work. A group counts as a whole.
     AHEAD = 8
+    # When `Cancelled` may reach a thread: only in a handler, never in the code around it.
+    SHELTERED = { Cancelled => :never }.freeze
+    REACHABLE = { Cancelled => :immediate }.freeze
     ROOM = 64 # Bytes of a frame beside its results.
     PARENT = Process.ppid
-
-    attr_reader :config
 
     # @param nodes [Hash{String => Node}]
     # @param concurrency [Integer] calls that run at a time
@@ -37,7 +40,11 @@ module Emit
       @waiting = @inline ? [] : Thread::Queue.new
       @partial = {} # calls with results that are in no frame yet
       @unsent = String.new
+      @gathered = nil # the results, encoded, of calls that follow one another
+      @first = @count = 0 # the first of these calls, and how many they are
       @oldest = 0.0 # when the oldest unsent result came
+      @pace = LONG # how long the slowest of recent calls took; until it is known: long
+      @slots = []
       @due = Thread::Queue.new
       @pid = Process.pid
     end
@@ -46,19 +53,18 @@ module Emit
     #
     # @param hello [Hash] the host's first frame
     def run(hello)
-      @slot = Emit.slot
+      @slot = take_slot
       @preferred = hello[:node]
       @only = @nodes.keys.first if @nodes.size == 1 # a program with one node serves it under any name
       @max_frame = hello[:max_frame] || Codec::MAX_FRAME
       @most = @max_frame - ROOM
       @enough = [ENOUGH, @most].min
-      @config = hello[:config] || {}
       trap_signals
       codec = Codec.choose(hello[:codecs] || [], @max_frame)
       tell(fitting(Serve.ready(@nodes, @concurrency).merge(codec: codec.name)))
       @codec = codec
       start_threads
-      converse
+      Thread.handle_interrupt(SHELTERED) { converse }
     end
 
     # Tell the host that no results will follow. At once: a handler may be busy for long.
@@ -86,7 +92,7 @@ module Emit
     # Send a frame now, with everything that waits.
     def tell(fields)
       @lock.synchronize do
-        @unsent << fit(fields)
+        put(fit(fields))
         write
       end
     end
@@ -143,18 +149,29 @@ module Emit
 
     def start_runner
       Thread.new do
-        slot = Emit.slot
-        while (call = @waiting.pop)
-          run_call(call, slot)
+        slot = take_slot
+        Thread.handle_interrupt(SHELTERED) do
+          while (call = @waiting.pop)
+            run_call(call, slot)
+          end
         end
       ensure # also after a handler that ended its thread
+        @slots.delete(slot)
         start_runner unless @waiting.closed?
       end
     end
 
+    # A slot has the call at work, and the thread that works on it.
+    def take_slot
+      slot = Emit.slot
+      slot[1] = Thread.current
+      @slots << slot
+      slot
+    end
+
     def converse
       until @ended || @gone
-        @reading.synchronize { receive_frames(*@ahead) } || read
+        @reading.synchronize { receive_frames(@ahead) } || read
         run_waiting if @inline
       end
       @leaving ||= Emit.now
@@ -182,9 +199,13 @@ module Emit
       end_calls
     end
 
+    # @param most [Integer, nil] calls that may wait when it stops
     # @return [Boolean] true if there were any
-    def receive_frames(*most)
-      @codec.each_frame(*most) { |frame| frame[:op] == "call" ? accept(frame) : receive(frame) }
+    def receive_frames(most = nil)
+      @codec.each_frame do |frame|
+        receive(frame)
+        break true if most && @waiting.size >= most
+      end
     rescue StandardError => error # the input is not a frame
       give_up(error)
     end
@@ -194,19 +215,61 @@ module Emit
       @leaving ||= Emit.now
     end
 
-    def accept(frame)
+    def receive(frame)
+      case frame[:op] # an unknown frame comes from a newer host
+      when "calls" then accept_group(frame)
+      when "call" then accept_one(frame)
+      when "cancel" then cancel(@open[frame[:id]])
+      when "ping" then tell({ op: "pong", n: frame[:n] })
+      when "bye" then end_calls
+      end
+    end
+
+    def accept_one(frame)
       wrong = misfit(frame)
       return refuse_broken(frame, wrong) if wrong
 
-      id = frame[:id]
+      accept(frame[:id], frame[:msg], @only || frame[:node] || @preferred, frame[:meta])
+    end
+
+    # A broken group ends the process: its id is not enough to answer all of its calls.
+    #
+    # @raise [ArgumentError]
+    def accept_group(frame)
+      wrong = misfit_in_group(frame)
+      raise ArgumentError, "calls of the host lack their #{wrong}, or it is of another type" if wrong
+
+      @groups = true
       node = @only || frame[:node] || @preferred
-      @waiting << (@open[id] = Call.new(self, node, id, frame[:msg], frame[:meta]))
+      id, meta, metas = frame.values_at(:id, :meta, :metas)
+      frame[:msgs].each_with_index do |msg, at|
+        own = metas && metas[at]
+        accept(id + at, msg, node, own && meta ? meta.merge(own) : own || meta)
+      end
+    end
+
+    def accept(id, msg, node, meta)
+      @waiting << (@open[id] = Call.new(self, node, id, msg, meta))
     end
 
     # Name the field that breaks a call of the host. The id comes first: it identifies the call.
     def misfit(call)
       return :id unless call[:id].is_a?(Integer)
       return :msg unless call[:msg].is_a?(Hash)
+
+      misfit_around(call)
+    end
+
+    def misfit_in_group(calls)
+      id, msgs, metas = calls.values_at(:id, :msgs, :metas)
+      return :id unless id.is_a?(Integer)
+      return :msgs unless msgs.is_a?(Array) && msgs.any? && msgs.all?(Hash)
+
+      fit = metas.nil? || (metas.is_a?(Array) && metas.size == msgs.size && metas.compact.all?(Hash))
+      fit ? misfit_around(calls) : :metas
+    end
+
+    def misfit_around(call)
       return :node unless call[:node].nil? || call[:node].is_a?(String)
 
       :meta unless call[:meta].nil? || call[:meta].is_a?(Hash)
@@ -220,38 +283,56 @@ module Emit
       tell({ op: "err", id: frame[:id] }.merge(Failure.describe(error)))
     end
 
-    def receive(frame)
-      case frame[:op] # an unknown frame comes from a newer host
-      when "cancel" then @open[frame[:id]]&.cancel
-      when "ping" then tell({ op: "pong", n: frame[:n] })
-      when "bye" then end_calls
+    # Cancel a call. A handler that asks `cancelled?` will see it; any other is interrupted.
+    def cancel(call)
+      return unless call
+
+      call.cancel
+      return if call.asks
+
+      @lock.synchronize do
+        slot = @slots.find { |each| each[0].equal?(call) }
+        next unless slot && @open.key?(call.id)
+
+        slot[2] = true # `run_call` waits for the exception, or drops it
+        slot[1].raise(Cancelled, "cancelled by the host")
       end
     end
 
     # Calls
 
     def run_waiting
+      @now = Emit.now
       slot = @slot
       while !@gone && (call = @waiting.shift)
-        arm unless @armed || @unsent.empty?
+        arm if !@armed && unsent?
         run_call(call, slot)
       end
-      slot.clear
+      slot[0] = nil
     end
 
     # @param slot [Array] the slot of this thread, where `Emit.context` looks
     def run_call(call, slot)
       slot[0] = call
-      call.start
+      call.start(@inline ? @now : Emit.now)
       node = @nodes[call.node]
       check_call(call) if call.cancelled || !node
-      result = node.run(call.msg, call)
+      result = Thread.handle_interrupt(REACHABLE) { node.run(call.msg, call) }
       @lock.synchronize { finish(call, result) }
       answered = true
     rescue Exception => error # a SystemExit has to answer the call, too
       refuse(call, error)
     ensure # Thread.exit raises nothing
       refuse(call, ThreadError.new("the handler ended its thread")) unless answered
+      drop_interrupt(slot) if slot[2]
+    end
+
+    # The exception has come too late, or is on its way to a handler that has returned.
+    def drop_interrupt(slot)
+      slot[2] = nil
+      Thread.handle_interrupt(REACHABLE) { Thread.pass }
+    rescue Cancelled
+      nil
     end
 
     # Return the reason why a call cannot run, or nil.
@@ -290,7 +371,7 @@ module Emit
     end
 
     def put_partial(call)
-      @unsent << @codec.results("out", call.id, call.count, call.data) if call.data
+      put(@codec.results("out", call.id, @codec.list(call.count, call.data))) if call.data
       call.empty
       @partial.delete(call.id)
     end
@@ -301,7 +382,9 @@ module Emit
 
         about = Failure.describe(error)
         about[:timeout] = true if !about.key?(:retry) && call.timeout?(error)
-        close(call, fit({ op: "err", id: call.id }.merge(about)))
+        close(call)
+        put(fit({ op: "err", id: call.id }.merge(about)))
+        settle
       end
     end
 
@@ -329,28 +412,69 @@ module Emit
       @codec.frame(fields.reject { |key, _| %i[stack cause].include?(key) }.merge(text => fields[text][0, most]))
     end
 
-    # The end frame carries the last results: the only result of most calls.
+    # The end of a call carries its last results: the only result of most calls.
     #
     # @raise [EncodeError] the wire cannot carry one
     def finish(call, result)
       if result.nil?
-        answer = @codec.results("end", call.id, call.data ? call.count : 0, call.data)
+        list = @codec.list(call.data ? call.count : 0, call.data)
       else
         put_partial(call) if call.data
-        answer = @codec.answer(call.id, result)
-        check(call, result, answer.bytesize - ROOM) if answer.bytesize > @enough
+        list = @codec.one(result)
+        check(call, result, list.bytesize) if list.bytesize > @enough
       end
-      close(call, answer)
+      close(call)
+      gather(call.id, list)
+      settle
     end
 
-    def close(call, answer)
+    # The answer of the call is complete, and is about to be put among the unsent ones.
+    def close(call)
       @open.delete(call.id)
       @partial.delete(call.id) if call.data
       now = Emit.now
-      @oldest = now if @unsent.empty?
-      @unsent << answer
-      late = @unsent.bytesize >= ENOUGH || now - @oldest >= LINGER
-      return late && write if @inline
+      if @inline
+        taken = now - @now
+        @pace = taken > @pace ? [taken, LONG].min : @pace * 0.9
+      end
+      @now = now
+      @oldest = now unless unsent?
+    end
+
+    # Put the results that end a call beside those of the call before it, if a host that knows
+    # groups can take them in one frame.
+    def gather(id, list)
+      if @gathered && id == @first + @count && @gathered.bytesize + list.bytesize < @enough
+        @gathered << @codec.separator << list
+        return @count += 1
+      end
+      put_ends
+      @gathered = list
+      @first = id
+      @count = 1
+      put_ends unless @groups && list.bytesize < @enough
+    end
+
+    def put_ends
+      return unless @gathered
+
+      ending = @count == 1 ? ["end", @first, @gathered] : ["ends", @first, @codec.list(@count, @gathered)]
+      @gathered = nil
+      @unsent << @codec.results(*ending)
+    end
+
+    def put(frame)
+      put_ends
+      @unsent << frame
+    end
+
+    def unsent? = @gathered || !@unsent.empty?
+
+    # Write if enough waits or it has waited long enough. If recent calls were slow, do not let it
+    # wait for the next one.
+    def settle
+      late = @unsent.bytesize >= ENOUGH || @now - @oldest >= LINGER
+      return (late || @pace > LINGER) && write if @inline
 
       late || @waiting.empty? ? write : arm
       @idle.signal
@@ -365,10 +489,12 @@ module Emit
 
     def write_all
       @writing = true
+      put_ends
       until @unsent.empty? || @gone
         data = @unsent
         @unsent = String.new(capacity: 2 * ENOUGH)
         @sink.write(data)
+        put_ends
       end
     rescue SystemCallError, IOError # nobody reads any more
       @gone = true
@@ -402,11 +528,12 @@ module Emit
 
     # The end
 
-    # The main thread may be busy in a handler, so this thread watches for the host's end.
+    # The main thread may be busy in a handler, so this thread watches for a cancel and for the
+    # host's end.
     def watch
       loop do
         call = @slot[0]
-        sleep 0.5
+        sleep TICK
         look if call.equal?(@slot[0])
         # Not 1: in a container the host may be process 1.
         Process.kill("TERM", Process.pid) if @gone || Process.ppid != PARENT

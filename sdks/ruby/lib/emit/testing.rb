@@ -21,12 +21,11 @@ module Emit
       end
     end
 
-    attr_reader :results, :config
+    attr_reader :results
 
     def initialize
       @values = Values.new(binary: true)
       @results = []
-      @config = {}
     end
 
     def emit(_call, value)
