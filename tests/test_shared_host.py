@@ -1182,3 +1182,38 @@ def test_a_remote_host_says_what_it_is(path: Path) -> None:
     host = RemoteHost(str(path))
     assert repr(host) == f"<RemoteHost {path} [0 nodes]>"
     assert host.snapshot() == {"pid": os.getpid(), "shared": str(path), "nodes": {}}
+
+
+def test_a_file(path: Path, tmp_path: Path) -> None:
+    """A file runs at a shared host, too. What is known of a failed start is told."""
+    (tmp_path / "up.rb").write_text("def up(word:) = word.upcase\n")
+    ruby = tmp_path / "bin" / "ruby"
+    ruby.parent.mkdir()
+    ruby.write_text('#!/bin/sh\necho ruby 2.5.0\n[ "$1" = --version ]\n')
+    ruby.chmod(0o755)
+    code = f"""
+from emit import Router, ShellNode
+router = Router()
+
+@router.node(("word",), entry_point=True, name="good")
+class Good(ShellNode):
+    file = {str(tmp_path / "up.rb")!r}
+
+@router.node(("word",), entry_point=True, name="bad")
+class Bad(ShellNode):
+    file = {str(tmp_path / "up.rb")!r}
+    env = {{"PATH": {f"{ruby.parent}:{os.environ['PATH']}"!r}}}
+    max_attempts = 1
+
+for node in (Good, Bad):
+    try:
+        print(list(node(router.message_class({{"word": "a"}}))))
+    except Exception as error:
+        print(type(error).__name__, " ".join(str(error).split()))
+"""
+    with listening(path), open_client(path, code) as client:
+        said, _ = client.communicate(timeout=120)
+    good, bad = said.splitlines()
+    assert good == "[{'word': 'A'}]"
+    assert bad.startswith('StartError "bad" cannot be started')
+    assert "ruby 2.5.0 is older than 3.0" in bad

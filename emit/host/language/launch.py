@@ -28,7 +28,7 @@ from emit.host.system.lifeline import interpreter
 from emit.host.system.program import Program, Toolchain
 from emit.host.system.version import version_of
 
-__all__ = ["installed_version", "places", "prepare", "toolchain_of"]
+__all__ = ["explain", "installed_version", "places", "prepare", "toolchain_of"]
 
 #: Seconds for which a failure is remembered.
 RETRY = 5.0
@@ -99,7 +99,7 @@ def toolchain_of(runtime: Runtime, values: Mapping[str, str]) -> Toolchain:
         manifest=values.get("manifest", ""),
         check=fill(runtime.check, values) if has_manifest else (),
         install_packages=runtime.install_dependencies,
-        explain=_explain,
+        explain=explain,
     )
 
 
@@ -191,7 +191,7 @@ def _find(program: Program, toolchain: Toolchain) -> Program:
     return found
 
 
-def _explain(program: Program, packages: bool) -> str:
+def explain(program: Program, packages: bool) -> str:
     """Find the known faults of a program whose start has failed: see `Toolchain.explain`."""
     toolchain = program.toolchain
     if toolchain is None:

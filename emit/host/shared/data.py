@@ -70,9 +70,13 @@ def from_node(node: Described) -> dict[str, Any]:
     }
 
 
-def to_node(name: str, data: Mapping[str, Any]) -> Described:
+def to_node(
+    name: str,
+    data: Mapping[str, Any],
+    explain: Callable[[Program, bool], str] = lambda program, packages: "",
+) -> Described:
     """
-    Return the node *name* from the map of `from_node`.
+    Return the node *name* from the map of `from_node`, with *explain* for its toolchain.
 
     Raises:
         StartError: The map is of an Emit that has other settings than this one.
@@ -82,7 +86,7 @@ def to_node(name: str, data: Mapping[str, Any]) -> Described:
         program, settings = dict(data["program"]), dict(data["settings"])
         program["argv"] = tuple(program["argv"])
         program["limits"] = _limits(program.get("limits"))
-        program["toolchain"] = _to_toolchain(program.get("toolchain"))
+        program["toolchain"] = _to_toolchain(program.get("toolchain"), explain)
         program["parts"] = _to_parts(program.get("parts"))
         settings["limits"] = Limits(**settings["limits"])
         shared = {key: data[key] for key in ("program_node", "shared")}
@@ -128,6 +132,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(item, kinds[0]) for item in value)
     if get_origin(kind) is Mapping:
         return isinstance(value, dict) and all(isinstance(x, str) for i in value.items() for x in i)
+    if get_origin(kind) is Callable:
+        return callable(value)
     if is_dataclass(value):
         _check_types(value)
     if isinstance(value, bool):
@@ -140,14 +146,18 @@ def _limits(data: Mapping[str, Any] | None) -> Limits | None:
 
 
 def _from_toolchain(toolchain: Toolchain) -> dict[str, Any]:
-    return {**_with_lists(asdict(toolchain)), "install": dict(toolchain.install)}
+    told = {**_with_lists(asdict(toolchain)), "install": dict(toolchain.install)}
+    del told["explain"]  # a function; the shared host has its own
+    return told
 
 
-def _to_toolchain(data: Mapping[str, Any] | None) -> Toolchain | None:
+def _to_toolchain(
+    data: Mapping[str, Any] | None, explain: Callable[[Program, bool], str]
+) -> Toolchain | None:
     if data is None:
         return None
     commands = {name: tuple(data[name]) for name in ("detect", "check")}
-    return Toolchain(**{**data, **commands})
+    return Toolchain(**{**data, **commands}, explain=explain)
 
 
 def _with_lists(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from emit.context import Context
 from emit.errors import EmitError, FrameTooLarge, HostError, HostLost, StartError
 from emit.host.calls import Calls
 from emit.host.host import Host
+from emit.host.language.launch import explain
 from emit.host.place import Place, peer_of
 from emit.host.shared.client import BEAT
 from emit.host.shared.data import from_error, to_context, to_node
@@ -208,7 +209,7 @@ class Server:
         Raises:
             EmitError: The description is not valid.
         """
-        described = to_node(name, config)
+        described = to_node(name, config, explain)
         program, key = described.program, (name, described.key)
         with self._lock:
             if key not in self._nodes:

@@ -74,7 +74,9 @@ class Toolchain:
     manifest: str = ""
     check: tuple[str, ...] = ()
     install_packages: str = ""
-    explain: Callable[[Program, bool], str] = lambda program, packages: ""
+    explain: Callable[[Program, bool], str] = field(
+        default=lambda program, packages: "", compare=False, repr=False
+    )
 
 
 @dataclass(frozen=True)
