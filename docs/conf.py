@@ -30,5 +30,11 @@ def leave_the_pages(app, name, source):
     source[0] = text.replace("](../", f"]({HOME}")
 
 
+def skip_fields(app, what, name, member, skip, options):
+    """Leave out the fields of a NamedTuple: its docstring describes them."""
+    return True if type(member).__name__ == "_tuplegetter" else None
+
+
 def setup(app):
     app.connect("source-read", leave_the_pages)
+    app.connect("autodoc-skip-member", skip_fields)

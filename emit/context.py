@@ -6,20 +6,23 @@ a router that takes messages from a queue sets them, and the host sends them to 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Context", "current"]
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """
+    The message that a handler works on.
+
     Attributes:
         id: The message's id. A message that is delivered again has the same.
         node: The node that handles it.
         origin: The node that it came from.
         attempt: Which attempt this is; 1 is the first.
-        traceparent: The sender's W3C trace context, or None.
+        traceparent: The W3C trace context, or None: this run's, if an observer has begun one, and
+            otherwise the sender's.
+        tracestate: The second part of that context, or None.
     """
 
     id: str
@@ -27,6 +30,7 @@ class Context:
     origin: str = ""
     attempt: int = 1
     traceparent: str | None = None
+    tracestate: str | None = None
 
 
 #: The message that this thread (or greenlet) handles for a queue. None: no queue is involved.
@@ -35,3 +39,34 @@ class Context:
 #:     >>> current.get() is None
 #:     True
 current: ContextVar[Context | None] = ContextVar("emit_context", default=None)
+
+
+class Trace(NamedTuple):
+    """A W3C trace context: ``traceparent``, and ``tracestate`` or an empty text."""
+
+    traceparent: str
+    tracestate: str = ""
+
+
+class Run:
+    """
+    A run of a node that the router's observers have been told of.
+
+    Attributes:
+        number: Unique in this process.
+        trace: Its trace context, if an observer has given one.
+        waited: Seconds that its message has waited for a process so far. The host adds to it.
+        awaits: The name of the node, until its handler is called.
+    """
+
+    __slots__ = ("awaits", "number", "trace", "waited")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.trace: Trace | None = None
+        self.waited = 0.0
+        self.awaits = ""
+
+
+#: The run that this thread (or greenlet) works for. None: no observer has been told of one.
+run: ContextVar[Run | None] = ContextVar("emit_run", default=None)

@@ -15,7 +15,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -31,6 +31,7 @@ from emit.host.system.program import Program
 from emit.host.wire import plain
 from emit.letter import backoff
 from emit.node import Handler
+from emit.observe.observers import Observers
 
 __all__ = ["Declared", "OneShot", "Pooled", "Probing", "make_handler"]
 
@@ -49,6 +50,7 @@ class Declared:
         program: Makes the program that is started for one message.
         calls: Makes the node's calls on a host.
         deserialize: Reads one line of the program's output; None: the output is JSON or msgpack.
+        observers: Those of its router.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Declared:
     program: Callable[[], Program]
     calls: Callable[[AnyHost], Calls]
     deserialize: Callable[[str], Any] | None
+    observers: Sequence[Observers] = ()
 
 
 def make_handler(of: Declared) -> Handler:
@@ -154,7 +157,11 @@ class OneShot(Handler):
         finished = probe.has_finished if probe else lambda: True
         number = size = 0
         run = oneshot.run(
-            program, data, timeout=settings.timeout, has_finished=finished, explain=_explain
+            *(program, data),
+            timeout=settings.timeout,
+            has_finished=finished,
+            explain=_explain,
+            observers=of.observers,
         )
         # Closed here: after a failure, anything that keeps the exception would also keep the
         # process.

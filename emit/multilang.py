@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from emit.host.language.runtime import Source
     from emit.host.process import Process
     from emit.letter import DeadLetter
+    from emit.observe.observers import Observers
 
 __all__ = ["Limits", "ShellNode"]
 
@@ -92,6 +93,7 @@ class ShellNode(Handler):
 
     #: Gives messages to the program: see :mod:`emit.foreign`.
     _handler: Handler | None = None
+    _observers: Observers | None = None
 
     #: A program returns a tuple as a list; both mean the same.
     foreign = True
@@ -224,6 +226,7 @@ class ShellNode(Handler):
             program_node=self._program_node(),
             shared=self.program_node is not None,
             dead_letter=self.dead_letter,
+            observers=() if self._observers is None else (self._observers,),
         )
 
     # -- for the router --------------------------------------------------------------------
@@ -263,6 +266,10 @@ class ShellNode(Handler):
         if self.min_idle:
             (self._handler or self._make_handler()).open()
 
+    def observe(self, observers: Observers) -> None:
+        """Tell *observers* about its processes from now on."""
+        self._observers = observers
+
     def begin_close(self) -> None:
         """Begin to stop its processes, at the same time as those of the node that closes next."""
         if self._handler is not None:
@@ -288,6 +295,7 @@ class ShellNode(Handler):
                 program=self._program_of_one,
                 calls=self.calls_on,
                 deserialize=None if is_json else self.deserialize,
+                observers=() if self._observers is None else (self._observers,),
             )
         )
         # In one step, so that two threads with a first message each get the same handler.

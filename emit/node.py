@@ -23,6 +23,7 @@ from emit.errors import GraphError
 from emit.forks import at_fork
 from emit.graph import ENTRY
 from emit.message import NoResult, make_fit_over
+from emit.observe.observers import Observers
 
 #: Types whose values are one result as they are. A subclass of these needs a closer look.
 PLAIN = frozenset({str, int, float, bool, tuple})
@@ -85,6 +86,9 @@ class Handler:
 
     def open(self) -> None:
         """Prepare what is to be ready before the first message."""
+
+    def observe(self, observers: Observers) -> None:
+        """Tell *observers* about its processes, if it has any."""
 
     def begin_close(self) -> None:
         """Begin to end its resources, at the same time as other handlers; :meth:`close` follows."""

@@ -22,10 +22,11 @@ from scripts.journeys import PACKAGE, ROOT
 LIMITS = {
     "circles of imports": 0,
     "depth of imports from emit/__init__": 11,  # 10, circles counted as one module
-    "modules of the core": 72,
+    "modules of the core": 75,  # three more since observers are told facts
     "public methods of a class": 20,
-    # A program's version took 170: each process has one, so it is not beside the core.
-    "lines of the core": 20_570,
+    # A program's version took 170: each process has one, so it is not beside the core. The facts
+    # that observers are told took 970, half of it the documentation of their fields.
+    "lines of the core": 21_590,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,
@@ -33,7 +34,7 @@ LIMITS = {
     "files that a batch passes": 16,  # 14
     "files that a Celery delivery passes": 22,
     # Three of these ask whether a subclass has put a function around the node (wrap_node).
-    "calls on a Celery delivery's way": 113,
+    "calls on a Celery delivery's way": 114,  # _begin, which tells that a run begins
 }
 
 #: The class without a limit: the documentation of 0.3 defines its public methods.

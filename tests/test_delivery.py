@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from emit import errors
 from emit.errors import GraphError
 from emit.node import Handler
+from emit.observe.observers import Observers
 from emit.router.delivery import NAMESPACE, Plan, Policy, judge, message_id
 from emit.router.queued import read_plan
 from emit.router.sender import Outbox
+from emit.router.watch import Watch
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -153,11 +155,11 @@ def test_the_outbox_without_a_parent() -> None:
 
 def test_the_outbox_keeps_by_way() -> None:
     """Messages for the same destination wait together, in order."""
-    outbox = Outbox()
+    outbox, watch = Outbox(), Watch(Observers(), "celery")
     outbox.begin("p")
-    outbox.add("o", "x", [b"1"])
-    outbox.add("o", "y", [b"2"])
-    assert outbox.add("o", "x", [b"3"]).texts == [b"1", b"3"]
+    outbox.add("o", "x", [b"1"], watch)
+    outbox.add("o", "y", [b"2"], watch)
+    assert outbox.add("o", "x", [b"3"], watch).texts == [b"1", b"3"]
     assert {(o, d): packed.texts for o, d, packed in outbox.take_all()} == {
         ("o", "x"): [b"1", b"3"],
         ("o", "y"): [b"2"],

@@ -53,6 +53,7 @@ PUBLIC = {
     "emit.letter": "Cause DeadLetter",
     "emit.message": "Message NoResult",
     "emit.multilang": "Limits ShellNode",
+    "emit.observe": "Dead Failed Finished Retried Sent Started Waiting",
     "emit.once": "idempotent",
     "emit.router": "CeleryRouter RQRouter Router",
     "emit.router.celery": "CeleryRouter",
@@ -61,6 +62,10 @@ PUBLIC = {
     "emit.rq": "EmitWorker",
     "emit.testing": "Sent capture",
 }
+
+#: The part of emit.observe that the rest may know: it imports nothing heavy, and tells those who
+#: listen. All else in the package is for the application to import, and knows the rest.
+OBSERVE = ("observe.facts", "observe.observers")
 
 #: The layers of the graph half: each may import only what stands before it.
 ORDER = (
@@ -72,9 +77,11 @@ ORDER = (
     "message",
     "coroutines",
     "graph",
+    "context",
+    *OBSERVE,
     "node",
 )
-ORDER += ("once", "dead", "context", "celery_redis", "celery", "router", "testing")
+ORDER += ("once", "dead", "celery_redis", "celery", "router", "testing")
 
 #: Imports inside a function, and why.
 LATE = {
@@ -205,6 +212,13 @@ def test_folders_of_the_host_that_stand_alone(folder: str) -> None:
 def test_the_conformance_kit_knows_only_the_host(module: str) -> None:
     """It needs no graph, and what it plays is what the host half would send."""
     assert not [name for name in own_imports(module) if within(name, (*GRAPH, *DOORS))]
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if not within(m, ("observe", "cli"))])
+def test_nobody_knows_who_observes(module: str) -> None:
+    """The core tells facts, and imports none of those that make something of them."""
+    known = {name for name in own_imports(module) if within(name, ("observe",))}
+    assert known <= {f"emit.{part}" for part in OBSERVE}
 
 
 @pytest.mark.parametrize("part", ORDER)

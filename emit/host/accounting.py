@@ -13,6 +13,9 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from emit.observe.facts import ProcessEnded, ProcessReplaced
+from emit.observe.observers import Observers, tell
+
 #: Buckets per doubling: a percentile is accurate to within 25 %.
 _FINENESS = 4
 
@@ -186,11 +189,15 @@ class ProcessAccount:
     The cost of a pool's processes. Each method may be called from any thread.
 
     Attributes:
+        node: The node, or the program if several nodes share it.
+        observers: Those of each router whose nodes use the pool. Others may be added.
         start_error: Why the last start failed, in the form of an error of
             :meth:`emit.host.host.Host.describe`; None: it worked, or there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, node: str, observers: list[Observers] | None = None) -> None:
+        self.node = node
+        self.observers = [] if observers is None else observers
         self._lock = threading.RLock()  # guards the fields below; reentrant like the pool's
         self._starts = 0
         self._start_failures = 0
@@ -212,9 +219,19 @@ class ProcessAccount:
             self._start_failures += 1
             self.start_error = _as_data(error)
 
+    def replaced(self, process: Measured, cause: str) -> None:
+        """Tell that a process was replaced."""
+        if self.observers:
+            pid = process.describe(Usage())["pid"]
+            tell(self.observers, ProcessReplaced(self.node, pid, cause))
+
     def ended(self, process: Measured, cause: str) -> None:
         """Count the end of a process, and keep its use. Called while the process still exists."""
         usage = process.usage()
+        if self.observers:
+            row = process.describe(usage)
+            figures = row["calls"], row["age_seconds"]
+            tell(self.observers, ProcessEnded(self.node, row["pid"], cause, *figures))
         with self._lock:
             self._ends[cause] += 1
             self._past += usage

@@ -21,7 +21,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
@@ -46,6 +46,8 @@ from emit.host.lines import logger_of
 from emit.host.pool import Lease, Pool
 from emit.host.transport import Poll, pause, remaining
 from emit.letter import DeadLetter, backoff
+from emit.observe.facts import Dead, Retried
+from emit.observe.observers import Observers, tell
 
 __all__ = ["Calls"]
 
@@ -83,6 +85,7 @@ class Calls:
             failure is raised, with the letter as an attribute.
         tell: In a client of a shared host, makes the data that the host gets about a call. That
             host enforces time limits and makes further attempts. None: the processes are our own.
+        observers: Those of its router.
 
     Attributes:
         account: The outcomes of its messages.
@@ -99,6 +102,7 @@ class Calls:
         program_node: str | None = None,
         dead_letter: Callable[[DeadLetter], Any] | None = None,
         tell: Callable[[Job], Mapping[str, Any]] | None = None,
+        observers: Sequence[Observers] = (),
     ) -> None:
         self.node = node
         self.pool = pool
@@ -109,7 +113,8 @@ class Calls:
         self._program_node = program_node
         self._dead_letter = dead_letter
         self._tell = tell
-        self._meta = {"deadline_ms": _milliseconds(self.settings.timeout)}
+        self._observers = observers
+        self._meta: dict[str, Any] = {"deadline_ms": _milliseconds(self.settings.timeout)}
 
     def asked_by(self, caller: int) -> Calls:
         """Return the same node, pool and account for messages that come by the socket *caller*."""
@@ -192,6 +197,8 @@ class Calls:
                 began = time.monotonic()
                 lease = self.acquire(began + self.limit, job.losses)
                 waited = time.monotonic() - began
+                if job.run is not None:
+                    job.run.waited += waited
             deadline = began + self.limit
             assert lease.process is not None
             talk: Conversation = lease.process.talk
@@ -235,7 +242,7 @@ class Calls:
     def job(self, fields: Mapping[str, Any], index: int = 0) -> Job:
         """Make the job of a message, with the queue's data about it in a queue's worker."""
         told = context.current.get()
-        return Job(fields, index, self.node, self._program_node, told)
+        return Job(fields, index, self.node, self._program_node, told, context.run.get())
 
     def settle(self, job: Job) -> list[Any] | Exception:
         """
@@ -250,6 +257,9 @@ class Calls:
         letter = getattr(outcome, "letter", None)
         if letter is not None and self._dead_letter is not None:
             self._dead_letter(letter)
+            id, run = _whose(job)
+            attempts, kind = len(letter.causes), type(outcome).__name__
+            tell(self._observers, Dead(self.node, id, attempts, "host", run, kind))
             return []
         return outcome
 
@@ -275,12 +285,14 @@ class Calls:
         told, base = job.context, self._meta
         if waited > _AT_ONCE:
             base = {"deadline_ms": _milliseconds(self.settings.timeout - waited)}
+        if job.run is not None and job.run.trace is not None:
+            base = {**base, "traceparent": job.run.trace.traceparent}
         if told is None:
             return {**base, "attempt": job.attempt} if job.causes else base
         attempt = told.attempt + len(job.causes)
         meta: dict[str, Any] = {**base, "origin": told.origin, "attempt": attempt}
         if told.traceparent is not None:
-            meta["traceparent"] = told.traceparent
+            meta.setdefault("traceparent", told.traceparent)
         return meta
 
     def weigh(
@@ -320,9 +332,15 @@ class Calls:
             job.release()
             return 0.0
         self._charge(job, error, last)
+        delay = 0.0
         if failure is None and job.outcome is None and isinstance(error, RemoteError):
-            return self._retry_delay(job, error)
-        return 0.0
+            delay = self._retry_delay(job, error)
+        if job.outcome is None and job.run is not None:
+            id, run = _whose(job)
+            earlier = 0 if job.context is None else job.context.attempt - 1
+            attempt, kind = earlier + len(job.causes), type(error).__name__
+            tell(self._observers, Retried(self.node, id, attempt, "host", run, kind, delay))
+        return delay
 
     def lost(self, error: HostLost, times: int, last: bool = False) -> None:
         """
@@ -528,7 +546,10 @@ class Batch:
             return
         if not self._lanes:
             self._calls.prepare()
-            self._add(self._calls.acquire(time.monotonic() + self._calls.limit, self._losses))
+            began, run = time.monotonic(), self._ready[0].run
+            self._add(self._calls.acquire(began + self._calls.limit, self._losses))
+            if run is not None:
+                run.waited += time.monotonic() - began
         elif len(self._ready) > self._settings.window or self._ready[0].alone:
             lease = self._pool.try_acquire()
             if lease is not None:
@@ -746,6 +767,12 @@ def _warn(node: str, count: int, limit: int) -> None:
         count,
         limit,
     )
+
+
+def _whose(job: Job) -> tuple[str, int]:
+    """Return the id of a job's message, and the number of its run, for observers."""
+    id = "" if job.context is None else job.context.id
+    return id, 0 if job.run is None else job.run.number
 
 
 def _milliseconds(left: float) -> int:

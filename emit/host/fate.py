@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from emit.context import Context
+from emit.context import Context, Run
 from emit.errors import (
     CallTimeout,
     HostError,
@@ -53,6 +53,7 @@ class Job:
         node: The node that the message is for.
         program_node: The node's name in its program, if the program has several nodes.
         context: The queue's data about the message; None: it did not come from a queue.
+        run: The run that observers were told of, or None.
         causes: Reasons why the charged attempts failed.
         asked: Number of these attempts after which the handler asked for another.
         losses: Number of times that a shared host was lost with the message.
@@ -70,6 +71,7 @@ class Job:
     node: str = ""
     program_node: str | None = None
     context: Context | None = None
+    run: Run | None = None
     causes: tuple[Cause, ...] = ()
     asked: int = 0
     losses: int = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from emit.host.settings import Settings
 from emit.host.shared.client import RemoteHost
 from emit.host.system.program import Program
 from emit.letter import DeadLetter
+from emit.observe.observers import Observers
 
 
 class Host:
@@ -70,6 +71,7 @@ class Host:
         program_node: str | None = None,
         shared: bool = True,
         dead_letter: Callable[[DeadLetter], Any] | None = None,
+        observers: Sequence[Observers] = (),
     ) -> Calls:
         """
         Register a node and return its calls, with a pool for them. Only ``min_idle`` processes
@@ -81,7 +83,9 @@ class Host:
         pool = self._shared_pool(program(), settings) if program_node and shared else None
         if pool is None:
             pool = self._pool(node, program, settings)
-        calls = Calls(node, pool, program_node, dead_letter)
+        told = pool.account.observers
+        told += [own for own in observers if own not in told]
+        calls = Calls(node, pool, program_node, dead_letter, observers=observers)
         with self._lock:
             self._nodes.append(calls)
         if pool.needs_keeping:
@@ -103,8 +107,9 @@ class Host:
             return self._shared[key]
 
     def _pool(self, node: str, program: Callable[[], Program], settings: Settings) -> Pool[Process]:
-        source = Launcher(program, settings)
-        return Pool(node, source, settings, self.admission, self.keeper)
+        told: list[Observers] = []
+        source = Launcher(program, settings, told)
+        return Pool(node, source, settings, self.admission, self.keeper, told)
 
     @property
     def pools(self) -> list[Pool[Process]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 from emit.errors import CallTimeout, ProcessDied, describe_status, signal_of
 from emit.host.language.missing import describe_missing
@@ -12,6 +12,8 @@ from emit.host.system import spawn
 from emit.host.system.program import Program
 from emit.host.system.tree import describe_stall
 from emit.host.transport import Pipes, Poll, remaining
+from emit.observe.facts import ProcessEnded, ProcessStarted
+from emit.observe.observers import Observers, tell
 
 
 def run(
@@ -21,6 +23,7 @@ def run(
     timeout: float,
     has_finished: Callable[[], bool] = lambda: True,
     explain: Callable[[Program], str] = lambda program: "",
+    observers: Sequence[Observers] = (),
 ) -> Generator[bytes, None, None]:
     """
     Run a program on one message.
@@ -35,6 +38,7 @@ def run(
         has_finished: Called when the program has ended with exit code 0 and all of its output was
             taken. Returns whether the output is complete: a handler may have ended the process.
         explain: Called when the program has failed. Returns the known reason, or "".
+        observers: Are told that the process starts and ends.
 
     Raises:
         StartError: The program can't be started.
@@ -45,6 +49,8 @@ def run(
     began = time.monotonic()
     deadline = began + timeout
     child = spawn.start(program, timeout=timeout)
+    cause = "failed"
+    tell(observers, ProcessStarted(program.node, child.pid, ""))
     try:
         pipes = Pipes(child, Lines(program.node))
         poll = Poll([pipes])
@@ -77,11 +83,14 @@ def run(
                 said=pipes.lines.last_words(signal),
                 hint="; ".join(filter(None, hints)),
             )
+        cause = "finished"
     except BaseException:
         child.kill_tree()
         raise
     finally:
         child.close()
+        calls, seconds = int(cause == "finished"), time.monotonic() - began
+        tell(observers, ProcessEnded(program.node, child.pid, cause, calls, seconds))
 
 
 def _take(pipes: Pipes) -> Generator[bytes, None, float]:

@@ -31,6 +31,7 @@ from emit.host.lines import logger_of
 from emit.host.settings import Settings
 from emit.host.starts import Lifespan, Starts
 from emit.host.transport import pause, remaining
+from emit.observe.observers import Observers
 
 __all__ = ["Lease", "Member", "Pool", "Source"]
 
@@ -147,6 +148,7 @@ class Pool(Generic[P]):
         settings: The node's options.
         admission: Decides, over all pools, who may start a process.
         keeper: Starts and stops processes beside the messages; None: nothing does.
+        observers: Are told about the processes.
 
     Attributes:
         account: Costs of the processes so far.
@@ -159,10 +161,11 @@ class Pool(Generic[P]):
         settings: Settings,
         admission: Admission,
         keeper: Keeper | None,
+        observers: list[Observers] | None = None,
     ) -> None:
         self.node = node
         self.settings = settings
-        self.account = ProcessAccount()
+        self.account = ProcessAccount(node, observers)
         self._source = source
         self._admission = admission
         self._later = keeper.do if keeper is not None else _never
@@ -550,6 +553,7 @@ class Pool(Generic[P]):
             old.replace(reason)
             if fresh is None:
                 self._wake()
+        self.account.replaced(old, reason)
         if fresh is not None and not self._offer(fresh):
             self._drop(fresh)  # the pool was closed meanwhile
         if worn is not None:

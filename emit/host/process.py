@@ -39,6 +39,8 @@ from emit.host.transport import Pipes, Poll, remaining
 from emit.host.wire import frames
 from emit.host.wire.session import LineSession, Session
 from emit.host.wire.values import from_json
+from emit.observe.facts import ProcessEnded, ProcessReady, ProcessStarted
+from emit.observe.observers import Observers, tell
 from emit.text import one_line
 
 __all__ = ["Launcher", "Process", "stop_all"]
@@ -78,9 +80,11 @@ class Process:
         self.version = ""
 
     @classmethod
-    def start(cls, program: Program, settings: Settings) -> Process:
+    def start(
+        cls, program: Program, settings: Settings, observers: Sequence[Observers] = ()
+    ) -> Process:
         """
-        Start a program and wait until it is ready.
+        Start a program and wait until it is ready. Tell *observers* about it.
 
         Raises:
             StartError: The program can't be started, or it ended before it was ready.
@@ -91,14 +95,21 @@ class Process:
         child = spawn.start(program, timeout=settings.start_timeout)
         process = cls(program, settings, child)
         process.version = version
+        tell(observers, ProcessStarted(program.node, child.pid, version))
         try:
             process._shake_hands(deadline)
         except BaseException:
             process.discard()
+            age = time.monotonic() - process.born
+            tell(observers, ProcessEnded(program.node, child.pid, "start", 0, age))
             raise
         process.start_seconds = time.monotonic() - process.born
         text = "process %d is ready after %.3f s, version %s"
         process.pipes.lines.logger.info(text, child.pid, process.start_seconds, version)
+        ready = process.talk.session.ready
+        sdk = "" if ready is None else ready.sdk
+        told = program.node, child.pid, version, sdk, process.start_seconds
+        tell(observers, ProcessReady(*told))
         return process
 
     # -- for its pool ----------------------------------------------------------------------
@@ -410,11 +421,18 @@ class Launcher:
         make: Makes the program, which may include building it. One thread calls it; others wait
             for its result.
         settings: The node's options.
+        observers: Are told about the processes.
     """
 
-    def __init__(self, make: Callable[[], Program], settings: Settings) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Program],
+        settings: Settings,
+        observers: Sequence[Observers] = (),
+    ) -> None:
         self._make = make
         self._settings = settings
+        self._observers = observers
         self._making = threading.Lock()
         self._made: Program | None = None
         self._told: tuple[Program, str] | None = None  # a program and its language
@@ -441,7 +459,7 @@ class Launcher:
     def start(self) -> Process:
         """Start a process. Raises StartError and StartTimeout, as `Process.start`."""
         try:
-            process = Process.start(self.prepare(), self._settings)
+            process = Process.start(self.prepare(), self._settings, self._observers)
         except StartError as error:
             if self.is_permanent(error):
                 self._made = None  # its file may have moved, or need another build

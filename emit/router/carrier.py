@@ -22,14 +22,27 @@ from copy import copy
 from types import GeneratorType
 from typing import Any, Protocol
 
+from emit import context
+from emit.context import Trace
 from emit.errors import IN_NODE, GraphError
 from emit.graph import Graph
 from emit.message import Message, NoResult
 from emit.node import PLAIN, Node
+from emit.router.watch import Flow, Watch, Watched
 from emit.text import one_line
 
 #: (origin, destination, fields); for a stream (origin, None, generator of its results).
 Listed = tuple[str, Any, Any]
+
+
+class Traced(tuple[str, Any, Any]):
+    """A delivery whose message has a trace context."""
+
+    trace: Trace
+
+
+def _trace_of(delivery: Listed) -> Trace | None:
+    return delivery.trace if type(delivery) is Traced else None
 
 
 class Carrier(Protocol):
@@ -82,10 +95,13 @@ class Runner:
         router: Gets the results.
         graph: Its routes.
         nodes: Its nodes by name, except those that ``wrap_node`` or ``register`` has replaced.
+        watch: Tells observers.
     """
 
-    def __init__(self, router: Routing, graph: Graph, nodes: dict[str, Node]) -> None:
+    def __init__(self, router: Routing, graph: Graph, nodes: dict[str, Node], watch: Watch) -> None:
         self._router = router
+        self._watch = watch
+        self._observers = watch.observers
         self._graph = graph
         self._nodes = nodes
         # Each thread has its own ``work``: the list that it is working off. The object is made
@@ -98,9 +114,21 @@ class Runner:
         work: WorkList | None = getattr(self._here, "work", None)
         if work is None:
             self.work_off(self.carry, origin, destination, results)
+        elif self._observers.each:
+            for result in results:
+                work.inbox.append(self._listed(origin, destination, result))
         else:
             for result in results:
                 work.inbox.append((origin, destination, result))
+
+    def _listed(self, origin: str, destination: str, result: dict[str, Any]) -> Listed:
+        """Tell that a message is sent. Return it with its trace context, if it has one."""
+        trace = self._watch.sent(origin, destination)
+        if trace is None:
+            return origin, destination, result
+        traced = Traced((origin, destination, result))
+        traced.trace = trace
+        return traced
 
     def dispatch(self, origin: str, destination: str, fields: dict[str, Any]) -> None:
         """Do as :meth:`carry` for one message."""
@@ -134,7 +162,7 @@ class Runner:
         if work is not None and work.delivering is node:
             work.delivering = None
             # A copy, so that the wrapper can't change the results that are routed.
-            return copy(self._run(node, message, work))
+            return copy(self._run(node, message, work, work.trace))
         inside: Node | None = getattr(self._here, "inside", None)
         if inside is not None and inside.function is node.function:
             node = inside
@@ -198,9 +226,13 @@ class Runner:
                 self._send_on(node, outcome, message, work)
 
     def _is_quick(self, work: WorkList) -> bool:
-        """Return True if a delivery needs nothing but the hop: no logging, no subclass to ask."""
+        """
+        Return True if a delivery needs nothing but the hop: no logging, no observer, no subclass to
+        ask.
+        """
         is_plain = self._router.message_class.__init__ is Message.__init__
-        return is_plain and not work.logged and self._router.sends_here()
+        is_told = work.logged or self._observers.each
+        return is_plain and not is_told and self._router.sends_here()
 
     def _deliver(self, delivery: Listed, work: WorkList) -> None:
         """Do one delivery of any kind."""
@@ -208,41 +240,93 @@ class Runner:
         if destination is None:
             for result in fields:  # one result; the rest waits for its consequences
                 work.stack.append(delivery)
+                if isinstance(fields, Flow):
+                    return fields.sending(self._router.send_on, origin, (result,))
                 return self._router.send_on(origin, (result,))
             return None
-        make = _message_maker(self._router.message_class)
         node = self._nodes.get(destination)
         if node is None or node.function is not self._router.functions[destination]:
-            self._call_wrapped(origin, destination, fields, work)
+            self._call_wrapped(delivery, work)
         elif node.takes_many and (more := work.take_same(destination)):
-            messages = (make({**own, "_origin": of}) for of, own in [(origin, fields), *more])
-            work.push(node.name, self._run_many(node, messages, work))
+            results = self._run_many(node, [delivery, *more], work)
+            work.push(node.name, Flow(results) if self._observers.each else results)
         else:
-            self._run(node, make({**fields, "_origin": origin}), work)
+            make = _message_maker(self._router.message_class)
+            self._run(node, make({**fields, "_origin": origin}), work, _trace_of(delivery))
         return None
 
-    def _call_wrapped(self, origin: str, destination: str, fields: Any, work: WorkList) -> None:
+    def _call_wrapped(self, delivery: Listed, work: WorkList) -> None:
         """Call the function that ``wrap_node`` or ``register`` has put in the node's place."""
+        origin, destination, fields = delivery
         function = self._router.functions.get(destination)
         if function is None:
             raise GraphError(f'"{destination}" is not the name of a node')
-        work.delivering = self._nodes.get(destination)
+        work.delivering, work.trace = self._nodes.get(destination), _trace_of(delivery)
         function(**{**fields, "_origin": origin})
         work.delivering = None  # the wrapper may not have called the node, or in another thread
 
-    def _run(self, node: Node, message: Message, work: WorkList) -> Any:
+    def _run(self, node: Node, message: Message, work: WorkList, trace: Trace | None = None) -> Any:
         """
         Run one node and route its results. A stream's results are routed as the list is worked off.
         """
-        return self._send_on(node, self._outcome(node, message, work), message, work)
+        if not self._observers.each:
+            return self._send_on(node, self._outcome(node, message, work), message, work)
+        outcome = self._run_watched(node, message, work, trace)
+        if type(outcome) is Flow:
+            work.push(node.name, outcome)
+            return NoResult
+        return outcome
 
     def _collect(self, node: Node, message: Message) -> Any:
         """Do as :meth:`_run`, but return a stream's results after all their consequences."""
         work: WorkList = self._here.work
+        if self._observers.each:
+            outcome = self._run_watched(node, message, work, None)
+            if type(outcome) is not Flow:
+                return outcome
+            return tuple(self._passed_on(node.name, outcome, work))
         outcome = self._outcome(node, message, work)
         if type(outcome) is not GeneratorType:
             return self._send_on(node, outcome, message, work)
         return tuple(self._passed_on(node.name, _noted(outcome, node.name, message), work))
+
+    def _run_watched(
+        self, node: Node, message: Message, work: WorkList, trace: Trace | None
+    ) -> Any:
+        """
+        Run one node, tell observers, and route its results. A stream's results are returned as a
+        Flow, and are not routed yet.
+        """
+        watched = self._begin(node, message, trace)
+        token = context.run.set(watched.run if watched else context.run.get())
+        try:
+            outcome = self._outcome(node, message, work)
+            if type(outcome) is GeneratorType:
+                return Flow(_noted(outcome, node.name, message), watched)
+            outcome = self._send_on(node, outcome, message, work)
+        except BaseException as error:
+            if watched is not None:
+                self._failed(watched, error)
+            raise
+        finally:
+            context.run.reset(token)
+        if watched is not None:
+            watched.finished(number_of(outcome))
+        return outcome
+
+    def _begin(self, node: Node, message: Message, trace: Trace | None) -> Watched | None:
+        """Tell that a run begins. Return None for a queue's delivery, which was told before."""
+        run = context.run.get()
+        if run is not None and run.awaits == node.name:
+            run.awaits = ""
+            return None
+        return self._watch.begin(node.name, vars(message).get("_origin") or "", trace)
+
+    def _failed(self, watched: Watched, error: BaseException) -> None:
+        watched.failed(error)
+        letter = getattr(error, "letter", None)
+        if letter is not None:
+            self._watch.dead(letter, watched.run.number, error)
 
     def _outcome(self, node: Node, message: Message, work: WorkList) -> Any:
         if work.logged:
@@ -266,29 +350,60 @@ class Runner:
         return outcome
 
     def _run_many(
-        self, node: Node, messages: Iterable[Message], work: WorkList
+        self, node: Node, deliveries: Iterable[Listed], work: WorkList
     ) -> Generator[dict[str, Any], None, None]:
         """Yield the results of messages that a program gets together, in order, as they come."""
-        sent: deque[Message] = deque()
-        with closing(node.seam.call_many(self._noting(messages, node, sent, work))) as outcomes:
-            for outcome in outcomes:
-                yield from _fitted(node, outcome, sent.popleft())
+        sent: deque[tuple[Message, Watched | None]] = deque()
+        before = 0.0
+        try:
+            messages = self._noting(deliveries, node, sent, work)
+            with closing(node.seam.call_many(messages)) as outcomes:
+                for outcome in outcomes:
+                    message, watched = sent[0]
+                    if watched is not None:
+                        before = watched.stop(before)
+                        context.run.set(watched.run)
+                    results = _fitted(node, outcome, message)
+                    yield from results
+                    sent.popleft()
+                    if watched is not None:
+                        watched.finished(len(results))
+        except BaseException as error:
+            for _, watched in sent:
+                if watched is not None:
+                    self._failed(watched, error)
+            raise
 
     def _noting(
-        self, messages: Iterable[Message], node: Node, sent: deque[Message], work: WorkList
+        self,
+        deliveries: Iterable[Listed],
+        node: Node,
+        sent: deque[tuple[Message, Watched | None]],
+        work: WorkList,
     ) -> Iterator[Message]:
-        for message in messages:
+        """Yield the messages, as the program takes them."""
+        make, watched = _message_maker(self._router.message_class), None
+        for delivery in deliveries:
+            origin, _, fields = delivery
+            message = make({**fields, "_origin": origin})
             if work.logged:
                 self._log_receipt(node, message)
-            sent.append(message)
+            if self._observers.each:
+                watched = self._watch.begin(node.name, origin, _trace_of(delivery))
+                context.run.set(watched.run)
+            sent.append((message, watched))
             yield message
 
     def _passed_on(
-        self, origin: str, results: Generator[Any, None, None], work: WorkList
+        self, origin: str, results: Generator[Any, None, None] | Flow, work: WorkList
     ) -> Iterator[Any]:
+        send_on = self._router.send_on
         with closing(results):
             for result in results:
-                self._router.send_on(origin, (result,))
+                if isinstance(results, Flow):
+                    results.sending(send_on, origin, (result,))
+                else:
+                    send_on(origin, (result,))
                 self._drain(work)
                 yield result
 
@@ -306,30 +421,29 @@ class WorkList:
         inbox: Deliveries added since the last was taken, in order.
         stack: Those added before, the next one last.
         delivering: The node whose wrapped function is being called by the work list.
+        trace: The trace context of the message that it gets.
         logged: Receipts are to be logged.
     """
 
-    __slots__ = ("delivering", "inbox", "logged", "stack")
+    __slots__ = ("delivering", "inbox", "logged", "stack", "trace")
 
     def __init__(self, logged: bool) -> None:
         self.logged = logged
         self.inbox: list[Listed] = []
         self.stack: list[Listed] = []
         self.delivering: Node | None = None
+        self.trace: Trace | None = None
 
-    def push(self, origin: str, results: Generator[Any, None, None]) -> None:
+    def push(self, origin: str, results: Generator[Any, None, None] | Flow) -> None:
         """Add a stream. Its results are taken one at a time, each worked off before the next."""
         self.inbox.append((origin, None, results))
 
-    def take_same(self, destination: str) -> list[tuple[str, Any]]:
-        """
-        Take the next deliveries for *destination*, up to the first for another: origins and fields.
-        """
+    def take_same(self, destination: str) -> list[Listed]:
+        """Take the next deliveries for *destination*, up to the first for another."""
         stack = self.stack
         same = []
         while stack and stack[-1][1] == destination:
-            origin, _, message = stack.pop()
-            same.append((origin, message))
+            same.append(stack.pop())
         return same
 
     def close(self) -> None:
@@ -348,6 +462,11 @@ def _message_maker(message_class: type[Message]) -> Callable[[dict[str, Any]], M
     Return a function that makes a message of a dictionary with no other owner; it seldom copies.
     """
     return message_class.of if message_class.__init__ is Message.__init__ else message_class
+
+
+def number_of(outcome: Any) -> int:
+    """Return the number of results in the return value of a node's call."""
+    return len(outcome) if type(outcome) is tuple else int(outcome is not NoResult)
 
 
 def _fitted(node: Node, outcome: Any, message: Message) -> list[dict[str, Any]]:

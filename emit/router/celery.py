@@ -42,10 +42,11 @@ from emit.letter import DeadLetter, shortened
 from emit.node import get_name
 from emit.router import celery_host
 from emit.router.celery_worker import HEADER, keep_unknown
-from emit.router.envelope import Packed, Parcel, Past, by_hand, is_emits, shown, unpack
+from emit.router.envelope import Packed, Parcel, Past, as_trace, by_hand, is_emits, shown, unpack
 from emit.router.ledger import Ledger, try_out
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
+from emit.router.watch import Watch
 from emit.text import hide_arguments, one_line
 
 __all__ = ["CeleryRouter"]
@@ -56,6 +57,9 @@ UNTIL = "emit-until"
 
 #: The header of a task that was put back before its delivery was counted: that delivery's name.
 REPEAT = "emit-repeat"
+
+#: The header with the time from which a task could be delivered, in seconds since the epoch.
+READY = "emit-ready"
 
 #: Seconds before a message that could be neither finished nor put back returns to the queue: the
 #: first wait and the longest; each doubles the one before. Without a wait, a broker that refuses
@@ -93,6 +97,7 @@ class CeleryRouter(QueueRouter):
 
     interrupts = (SoftTimeLimitExceeded,)
     exceptions = (Retry, Ignore, Reject)
+    carrier = "celery"
     queue_options = ("celery_task",)
 
     def __init__(self, celery_task: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -141,7 +146,7 @@ class CeleryRouter(QueueRouter):
             task: The class of its task, as Celery is making it for some app.
         """
         inherited, signed, tried = task.apply_async, task.signature, task.retry
-        number = self._sender.own_id
+        number, watch = self._sender.own_id, self._watch
 
         @wraps(inherited)
         def apply_async(
@@ -150,6 +155,8 @@ class CeleryRouter(QueueRouter):
             sent = _by_hand(node, tuple(args or ()), kwargs or {}, options)
             if not more and "task_id" not in options and (id := number(node)):
                 options["task_id"] = id
+            if READY not in (options.get("headers") or ()) or options.get("retries"):
+                _note_sending(watch, node, options)
             return inherited(self, *sent, *more, **options)
 
         @wraps(signed)
@@ -215,7 +222,9 @@ class CeleryRouter(QueueRouter):
         """
         task = self._task_of(destination)
         options = _when(task.app, delay)
-        headers = {HEADER: past.header(), **options.pop("headers", {})}
+        headers = {HEADER: past.header(), READY: time.time() + delay, **options.pop("headers", {})}
+        if packed.traces:
+            headers |= packed.headers
         options |= {"headers": headers, "argsrepr": shown(origin, len(packed.ids))}
         with _publishing(origin, destination, task), _confirmed(task.app) as confirmed:
             return task.apply_async(
@@ -261,7 +270,7 @@ class CeleryRouter(QueueRouter):
         """
         task, request = delivery.native, delivery.native.request
         options = _when(task.app, delay)
-        new = {HEADER: past.header(), REPEAT: repeat, UNTIL: None}
+        new = {HEADER: past.header(), REPEAT: repeat, UNTIL: None, READY: time.time() + delay}
         headers = {**_headers(request), **new, **options.pop("headers", {})}
         # A message that only waits uses up none of the retries that its author allows.
         charged = past.attempts > delivery.past.attempts
@@ -632,6 +641,20 @@ def _by_hand(
     return (Packed([""], [text]).text(origin),), {}
 
 
+def _note_sending(watch: Watch, node: str, options: dict[str, Any]) -> None:
+    """
+    Add the time to the headers in *options*. Tell observers of a message that a user sends by hand.
+    """
+    headers = options.get("headers") or {}
+    at = None if options.get("eta") else time.time() + (options.get("countdown") or 0)
+    options["headers"] = {**headers, READY: at}
+    if READY not in headers and watch.observers.each:
+        id = options.setdefault("task_id", str(uuid.uuid4()))
+        trace = watch.sent("", node, id)
+        if trace is not None:
+            options["headers"] |= Packed([id], [], [trace]).headers
+
+
 def _is_plain(args: Any, kwargs: Any) -> bool:
     """
     True if Celery's own JSON changes nothing: a signature may travel inside another task. (A map
@@ -707,14 +730,19 @@ def _publishing(
 def _delivery(task: Any, args: Any, kwargs: Any, bound: bool) -> Delivery:
     request, headers = task.request, _headers(task.request)
     redelivered = (request.delivery_info or {}).get("redelivered")
-    repeat, traceparent = headers.get(REPEAT), headers.get("traceparent")
+    repeat, ready = headers.get(REPEAT), headers.get(READY)
+    trace = None
+    if "traceparent" in headers:
+        trace = as_trace(headers["traceparent"], headers.get("tracestate"))
     return Delivery(
         id=request.id,
         header=headers.get(HEADER),
         args=args,
         kwargs=kwargs,
         repeat=str(uuid.uuid4()) if redelivered else str(repeat or ""),
-        traceparent=traceparent if isinstance(traceparent, str) else None,
+        trace=trace,
+        queue=str((request.delivery_info or {}).get("routing_key") or ""),
+        ready=ready if isinstance(ready, float) else None,
         native=task,
         bound=bound,
         eager=request.is_eager,

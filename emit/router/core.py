@@ -21,6 +21,8 @@ from emit.errors import GraphError
 from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message, check_fields, make_fit
 from emit.node import Declaration, Declarations, Node, get_name, look_like, make_handler
+from emit.observe.facts import Observer
+from emit.observe.observers import Observers
 from emit.router.carrier import Carrier, Runner
 from emit.router.options import (
     CELERY,
@@ -33,6 +35,7 @@ from emit.router.options import (
     take_many,
     unknown_options,
 )
+from emit.router.watch import Watch
 
 
 class Router:
@@ -91,7 +94,8 @@ class Router:
         self._logged: set[tuple[str, str]] = set()
         self._has_warned = False
         self._lock = threading.RLock()  # guards everything that registration writes
-        self._runner = Runner(self, self._graph, self._nodes)
+        self._observers = Observers()
+        self._runner = Runner(self, self._graph, self._nodes, Watch(self._observers, "process"))
         self._carrier: Carrier = self._runner
         self.logger.debug("initialized %s", type(self).__name__)
 
@@ -314,6 +318,7 @@ class Router:
 
     def _adopt(self, node: Node) -> None:
         self._nodes[node.name] = node
+        node.seam.observe(self._observers)
         node.fields = tuple(self.fields[node.name])
         if type(self).wrap_result is Router.wrap_result:  # quicker than a look-up for each result
             node.fit = make_fit(node.name, node.fields, foreign=node.foreign)
@@ -449,6 +454,43 @@ class Router:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def observe(self, observer: Observer) -> Observer:
+        """
+        Have *observer* told every fact about this router's messages, and about the processes of its
+        programs: see :mod:`emit.observe`.
+
+        The observer is called at once, in the thread where the fact happens, so it must be quick
+        and must not wait. If it raises an exception, the exception is logged and the observer is
+        switched off. The message goes on. An observer stays in processes that are forked later, as
+        those of a Celery worker.
+
+        Args:
+            observer: Called with one fact. To a :class:`emit.observe.Started` or
+                :class:`emit.observe.Sent` it may return a mapping with ``traceparent`` and
+                ``tracestate``: the W3C trace context for this run or message.
+
+        Returns:
+            *observer*, so that this can be a decorator.
+
+        Raises:
+            TypeError: *observer* can't be called.
+
+        Example:
+            >>> from emit.observe import Finished
+            >>> router = Router()
+            >>> @router.node(["word"], entry_point=True, name="words")
+            ... def words(msg):
+            ...     yield from msg.text.split()
+            >>> @router.observe
+            ... def show(fact):
+            ...     if isinstance(fact, Finished):
+            ...         print(fact.node, fact.results)
+            >>> router(text="the rain")
+            words 2
+        """
+        self._observers.add(observer)
+        return observer
 
     # -- the way of a message --------------------------------------------------------------
 

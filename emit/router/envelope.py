@@ -11,7 +11,8 @@ nothing of Celery or RQ.
    `emit.exact` makes of it. A value that `emit.exact` can't carry is refused, with its path, before
    anything is sent.
 3. A single message has the id of the queue's own message. The messages of a batch have their ids in
-   "ids".
+   "ids", and their trace contexts in "traces" if an observer has given any. The trace context of a
+   single message is in the headers `traceparent` and `tracestate` of the queue's own message.
 4. Readers ignore keys that they don't know. A writer may add a key that readers may ignore. For
    anything else it needs a higher "v", and older readers then read nothing of the text.
 
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from emit.context import Trace
 from emit.errors import EncodeError, Unreadable
 from emit.exact import Inexact, from_text, to_json, to_text
 from emit.letter import Cause
@@ -42,11 +44,16 @@ VERSION = 1
 KEPT = 5
 
 
+#: The trace context of each message; empty: none has one.
+Traces = list[Trace | None]
+
+
 class Packed(NamedTuple):
     """Messages of one origin for one destination, ready to travel together."""
 
     ids: list[str]
     texts: list[bytes]
+    traces: Traces = []  # noqa: RUF012  # nobody adds to it
 
     @property
     def id(self) -> str:
@@ -55,9 +62,20 @@ class Packed(NamedTuple):
 
     def text(self, origin: str) -> str:
         ids = b"" if len(self.ids) == 1 else b'"ids":%b,' % orjson.dumps(self.ids)
+        if ids and any(self.traces):
+            ids += b'"traces":%b,' % orjson.dumps(list(map(_listed, self.traces)))
         messages = b",".join(self.texts)
         head = b'{"v":%d,"origin":%b,' % (VERSION, orjson.dumps(origin))
         return (head + ids + b'"messages":[%b]}' % messages).decode()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The trace context of a single message, as headers of the queue's own message."""
+        trace = self.traces[0] if len(self.ids) == 1 and self.traces else None
+        if trace is None:
+            return {}
+        state = {"tracestate": trace.tracestate} if trace.tracestate else {}
+        return {"traceparent": trace.traceparent, **state}
 
     def cut(self, count: int, size: int) -> Iterator[Packed]:
         """
@@ -65,18 +83,18 @@ class Packed(NamedTuple):
 
         A message that is larger than *size* travels alone.
         """
-        ids: list[str] = []
-        texts: list[bytes] = []
-        left = size
-        for id, text in zip(*self, strict=True):
-            if ids and (len(ids) == count or len(text) > left):
-                yield Packed(ids, texts)
-                ids, texts, left = [], [], size
-            ids.append(id)
-            texts.append(text)
+        begin, left = 0, size
+        for end, text in enumerate(self.texts):
+            if end > begin and (end - begin == count or len(text) > left):
+                yield self._part(begin, end)
+                begin, left = end, size
             left -= len(text)
-        if ids:
-            yield Packed(ids, texts)
+        if self.ids:
+            yield self._part(begin, len(self.ids))
+
+    def _part(self, begin: int, end: int) -> Packed:
+        part = slice(begin, end)
+        return Packed(self.ids[part], self.texts[part], self.traces[part])
 
 
 class Parcel(NamedTuple):
@@ -84,13 +102,14 @@ class Parcel(NamedTuple):
 
     ids: list[str]
     messages: Sequence[Mapping[str, Any]]
+    traces: Traces = []  # noqa: RUF012  # nobody adds to it
 
     def packed(self, node: str) -> Packed:
         """
         Raises:
             EncodeError: As of :func:`pack`.
         """
-        return Packed(self.ids, [pack(node, message) for message in self.messages])
+        return Packed(self.ids, [pack(node, message) for message in self.messages], self.traces)
 
 
 def pack(node: str, fields: Mapping[str, Any]) -> bytes:
@@ -154,7 +173,25 @@ def unpack(node: str, id: str, text: object) -> tuple[str, Parcel]:
     origin, parcel = found.get("origin"), _parcel(id, found.get("ids"), found.get("messages"))
     if parcel is None or type(origin) is not str:
         raise Unreadable(node=node, reason="its text is damaged: ids and messages don't agree")
-    return origin, parcel
+    return origin, parcel if "traces" not in found else _traced(parcel, found["traces"])
+
+
+def _listed(trace: Trace | None) -> list[str] | None:
+    return None if trace is None else [part for part in trace if part]
+
+
+def _traced(parcel: Parcel, traces: Any) -> Parcel:
+    """Add trace contexts to a parcel, if they can be read. A message needs none."""
+    if type(traces) is not list or len(traces) != len(parcel.ids):
+        return parcel
+    return parcel._replace(traces=[as_trace(*one[:2]) if one else None for one in traces])
+
+
+def as_trace(parent: object, state: object = None) -> Trace | None:
+    """Return the trace context in two headers, or None."""
+    if not isinstance(parent, str) or not parent:
+        return None
+    return Trace(parent, state if isinstance(state, str) else "")
 
 
 def _parcel(id: str, ids: Any, messages: Any) -> Parcel | None:

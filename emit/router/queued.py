@@ -27,6 +27,7 @@ from emit.router.options import (
 )
 from emit.router.receiver import RAW, Queue, Receiver
 from emit.router.sender import Sender
+from emit.router.watch import Watch
 
 
 class QueueRouter(Router, Queue):
@@ -37,6 +38,9 @@ class QueueRouter(Router, Queue):
     methods below "for the subclass".
     """
 
+    #: The name of its queue in facts.
+    carrier = ""
+
     #: The subclass's own options of :meth:`node`.
     queue_options: tuple[str, ...] = ()
 
@@ -45,8 +49,12 @@ class QueueRouter(Router, Queue):
         self._plans: dict[str, Plan] = {}
         self._around: dict[str, Callable[..., Any]] = {}
         self._left_out: set[str] = set()
-        self._carrier = self._sender = Sender(self.send, self._plans)
-        self._receiver = Receiver(self, self._runner, self._sender, self._plans, self._around)
+        self._observers.passing = self.interrupts
+        self._watch = Watch(self._observers, self.carrier)
+        self._carrier = self._sender = Sender(self.send, self._plans, self._watch)
+        self._receiver = Receiver(
+            self, self._runner, self._sender, self._plans, self._around, self._watch
+        )
 
     # -- for the subclass, beside the methods of Queue --------------------------------------
 

@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 from emit import context
-from emit.context import Context
+from emit.context import Context, Trace
 from emit.errors import EncodeError, LedgerError, Undelivered, Unreadable
 from emit.exact import Inexact, to_text
 from emit.letter import Cause, DeadLetter
 from emit.message import Message, NoResult
 from emit.node import Node
-from emit.router.carrier import Routing, Runner
+from emit.router.carrier import Routing, Runner, number_of
 from emit.router.delivery import Decision, Plan, asks_again, judge
 from emit.router.envelope import Packed, Parcel, Past, pack, read
 from emit.router.sender import Outbox, Sender
+from emit.router.watch import Watch, Watched
 from emit.text import one_line
 
 #: (number, results or an exception) of the messages of a batch, as they become ready.
@@ -59,13 +60,16 @@ class Delivery:
         args, kwargs: The arguments, as they came.
         repeat: A name of this delivery, if the queue has delivered the message before without
             learning its end; otherwise empty.
-        traceparent: The sender's W3C trace context, or None.
+        trace: The sender's W3C trace context, or None. Messages of a batch may have their own.
+        queue: The name of the queue that it was taken from.
+        ready: The time from which it could be delivered, in seconds since the epoch, or None.
         native: The object of the queue's library: a Celery task, an RQ job.
         bound: The handler takes *native* as its first argument.
         eager: The sender runs it at once, as in a test. It fails there.
         past: Its earlier attempts.
         origin: The node that it comes from, once it is read.
         parcel: The messages, once they are read.
+        runs: The runs of the messages that observers were told of, by number.
     """
 
     id: str
@@ -73,12 +77,15 @@ class Delivery:
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     repeat: str = ""
-    traceparent: str | None = None
+    trace: Trace | None = None
+    queue: str = ""
+    ready: float | None = None
     native: Any = None
     bound: bool = False
     eager: bool = False
     origin: str = ""
     parcel: Parcel = field(default_factory=lambda: Parcel([], []))
+    runs: dict[int, Watched] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.past = Past.read(self.header)
@@ -100,6 +107,16 @@ class Delivery:
     @property
     def is_batch(self) -> bool:
         return len(self.parcel.ids) > 1
+
+    def trace_of(self, number: int) -> Trace | None:
+        """Return the trace context of one of its messages."""
+        traces = self.parcel.traces
+        return traces[number] if traces else self.trace
+
+    def run_of(self, number: int) -> int:
+        """Return the number of a message's run; 0: observers were told of none."""
+        watched = self.runs.get(number)
+        return 0 if watched is None else watched.run.number
 
 
 class Ended(Exception):
@@ -123,12 +140,14 @@ class Unsettled(Exception):
 @dataclass
 class Tally:
     """
-    The state of a batch: the number of results, the finished messages, and the others' errors.
+    The state of a batch: the number of results, the finished messages, and the others' errors. The
+    fate of messages in neither is not known, for the reason *broken*.
     """
 
     results: int = 0
     done: set[int] = field(default_factory=set)
     failed: dict[int, Exception] = field(default_factory=dict)
+    broken: Exception | None = None
 
 
 class Queue(Routing, Protocol):
@@ -233,6 +252,7 @@ class Receiver:
         plans: The queue options of each node.
         around: The functions that a subclass's ``wrap_node`` has put around nodes. Each takes one
             message, and its call of the node sends the results.
+        watch: Tells observers.
     """
 
     def __init__(
@@ -242,8 +262,11 @@ class Receiver:
         sender: Sender,
         plans: Mapping[str, Plan],
         around: Mapping[str, Callable[..., Any]],
+        watch: Watch,
     ) -> None:
         self._queue = queue
+        self._watch = watch
+        self._observers = watch.observers
         self._runner = runner
         self._sender = sender
         self._plans = plans
@@ -328,10 +351,11 @@ class Receiver:
         """Put back a message whose fate could not be decided. No attempt is charged."""
         delay = self._plans[node.name].policy.wait(delivery.past.waits + 1)
         self._tell(node, delivery.id, delay, error)
-        self._put_back(delivery, error, delay, repeat=delivery.repeat)
+        self._put_back(node, delivery, error, delay, repeat=delivery.repeat)
 
     def _put_back(
         self,
+        node: Node,
         delivery: Delivery,
         error: Exception,
         delay: float,
@@ -349,41 +373,91 @@ class Receiver:
         Raises:
             Unsettled: The queue did not take it.
         """
+        is_charged = past is not None
         past = delivery.past.waited() if past is None else past
         try:
             self._queue.put_back(delivery, error, delay=delay, past=past, repeat=repeat)
         except self._queue.exceptions:
+            if self._observers.each:
+                for number in range(len(delivery.parcel.ids)):
+                    self._tell_again(node, delivery, number, error, delay, charged=is_charged)
             raise
         except Exception as second:
             raise Unsettled(f"{error}; and it can't be put back: {second}") from second
 
+    def _tell_again(
+        self,
+        node: Node,
+        delivery: Delivery,
+        number: int,
+        error: BaseException,
+        delay: float,
+        *,
+        charged: bool,
+    ) -> None:
+        """Tell observers that a message will be handled again."""
+        if self._observers.each:
+            about = delivery.parcel.ids[number], delivery.attempt, delivery.run_of(number)
+            self._watch.put_back(node.name, *about, error, delay, charged=charged)
+
     def _deliver(self, node: Node, delivery: Delivery) -> Any:
-        token = context.current.set(None)
+        token, outer = context.current.set(None), context.run.set(context.run.get())
         try:
             if delivery.is_batch:
                 return self._deliver_batch(node, delivery)
             return self._deliver_one(node, delivery)
         finally:
             context.current.reset(token)
+            context.run.reset(outer)
+
+    def _begin(self, node: Node, delivery: Delivery, number: int) -> Context:
+        """Tell observers that the run of a message begins. Return the message's context."""
+        known = _context(node, delivery, number)
+        if not self._observers.each:
+            return known
+        watched = delivery.runs[number] = self._watch.begin(
+            *(node.name, delivery.origin, delivery.trace_of(number)),
+            id=known.id,
+            attempt=known.attempt,
+            queue=delivery.queue,
+            batch=len(delivery.parcel.ids),
+            ready=delivery.ready,
+        )
+        context.run.set(watched.run)
+        trace = watched.run.trace
+        if trace is None:
+            return known
+        parent, state = trace
+        return known._replace(traceparent=parent, tracestate=state or None)
 
     # -- a single message ------------------------------------------------------------------
 
     def _deliver_one(self, node: Node, delivery: Delivery) -> Any:
-        context.current.set(_context(node, delivery, 0))
+        context.current.set(self._begin(node, delivery, 0))
+        watched = delivery.runs.get(0)
         try:
             with self._sender.sending() as outbox:
                 outbox.begin(delivery.id)
                 with self._shown(delivery, 0):
+                    if watched is not None:
+                        watched.run.awaits = node.name
                     outcome = self.call(node, self._message(delivery, 0))
-        except self._queue.exceptions:
-            raise
-        except Exception as error:
-            if not delivery.eager and not self._queue.wants_retry(delivery, error):
-                self._failed(node, delivery, error)
+        except BaseException as error:
+            if watched is not None:
+                watched.failed(error)
+            if isinstance(error, self._queue.exceptions) or not isinstance(error, Exception):
+                raise
+            if not delivery.eager:
+                if self._queue.wants_retry(delivery, error):
+                    self._tell_again(node, delivery, 0, error, 0.0, charged=True)
+                else:
+                    self._failed(node, delivery, error)
             raise Ended(error) from error
+        if watched is not None:
+            watched.finished(number_of(outcome))
         if self._plans[node.name].return_results:
             return None if outcome is NoResult else outcome
-        return _number(outcome)
+        return number_of(outcome)
 
     def _shown(self, delivery: Delivery, number: int) -> AbstractContextManager[None]:
         return self._queue.as_single(delivery, number) if delivery.bound else nullcontext()
@@ -394,10 +468,10 @@ class Receiver:
             self._bury(node, delivery, 0, error)
         elif decision.fate == "retry":
             past = _and_failed(delivery.past, error)
-            self._put_back(delivery, error, decision.delay, past=past)
+            self._put_back(node, delivery, error, decision.delay, past=past)
         else:
             self._tell(node, delivery.id, decision.delay, error)
-            self._put_back(delivery, error, decision.delay)
+            self._put_back(node, delivery, error, decision.delay)
 
     def _judge(self, node: Node, delivery: Delivery, error: Exception) -> Decision:
         return judge(
@@ -426,6 +500,8 @@ class Receiver:
             at=now,
         )
         self._queue.bury(delivery, full)
+        if self._observers.each:
+            self._watch.dead(full, delivery.run_of(number), error)
 
     def bury_raw(self, delivery: Delivery, error: Unreadable, raw: Mapping[str, Any]) -> None:
         """
@@ -454,6 +530,8 @@ class Receiver:
             route={RAW: is_whole},
         )
         self._queue.bury(delivery, letter)
+        if self._observers.each:
+            self._watch.dead(letter, 0, error)
 
     # -- a batch ---------------------------------------------------------------------------
 
@@ -467,8 +545,12 @@ class Receiver:
         try:
             with self._sender.sending() as outbox:
                 run(node, delivery, tally, outbox)
-        except self._queue.interrupts:
-            tally = Tally()  # finished messages could not send their results
+        except self._queue.interrupts as error:
+            tally = Tally(broken=error)  # finished messages could not send their results
+        except BaseException as error:
+            _tell_ends(delivery, set(), {}, error)
+            raise
+        _tell_ends(delivery, tally.done, tally.failed, tally.broken)
         if delivery.eager and tally.failed:
             raise next(iter(tally.failed.values()))
         self._settle(node, delivery, tally)
@@ -478,14 +560,21 @@ class Receiver:
         """Call a handler once with the whole list. A failure can't be blamed on one message."""
         numbers = range(len(delivery.parcel.ids))
         outbox.begin(delivery.id)
+        if self._observers.each:
+            for number in reversed(numbers):  # the first message's run sends the results of all
+                self._begin(node, delivery, number)
         try:
             results = _results(node.run([self._message(delivery, n) for n in numbers]))
         except Exception as error:
+            tally.broken = error
             return self._apart(node, delivery, error)
         try:
             self._queue.send_on(node.name, results)
         except EncodeError as error:  # none of them was sent
+            tally.broken = error
             return self._apart(node, delivery, error)
+        if delivery.runs:
+            delivery.runs[0].results = len(results)
         tally.results = len(results)
         tally.done.update(numbers)
 
@@ -502,8 +591,13 @@ class Receiver:
     def _run_each(self, node: Node, delivery: Delivery, tally: Tally, outbox: Outbox) -> None:
         is_piped = node.takes_many and node.name not in self._around
         run = self._pipelined if is_piped else self._one_by_one
-        with closing(run(node, delivery, outbox)) as outcomes:
+        before = 0.0
+        with closing(run(node, delivery, outbox, tally)) as outcomes:
             for number, outcome in outcomes:
+                watched = delivery.runs.get(number)
+                if watched is not None:
+                    before = watched.stop(before)
+                    context.run.set(watched.run)
                 if isinstance(outcome, Exception):
                     tally.failed[number] = outcome
                     continue
@@ -514,15 +608,18 @@ class Receiver:
                         tally.failed[number] = error
                         continue
                     outcome = len(outcome)
+                if watched is not None:
+                    watched.results = outcome
                 tally.results += outcome
                 tally.done.add(number)
 
-    def _one_by_one(self, node: Node, delivery: Delivery, outbox: Outbox) -> Outcomes:
+    def _one_by_one(self, node: Node, delivery: Delivery, outbox: Outbox, tally: Tally) -> Outcomes:
         for number, message in enumerate(self._messages(node, delivery)):
             outbox.begin(delivery.parcel.ids[number])
             outcome = self._outcome(node, delivery, number, message)
             yield number, outcome
             if isinstance(outcome, self._queue.interrupts):
+                tally.broken = outcome
                 return  # there is no second soft limit before the hard limit
 
     def _outcome(self, node: Node, delivery: Delivery, number: int, message: Message) -> Any:
@@ -530,14 +627,16 @@ class Receiver:
         try:
             with self._shown(delivery, number):
                 if node.name in self._around:
-                    return _number(self.call(node, message))
+                    if number in delivery.runs:
+                        delivery.runs[number].run.awaits = node.name
+                    return number_of(self.call(node, message))
                 return _results(node.run(message))
         except self._queue.exceptions:
             return ()  # the handler has told the queue itself what to do
         except Exception as error:
             return error
 
-    def _pipelined(self, node: Node, delivery: Delivery, outbox: Outbox) -> Outcomes:
+    def _pipelined(self, node: Node, delivery: Delivery, outbox: Outbox, tally: Tally) -> Outcomes:
         """
         Run a batch on the node's processes. A failure of all is no message's fault: the rest runs
         alone.
@@ -549,12 +648,13 @@ class Receiver:
                     outbox.begin(ids[number])
                     yield number, _fitted(node, outcome, delivery.parcel.messages[number])
         except Exception as error:
+            tally.broken = error
             _log.warning('"%s" was interrupted in a batch: %s', node.name, type(error).__name__)
 
     def _messages(self, node: Node, delivery: Delivery) -> Iterator[Message]:
         """Yield the messages. Each is the current one from when it is taken."""
         for number in range(len(delivery.parcel.ids)):
-            context.current.set(_context(node, delivery, number))
+            context.current.set(self._begin(node, delivery, number))
             yield self._message(delivery, number)
 
     def _message(self, delivery: Delivery, number: int) -> Message:
@@ -565,29 +665,38 @@ class Receiver:
 
     def _settle(self, node: Node, delivery: Delivery, tally: Tally) -> None:
         """Send each failed message on its way."""
-        ids, messages = delivery.parcel
-        later, delay = Packed([], []), 0.0
+        ids, messages, _ = delivery.parcel
+        traces: list[Trace | None] = []
+        later, delay = Packed([], [], traces), 0.0
+        waiting: dict[int, Exception] = {}
         for number, error in tally.failed.items():
             decision = self._judge(node, delivery, error)
             if decision.fate == "dead":
                 decision, error = self._try_to_bury(node, delivery, number, error)
             if decision.fate == "retry":
                 self._send_alone(node, delivery, number, decision.delay, error)
+                self._tell_again(node, delivery, number, error, decision.delay, charged=True)
             elif decision.fate == "later":
                 later.ids.append(ids[number])
                 later.texts.append(pack(node.name, messages[number]))
+                traces.append(delivery.trace_of(number))
+                waiting[number] = error
                 delay, why = max(delay, decision.delay), error
         if later.ids:
             self._tell(node, delivery.id, delay, why)
             if len(later.ids) == len(ids):
                 # A second task with this id would end with this one: RQ deletes finished jobs.
-                self._put_back(delivery, why, delay)
+                self._put_back(node, delivery, why, delay)
             past = Past(waits=delivery.past.waits + 1)
             self._queue.send(delivery.origin, node.name, later, delay=delay, past=past)
+            for number, error in waiting.items():
+                self._tell_again(node, delivery, number, error, delay, charged=False)
         settled = tally.done | tally.failed.keys()
         for number in range(len(ids)):
             if number not in settled:
                 self._send_alone(node, delivery, number)
+                if tally.broken is not None:
+                    self._tell_again(node, delivery, number, tally.broken, 0.0, charged=False)
 
     def _try_to_bury(
         self, node: Node, delivery: Delivery, number: int, error: Exception
@@ -619,7 +728,9 @@ class Receiver:
         """
         Run each message again alone: the worker died with the batch, and one may be the reason.
         """
-        self._settle(node, delivery, Tally())
+        limit = self._plans[node.name].policy.max_deliveries
+        lost = Undelivered(node=node.name, deliveries=limit)
+        self._settle(node, delivery, Tally(broken=lost))
         return 0
 
     def _send_alone(
@@ -630,7 +741,8 @@ class Receiver:
         delay: float = 0.0,
         error: Exception | None = None,
     ) -> None:
-        parcel = Parcel([delivery.parcel.ids[number]], [delivery.parcel.messages[number]])
+        ids, messages, _ = delivery.parcel
+        parcel = Parcel([ids[number]], [messages[number]], [delivery.trace_of(number)])
         past = Past() if error is None else _and_failed(Past(), error)
         packed = parcel.packed(node.name)
         self._queue.send(delivery.origin, node.name, packed, delay=delay, past=past)
@@ -646,13 +758,25 @@ def _plain(value: Any) -> Any:
 
 
 def _context(node: Node, delivery: Delivery, number: int) -> Context:
-    return Context(
-        delivery.parcel.ids[number],
-        node.name,
-        delivery.origin,
-        delivery.attempt,
-        delivery.traceparent,
-    )
+    ids, _, traces = delivery.parcel
+    known = ids[number], node.name, delivery.origin, delivery.attempt
+    trace = traces[number] if traces else delivery.trace
+    return Context(*known) if trace is None else Context(*known, trace[0], trace[1] or None)
+
+
+def _tell_ends(
+    delivery: Delivery,
+    done: Collection[int],
+    failed: Mapping[int, Exception],
+    otherwise: BaseException | None,
+) -> None:
+    """Tell observers how the runs of a batch have ended."""
+    for number, watched in delivery.runs.items():
+        error = failed.get(number, otherwise)
+        if number in done or error is None:
+            watched.finished(watched.results)
+        else:
+            watched.failed(error)
 
 
 def _results(outcome: Any) -> Any:
@@ -662,11 +786,6 @@ def _results(outcome: Any) -> Any:
     if outcome is NoResult:
         return ()
     return outcome if type(outcome) is tuple else tuple(outcome)
-
-
-def _number(outcome: Any) -> int:
-    """Return the number of results in the return value of :meth:`Runner.call`."""
-    return len(outcome) if type(outcome) is tuple else int(outcome is not NoResult)
 
 
 def _fitted(node: Node, outcome: Any, message: Mapping[str, Any]) -> Any:

@@ -38,7 +38,7 @@ from emit.errors import DispatchError, GraphError, InProgress, LedgerError
 from emit.exact import from_text
 from emit.letter import DeadLetter, shortened
 from emit.node import look_like
-from emit.router.envelope import Packed, Past, by_hand, shown
+from emit.router.envelope import Packed, Past, as_trace, by_hand, shown
 from emit.router.ledger import Ledger, is_away
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
@@ -128,6 +128,7 @@ class RQRouter(QueueRouter):
 
     interrupts = (JobTimeoutException,)
     exceptions = (Again,)
+    carrier = "rq"
     queue_options = ("queue", "connection", "timeout", "result_ttl")
 
     def __init__(self, redis_connection: Any, *args: Any, app: str = "", **kwargs: Any) -> None:
@@ -205,7 +206,7 @@ class RQRouter(QueueRouter):
             packed.id,
             shown(origin, len(packed.ids)),
             args=(packed.text(origin),),
-            meta={META: past.header()},
+            meta={META: past.header(), **packed.headers},
         )
         return self._enqueue(origin, destination, job, delay)
 
@@ -346,7 +347,7 @@ class RQRouter(QueueRouter):
     def _delivery(
         self, node: Any, job: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Delivery:
-        left, traceparent = job.retries_left, job.meta.get("traceparent")
+        left = job.retries_left
         counted = META in job.meta and left is not None and left < self._life(job.func_name)
         return Delivery(
             id=job.id,
@@ -354,7 +355,9 @@ class RQRouter(QueueRouter):
             args=args,
             kwargs=kwargs,
             repeat=str(left) if counted else "",
-            traceparent=traceparent if isinstance(traceparent, str) else None,
+            trace=as_trace(job.meta.get("traceparent"), job.meta.get("tracestate")),
+            queue=job.origin,
+            ready=None if job.enqueued_at is None else job.enqueued_at.timestamp(),
             native=job,
             eager=not self._jobs[node.name].queue.is_async,
         )

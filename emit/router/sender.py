@@ -14,6 +14,7 @@ from typing import Any
 from emit.graph import ENTRY
 from emit.router.delivery import Plan, message_id
 from emit.router.envelope import Packed, pack
+from emit.router.watch import Watch
 
 
 class Sender:
@@ -23,11 +24,15 @@ class Sender:
     Args:
         send: :meth:`QueueRouter.send`.
         plans: The queue options of each node.
+        watch: Tells observers.
     """
 
-    def __init__(self, send: Callable[[str, str, Packed], Any], plans: Mapping[str, Plan]) -> None:
+    def __init__(
+        self, send: Callable[[str, str, Packed], Any], plans: Mapping[str, Plan], watch: Watch
+    ) -> None:
         self._send = send
         self._plans = plans
+        self._watch = watch
         # Its ``outbox`` belongs to the current delivery; in a subclass's dispatch, so does ``own``.
         self._here = threading.local()
 
@@ -46,8 +51,9 @@ class Sender:
             for text in texts:
                 self.send_text(origin, destination, text)
         elif outbox is None:
-            self._send_batches(origin, destination, Outbox().add(origin, destination, texts))
-        elif len(outbox.add(origin, destination, texts).ids) >= plan.batch:
+            packed = Outbox().add(origin, destination, texts, self._watch)
+            self._send_batches(origin, destination, packed)
+        elif len(outbox.add(origin, destination, texts, self._watch).ids) >= plan.batch:
             self._send_batches(origin, destination, outbox.take(origin, destination))
 
     @contextmanager
@@ -67,7 +73,10 @@ class Sender:
 
     def send_text(self, origin: str, destination: str, text: bytes) -> Any:
         """Send one message that is packed already."""
-        return self._send(origin, destination, Packed([self._next_id(destination)], [text]))
+        packed = Packed([self._next_id(destination)], [text])
+        if self._watch.observers.each:
+            packed = packed._replace(traces=[self._watch.sent(origin, destination, packed.id)])
+        return self._send(origin, destination, packed)
 
     @contextmanager
     def numbering(self) -> Iterator[None]:
@@ -117,12 +126,19 @@ class Outbox:
         self._counts[destination] = index + 1
         return message_id(self.parent, destination, index)
 
-    def add(self, origin: str, destination: str, texts: Iterable[bytes]) -> Packed:
-        """Keep packed messages. Return all that wait with them."""
-        packed = self._waiting.setdefault((origin, destination), Packed([], []))
+    def add(self, origin: str, destination: str, texts: Iterable[bytes], watch: Watch) -> Packed:
+        """
+        Keep packed messages, which count as sent from now on. Return all that wait with them.
+        """
+        packed = self._waiting.setdefault((origin, destination), Packed([], [], []))
         for text in texts:
-            packed.ids.append(self.next_id(destination))
+            id = self.next_id(destination)
+            packed.ids.append(id)
             packed.texts.append(text)
+            if watch.observers.each:
+                packed.traces.append(watch.sent(origin, destination, id))
+            else:
+                packed.traces.append(None)
         return packed
 
     def take(self, origin: str, destination: str) -> Packed:

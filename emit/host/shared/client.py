@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,7 @@ from emit.host.wire import frames
 from emit.host.wire.frames import MAX_FRAME
 from emit.host.wire.session import Session
 from emit.letter import DeadLetter
+from emit.observe.observers import Observers
 
 __all__ = ["BEAT", "Connection", "RemoteHost", "ask"]
 
@@ -94,8 +95,12 @@ class RemoteHost:
         program_node: str | None = None,
         shared: bool = True,
         dead_letter: Callable[[DeadLetter], Any] | None = None,
+        observers: Sequence[Observers] = (),
     ) -> Calls:
-        """Register a node, like :meth:`emit.host.host.Host.calls`. Sends nothing yet."""
+        """
+        Register a node, like :meth:`emit.host.host.Host.calls`. Sends nothing yet. The *observers*
+        are told nothing of processes, which are the host's.
+        """
 
         def describe() -> Described:
             made = program()
@@ -105,7 +110,7 @@ class RemoteHost:
 
         dialer = Dialer(self.path, node, describe, settings)
         pool = Pool(node, dialer, _at_the_host(settings), self._admission, keeper=None)
-        calls = Calls(node, pool, dead_letter=dead_letter, tell=from_job)
+        calls = Calls(node, pool, dead_letter=dead_letter, tell=from_job, observers=observers)
         with self._lock:
             self._nodes[calls] = dialer
         return calls

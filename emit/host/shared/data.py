@@ -173,7 +173,7 @@ def _to_parts(data: Mapping[str, Any] | None) -> Parts | None:
 
 def from_job(job: Job) -> dict[str, Any]:
     """Return the host's data about a call: its queue's context, and whether it is streamed."""
-    meta: dict[str, Any] = {} if job.context is None else {"context": asdict(job.context)}
+    meta: dict[str, Any] = {} if job.context is None else {"context": job.context._asdict()}
     return {**meta, "stream": True} if job.streamed else meta
 
 
@@ -188,12 +188,11 @@ def to_context(node: str, meta: Mapping[str, Any] | None) -> Context | None:
     if told is None:
         return None
     with _of_one_version(node):
-        known = Context(**{name: told[name] for name in _CONTEXT if name in told})
+        known = Context(**{name: told[name] for name in Context._fields if name in told})
         _check_types(known)
     return known
 
 
-_CONTEXT = tuple(field.name for field in fields(Context))
 _CAUSE = tuple(field.name for field in fields(Cause))
 
 

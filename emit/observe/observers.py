@@ -1,0 +1,95 @@
+"""
+The observers of a router. Its carriers and its nodes' pools tell them facts.
+
+The code that tells a fact looks at :attr:`Observers.each` first, and makes no fact if it is empty.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from emit.context import Trace
+from emit.observe.facts import Fact, Observer
+
+__all__ = ["Observers", "tell"]
+
+_log = logging.getLogger("emit")
+
+
+class Observers:
+    """
+    Attributes:
+        each: The observers. The tuple is replaced and never changed, so no lock is needed.
+        passing: The exceptions that do not come from an observer, although they are raised in it,
+            such as a queue's time limit.
+    """
+
+    __slots__ = ("each", "passing")
+
+    def __init__(self) -> None:
+        self.each: tuple[Observer, ...] = ()
+        self.passing: tuple[type[Exception], ...] = ()
+
+    def add(self, observer: Observer) -> None:
+        """
+        Add an observer. A second time changes nothing.
+
+        Raises:
+            TypeError: It can't be called.
+        """
+        if not callable(observer):
+            raise TypeError(f"an observer must be callable with one fact, not {observer!r}")
+        if observer not in self.each:
+            self.each = (*self.each, observer)
+
+    def tell(self, fact: Fact) -> Trace | None:
+        """Tell all observers. Return the first trace context that one of them returns."""
+        trace = None
+        for observer in self.each:
+            said = self._tell(observer, fact)
+            trace = trace or said
+        return trace
+
+    def _tell(self, observer: Observer, fact: Fact) -> Trace | None:
+        try:
+            said = observer(fact)
+            return None if said is None else _trace(said)
+        except Exception as error:
+            if isinstance(error, self.passing):
+                raise
+            self._switch_off(observer, type(fact).__name__)
+            return None
+
+    def _switch_off(self, observer: Observer, fact: str) -> None:
+        """Log the exception in progress, and never call the observer again."""
+        self.each = tuple(other for other in self.each if other is not observer)
+        name = getattr(observer, "__qualname__", None) or type(observer).__qualname__
+        text = "the observer %s.%s raised an exception when it was told %s; it is switched off"
+        _log.error(text, observer.__module__, name, fact, exc_info=True)
+
+
+def _trace(said: Any) -> Trace | None:
+    """
+    Raises:
+        TypeError: *said* is not a mapping of texts.
+    """
+    if not isinstance(said, Mapping):
+        raise TypeError(f"an observer returns None or a mapping, not {type(said).__name__}")
+    parent, state = said.get("traceparent"), said.get("tracestate") or ""
+    if parent is None:
+        return None
+    if not isinstance(parent, str) or not isinstance(state, str):
+        raise TypeError("traceparent and tracestate must be texts")
+    return Trace(parent, state)
+
+
+def tell(all: Iterable[Observers], fact: Fact) -> None:
+    """Tell the observers of routers whose nodes share processes. Each observer is told once."""
+    told: list[Observer] = []
+    for observers in all:
+        for observer in observers.each:
+            if observer not in told:
+                told.append(observer)
+                observers._tell(observer, fact)
