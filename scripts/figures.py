@@ -25,8 +25,9 @@ LIMITS = {
     "modules of the core": 75,  # three more since observers are told facts
     "public methods of a class": 20,
     # A program's version took 170: each process has one, so it is not beside the core. The facts
-    # that observers are told took 970, half of it the documentation of their fields.
-    "lines of the core": 21_590,
+    # that observers are told took 970, half of it the documentation of their fields. The figures of
+    # the last seconds and the project of a node took 100.
+    "lines of the core": 21_690,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,

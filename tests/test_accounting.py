@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emit.errors import CallTimeout, RemoteError
+from emit.host import accounting
 from emit.host.accounting import CallAccount, Times, Usage
 from emit.host.system import family, tree
 from emit.letter import DeadLetter
@@ -142,3 +143,41 @@ thread.join()
     assert source.descendants(process.pid) == set()
     assert source.used(process.pid) == (0.0, 0)
     assert source.used(os.getpid())[0] > 0
+
+
+def test_the_last_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They begin at the oldest look within ten seconds, and are of nothing without a look."""
+    clock = [100.0]
+    monkeypatch.setattr(accounting.time, "monotonic", lambda: clock[0])
+    account = CallAccount()
+    account.answered([1], seconds=1.0)
+    assert account.snapshot()["recent"] == {
+        "seconds": 0.0,
+        "calls": 0,
+        "failures": 0,
+        "p50": 0.0,
+        "p99": 0.0,
+    }
+    clock[0] += 4
+    account.answered([1, ValueError("x")], seconds=0.01)
+    recent = account.snapshot()["recent"]
+    assert (recent["seconds"], recent["calls"], recent["failures"]) == (4.0, 2, 1)
+    assert recent["p50"] == recent["p99"] == pytest.approx(0.01, rel=0.25)
+    clock[0] += 7
+    recent = account.snapshot()["recent"]  # since the second look: the first is 11 s old
+    assert (recent["seconds"], recent["calls"], recent["p99"]) == (7.0, 0, 0.0)
+    clock[0] += 3600
+    assert account.snapshot()["recent"]["seconds"] == 0.0
+
+
+def test_many_looks_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks a thousand times a second gets the same figures, and costs no memory."""
+    clock = [0.0]
+    monkeypatch.setattr(accounting.time, "monotonic", lambda: clock[0])
+    account = CallAccount()
+    for n in range(3000):
+        clock[0] = n / 100
+        account.answered([1], seconds=0.001)
+        recent = account.snapshot()["recent"]
+    assert recent["calls"] / recent["seconds"] == pytest.approx(100)
+    assert len(account._looks) <= 22

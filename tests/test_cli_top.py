@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from emit.cli.figures import HEAD, SORTS, Row, arrange, format_row, rows, troubles
+from emit.cli.figures import HEAD, SORTS, Row, arrange, format_row, names, rows, troubles
 from emit.cli.live import View, split_keys
 from emit.host import status
 from tests.test_status import hosting, runtime
@@ -38,13 +38,16 @@ def top(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*TOP, *options], capture_output=True, text=True, timeout=110)
 
 
-def node(calls: int = 0, **figures: Any) -> dict[str, Any]:
-    times = {"p50": 0.01, "p90": 0.02, "p99": 0.03, "max": 0.04, "mean": 0.01}
+def node(calls: int = 0, name: str = "a", project: str = "/app", **figures: Any) -> dict[str, Any]:
+    recent = {"seconds": 2.0, "calls": calls, "failures": 0, "p50": 0.01, "p99": 0.03}
     return {
+        "node": name,
+        "project": project,
         "calls": calls,
+        "recent": recent if calls else dict.fromkeys(recent, 0),
         "failures": {},
         "start_error": None,
-        "call_seconds": times,
+        "processes": [],
         "ends": {},
         "busy": 0,
         "idle": 0,
@@ -57,51 +60,94 @@ def node(calls: int = 0, **figures: Any) -> dict[str, Any]:
 
 
 def snapshots(**hosts: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    return {number: {"nodes": nodes} for number, nodes in enumerate(hosts.values())}
+    """Make snapshots of hosts; a node has the name of its key."""
+    return {
+        number: {"nodes": {name: {**figures, "node": name} for name, figures in nodes.items()}}
+        for number, nodes in enumerate(hosts.values())
+    }
 
 
 def test_hosts_are_added_up() -> None:
     """Nodes are added up: sums, the mean of the medians by weight, and the worst of the tails."""
-    slow = {"p50": 0.04, "p90": 0.1, "p99": 0.2, "max": 1, "mean": 0.05}
-    now = snapshots(
-        one={"a": node(30, busy=1, idle=1, queued=2, rss_bytes=10, failures={"X": 1, "Y": 2})},
-        two={"a": node(10, call_seconds=slow, busy=2, ends={"failed": 1, "idle": 5, "max_age": 2})},
+    slow = {"seconds": 4.0, "calls": 10, "failures": 2, "p50": 0.04, "p99": 0.2}
+    [row] = rows(
+        snapshots(
+            one={"a": node(30, busy=1, idle=1, queued=2, rss_bytes=10, failures={"X": 1, "Y": 2})},
+            two={"a": node(90, recent=slow, busy=2, ends={"failed": 1, "idle": 5, "max_age": 2})},
+            three={"a": node()},
+        )
     )
-    before = snapshots(one={"a": node(10)})
-    [row] = rows(before, now, 2.0)
     assert row == Row(
         node="a",
+        project="/app",
         language="ruby",
-        hosts=2,
+        hosts=3,
+        machines=[],
         busy=3,
         processes=4,
         queued=2,
-        calls=40,
-        calls_per_second=10.0,  # a host that was not there before does not count
+        calls=120,
+        calls_per_second=17.5,
         p50=pytest.approx(0.0175),
         p99=0.2,
         failures=3,
+        failures_lately=2,
         restarts=3,
         open=0,
         start_error="",
         retry_in=0.0,
         rss_bytes=10,
+        versions={},
     )
+    assert format_row(row)[HEAD.index("fail")] == "3 +2"
 
 
-def test_a_host_that_was_started_anew() -> None:
-    """Fewer calls than before under the same process id are no negative speed."""
-    [row] = rows(snapshots(one={"a": node(50)}), snapshots(one={"a": node(2)}), 1.0)
-    assert row.calls_per_second == 0
-    assert rows({}, {}, 1.0) == []
+def test_two_projects() -> None:
+    """Their nodes of one name are kept apart, and named as far as that is needed."""
+    one, two, three = "/srv/one/app", "/srv/two/app", "/srv/shop"
+    hosts = [{"a": node(1, project=project)} for project in (one, one, two, three)]
+    hosts[3]["b"] = node(1, project=three)
+    table = arrange(rows(snapshots(**dict(zip("klmn", hosts, strict=True)))), "node")
+    assert [(row.key, row.hosts) for row in table] == [
+        (("a", one), 2),
+        (("a", three), 1),
+        (("a", two), 1),
+        (("b", three), 1),
+    ]
+    # The table tells by the project's last part if it can, and else by all of it.
+    wanted = [f"a ({one})", "a (shop)", f"a ({two})", "b"]
+    assert names(table) == wanted
+    view = View("node")
+    view.take(snapshots(**dict(zip("klmn", hosts, strict=True))))
+    assert all(name in shown(view) for name in wanted)
+
+
+def test_two_versions() -> None:
+    """The processes with another version than most of their mates are named."""
+    processes = [{"pid": n, "version": "bbb" if n == 7 else "aaa"} for n in range(5, 9)]
+    [row] = rows({("web1", "w", 1): {"nodes": {"a": node(processes=processes)}}})
+    assert row.versions == {"aaa": ["web1 5", "web1 6", "web1 8"], "bbb": ["web1 7"]}
+    assert row.machines == ["web1"]
+    assert list(troubles([row])) == [
+        "a: 2 versions of its program at a time: aaa in 3 of its processes, bbb in web1 7"
+    ]
+    assert format_row(row)[-1] == "aaa +1"
+    many = [{"pid": n, "version": "bbb" if n > 20 else "aaa"} for n in range(1, 31)]
+    [row] = rows({4: {"nodes": {"a": node(processes=many)}}})
+    assert list(troubles([row])) == [
+        "a: 2 versions of its program at a time: aaa in 20 of its processes, bbb in 21, 22, 23, "
+        "24, 25, 26, 27, 28 and 2 more"
+    ]
 
 
 def test_before_the_first_start() -> None:
-    """The row has no language yet, and nothing to divide by."""
-    [row] = rows({}, snapshots(one={"a": node(language="", breaker="open")}), 1.0)
-    assert (row.language, row.p50, row.open) == ("", 0.01 * 0, 1)
-    assert format_row(row)[1] == "-"
-    assert "open" in format_row(row)[HEAD.index("restarts")]
+    """The row has no language yet, no version, and nothing to divide by."""
+    assert rows({}) == []
+    [row] = rows(snapshots(one={"a": node(language="", breaker="open")}))
+    assert (row.language, row.p50, row.p99, row.open) == ("", 0.0, 0.0, 1)
+    cells = dict(zip(HEAD, format_row(row), strict=True))
+    assert {cells[head] for head in ("runtime", "p50", "p99", "version")} == {"-"}
+    assert "open" in cells["restarts"]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +163,7 @@ def test_before_the_first_start() -> None:
 )
 def test_times(seconds: float, says: str) -> None:
     """No message is answered in no time: a pipelined one may take microseconds."""
-    [row] = rows({}, snapshots(one={"a": node()}), 1.0)
+    [row] = rows(snapshots(one={"a": node()}))
     cells = format_row(replace(row, p50=seconds, p99=seconds))
     assert [cells[HEAD.index(name)] for name in ("p50", "p99")] == [says, says]
 
@@ -129,13 +175,13 @@ def test_a_node_that_cannot_start() -> None:
     now = snapshots(
         one={"a": node(start_error=older)}, two={"a": node(start_error=newer), "b": node()}
     )
-    table = rows({}, now, 1.0)
+    table = rows(now)
     says = "cannot start, next try in 12 s; last cause: \\x1b[2Jno database"
     assert list(troubles(table)) == [says]
     view = View("node")
-    view.take({}, now, 1.0)
+    view.take(now)
     assert says in shown(view)
-    [row] = rows({}, snapshots(one={"a": node(start_error=older)}), 1.0)
+    [row] = rows(snapshots(one={"a": node(start_error=older)}))
     assert list(troubles([row])) == [
         "cannot start, next try with the next message; last cause: not found"
     ]
@@ -145,11 +191,11 @@ def test_a_node_that_cannot_start() -> None:
 def test_sorting(sort: str) -> None:
     """The largest first, and by name where that is the same."""
     large = {"busy": 3, "queued": 3, "rss_bytes": 3, "failures": {"X": 1}, "ends": {"failed": 1}}
-    times = dict.fromkeys(("p50", "p90", "p99", "max", "mean"), 5.0)
-    now = snapshots(one={"b": node(1), "c": node(9, call_seconds=times, **large), "a": node(1)})
-    before = snapshots(one={"b": node(), "c": node(), "a": node()})
-    names = [row.node for row in arrange(rows(before, now, 1.0), sort)]
-    assert names == (["a", "b", "c"] if sort == "node" else ["c", "a", "b"])
+    recent = {"seconds": 1.0, "calls": 9, "failures": 1, "p50": 5.0, "p99": 5.0}
+    now = snapshots(one={"b": node(1), "c": node(9, recent=recent, **large), "a": node(1)})
+    assert [row.node for row in arrange(rows(now), sort)] == (
+        ["a", "b", "c"] if sort == "node" else ["c", "a", "b"]
+    )
 
 
 def test_keys() -> None:
@@ -169,7 +215,7 @@ def shown(view: View) -> str:
 def test_the_view() -> None:
     """Keys choose, sort, open and close; the mark stays on its node when rows change places."""
     view = View("node")
-    view.take({}, snapshots(one={"a": node(1), "b": node(2, queued=5)}), 1.0)
+    view.take(snapshots(one={"a": node(1), "b": node(2, queued=5)}))
     assert view.press("down")
     assert view.press("down")  # there is no third
     assert view.table[view.chosen].node == "b"
@@ -196,7 +242,7 @@ def test_the_view() -> None:
 def test_names_and_texts_are_no_markup() -> None:
     """Brackets are shown as they are, and no control character gets to the terminal."""
     view = View("node")
-    view.take({}, snapshots(one={"a[red]b": node(1)}), 1.0)
+    view.take(snapshots(one={"a[red]b": node(1)}))
     assert "a[red]b" in shown(view)
     view.press("open")
     error = {"at": 0, "type": "E", "text": "\x1b[2Jgone", "stderr_tail": ""}
@@ -209,7 +255,7 @@ def test_a_view_of_nothing() -> None:
     view = View("node")
     for key in ("up", "down", "open", "sort", "back", ""):
         assert view.press(key)
-    view.take({}, {}, 1.0)
+    view.take({})
     assert "no node with a program" in shown(view)
 
 

@@ -414,6 +414,11 @@ def shape(value: Any) -> Any:
 TIMES = {"p50": "float", "p90": "float", "p99": "float", "max": "float", "mean": "float"}
 
 SHAPE = {
+    **dict.fromkeys(("node", "project"), "str"),
+    "recent": {
+        **dict.fromkeys(("seconds", "p50", "p99"), "float"),
+        **dict.fromkeys(("calls", "failures"), "int"),
+    },
     "calls": "int",
     "failures": {"RemoteError": "int"},
     "retries": {},
@@ -461,7 +466,7 @@ def test_the_snapshot_has_the_documented_shape() -> None:
             calls.call({"n": 1})
         snapshot = host.snapshot()
     assert json.loads(json.dumps(snapshot)) == snapshot
-    assert list(snapshot) == ["pid", "max_processes", "max_rss", "nodes"]
+    assert list(snapshot) == ["pid", "project", "max_processes", "max_rss", "nodes"]
     figures = snapshot["nodes"]["work"]
     assert shape(figures) == SHAPE
     assert snapshot["pid"] == os.getpid()

@@ -10,7 +10,7 @@ import termios
 import time
 import tty
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,7 @@ from emit.cli.figures import (
     Snapshots,
     arrange,
     format_row,
+    names,
     rows,
     snapshots,
     troubles,
@@ -52,7 +53,7 @@ class View:
     Attributes:
         sort: The column that sorts the rows.
         chosen: Number of the marked row.
-        opened: The node that is shown in full, or None.
+        opened: The key of the row that is shown in full, or None.
         table: The rows.
         hosts: Number of hosts that answered.
         details: Details of the opened node, by host.
@@ -60,7 +61,7 @@ class View:
 
     sort: str
     chosen: int = 0
-    opened: str | None = None
+    opened: tuple[str, str] | None = None
     table: list[Row] = field(default_factory=list)
     hosts: int = 0
     details: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -75,23 +76,23 @@ class View:
             step = 1 if key == "down" else -1
             self.chosen = max(0, min(self.chosen + step, len(self.table) - 1))
         elif key == "open" and self.table:
-            self.opened = self.table[self.chosen].node
+            self.opened = self.table[self.chosen].key
         elif key == "back":
             self.opened = None
         return key != "quit"
 
-    def take(self, before: Snapshots, now: Snapshots, seconds: float) -> None:
+    def take(self, now: Snapshots) -> None:
         """Show new figures."""
         self.hosts = len(now)
-        self._arrange(rows(before, now, seconds))
+        self._arrange(rows(now))
 
     def _arrange(self, table: list[Row]) -> None:
         """Sort these rows for display; the mark stays on its node."""
-        marked = self.table[self.chosen].node if self.table else None
+        marked = self.table[self.chosen].key if self.table else None
         self.table = arrange(table, self.sort)
-        names = [row.node for row in self.table]
-        last = max(0, len(names) - 1)
-        self.chosen = names.index(marked) if marked in names else min(self.chosen, last)
+        keys = [row.key for row in self.table]
+        last = max(0, len(keys) - 1)
+        self.chosen = keys.index(marked) if marked in keys else min(self.chosen, last)
 
     def render(self) -> RenderableType:
         title = f"emit top · {plural(self.hosts, 'host')} · by {self.sort} · {_HELP}"
@@ -107,13 +108,15 @@ class View:
                 table.add_column(name, no_wrap=True)
             else:
                 table.add_column(name, no_wrap=True, justify="right", min_width=max(6, len(name)))
-        for number, row in enumerate(self.table):
+        for number, (row, name) in enumerate(zip(self.table, names(self.table), strict=True)):
             # Text, because rich reads brackets in a string as markup.
-            table.add_row(*map(Text, format_row(row)), style=_style(row, number == self.chosen))
+            cells = map(Text, format_row(row, name))
+            table.add_row(*cells, style=_style(row, number == self.chosen))
         return Group(table, *(Text(trouble, style="red") for trouble in troubles(self.table)))
 
     def _details(self) -> RenderableType:
-        lines = [Text(f"\n{one_line(self.opened or '')}", style="bold")]
+        name = self.opened[0] if self.opened is not None else ""
+        lines = [Text(f"\n{one_line(name)}", style="bold")]
         for pid, details in self.details.items():
             for error in details["errors"]:
                 at = time.strftime("%H:%M:%S", time.localtime(error["at"]))
@@ -130,29 +133,38 @@ class View:
 def show(sort: str, interval: float) -> None:
     """Show the view until the user quits."""
     view = View(sort)
-    before, at = snapshots(), time.monotonic()
-    view.take({}, before, interval)
+    now = snapshots()
+    view.take(now)
     with _keys() as wait, Live(view.render(), screen=True, auto_refresh=False) as shown:
-        due = at + min(interval, 0.2)  # calls per second need a second look; take it soon
+        due = time.monotonic() + min(interval, 0.2)  # rates need a second look; take it soon
         while True:
             key = wait(max(0.0, due - time.monotonic()))
             if key is None:
-                now, since = snapshots(), time.monotonic()
-                view.take(before, now, since - at)
-                before, at, due = now, since, since + interval
+                now, due = snapshots(), time.monotonic() + interval
+                view.take(now)
             elif not view.press(key):
                 return
-            view.details = _ask(view.opened)
+            view.details = _ask(view.opened, now)
             shown.update(view.render(), refresh=True)
 
 
-def _ask(node: str | None) -> dict[int, dict[str, Any]]:
-    if node is None:
+def _ask(opened: tuple[str, str] | None, now: Snapshots) -> dict[int, dict[str, Any]]:
+    """Return the details of a node, of each host that has it for this project."""
+    if opened is None:
         return {}
-    answers = status.ask_all({"node": node})
-    return {
-        pid: a for pid, a in answers if isinstance(a, dict) and {"errors", "stderr"} <= a.keys()
+    having = {
+        pid for pid, snapshot in now.items() if opened in map(_key, snapshot["nodes"].values())
     }
+    answers = status.ask_all({"node": opened[0]})
+    return {
+        pid: answer
+        for pid, answer in answers
+        if pid in having and isinstance(answer, dict) and {"errors", "stderr"} <= answer.keys()
+    }
+
+
+def _key(node: Mapping[str, Any]) -> tuple[str, str]:
+    return node["node"], node["project"]
 
 
 @contextmanager
@@ -180,9 +192,8 @@ def split_keys(text: str) -> list[str]:
 
 
 def _style(row: Row, chosen: bool) -> str:
-    colour = (
-        "red" if row.open or row.start_error else "yellow" if row.queued > row.processes else ""
-    )
+    is_odd = row.queued > row.processes or len(row.versions) > 1
+    colour = "red" if row.open or row.start_error else "yellow" if is_odd else ""
     return f"{colour} reverse".strip() if chosen else colour
 
 

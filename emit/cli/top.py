@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from emit.cli.figures import HEAD, SORTS, Row, arrange, format_row, rows, snapshots, troubles
+from emit.cli.figures import HEAD, SORTS, Row, arrange, format_row, names, rows, snapshots, troubles
 from emit.cli.output import CommandError, paint, plural
 
 HELP = "Watch the nodes of all Emit hosts of this user on this machine."
@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _once(arguments: argparse.Namespace) -> int:
-    before, began = snapshots(), time.monotonic()
+    snapshots()  # rates are since a look before
     time.sleep(arguments.interval)
     now = snapshots()
-    table = arrange(rows(before, now, time.monotonic() - began), arguments.sort)
+    table = arrange(rows(now), arguments.sort)
     if arguments.json:
         data = {"hosts": list(now.values()), "nodes": [asdict(row) for row in table]}
         print(json.dumps(data, ensure_ascii=False, indent=2))
@@ -65,7 +65,7 @@ def _lines(table: list[Row], hosts: int) -> Iterator[str]:
     if not table:
         yield f"{plural(hosts, 'host')}, and no node with a program of its own"
         return
-    cells = [HEAD, *(format_row(row) for row in table)]
+    cells = [HEAD, *map(format_row, table, names(table))]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEAD))]
     for number, line in enumerate(cells):
         padded = (

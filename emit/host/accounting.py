@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from emit.observe.facts import ProcessEnded, ProcessReplaced
 from emit.observe.observers import Observers, tell
@@ -61,6 +61,22 @@ class Times:
                 )
         return 0.0
 
+    def copy(self) -> Times:
+        """Return the same durations as an object of its own."""
+        other = Times()
+        vars(other).update(vars(self) | {"_buckets": dict(self._buckets)})
+        return other
+
+    def since(self, earlier: Times) -> Times:
+        """Return the durations that were added after *earlier* was copied."""
+        new = Times()
+        new.count, new.total = self.count - earlier.count, self.total - earlier.total
+        new.longest = self.longest  # of all, as nobody knows when it was
+        new._instant = self._instant - earlier._instant
+        had = earlier._buckets
+        new._buckets = {at: n - had.get(at, 0) for at, n in self._buckets.items()}
+        return new
+
     def summary(self) -> dict[str, float]:
         mean = self.total / self.count if self.count else 0.0
         return {
@@ -81,6 +97,21 @@ _TEXT = 2000
 _NOTES = 64
 
 
+#: The longest and the shortest time in seconds that ``recent`` figures are of, if anybody looks so
+#: often. A look is compared with the oldest look that was not earlier than the first of these.
+_RECENT = 10.0
+_BETWEEN = 0.5
+
+
+class _Look(NamedTuple):
+    """The figures at the time of a snapshot."""
+
+    at: float
+    calls: int
+    failures: int
+    times: Times
+
+
 class CallAccount:
     """The outcomes of one node's messages. Each method may be called from any thread."""
 
@@ -92,6 +123,7 @@ class CallAccount:
         self._retries: Counter[str] = Counter()
         self._waits = Times()
         self._times = Times()
+        self._looks: deque[_Look] = deque()
         # (messages, seconds, waited): appended without the lock, taken under it.
         self._notes: deque[tuple[int, float | None, float]] = deque()
 
@@ -161,7 +193,26 @@ class CallAccount:
                 "retries": dict(self._retries),
                 "wait_seconds": self._waits.summary(),
                 "call_seconds": self._times.summary(),
+                "recent": self._recent(time.monotonic()),
             }
+
+    def _recent(self, now: float) -> dict[str, float]:
+        """Return the figures of the last seconds, and keep the present ones for later looks."""
+        looks = self._looks
+        while looks and now - looks[0].at > _RECENT:
+            looks.popleft()
+        look = _Look(now, self._calls, self._failures.total(), self._times.copy())
+        first = looks[0] if looks else look
+        if not looks or now - looks[-1].at >= _BETWEEN:
+            looks.append(look)
+        times = look.times.since(first.times)
+        return {
+            "seconds": now - first.at,
+            "calls": look.calls - first.calls,
+            "failures": look.failures - first.failures,
+            "p50": times.percentile(0.5),
+            "p99": times.percentile(0.99),
+        }
 
 
 def _as_data(error: Exception) -> dict[str, Any]:

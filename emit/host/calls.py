@@ -91,9 +91,11 @@ class Calls:
         account: The outcomes of its messages.
         caller: A socket, if the messages come from another process. If its other end is closed,
             the message in progress ends with `Abandoned`, and its process is killed.
+        project: The project of a client; see `emit.host.place.project`. Empty: that of the host.
     """
 
     caller: int | None = None
+    project = ""
 
     def __init__(
         self,

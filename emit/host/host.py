@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from emit.host import status
 from emit.host.admission import Admission
 from emit.host.calls import Calls
 from emit.host.keeper import Keeper
-from emit.host.place import socket_path
+from emit.host.place import project, socket_path
 from emit.host.pool import Pool
 from emit.host.process import Launcher, Process, stop_all
 from emit.host.settings import Settings
@@ -53,6 +53,7 @@ class Host:
         self.max_processes = max_processes
         self.max_rss = max_rss
         self.pid = os.getpid()
+        self.project = project()
         self.keeper = Keeper(self._keep)
         self.admission = Admission(max_processes, max_rss, lambda: self.pools)
         # Guards the three fields below. Reentrant: a signal handler may close the host at any time.
@@ -123,14 +124,20 @@ class Host:
         Return all figures as plain data that JSON can carry. Cheap enough to call every second.
 
         Returns:
-            ``{"pid": 1, "max_processes": None, "max_rss": None, "nodes": {name: node}}``
-            where *node* has, in this order:
+            ``{"pid": 1, "project": "/srv/app", "max_processes": None, "max_rss": None, "nodes":
+            {name: node}}``. The project is ``$EMIT_PROJECT``, else the directory in which the
+            process began. Each *node* has, in this order:
 
+            * ``node``, its name, and its ``project``. In a shared host these are its client's. If
+              another project has a node of that name, the *name* above is ``"name (project)"``;
             * ``calls``, and two counts by the name of the exception: ``failures`` (messages that
               ended in one) and ``retries`` (attempts that were charged, or that asked a queue for
               another attempt);
             * ``wait_seconds`` (for a process) and ``call_seconds`` (the wait included), each as
               ``{"p50", "p90", "p99", "max", "mean"}``, to within 25 %;
+            * ``recent``: ``calls``, ``failures``, and ``p50`` and ``p99`` of the calls, in the
+              last ``seconds``: since the oldest snapshot that was made within 10 seconds before
+              this one. If there was none, all are 0;
             * figures of its pool, which nodes of one program may share: ``starts``,
               ``start_failures``, ``start_error`` (None, or why the last start failed: an error as
               in :meth:`describe`, with ``retry_in``, the seconds until the next start may be
@@ -150,10 +157,20 @@ class Host:
         """
         return {
             "pid": self.pid,
+            "project": self.project,
             "max_processes": self.max_processes,
             "max_rss": self.max_rss,
-            "nodes": {calls.node: calls.snapshot() for calls in list(self._nodes)},
+            "nodes": dict(self._figures()),
         }
+
+    def _figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the figures of each node by its name, which has the project if it is not alone."""
+        projects: dict[str, str] = {}
+        for calls in list(self._nodes):
+            name, project = calls.node, calls.project or self.project
+            first = projects.setdefault(name, project)
+            named = name if project == first else f"{name} ({project})"
+            yield named, {"node": name, "project": project, **calls.snapshot()}
 
     def describe(self, node: str) -> dict[str, Any]:
         """

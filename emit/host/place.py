@@ -1,4 +1,7 @@
-"""The socket path of a host, the lock that keeps it to one host, and the user of each client."""
+"""
+The socket path of a host, the lock that keeps it to one host, the user of each client, and the
+project that a process belongs to.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from types import TracebackType
 from emit.errors import EmitError
 from emit.host.system.private import private
 
-__all__ = ["VARIABLE", "Place", "PlaceTaken", "check_path", "peer_of", "socket_path"]
+__all__ = ["VARIABLE", "Place", "PlaceTaken", "check_path", "peer_of", "project", "socket_path"]
 
 #: The environment variable that chooses a host: ``private``, ``shared``, or a socket's path.
 VARIABLE = "EMIT_HOST"
@@ -52,6 +55,17 @@ def socket_path() -> str | None:
     if chosen == "shared":
         return f"/tmp/emit-shared-{os.geteuid()}/host.sock"
     return chosen
+
+
+def project() -> str:
+    """
+    Return the name by which the nodes of this project are told from those of others:
+    ``$EMIT_PROJECT``, else the current directory; "" if it has been removed.
+    """
+    try:
+        return os.environ.get("EMIT_PROJECT") or os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def check_path(path: str) -> None:

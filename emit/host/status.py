@@ -53,8 +53,8 @@ _PAUSE = 0.1
 #: Seconds between two checks if some events don't wake us.
 _TICK = 0.05
 
-#: The name of a socket, with its process's id.
-_NAME = re.compile(r"([0-9]+)-[0-9a-f]+\.sock")
+#: The name of a socket, with the ids of its process and of that process's parent.
+_NAME = re.compile(r"([0-9]+)-(?:([0-9]+)-)?[0-9a-f]+\.sock")
 
 #: Answers a question. Both are maps that JSON can carry.
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -82,7 +82,7 @@ class Status:
 
     def __init__(self, answer: Answer) -> None:
         self.pid = os.getpid()
-        self.path = private(folder()) / f"{self.pid}-{os.urandom(4).hex()}.sock"
+        self.path = private(folder()) / f"{self.pid}-{os.getppid()}-{os.urandom(4).hex()}.sock"
         self._answer = answer
         self._listener = socket.socket(socket.AF_UNIX)
         try:
@@ -266,14 +266,19 @@ at_fork("status", in_child=close)
 # -- asking ------------------------------------------------------------------------------------
 
 
-def sockets() -> list[Path]:
-    """Return the sockets of this user's hosts, killed ones included, and no other file."""
+def sockets(parent: int | None = None) -> list[Path]:
+    """
+    Return the sockets of this user's hosts, killed ones included, and no other file.
+
+    Args:
+        parent: Only those of processes that this process has started.
+    """
     try:
-        found = [
-            path for path in private(folder(), make=False).iterdir() if _NAME.fullmatch(path.name)
-        ]
+        files = [*private(folder(), make=False).iterdir()]
     except OSError:
         return []
+    named = ((path, _NAME.fullmatch(path.name)) for path in files)
+    found = (path for path, name in named if name and parent in (None, int(name[2] or 0)))
     return sorted(path for path in found if path.is_socket())
 
 

@@ -35,7 +35,7 @@ from emit.host.calls import Calls
 from emit.host.conversation import Conversation
 from emit.host.fate import Job
 from emit.host.lines import logger_of
-from emit.host.place import check_path, peer_of
+from emit.host.place import check_path, peer_of, project
 from emit.host.pool import Pool
 from emit.host.settings import Settings
 from emit.host.shared.data import Described, from_job, from_node, to_error
@@ -81,6 +81,7 @@ class RemoteHost:
     def __init__(self, path: str) -> None:
         self.path = path
         self.pid = os.getpid()
+        self._project = project()
         self._admission = Admission(None, None, list, most_starts=float("inf"))
         # Guards the nodes. Reentrant: a signal handler may close the host at any time.
         self._lock = threading.RLock()
@@ -106,7 +107,7 @@ class RemoteHost:
             made = program()
             # The host runs in another directory.
             made = replace(made, cwd=directory_of(made))
-            return Described(made, settings, program_node, shared)
+            return Described(made, settings, program_node, shared, self._project)
 
         dialer = Dialer(self.path, node, describe, settings)
         pool = Pool(node, dialer, _at_the_host(settings), self._admission, keeper=None)

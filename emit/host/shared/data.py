@@ -43,6 +43,7 @@ class Described:
     settings: Settings
     program_node: str | None = None
     shared: bool = True
+    project: str = ""
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -67,6 +68,7 @@ def from_node(node: Described) -> dict[str, Any]:
         "settings": asdict(node.settings),
         "program_node": node.program_node,
         "shared": node.shared,
+        "project": node.project,
     }
 
 
@@ -89,7 +91,7 @@ def to_node(
         program["toolchain"] = _to_toolchain(program.get("toolchain"), explain)
         program["parts"] = _to_parts(program.get("parts"))
         settings["limits"] = Limits(**settings["limits"])
-        shared = {key: data[key] for key in ("program_node", "shared")}
+        shared = {key: data[key] for key in ("program_node", "shared", "project")}
         node = Described(Program(**program), Settings(**settings), **shared)
         _check_types(node)
     check(name, node.settings)

@@ -220,6 +220,7 @@ class Server:
                     program_node=described.program_node,
                     shared=described.shared,
                 )
+                calls.project = described.project
                 self._nodes[key] = Node(calls, self._lock)
             self._nodes[key].users += 1
             return self._nodes[key]
