@@ -7,7 +7,18 @@ import sys
 from pathlib import Path
 
 #: All benchmarks, in the order of a message's way. Each file describes its own.
-NAMES = ("imports", "declare", "hops", "oneshot", "wire", "calls", "sdks", "shared", "memory")
+NAMES = (
+    "imports",
+    "declare",
+    "hops",
+    "observe",
+    "oneshot",
+    "wire",
+    "calls",
+    "sdks",
+    "shared",
+    "memory",
+)
 NAMES += ("workers", "rq_workers")
 
 

@@ -264,7 +264,7 @@ Fact = (
     | ProcessReplaced
 )
 
-#: Is called with each fact, at once and in the thread where it happens. To Started and Sent an
-#: observer may return a mapping with the W3C trace context ``traceparent``, and ``tracestate``: of
-#: this run, or of this message. A value returned to another fact is left out.
+#: Is called with each fact, at once and in the thread where it happens. It returns None; or, to
+#: Started and Sent, a mapping with the W3C trace context ``traceparent``, and maybe ``tracestate``:
+#: of this run, or of this message.
 Observer = Callable[[Any], Mapping[str, str] | None]

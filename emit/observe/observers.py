@@ -48,26 +48,22 @@ class Observers:
         """Tell all observers. Return the first trace context that one of them returns."""
         trace = None
         for observer in self.each:
-            said = self._tell(observer, fact)
-            trace = trace or said
+            try:
+                said = observer(fact)
+                if said is not None:
+                    trace = trace or _trace(said)
+            except Exception as error:
+                self._fail(observer, fact, error)
         return trace
 
-    def _tell(self, observer: Observer, fact: Fact) -> Trace | None:
-        try:
-            said = observer(fact)
-            return None if said is None else _trace(said)
-        except Exception as error:
-            if isinstance(error, self.passing):
-                raise
-            self._switch_off(observer, type(fact).__name__)
-            return None
-
-    def _switch_off(self, observer: Observer, fact: str) -> None:
-        """Log the exception in progress, and never call the observer again."""
+    def _fail(self, observer: Observer, fact: Fact, error: Exception) -> None:
+        """Log an observer's exception, and never call the observer again."""
+        if isinstance(error, self.passing):
+            raise error
         self.each = tuple(other for other in self.each if other is not observer)
-        name = getattr(observer, "__qualname__", None) or type(observer).__qualname__
+        named = observer if hasattr(observer, "__qualname__") else type(observer)
         text = "the observer %s.%s raised an exception when it was told %s; it is switched off"
-        _log.error(text, observer.__module__, name, fact, exc_info=True)
+        _log.error(text, named.__module__, named.__qualname__, type(fact).__name__, exc_info=error)
 
 
 def _trace(said: Any) -> Trace | None:
@@ -92,4 +88,7 @@ def tell(all: Iterable[Observers], fact: Fact) -> None:
         for observer in observers.each:
             if observer not in told:
                 told.append(observer)
-                observers._tell(observer, fact)
+                try:
+                    observer(fact)
+                except Exception as error:
+                    observers._fail(observer, fact, error)

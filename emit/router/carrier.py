@@ -298,7 +298,7 @@ class Runner:
         Flow, and are not routed yet.
         """
         watched = self._begin(node, message, trace)
-        token = context.run.set(watched.run if watched else context.run.get())
+        token = context.run.set(watched if watched else context.run.get())
         try:
             outcome = self._outcome(node, message, work)
             if type(outcome) is GeneratorType:
@@ -326,7 +326,7 @@ class Runner:
         watched.failed(error)
         letter = getattr(error, "letter", None)
         if letter is not None:
-            self._watch.dead(letter, watched.run.number, error)
+            self._watch.dead(letter, watched.number, error)
 
     def _outcome(self, node: Node, message: Message, work: WorkList) -> Any:
         if work.logged:
@@ -362,7 +362,7 @@ class Runner:
                     message, watched = sent[0]
                     if watched is not None:
                         before = watched.stop(before)
-                        context.run.set(watched.run)
+                        context.run.set(watched)
                     results = _fitted(node, outcome, message)
                     yield from results
                     sent.popleft()
@@ -390,7 +390,7 @@ class Runner:
                 self._log_receipt(node, message)
             if self._observers.each:
                 watched = self._watch.begin(node.name, origin, _trace_of(delivery))
-                context.run.set(watched.run)
+                context.run.set(watched)
             sent.append((message, watched))
             yield message
 

@@ -116,7 +116,7 @@ class Delivery:
     def run_of(self, number: int) -> int:
         """Return the number of a message's run; 0: observers were told of none."""
         watched = self.runs.get(number)
-        return 0 if watched is None else watched.run.number
+        return 0 if watched is None else watched.number
 
 
 class Ended(Exception):
@@ -423,8 +423,8 @@ class Receiver:
             batch=len(delivery.parcel.ids),
             ready=delivery.ready,
         )
-        context.run.set(watched.run)
-        trace = watched.run.trace
+        context.run.set(watched)
+        trace = watched.trace
         if trace is None:
             return known
         parent, state = trace
@@ -440,7 +440,7 @@ class Receiver:
                 outbox.begin(delivery.id)
                 with self._shown(delivery, 0):
                     if watched is not None:
-                        watched.run.awaits = node.name
+                        watched.awaits = node.name
                     outcome = self.call(node, self._message(delivery, 0))
         except BaseException as error:
             if watched is not None:
@@ -597,7 +597,7 @@ class Receiver:
                 watched = delivery.runs.get(number)
                 if watched is not None:
                     before = watched.stop(before)
-                    context.run.set(watched.run)
+                    context.run.set(watched)
                 if isinstance(outcome, Exception):
                     tally.failed[number] = outcome
                     continue
@@ -628,7 +628,7 @@ class Receiver:
             with self._shown(delivery, number):
                 if node.name in self._around:
                     if number in delivery.runs:
-                        delivery.runs[number].run.awaits = node.name
+                        delivery.runs[number].awaits = node.name
                     return number_of(self.call(node, message))
                 return _results(node.run(message))
         except self._queue.exceptions:
