@@ -14,7 +14,8 @@ type Call struct {
 	Node        string // the node that was called
 	Origin      string // the node that emitted the message; empty if none did
 	Attempt     int    // counted by the host, from 1
-	Traceparent string // the sender's W3C trace context; empty if it has none
+	Traceparent string // the W3C trace context of this run, or else the sender's; empty if there is none
+	Tracestate  string // the second part of that context
 	Config      map[string]any
 
 	allowed  time.Duration // from its turn on; below 0: no deadline

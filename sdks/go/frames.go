@@ -145,13 +145,14 @@ type pongFrame struct {
 
 // A frame from the host, after hello.
 type frame struct {
-	op                        string
-	id, n                     int64
-	hasID                     bool
-	node, origin, traceparent string
-	attempt, deadline         int64 // deadline in ms, below 0: none
-	msg                       []byte
-	odd                       error // a field that has another type than it should
+	op                      string
+	id, n                   int64
+	hasID                   bool
+	node, origin            string
+	traceparent, tracestate string
+	attempt, deadline       int64 // deadline in ms, below 0: none
+	msg                     []byte
+	odd                     error // a field that has another type than it should
 }
 
 // readFrame takes the envelope apart by hand and leaves the message undecoded: only the call's
@@ -211,6 +212,8 @@ func (d *decoder) meta(f *frame, key []byte) error {
 		return d.text(&f.origin, &f.odd)
 	case "traceparent":
 		return d.text(&f.traceparent, &f.odd)
+	case "tracestate":
+		return d.text(&f.tracestate, &f.odd)
 	case "attempt":
 		return d.integer(&f.attempt, &f.odd)
 	case "deadline_ms":

@@ -131,7 +131,8 @@ func (s *session) receive(in *input) (calls []*Call, err error) {
 
 func (s *session) newCall(f frame) *Call {
 	c := &Call{
-		ID: f.id, Node: f.node, Origin: f.origin, Traceparent: f.traceparent, Attempt: int(f.attempt),
+		ID: f.id, Node: f.node, Origin: f.origin, Attempt: int(f.attempt),
+		Traceparent: f.traceparent, Tracestate: f.tracestate,
 		Config: s.hello.Config, msg: f.msg, session: s,
 		allowed: time.Duration(f.deadline) * time.Millisecond,
 	}

@@ -233,7 +233,7 @@ func TestContext(t *testing.T) {
 			c := FromContext(context.WithValue(ctx, key{}, 1))
 			deadline, ok := ctx.Deadline()
 			soon := time.Until(deadline) < 30*time.Second && time.Until(deadline) > 0
-			return []any{c.ID, c.Node, c.Origin, c.Attempt, c.Traceparent, c.Config, ok, soon, ctx.Err()}, nil
+			return []any{c.ID, c.Node, c.Origin, c.Attempt, c.Traceparent, c.Tracestate, c.Config, ok, soon, ctx.Err()}, nil
 		})),
 		newNode("wait", func(ctx context.Context, _ Message, out func(string) error) error {
 			if err := out("began"); err != nil {
@@ -259,8 +259,8 @@ func TestContext(t *testing.T) {
 		})),
 	), "json")
 	k.send(Message{"op": "call", "id": 3, "node": "about", "msg": Message{}, "new": []any{1}, "meta": Message{
-		"origin": "split", "attempt": 2, "traceparent": "00-aa", "deadline_ms": 29000, "new": Message{}}})
-	wanted := []any{int64(3), "about", "split", int64(2), "00-aa", Message{"shop": "north"}, true, true, nil}
+		"origin": "split", "attempt": 2, "traceparent": "00-aa", "tracestate": "v=1", "deadline_ms": 29000, "new": Message{}}})
+	wanted := []any{int64(3), "about", "split", int64(2), "00-aa", "v=1", Message{"shop": "north"}, true, true, nil}
 	if got := k.answer(); !reflect.DeepEqual(got["msgs"], []any{wanted}) {
 		t.Error(got)
 	}

@@ -20,8 +20,10 @@ export interface Context {
   readonly origin: string | null;
   /** The number of this attempt, counted by the host from 1. */
   readonly attempt: number;
-  /** The sender's W3C trace context. */
+  /** The W3C trace context of this run, if it is traced at the host, and otherwise the sender's. */
   readonly traceparent: string | null;
+  /** The second part of that context. */
+  readonly tracestate: string | null;
   /** The node's configuration at the host. */
   readonly config: Readonly<Record<string, any>>;
   /**

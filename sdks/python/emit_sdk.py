@@ -157,7 +157,9 @@ class Call:
         node: Name of the node that was called.
         origin: Name of the node that emitted the message, or None.
         attempt: The number of this attempt, counted by the host.
-        traceparent: The sender's W3C trace context, or None.
+        traceparent: The W3C trace context of this run, if it is traced at the host, and otherwise
+            the sender's; None: there is none.
+        tracestate: The second part of that context, or None.
         config: The node's configuration at the host; from a shell, the map in EMIT_CONFIG.
     """
 
@@ -165,6 +167,7 @@ class Call:
     origin: str | None = None
     attempt = 1
     traceparent: str | None = None
+    tracestate: str | None = None
     _milliseconds: int | None = None  # the call's time limit, from its turn on
     _deadline: float | None = None
     _cancelled = False
@@ -180,7 +183,8 @@ class Call:
             self._read_meta(frame["meta"])
 
     def _read_meta(self, meta: dict[str, Any]) -> None:
-        self.origin, self.traceparent = meta.get("origin"), meta.get("traceparent")
+        self.origin = meta.get("origin")
+        self.traceparent, self.tracestate = meta.get("traceparent"), meta.get("tracestate")
         self.attempt = meta.get("attempt", 1)
         self._milliseconds = meta.get("deadline_ms")
 

@@ -39,6 +39,7 @@ export class Call {
     this.origin = meta?.origin ?? null;
     this.attempt = meta?.attempt ?? 1;
     this.traceparent = meta?.traceparent ?? null;
+    this.tracestate = meta?.tracestate ?? null;
     this.#session = session;
     this.#milliseconds = meta?.deadline_ms;
   }

@@ -96,7 +96,8 @@ def log(msg):
 @node
 def about(msg):
     c = context()
-    return [c.node, c.origin, c.attempt, c.remaining() is not None, c.traceparent]
+    trace = [c.traceparent, c.tracestate]
+    return [c.node, c.origin, c.attempt, c.remaining() is not None, *trace]
 
 @node
 def slow(msg):

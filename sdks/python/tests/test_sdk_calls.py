@@ -152,8 +152,11 @@ def test_logging_reaches_the_host_with_the_call(tmp_path):
 def test_context_tells_about_the_call(tmp_path):
     """The meta of a call is what context() gives."""
     meta = {"origin": "shop", "attempt": 2, "deadline_ms": 5000, "traceparent": "00-1-2-01"}
+    meta["tracestate"] = "v=1"
     with hosted(tmp_path) as host:
-        assert host.call("about", meta=meta)["msgs"] == [["about", "shop", 2, True, "00-1-2-01"]]
+        assert host.call("about", meta=meta)["msgs"] == [
+            ["about", "shop", 2, True, "00-1-2-01", "v=1"]
+        ]
 
 
 def test_a_deadline_counts_from_the_turn(tmp_path):

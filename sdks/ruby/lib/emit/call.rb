@@ -46,8 +46,12 @@ module Emit
     # @return [Integer] the number of this attempt, counted by the host: 1 is the first
     def attempt = (@meta && @meta[:attempt]) || 1
 
-    # @return [String, nil] the sender's W3C trace context
+    # @return [String, nil] the W3C trace context of this run, if it is traced at the host, and
+    #   otherwise the sender's
     def traceparent = @meta && @meta[:traceparent]
+
+    # @return [String, nil] the second part of that context
+    def tracestate = @meta && @meta[:tracestate]
 
     # Return the configuration of the node: its `config` at the host. A run by hand, a test and a
     # program for one message read it from the environment variable EMIT_CONFIG, a map in JSON.
