@@ -47,6 +47,19 @@ class Trace(NamedTuple):
     traceparent: str
     tracestate: str = ""
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Its parts by their names in W3C's standard."""
+        state = {"tracestate": self.tracestate} if self.tracestate else {}
+        return {"traceparent": self.traceparent, **state}
+
+
+def as_trace(parent: object, state: object = None) -> Trace | None:
+    """Return the trace context in two headers, or None."""
+    if not isinstance(parent, str) or not parent:
+        return None
+    return Trace(parent, state if isinstance(state, str) else "")
+
 
 class Run:
     """
@@ -70,3 +83,18 @@ class Run:
 
 #: The run that this thread (or greenlet) works for. None: no observer has been told of one.
 run: ContextVar[Run | None] = ContextVar("emit_run", default=None)
+
+
+def trace_of(told: Context | None, of: Run | None) -> Trace | None:
+    """
+    Return the trace context of a run, or else that of the message that it handles.
+
+    Args:
+        told: The message, if a queue brought it.
+        of: The run, if an observer was told of one.
+    """
+    if of is not None and of.trace is not None:
+        return of.trace
+    if told is None or told.traceparent is None:
+        return None
+    return Trace(told.traceparent, told.tracestate or "")

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import Any
 
+from emit import context
 from emit.errors import EmitError, FrameTooLarge, ProcessDied, ProtocolError
 from emit.host import host, oneshot
 from emit.host.calls import Calls
@@ -149,7 +150,7 @@ class OneShot(Handler):
         of, settings = self._of, self._of.settings
         codec, limit = settings.codec or "json", settings.max_frame
         data = plain.encode_message(_fields(msg), node=of.name, codec=codec, max_frame=limit)
-        program = of.program()
+        program = _traced(of.program())
         if probe is not None and self._may_ask(program):
             program = replace(program, env={**program.env, "EMIT_PROBE": "1"})
         else:
@@ -313,6 +314,18 @@ def each(handler: Handler, messages: Iterable[Any]) -> Generator[Any, None, None
             yield list(handler(msg))
         except EmitError as error:
             yield error
+
+
+def _traced(program: Program) -> Program:
+    """
+    Add the trace context of this run, if there is one, to the environment of a program for one
+    message. OpenTelemetry's SDKs and command-line tools know these variables.
+    """
+    trace = context.trace_of(context.current.get(), context.run.get())
+    if trace is None:
+        return program
+    told = {name.upper(): value for name, value in trace.headers.items()}
+    return replace(program, env={**program.env, **told})
 
 
 def _fields(msg: Any) -> Mapping[str, Any]:

@@ -287,14 +287,16 @@ class Calls:
         told, base = job.context, self._meta
         if waited > _AT_ONCE:
             base = {"deadline_ms": _milliseconds(self.settings.timeout - waited)}
-        if job.run is not None and job.run.trace is not None:
-            base = {**base, "traceparent": job.run.trace.traceparent}
         if told is None:
+            if job.run is not None and job.run.trace is not None:
+                base = {**base, **job.run.trace.headers}
             return {**base, "attempt": job.attempt} if job.causes else base
         attempt = told.attempt + len(job.causes)
         meta: dict[str, Any] = {**base, "origin": told.origin, "attempt": attempt}
-        if told.traceparent is not None:
-            meta.setdefault("traceparent", told.traceparent)
+        if told.traceparent is not None:  # of the run, if an observer has given it one
+            meta["traceparent"] = told.traceparent
+            if told.tracestate is not None:
+                meta["tracestate"] = told.tracestate
         return meta
 
     def weigh(

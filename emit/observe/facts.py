@@ -34,6 +34,8 @@ class Sent(NamedTuple):
         carrier: How it travels.
         run: The run that sends it; 0: none that observers know.
         at: The time.
+        alone: It is given to its carrier now, and alone. False: it may wait for others, and travel
+            with them.
     """
 
     origin: str
@@ -42,6 +44,7 @@ class Sent(NamedTuple):
     carrier: str
     run: int
     at: float
+    alone: bool = True
 
 
 class Started(NamedTuple):
@@ -62,6 +65,8 @@ class Started(NamedTuple):
         at: The time.
         traceparent: The W3C trace context that came with the message, or None.
         tracestate: The second part of that context, or None.
+        first: The ``traceparent`` of the run that was the message's first attempt, if that one has
+            failed; also of a dead letter that was sent again. None: not known.
     """
 
     node: str
@@ -76,6 +81,7 @@ class Started(NamedTuple):
     at: float
     traceparent: str | None
     tracestate: str | None
+    first: str | None = None
 
 
 class Finished(NamedTuple):
@@ -266,5 +272,6 @@ Fact = (
 
 #: Is called with each fact, at once and in the thread where it happens. It returns None; or, to
 #: Started and Sent, a mapping with the W3C trace context ``traceparent``, and maybe ``tracestate``:
-#: of this run, or of this message.
+#: of this run, or of this message. If it has a method ``flush``, that is called
+#: when its router is closed, as at the end of a worker's process.
 Observer = Callable[[Any], Mapping[str, str] | None]

@@ -53,17 +53,29 @@ class Observers:
                 if said is not None:
                     trace = trace or _trace(said)
             except Exception as error:
-                self._fail(observer, fact, error)
+                self._fail(observer, type(fact).__name__, error)
         return trace
 
-    def _fail(self, observer: Observer, fact: Fact, error: Exception) -> None:
+    def flush(self) -> None:
+        """Have the observers that keep something back give it away: this process may end."""
+        for observer in self.each:
+            try:
+                getattr(observer, "flush", _nothing)()
+            except Exception as error:
+                self._fail(observer, "flush()", error)
+
+    def _fail(self, observer: Observer, told: str, error: Exception) -> None:
         """Log an observer's exception, and never call the observer again."""
         if isinstance(error, self.passing):
             raise error
         self.each = tuple(other for other in self.each if other is not observer)
         named = observer if hasattr(observer, "__qualname__") else type(observer)
         text = "the observer %s.%s raised an exception when it was told %s; it is switched off"
-        _log.error(text, named.__module__, named.__qualname__, type(fact).__name__, exc_info=error)
+        _log.error(text, named.__module__, named.__qualname__, told, exc_info=error)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _trace(said: Any) -> Trace | None:
@@ -91,4 +103,4 @@ def tell(all: Iterable[Observers], fact: Fact) -> None:
                 try:
                     observer(fact)
                 except Exception as error:
-                    observers._fail(observer, fact, error)
+                    observers._fail(observer, type(fact).__name__, error)

@@ -35,6 +35,7 @@ from emit.celery import (
     speaks_amqp,
 )
 from emit.celery_redis import address_of, open_redis
+from emit.context import as_trace
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, LedgerError
 from emit.exact import from_text, to_json
@@ -42,7 +43,7 @@ from emit.letter import DeadLetter, shortened
 from emit.node import get_name
 from emit.router import celery_host
 from emit.router.celery_worker import HEADER, keep_unknown
-from emit.router.envelope import Packed, Parcel, Past, as_trace, by_hand, is_emits, shown, unpack
+from emit.router.envelope import Packed, Parcel, Past, by_hand, is_emits, shown, unpack
 from emit.router.ledger import Ledger, try_out
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended

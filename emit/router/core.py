@@ -446,6 +446,7 @@ class Router:
             node.seam.begin_close()
         for node in self._nodes.values():
             node.seam.close()
+        self._observers.flush()
 
     def __enter__(self) -> Router:
         for node in self._nodes.values():

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from emit.context import Trace
+from emit.context import Trace, as_trace
 from emit.errors import EncodeError, Unreadable
 from emit.exact import Inexact, from_text, to_json, to_text
 from emit.letter import Cause
@@ -72,10 +72,7 @@ class Packed(NamedTuple):
     def headers(self) -> dict[str, str]:
         """The trace context of a single message, as headers of the queue's own message."""
         trace = self.traces[0] if len(self.ids) == 1 and self.traces else None
-        if trace is None:
-            return {}
-        state = {"tracestate": trace.tracestate} if trace.tracestate else {}
-        return {"traceparent": trace.traceparent, **state}
+        return {} if trace is None else trace.headers
 
     def cut(self, count: int, size: int) -> Iterator[Packed]:
         """
@@ -185,13 +182,6 @@ def _traced(parcel: Parcel, traces: Any) -> Parcel:
     if type(traces) is not list or len(traces) != len(parcel.ids):
         return parcel
     return parcel._replace(traces=[as_trace(*one[:2]) if one else None for one in traces])
-
-
-def as_trace(parent: object, state: object = None) -> Trace | None:
-    """Return the trace context in two headers, or None."""
-    if not isinstance(parent, str) or not parent:
-        return None
-    return Trace(parent, state if isinstance(state, str) else "")
 
 
 def _parcel(id: str, ids: Any, messages: Any) -> Parcel | None:
@@ -323,17 +313,27 @@ class Past:
         retries: The number of those after which the handler asked for another attempt.
         causes: Why the last few failed.
         waits: How often the message was put back since the last of them, without a charge.
+        first: The ``traceparent`` of the run that was the first of them; empty if it had none.
     """
 
     attempts: int = 0
     retries: int = 0
     causes: tuple[Cause, ...] = ()
     waits: int = 0
+    first: str = ""
 
-    def failed(self, cause: Cause, *, asked: bool) -> Past:
-        """Return the same with one more attempt. *asked*: the handler asks for another one."""
+    def failed(self, cause: Cause, *, asked: bool, trace: Trace | None = None) -> Past:
+        """
+        Return the same with one more attempt.
+
+        Args:
+            cause: Why it has failed.
+            asked: The handler asks for another one.
+            trace: The trace context of its run.
+        """
         causes = (*self.causes, cause)[-KEPT:]
-        return Past(self.attempts + 1, self.retries + asked, causes)
+        first = self.first or (trace.traceparent if trace else "")
+        return Past(self.attempts + 1, self.retries + asked, causes, first=first)
 
     def waited(self) -> Past:
         """Return the same, put back once more."""
@@ -347,7 +347,7 @@ class Past:
             asdict(cause) | {"text": cause.text[:500], "stderr_tail": ""} for cause in self.causes
         ]
         told = {"attempts": self.attempts, "retries": self.retries, "causes": causes}
-        told["waits"] = self.waits
+        told |= {"waits": self.waits, "first": self.first}
         return {"v": VERSION} | {name: value for name, value in told.items() if value}
 
     @classmethod
@@ -364,7 +364,9 @@ class Past:
         # from those that a time limit had cut off.
         retries = _count(told.get("retries"), 0 if told is header else attempts)
         causes = tuple(Cause.read(one) for one in found if isinstance(one, Mapping))
-        return cls(attempts, retries, causes, _count(told.get("waits"), 0))
+        first = told.get("first")
+        waits = _count(told.get("waits"), 0)
+        return cls(attempts, retries, causes, waits, first if isinstance(first, str) else "")
 
 
 def is_emits(header: object) -> bool:

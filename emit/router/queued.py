@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from emit.context import as_trace
 from emit.errors import DispatchError, GraphError
 from emit.letter import DeadLetter
 from emit.node import Handler, Node, get_name
 from emit.router.core import Router
 from emit.router.delivery import Plan, Policy
-from emit.router.envelope import Packed, pack
+from emit.router.envelope import Packed, Past, pack
 from emit.router.ledger import Ledger
 from emit.router.options import (
     CELERY,
@@ -161,7 +162,11 @@ class QueueRouter(Router, Queue):
             self.send_raw(letter)
         else:
             text = pack(letter.node, letter.message)
-            self.send(letter.origin, letter.node, Packed([letter.id], [text]))
+            route, first = letter.route, letter.route.get("first")
+            trace = as_trace(route.get("traceparent"), route.get("tracestate"))
+            packed = Packed([letter.id], [text], [trace] if trace else [])
+            past = Past(first=first) if isinstance(first, str) else Past()
+            self.send(letter.origin, letter.node, packed, past=past)
 
 
 def _others(own: Iterable[str]) -> list[str]:

@@ -118,6 +118,16 @@ class Delivery:
         watched = self.runs.get(number)
         return 0 if watched is None else watched.number
 
+    def route_of(self, number: int) -> dict[str, str]:
+        """Return what the dead letter of a message needs to be sent again in the same trace."""
+        trace, watched = self.trace_of(number), self.runs.get(number)
+        route = {} if trace is None else trace.headers
+        if self.past.first:
+            route["first"] = self.past.first
+        elif watched is not None and watched.trace is not None:
+            route["first"] = watched.trace.traceparent
+        return route
+
 
 class Ended(Exception):
     """
@@ -422,6 +432,7 @@ class Receiver:
             queue=delivery.queue,
             batch=len(delivery.parcel.ids),
             ready=delivery.ready,
+            first=delivery.past.first or None,
         )
         context.run.set(watched)
         trace = watched.trace
@@ -467,7 +478,7 @@ class Receiver:
         if decision.fate == "dead":
             self._bury(node, delivery, 0, error)
         elif decision.fate == "retry":
-            past = _and_failed(delivery.past, error)
+            past = _and_failed(delivery.past, error, delivery.runs.get(0))
             self._put_back(node, delivery, error, decision.delay, past=past)
         else:
             self._tell(node, delivery.id, decision.delay, error)
@@ -498,6 +509,7 @@ class Receiver:
             id=delivery.parcel.ids[number],
             attempts=delivery.past.attempts + (died or len(causes)),
             at=now,
+            route=delivery.route_of(number),
         )
         self._queue.bury(delivery, full)
         if self._observers.each:
@@ -743,13 +755,15 @@ class Receiver:
     ) -> None:
         ids, messages, _ = delivery.parcel
         parcel = Parcel([ids[number]], [messages[number]], [delivery.trace_of(number)])
-        past = Past() if error is None else _and_failed(Past(), error)
+        watched = delivery.runs.get(number)
+        past = Past() if error is None else _and_failed(Past(), error, watched)
         packed = parcel.packed(node.name)
         self._queue.send(delivery.origin, node.name, packed, delay=delay, past=past)
 
 
-def _and_failed(past: Past, error: Exception) -> Past:
-    return past.failed(Cause.of(error, time.time()), asked=asks_again(error))
+def _and_failed(past: Past, error: Exception, watched: Watched | None) -> Past:
+    trace = None if watched is None else watched.trace
+    return past.failed(Cause.of(error, time.time()), asked=asks_again(error), trace=trace)
 
 
 def _plain(value: Any) -> Any:

@@ -33,12 +33,13 @@ from rq.scheduler import RQScheduler
 from rq.timeouts import JobTimeoutException
 from rq.utils import now, parse_timeout
 
+from emit.context import as_trace
 from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, InProgress, LedgerError
 from emit.exact import from_text
 from emit.letter import DeadLetter, shortened
 from emit.node import look_like
-from emit.router.envelope import Packed, Past, as_trace, by_hand, shown
+from emit.router.envelope import Packed, Past, by_hand, shown
 from emit.router.ledger import Ledger, is_away
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended

@@ -136,7 +136,7 @@ class Outbox:
             packed.ids.append(id)
             packed.texts.append(text)
             if watch.observers.each:
-                packed.traces.append(watch.sent(origin, destination, id))
+                packed.traces.append(watch.sent(origin, destination, id, alone=False))
             else:
                 packed.traces.append(None)
         return packed

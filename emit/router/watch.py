@@ -41,11 +41,11 @@ class Watch:
         self.observers = observers
         self.carrier = carrier
 
-    def sent(self, origin: str, node: str, id: str = "") -> Trace | None:
+    def sent(self, origin: str, node: str, id: str = "", alone: bool = True) -> Trace | None:
         """Tell that a message is about to be sent. Return the trace context that it is to carry."""
         run = context.run.get()
         number = 0 if run is None else run.number
-        fact = _make(Sent, (origin, node, id, self.carrier, number, time.time()))
+        fact = _make(Sent, (origin, node, id, self.carrier, number, time.time(), alone))
         return self.observers.tell(fact)
 
     def begin(
@@ -59,12 +59,13 @@ class Watch:
         queue: str = "",
         batch: int = 1,
         ready: float | None = None,
+        first: str | None = None,
     ) -> Watched:
         """
         Tell that a run begins.
 
         Args:
-            node, origin, id, attempt, queue, batch: As in :class:`emit.observe.Started`.
+            node, origin, id, attempt, queue, batch, first: As in :class:`emit.observe.Started`.
             trace: The context that came with the message.
             ready: The time from which the queue could deliver it.
         """
@@ -85,6 +86,7 @@ class Watch:
             now,
             parent,
             state,
+            first,
         )
         watched.trace = self.observers.tell(_make(Started, told))
         return watched

@@ -17,7 +17,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from emit import errors
-from emit.context import Context
+from emit.context import Context, Run, as_trace
 from emit.errors import EmitError, HostError, StartError
 from emit.host.fate import Job
 from emit.host.settings import Settings, check
@@ -32,6 +32,7 @@ __all__ = [
     "to_context",
     "to_error",
     "to_node",
+    "to_run",
 ]
 
 
@@ -176,6 +177,8 @@ def _to_parts(data: Mapping[str, Any] | None) -> Parts | None:
 def from_job(job: Job) -> dict[str, Any]:
     """Return the host's data about a call: its queue's context, and whether it is streamed."""
     meta: dict[str, Any] = {} if job.context is None else {"context": job.context._asdict()}
+    if job.context is None and job.run is not None and job.run.trace is not None:
+        meta["trace"] = job.run.trace.headers
     return {**meta, "stream": True} if job.streamed else meta
 
 
@@ -193,6 +196,16 @@ def to_context(node: str, meta: Mapping[str, Any] | None) -> Context | None:
         known = Context(**{name: told[name] for name in Context._fields if name in told})
         _check_types(known)
     return known
+
+
+def to_run(meta: Mapping[str, Any] | None) -> Run | None:
+    """Return a run with the trace context in the map of `from_job`, if there is one."""
+    told = (meta or {}).get("trace")
+    if not isinstance(told, dict):
+        return None
+    run = Run(0)
+    run.trace = as_trace(told.get("traceparent"), told.get("tracestate"))
+    return run
 
 
 _CAUSE = tuple(field.name for field in fields(Cause))

@@ -31,7 +31,7 @@ from emit.host.host import Host
 from emit.host.language.launch import explain
 from emit.host.place import Place, peer_of
 from emit.host.shared.client import BEAT
-from emit.host.shared.data import from_error, to_context, to_node
+from emit.host.shared.data import from_error, to_context, to_node, to_run
 from emit.host.transport import Abandoned, remaining
 from emit.host.wire import frames
 from emit.host.wire.codec import Msgpack
@@ -521,6 +521,7 @@ def _message(asked: _Asked) -> Mapping[str, Any]:
     """Return a call's fields, and set its queue's data for the job that is made next."""
     call, told = asked
     context.current.set(told)
+    context.run.set(to_run(call.meta))
     return call.msg
 
 

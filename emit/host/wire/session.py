@@ -197,7 +197,8 @@ class Session:
         Args:
             msg: The message: a map of text to values.
             node: The node's name in its program; None if the program has one node.
-            meta: ``origin``, ``attempt``, ``deadline_ms`` and ``traceparent``, if they apply.
+            meta: ``origin``, ``attempt``, ``deadline_ms``, ``traceparent`` and ``tracestate``, if
+                they apply.
                 It is encoded again only if it differs from the last call's.
 
         Returns:
