@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import UserDict
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
+import msgpack
 import pytest
 
 from emit.errors import EncodeError, FrameTooLarge, ProtocolError
@@ -17,8 +19,10 @@ from emit.host.wire.frames import (
     FROM_HOST,
     Bye,
     Call,
+    Calls,
     Cancel,
     End,
+    Ends,
     Err,
     Failure,
     Frame,
@@ -33,6 +37,7 @@ from emit.host.wire.frames import (
 )
 from emit.host.wire.reader import Reader
 from emit.host.wire.session import TRANSITIONS, Broken, Session, State, Unmatched
+from emit.host.wire.values import MAX_DEPTH
 
 #: A loaded machine is no failure.
 SLOW = [hypothesis.HealthCheck.too_slow]
@@ -42,12 +47,14 @@ ANSWERS: dict[type[Frame], Frame] = {
     Ready: Ready(1),
     Out: Out(1, [1]),
     End: End(1),
+    Ends: Ends(1, [[1]]),
     Err: Err(1, "A", "b"),
     Failure: Failure("A", "b"),
     Log: Log("info", "a"),
     Pong: Pong(1),
     Hello: Hello([1], ["json"], "count", 100),
     Call: Call(1, {}),
+    Calls: Calls(1, [{}]),
     Cancel: Cancel(1),
     Ping: Ping(1),
     Bye: Bye(),
@@ -58,7 +65,7 @@ def started(codec: str = "json", calls: int = 0, **options: Any) -> Session:
     """A session that is ready and has open calls 1 to *calls*."""
     session = Session("count", codecs=[codec], **options)
     session.hello()
-    session.receive(encode(Ready(1, codec)))
+    session.receive(encode(Ready(1, codec, caps=["groups"])))
     for _ in range(calls):
         session.call({"n": 1})
     return session
@@ -70,7 +77,7 @@ def in_state(state: State) -> Session:
     if state is not State.NEW:
         session.hello()
     if state in (State.READY, State.CLOSING, State.BROKEN):
-        session.receive(encode(Ready(1)))
+        session.receive(encode(Ready(1, caps=["groups"])))
         session.call({"n": 1})
     if state is State.CLOSING:
         session.bye()
@@ -195,6 +202,7 @@ def test_what_a_host_may_say(state: State, kind: type[Frame]) -> None:
     say = {
         Hello: session.hello,
         Call: lambda: session.call({"n": 1}),
+        Calls: lambda: session.calls([{"n": 1}], [None]),
         Cancel: lambda: session.cancel(1),
         Ping: lambda: session.ping(1),
         Bye: session.bye,
@@ -214,6 +222,107 @@ def test_an_echo(kind: type[Frame], state: State) -> None:
     """A program that echoes its input, such as cat, is told from one that speaks."""
     error = broken(in_state(state), encode(ANSWERS[kind]))
     assert "does it echo its input?" in str(error)
+
+
+# Groups.
+
+
+@both
+@pytest.mark.parametrize("size", [1, 3, 10**6])
+def test_a_group(codec: str, size: int) -> None:
+    """One frame opens several calls, and one ends them; each call has an id and an answer."""
+    session = started(codec, calls=1)
+    meta = {"deadline_ms": 5}
+    first, data = session.calls([{"n": n} for n in range(3)], [meta] * 3, node="count")
+    assert first == 2
+    assert said(data) == [Calls(2, [{"n": 0}, {"n": 1}, {"n": 2}], "count", meta)]
+    assert session.open == (1, 2, 3, 4)
+    answers = [Ends(1, [[0], []]), Err(4, "A", "b"), Out(3, [1]), Ends(3, [[2]])]
+    data = b"".join(encode(answer, codec) for answer in answers)
+    assert feed(session, data, size) == answers
+    assert session.open == ()
+    assert session.call({"n": 1})[0] == 5
+
+
+@both
+def test_the_meta_of_a_group(codec: str) -> None:
+    """Each message has its own if they differ; a common one is written once."""
+    session = started(codec)
+    metas = [{"attempt": 1}, None, {"attempt": 2}]
+    assert said(session.calls([{}] * 3, metas)[1]) == [Calls(1, [{}] * 3, metas=metas)]
+    assert said(session.calls([{}] * 2, [None, None])[1]) == [Calls(4, [{}] * 2)]
+    equal = [{"attempt": 1}, {"attempt": 1}]
+    assert said(session.calls([{}] * 2, equal)[1]) == [Calls(6, [{}] * 2, meta=equal[0])]
+
+
+@both
+def test_a_group_that_is_refused(codec: str) -> None:
+    """A value that can't be carried, or a frame that is too large: no id is used up."""
+    session = started(codec, max_frame=200)
+    with pytest.raises(EncodeError):
+        session.calls([{"n": 1}, {"n": object()}], [None, None])
+    with pytest.raises(FrameTooLarge):
+        session.calls([{"n": "x" * 90}] * 3, [None] * 3)
+    assert session.open == ()
+    assert session.call({"n": 1})[0] == 1
+
+
+def test_a_process_that_takes_no_groups() -> None:
+    """It is a bug to send it one; and it breaks the protocol if it writes one."""
+    session = Session("count", codecs=["json"])
+    session.hello()
+    session.receive(encode(Ready(1)))
+    session.call({"n": 1})
+    with pytest.raises(RuntimeError, match="without 'groups' in its caps"):
+        session.calls([{}], [None])
+    assert "without 'groups' in its caps" in str(broken(session, encode(Ends(1, [[1]]))))
+
+
+def test_a_group_that_answers_too_much() -> None:
+    """Only the answers to open calls count."""
+    session = started(calls=2)
+    events = session.receive(encode(Ends(1, [[1], [2], [3]])))
+    assert events == [End(1, [1]), End(2, [2]), Unmatched(End(3, [3]))]
+
+
+@pytest.mark.parametrize("msgs", ["[]", "[1]", "{}", "null", "[[1],2]"])
+def test_a_group_that_is_no_group(msgs: str) -> None:
+    """A group of answers is a list of lists, and not empty."""
+    error = broken(started(calls=2), b'{"op":"ends","id":1,"msgs":%b}\n' % msgs.encode())
+    assert "the msgs of 'ends' is" in str(error)
+
+
+@both
+def test_the_levels_of_a_group(codec: str) -> None:
+    """The levels of each message, and of each result, count separately."""
+    deepest: Any = []
+    for _ in range(MAX_DEPTH - 1):
+        deepest = [deepest]
+
+    def answer(op: str, msgs: Any) -> bytes:
+        # By hand: the host's own encoder refuses what is too deep.
+        frame = {"op": op, "id": 1, "msgs": msgs}
+        if codec == "json":
+            return json.dumps(frame).encode() + b"\n"
+        packed: bytes = msgpack.packb(frame)
+        return len(packed).to_bytes(4, "big") + packed
+
+    session = started(codec, calls=2)
+    assert session.receive(answer("ends", [[deepest], [1]])) == [Ends(1, [[deepest], [1]])]
+    for op, msgs in (("ends", [[[deepest]], [1]]), ("end", [[deepest]])):
+        error = broken(started(codec, calls=2), answer(op, msgs))
+        assert "nests deeper than 128 levels" in str(error)
+
+
+@both
+def test_the_sizes_of_a_group(codec: str) -> None:
+    """Small answers are not counted. In a large group each answer is."""
+    session = started(codec, calls=6)
+    session.receive(encode(Ends(1, [["x" * 100], ["x" * 400]]), codec))
+    assert session.sizes == {}
+    session.receive(encode(Ends(3, [["x" * 5000], ["x"]]), codec))
+    assert 5000 <= session.sizes[3] < 5010
+    assert session.sizes[4] < 10
 
 
 # The start.

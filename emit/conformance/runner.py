@@ -37,7 +37,7 @@ __all__ = [
 FEATURES = (
     *("core", "plain", "values", "kinds", "refusals", "stream", "stack", "cause", "native"),
     *("retry", "limits", "names", "exit", "broken", "deadline", "log", "context", "stdin"),
-    *("cancel", "concurrency", "stop", "busy"),
+    *("cancel", "groups", "concurrency", "stop", "busy"),
 )
 
 #: Number of scenarios played at a time, among those that mostly wait.

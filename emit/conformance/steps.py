@@ -109,6 +109,9 @@ def _send(talk: Talk, step: Step) -> None:
         data += talk.framed(talk.body(frame))
         if frame["op"] == "call":
             talk.heard.open.add(frame["id"])
+        elif frame["op"] == "calls" and isinstance(frame["msgs"], list):
+            talk.heard.knows_groups = True
+            talk.heard.open.update(range(frame["id"], frame["id"] + len(frame["msgs"])))
     talk.write(bytes(data), piece=step.get("piece", 0))
 
 

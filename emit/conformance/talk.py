@@ -270,6 +270,7 @@ class Listener:
         results: The results so far, by id.
         answers: The `End` or `Err`, by id.
         order: Ids in the order of their answers.
+        knows_groups: True if a group of calls was sent.
         logs: Log frames.
         pongs: Numbers of pongs.
         last: The newest frame, for a fault's text.
@@ -286,6 +287,7 @@ class Listener:
         self.results: dict[int, list[Any]] = defaultdict(list)
         self.answers: dict[int, frames.End | frames.Err] = {}
         self.order: list[int] = []
+        self.knows_groups = False
         self.logs: list[frames.Log] = []
         self.pongs: list[int] = []
         self.last = "nothing"
@@ -307,6 +309,8 @@ class Listener:
         match event:
             case frames.Out() | frames.End() | frames.Err():
                 self._answer(event)
+            case frames.Ends():
+                self._end_group(event)
             case frames.Ready():
                 if self.ready is not None:
                     raise Fault("expected one ready, got a second")
@@ -331,6 +335,12 @@ class Listener:
             self.open.discard(event.id)
             self.answers[event.id] = event
             self.order.append(event.id)
+
+    def _end_group(self, event: frames.Ends) -> None:
+        if not self.knows_groups:
+            raise Fault(f"got an ends, and no calls was sent: {describe(event)}")
+        for id, results in enumerate(event.msgs, event.id):
+            self._answer(frames.End(id, results))
 
     def _refuse(self, event: frames.Read) -> None:
         match event:

@@ -28,8 +28,6 @@ from typing import Any
 from emit import context
 from emit.errors import (
     CallTimeout,
-    EncodeError,
-    FrameTooLarge,
     HostError,
     HostLost,
     PoolClosed,
@@ -591,13 +589,19 @@ class Batch:
         while ready and len(open_jobs) < window and not (ready[0].alone and open_jobs):
             if open_jobs and talk.unsent > _PENDING:
                 return
-            job = ready.popleft()
-            try:
-                talk.submit(job, meta(job))
-            except (EncodeError, FrameTooLarge) as error:
-                job.outcome = error
-            if job.alone:
-                return
+            if ready[0].alone:
+                group = [ready.popleft()]
+                window = 0  # nothing else beside it
+            else:
+                group = self._take_ready(min(talk.group_size, window - len(open_jobs)))
+            talk.submit_all(group, [meta(job) for job in group])
+
+    def _take_ready(self, most: int) -> list[Job]:
+        """Take messages that need not run alone."""
+        ready, taken = self._ready, list[Job]()
+        while ready and len(taken) < most and not ready[0].alone:
+            taken.append(ready.popleft())
+        return taken
 
     @property
     def _is_crowded(self) -> bool:

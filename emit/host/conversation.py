@@ -20,7 +20,14 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from emit.errors import CallTimeout, FrameTooLarge, HostError, ProtocolError, RemoteError
+from emit.errors import (
+    CallTimeout,
+    EncodeError,
+    FrameTooLarge,
+    HostError,
+    ProtocolError,
+    RemoteError,
+)
 from emit.host.fate import AHEAD, Job, too_much
 from emit.host.lines import LEVELS
 from emit.host.settings import Settings
@@ -34,6 +41,10 @@ __all__ = ["MEMORY_TICK", "Conversation", "Peer"]
 #: Seconds between two checks of the memory of a working process that has ``max_rss``. A process
 #: that allocates 1 GB/s is then found 110 MB above its limit.
 MEMORY_TICK = 0.1
+
+#: Bytes of a group of calls, about: the capacity of a pipe on Linux. A process begins with a group
+#: when it has read all of it, so a larger one would keep the process waiting.
+GROUP = 64 * 1024
 
 _EARLY = (
     "a line on stdout that is no frame: %s (print to stderr or use the SDK's log; more such "
@@ -127,6 +138,7 @@ class Conversation:
         self._settings = settings
         self._poll = Poll([transport])
         self._unsent: list[bytes] = []
+        self._average = GROUP  # bytes of a message of the last frame
         self._has_limit = settings.max_rss is not None
         self._memory_due = 0.0
 
@@ -162,8 +174,55 @@ class Conversation:
             self._peer.serve(job.node)
         number, data = self.session.call(job.fields, node=job.program_node, meta=meta)
         self.jobs[number] = job
+        self._sent(data, 1)
+
+    def submit_all(self, jobs: list[Job], metas: list[Mapping[str, Any] | None]) -> None:
+        """
+        Encode the calls of several jobs of one node, which are sent with the next `flush`: as a
+        group, if the peer takes groups and all of them fit. The size of a group should be at most
+        `group_size`. A message that can't be sent is the outcome of its job.
+
+        Args:
+            jobs: The jobs; at least one.
+            metas: The meta of each.
+
+        Raises:
+            HostError: The peer has said that it can't go on.
+        """
+        if len(jobs) > 1 and self.session.takes_groups and self._submit_group(jobs, metas):
+            return
+        for job, meta in zip(jobs, metas, strict=True):
+            try:
+                self.submit(job, meta)
+            except (EncodeError, FrameTooLarge) as error:
+                job.outcome = error
+
+    def _submit_group(self, jobs: list[Job], metas: list[Mapping[str, Any] | None]) -> bool:
+        """Encode a group. Return False if a message can't be sent, or a frame can't hold all."""
+        if self.failed is not None:
+            raise self._peer.failure(may_have_run=False)
+        first = jobs[0]
+        if first.node and first.node != self.node:
+            self._peer.serve(first.node)
+        assert isinstance(self.session, Session)  # a filter takes no groups
+        messages = [job.fields for job in jobs]
+        try:
+            number, data = self.session.calls(messages, metas, node=first.program_node)
+        except (EncodeError, FrameTooLarge):
+            return False
+        self.jobs.update(zip(range(number, number + len(jobs)), jobs, strict=True))
+        self._sent(data, len(jobs))
+        return True
+
+    def _sent(self, data: bytes, count: int) -> None:
         self._unsent.append(data)
         self.unsent += len(data)
+        self._average = len(data) // count
+
+    @property
+    def group_size(self) -> int:
+        """Number of messages to send as a group: 1 until the size of one message is known."""
+        return max(1, GROUP // (self._average + 1)) if self.session.takes_groups else 1
 
     def serve(self, node: str, logger: logging.Logger) -> None:
         """Report errors and log lines under the name *node* from now on."""
@@ -281,8 +340,23 @@ class Conversation:
                     self._finish(job, results)
                 else:
                     job.outcome = results
+            elif type(event) is frames.Ends:
+                self._take_group(event, done, sizes)
             else:
                 self._take(event, done, sizes)
+
+    def _take_group(self, group: frames.Ends, done: list[Job], sizes: dict[int, int]) -> None:
+        most, pop = self._settings.max_results, self.jobs.pop
+        self.count += len(group.msgs)
+        for id, results in enumerate(group.msgs, group.id):
+            job = pop(id)
+            done.append(job)
+            if sizes or job.results is not None or job.overflow or len(results) > most:
+                self.kept -= job.size
+                job.size += sizes.get(id, 0)
+                self._finish(job, results)
+            else:
+                job.outcome = results  # type: ignore[assignment]  # a list, as the reader has seen
 
     def drop(self, job: Job) -> None:
         """

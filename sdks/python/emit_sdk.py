@@ -40,6 +40,7 @@ __all__ = ["Message", "Reject", "Retry", "boot", "call", "context", "node", "ser
 SLICE = 16 * 1024  #: Bytes per read: the host refills the pipe while this slice is worked on.
 LARGEST = (1 << 24) - 1  #: Bytes of a frame, the most that max_frame can be.
 ENOUGH = 32 * 1024  #: Bytes of results that are worth a write of their own.
+GROUPED = 512  #: Bytes of the results of a call that ends in one frame with others.
 LINGER = 0.001  #: Seconds that a finished result may wait for company.
 DEPTH, MEMBERS = 128, 1_000_000  #: Levels, and members of lists and maps, that a host takes.
 GRACE = 4.0  #: Seconds from seeing the end to the exit: 5 in all, as watch() looks once a second.
@@ -493,6 +494,10 @@ class _Json(_Codec):
     def results(self, op: bytes, number: int, parts: list[bytes]) -> bytes:
         return b'\n{"op":"%s","id":%d,"msgs":[%s]}\n' % (op, number, b",".join(parts))
 
+    def group(self, number: int, each: list[Any]) -> bytes:
+        body = b"],[".join([b",".join(parts) for parts in each])
+        return b'\n{"op":"ends","id":%d,"msgs":[[%s]]}\n' % (number, body)
+
     def split(self, buffer: bytearray) -> list[bytes]:
         end = buffer.rfind(b"\n", max(0, len(buffer) - SLICE)) + 1  # there is none before that
         lines = bytes(buffer[:end]).split(b"\n")
@@ -525,6 +530,15 @@ class _Msgpack(_Codec):
         size = _HEAD.size - 4 + len(body)
         fields = (b"\x83\xa2op\xa3", op, b"\xa2id\xcf", number, b"\xa4msgs\xdd", len(parts))
         return _HEAD.pack(size, *fields) + body
+
+    def group(self, number: int, each: list[Any]) -> bytes:
+        head = b"\x83\xa2op\xa4ends\xa2id\xcf%b\xa4msgs\xdd%b"
+        head %= (number.to_bytes(8, "big"), len(each).to_bytes(4, "big"))
+        lists = [self._list(len(parts)) + b"".join(parts) for parts in each]
+        return self._sized(head + b"".join(lists))
+
+    def _list(self, size: int) -> bytes:
+        return b"%c" % (0x90 + size) if size < 16 else b"\xdd" + size.to_bytes(4, "big")
 
     def _sized(self, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + data
@@ -618,6 +632,10 @@ class _Session:
         self.waiting: collections.deque[Call] = collections.deque()
         self.partial: dict[Call, None] = {}  # calls with results that are in no frame yet
         self.unsent, self.oldest = bytearray(), 0.0
+        # The results of ended calls with consecutive ids, which are in no frame yet: the first id,
+        # the parts of each, and their size in bytes. `grouping` is True if the host knows groups.
+        self.first, self.ends, self.size = 0, [], 0
+        self.grouping = False
         self.writing = self.armed = self.ended = self.forked = False
         self.gone = self.broken = False  # nobody reads any more; and it is our own doing
         self.leaving = 0.0  # when the input ended
@@ -706,6 +724,21 @@ class _Session:
         call.node = self.only or call.node or self.preferred
         self.open[call.id] = call
         self.waiting.append(call)
+
+    def accept_group(self, frame: dict[str, Any]) -> None:
+        wrong = _misfit_in_group(frame)
+        if wrong:  # its id is not enough to answer all of its calls
+            raise ValueError(f"a group of calls lacks its {wrong}, or it is of another type")
+        self.grouping = True
+        node, meta = self.only or frame.get("node") or self.preferred, frame.get("meta")
+        number = frame["id"]
+        for msg, more in zip(frame["msgs"], frame.get("metas") or itertools.repeat(None)):
+            call = Call({"id": number, "node": node, "msg": msg}, self)
+            if meta or more:
+                call._read_meta({**(meta or {}), **(more or {})} if more else meta)
+            self.open[number] = call
+            self.waiting.append(call)
+            number += 1
 
     def cancel(self, frame: dict[str, Any]) -> None:
         call = self.open.get(frame["id"])
@@ -838,7 +871,7 @@ class _Session:
             self.open.pop(call.id, None)
             self.partial.pop(call, None)
             if error is None:
-                self.put(self.codec.results(b"end", call.id, call._parts))
+                self.end(call)
             else:
                 about = _describe(error)
                 if "retry" not in about and call._has_struck() and _is_timeout(error):
@@ -848,11 +881,37 @@ class _Session:
                 self.running -= 1
                 self.start_calls()
                 self.changed.notify_all()
-            fresh = len(self.unsent) < ENOUGH and time.monotonic() - self.oldest < LINGER
+            fresh = (
+                len(self.unsent) + self.size < ENOUGH and time.monotonic() - self.oldest < LINGER
+            )
             if not (self.waiting and fresh):
                 self.write()
             elif not self.armed:
                 self.arm()
+
+    def end(self, call: Call) -> None:
+        # A large result has a frame of its own, which the reader measures.
+        parts = call._parts
+        size = call._size or sum(map(len, parts))
+        if not self.grouping or size > GROUPED:
+            return self.put(self.codec.results(b"end", call.id, parts))
+        if self.ends and (
+            call.id != self.first + len(self.ends) or self.size + size > min(ENOUGH, self.room)
+        ):
+            self.put_ends()
+        if not self.ends:
+            self.first, self.size = call.id, 0
+            if not self.unsent:
+                self.oldest = time.monotonic()
+        self.ends.append(parts)
+        self.size += size + 6  # and the list around it
+
+    def put_ends(self) -> None:
+        ends, self.ends, self.size = self.ends, [], 0
+        if len(ends) > 1:
+            self.unsent += self.codec.group(self.first, ends)
+        elif ends:
+            self.unsent += self.codec.results(b"end", self.first, ends[0])
 
     def send(self, fields: dict[str, Any]) -> None:
         with self.lock:
@@ -871,6 +930,8 @@ class _Session:
         return cut
 
     def put(self, frame: bytes) -> None:
+        if self.ends:
+            self.put_ends()
         if not self.unsent:
             self.oldest = time.monotonic()
         self.unsent += frame
@@ -880,6 +941,7 @@ class _Session:
             return  # called again by a finalizer: the loop below takes its frame along
         self.writing = True
         try:
+            self.put_ends()
             while self.unsent and not self.gone:
                 data, self.unsent = self.unsent, bytearray()
                 _write(self.sink, data)
@@ -950,6 +1012,19 @@ def _misfit(call: dict[str, Any]) -> str:
     return "" if isinstance(call.get("meta"), (dict, type(None))) else "meta"
 
 
+def _misfit_in_group(calls: dict[str, Any]) -> str:
+    msgs, metas = calls.get("msgs"), calls.get("metas")
+    if type(msgs) is not list or not msgs or not all(type(msg) is dict for msg in msgs):
+        return "msgs"
+    if metas is not None and (
+        type(metas) is not list
+        or len(metas) != len(msgs)
+        or not all(isinstance(meta, (dict, type(None))) for meta in metas)
+    ):
+        return "metas"
+    return _misfit({**calls, "msg": msgs[0]})
+
+
 def _renew_prints() -> None:
     # A thread that was printing at the fork held the stream's lock, and does not exist in the child
     # to release it. The child's first print would wait for ever.
@@ -977,6 +1052,7 @@ def _leave(error: BaseException | None) -> None:
 
 _RECEIVERS = {
     "call": _Session.accept,
+    "calls": _Session.accept_group,
     "cancel": _Session.cancel,
     "ping": _Session.pong,
     "bye": _Session.bye,
@@ -1248,7 +1324,7 @@ def _ready(nodes: dict[str, _Node], concurrency: int) -> dict[str, Any]:
         "concurrency": concurrency,
         "nodes": list(nodes),
         "inputs": {name: node.inputs for name, node in nodes.items() if node.inputs},
-        "caps": ["cancel", "end"],
+        "caps": ["cancel", "end", "groups"],
     }
 
 

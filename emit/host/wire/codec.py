@@ -5,9 +5,9 @@ JSON:     ``\\n`` + one object + ``\\n``. The first newline separates the frame 
 msgpack:  4 bytes of length, big-endian + one map. Frames stay below 2**24 bytes, so the first
           byte is 0x00, which no text contains: `emit.host.wire.reader.Reader` tells them apart.
 
-A call is the only frame that the host writes for every message, so its bytes are joined by hand
-around the encoded message. That saves 0.1 us against encoding the whole map, and 0.2 us against
-framing it in a second step.
+A call, or a group of calls, is the only frame that the host writes for every message, so its bytes
+are joined by hand around the encoded messages. For one call that saves 0.1 us against encoding the
+whole map, and 0.2 us against framing it in a second step.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Codec(Protocol):
     def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
         """Encode and frame a call; *extras* come from `extras`."""
 
+    def calls(self, id: int, msgs: list[dict[str, Any]], extras: bytes) -> bytes:
+        """Encode and frame a group of calls, of which *id* is the first."""
+
     def wrap(self, body: bytes) -> bytes:
         """Frame a body."""
 
@@ -61,6 +64,9 @@ class Json:
 
     def call(self, id: int, msg: Mapping[str, Any], extras: bytes) -> bytes:
         return b'\n{"op":"call","id":%d,"msg":%b%b\n' % (id, self._encode(msg), extras)
+
+    def calls(self, id: int, msgs: list[dict[str, Any]], extras: bytes) -> bytes:
+        return b'\n{"op":"calls","id":%d,"msgs":%b%b\n' % (id, self._encode(msgs), extras)
 
     def wrap(self, body: bytes) -> bytes:
         return b"\n%b\n" % body
@@ -86,6 +92,12 @@ class Msgpack:
         # A map of up to 15 entries starts with one byte, 0x80 plus their number.
         head = 3 + extras[0]
         body = b"%c\xa2op\xa4call\xa2id%b\xa3msg%b%b" % (head, _integer(id), packed, extras[1:])
+        return _LENGTH.pack(len(body)) + body
+
+    def calls(self, id: int, msgs: list[dict[str, Any]], extras: bytes) -> bytes:
+        packed = self._encode(msgs)
+        head = 3 + extras[0]
+        body = b"%c\xa2op\xa5calls\xa2id%b\xa4msgs%b%b" % (head, _integer(id), packed, extras[1:])
         return _LENGTH.pack(len(body)) + body
 
     def wrap(self, body: bytes) -> bytes:

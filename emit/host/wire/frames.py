@@ -25,8 +25,10 @@ __all__ = [
     "Broken",
     "Bye",
     "Call",
+    "Calls",
     "Cancel",
     "End",
+    "Ends",
     "Err",
     "Failure",
     "Field",
@@ -91,6 +93,19 @@ class Call(NamedTuple):
     meta: Mapping[str, Any] | None = None
 
 
+class Calls(NamedTuple):
+    """
+    Host: a group of calls. Their ids are *id* and the next ones, one for each of *msgs*. *metas*
+    has what the meta of each call has beyond the common one.
+    """
+
+    id: int
+    msgs: Sequence[Mapping[str, Any]]
+    node: str | None = None
+    meta: Mapping[str, Any] | None = None
+    metas: Sequence[Mapping[str, Any] | None] | None = None
+
+
 class Out(NamedTuple):
     """Process: results so far of a call that goes on."""
 
@@ -103,6 +118,16 @@ class End(NamedTuple):
 
     id: int
     msgs: Sequence[Any] = ()
+
+
+class Ends(NamedTuple):
+    """
+    Process: the success of a group of calls. Their ids are *id* and the next ones, one for each of
+    *msgs*, which are the last results of each.
+    """
+
+    id: int
+    msgs: Sequence[Sequence[Any]]
 
 
 class Err(NamedTuple):
@@ -187,7 +212,7 @@ class Violation(NamedTuple):
 class Unmatched(NamedTuple):
     """An answer to no open call. Discard the process once its open calls are done."""
 
-    frame: Out | End | Err
+    frame: Out | End | Ends | Err
 
 
 class Broken(NamedTuple):
@@ -196,7 +221,22 @@ class Broken(NamedTuple):
     error: ProtocolError
 
 
-Frame = Hello | Ready | Call | Out | End | Err | Failure | Log | Cancel | Ping | Pong | Bye
+Frame = (
+    Hello
+    | Ready
+    | Call
+    | Calls
+    | Out
+    | End
+    | Ends
+    | Err
+    | Failure
+    | Log
+    | Cancel
+    | Ping
+    | Pong
+    | Bye
+)
 Read = Frame | Stray | TooLarge | Violation
 
 
@@ -239,8 +279,16 @@ FIELDS: dict[type[Frame], dict[str, Field]] = {
         "node": Field("str"),
         "meta": Field("map"),
     },
+    Calls: {
+        "id": Field("int", True),
+        "msgs": Field("list of map", True),
+        "node": Field("str"),
+        "meta": Field("map"),
+        "metas": Field("list"),
+    },
     Out: {"id": Field("int", True), "msgs": Field("list", True)},
     End: {"id": Field("int", True), "msgs": Field("list")},
+    Ends: {"id": Field("int", True), "msgs": Field("list of list", True)},
     Err: {"id": Field("int", True), **_FAILED, "timeout": Field("bool")},
     Failure: _FAILED,
     Log: {
@@ -257,7 +305,7 @@ FIELDS: dict[type[Frame], dict[str, Field]] = {
 
 
 #: The frames that a host sends. A process sends the others.
-FROM_HOST = (Hello, Call, Cancel, Ping, Bye)
+FROM_HOST = (Hello, Call, Calls, Cancel, Ping, Bye)
 
 
 def op_of(kind: type[Frame]) -> str:
@@ -329,6 +377,8 @@ def _present(kind: type[Frame], fields: Mapping[str, Any]) -> list[str]:
 
 def _complaint(kind: type[Frame], name: str, field: Field, given: bool, value: object) -> str:
     what = f"{type(value).__name__}, not {field.kind}" if given else "missing"
+    if given and field.kind.startswith("list of") and value == []:
+        what = f"empty, not a {field.kind}"
     if given and field.kind == "count" and _is_int(value):
         what = f"{value}, not 1 or more"
     return f"the {name} of {op_of(kind)!r} is {what}"
@@ -348,6 +398,12 @@ def _list_of(kind: type) -> Callable[[object], bool]:
     )
 
 
+def _some_of(kind: type) -> Callable[[object], bool]:
+    """Return the check of a group: as `_list_of`, and not empty."""
+    check = _list_of(kind)
+    return lambda value: bool(value) and check(value)
+
+
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "int": _is_int,
     "count": lambda value: _is_int(value) and value >= 1,
@@ -358,4 +414,6 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "list": lambda value: isinstance(value, (list, tuple)),
     "list of int": _list_of(int),
     "list of str": _list_of(str),
+    "list of map": _some_of(dict),
+    "list of list": _some_of(list),
 }

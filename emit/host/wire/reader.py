@@ -23,6 +23,8 @@ from emit.host.wire.frames import (
     MAX_FRAME,
     OPS,
     BadFrame,
+    Calls,
+    Ends,
     Frame,
     Out,
     Read,
@@ -34,6 +36,7 @@ from emit.host.wire.frames import (
 from emit.host.wire.values import (
     MAX_DEPTH,
     Malformed,
+    TooDeep,
     from_json,
     from_msgpack,
     has_long_numbers,
@@ -51,8 +54,9 @@ SMALL = 512
 #: Bytes of an oversized frame that are searched for its op and id.
 _HEAD = 64
 
-#: The envelope adds a map and a list around a result.
+#: The envelope adds a map and a list around a result; that of a group adds another list.
 _DEPTH = MAX_DEPTH + 2
+_GROUPS = (Calls, Ends)
 
 _BRACE = ord("{")
 _length_at = struct.Struct(">I").unpack_from
@@ -220,6 +224,8 @@ class Reader:
             return _stray(line) if line != b"\r" else None
         try:
             fields = from_json(line, _DEPTH, long_numbers)
+        except TooDeep as error:
+            return _group_of(line, error, from_json) if _LIKE_A_FRAME.match(line) else _stray(line)
         except Malformed as error:
             if _LIKE_A_FRAME.match(line):
                 raise BadFrame(f"a frame {error}") from None
@@ -247,11 +253,24 @@ def _frame(body: bytes) -> Frame | None:
     """Return the frame in a msgpack map, or None if its op is unknown."""
     try:
         fields = from_msgpack(body, _DEPTH)
+    except TooDeep as error:
+        return _group_of(body, error, from_msgpack)
     except Malformed as error:
         raise BadFrame(f"a frame {error}") from None
     frame = from_wire(fields)
     if frame is None and type(fields.get("op")) is not str:
         raise BadFrame("a frame has no op")
+    return frame
+
+
+def _group_of(data: bytes, error: TooDeep, read: Callable[[bytes, int], Any]) -> Frame:
+    """Return the group in *data*, which may have one level more than the reader allows."""
+    try:
+        frame = from_wire(read(data, _DEPTH + 1))
+    except TooDeep:
+        frame = None
+    if frame is None or type(frame) not in _GROUPS:
+        raise BadFrame(f"a frame {error}") from None
     return frame
 
 

@@ -31,8 +31,10 @@ from emit.host.wire.frames import (
     Broken,
     Bye,
     Call,
+    Calls,
     Cancel,
     End,
+    Ends,
     Err,
     Failure,
     Frame,
@@ -48,7 +50,7 @@ from emit.host.wire.frames import (
     Violation,
     op_of,
 )
-from emit.host.wire.reader import Reader
+from emit.host.wire.reader import SMALL, Reader
 from emit.host.wire.values import Encoder, Malformed, Unfit, from_json
 from emit.text import WORD, clean_lines, clean_value, clean_values, one_line, said
 
@@ -78,10 +80,12 @@ TRANSITIONS: dict[State, dict[type[Frame], State]] = {
     },
     State.READY: {
         Call: State.READY,
+        Calls: State.READY,
         Cancel: State.READY,
         Ping: State.READY,
         Out: State.READY,
         End: State.READY,
+        Ends: State.READY,
         Err: State.READY,
         Log: State.READY,
         Pong: State.READY,
@@ -93,6 +97,7 @@ TRANSITIONS: dict[State, dict[type[Frame], State]] = {
         Cancel: State.CLOSING,
         Out: State.CLOSING,
         End: State.CLOSING,
+        Ends: State.CLOSING,
         Err: State.CLOSING,
         Log: State.CLOSING,
         Pong: State.CLOSING,
@@ -105,7 +110,9 @@ TRANSITIONS: dict[State, dict[type[Frame], State]] = {
 }
 
 
-Event = Ready | Out | End | Err | Failure | Log | Pong | Stray | TooLarge | Unmatched | Broken
+Event = (
+    Ready | Out | End | Ends | Err | Failure | Log | Pong | Stray | TooLarge | Unmatched | Broken
+)
 
 
 class Session:
@@ -120,6 +127,7 @@ class Session:
 
     Attributes:
         ready: The process's announcement; None before it comes.
+        takes_groups: True if the process reads groups of calls.
         error: The breach of the protocol, or None.
         sizes: For each call, the bytes of its frames in the data that `receive` took last. A small
             ``end`` is not counted, see `emit.host.wire.reader.SMALL`.
@@ -151,6 +159,7 @@ class Session:
         self.node = node
         self._enter(State.NEW)
         self.ready: Ready | None = None
+        self.takes_groups = False
         self.error: ProtocolError | None = None
         self._codecs = tuple(codecs)
         self._max_frame = max_frame
@@ -164,6 +173,7 @@ class Session:
         self._open: dict[int, None] = {}
         self._lost: set[int] = set()  # failed by an oversized frame; answers may still follow
         self.sizes: dict[int, int] = {}
+        self._measuring = Encoder()
 
     def __repr__(self) -> str:
         return f"<Session {self.node} [{self.state.value}, {len(self._open)} open]>"
@@ -227,6 +237,52 @@ class Session:
         self._open[id] = None
         return id, data
 
+    def calls(
+        self,
+        msgs: Sequence[Mapping[str, Any]],
+        metas: Sequence[Mapping[str, Any] | None],
+        *,
+        node: str | None = None,
+    ) -> tuple[int, bytes]:
+        """
+        Open a group of calls, of a process that `takes_groups`.
+
+        Args:
+            msgs: The messages, at least one.
+            metas: The meta of each of them.
+            node: The node's name in its program; None if the program has one node.
+
+        Returns:
+            The id of the first call, and the bytes to write. The other calls have the next ids.
+
+        Raises:
+            EncodeError, FrameTooLarge, ProtocolError, RuntimeError: As `call`, for all of them
+                together. The session stays as it was.
+        """
+        if Calls not in self._allowed or not self.takes_groups:
+            self._next_state(Calls)
+            raise RuntimeError("'calls' cannot be sent to a process without 'groups' in its caps")
+        id, count = self._next, len(msgs)
+        first = metas[0]
+        is_common = all(meta is first for meta in metas) or all(meta == first for meta in metas)
+        plain = [msg if type(msg) is dict else dict(msg) for msg in msgs]
+        try:
+            if not is_common:
+                extras = self._codec.extras(_given(node=node, metas=list(metas)))
+            else:
+                if node != self._told[0] or first != self._told[1]:
+                    self._tell(node, first)
+                extras = self._extras
+            data = self._codec.calls(id, plain, extras)
+        except Unfit as error:
+            raise self._unfit(error) from None
+        size = len(data) - self._codec.framing
+        if size > self._max_frame:
+            raise self._too_large(size)
+        self._next = id + count
+        self._open.update(dict.fromkeys(range(id, id + count)))
+        return id, data
+
     def cancel(self, id: int) -> bytes:
         """Ask for an open call to end early, if ``ready.caps`` has "cancel". It stays open until
         its answer comes."""
@@ -251,8 +307,9 @@ class Session:
 
             - `Ready`, once; `Log`, `Pong` and `Stray` as they come.
             - `Out` has results so far of an open call. `End` and `Err` close a call, and so does a
-              `TooLarge` with an id. A `TooLarge` whose call is unknown comes once for each open
-              call, as any of them may have lost results, or once without an id if none is open.
+              `TooLarge` with an id. `Ends` closes several. A `TooLarge` whose call is unknown comes
+              once for each open call, as any of them may have lost results, or once without an id
+              if none is open.
             - `Failure`: the process can't go on. Open calls stay open; the process exits.
             - `Unmatched` for an answer to no open call.
             - `Broken` is the last event, with the error to raise.
@@ -266,7 +323,7 @@ class Session:
         reads = self._reader.feed(data)
         self.sizes = self._measure(reads) if self._reader.sizes else {}
         for read in reads:
-            if isinstance(read, End) and read.id in self._open and End in self._allowed:
+            if type(read) is End and read.id in self._open and End in self._allowed:
                 del self._open[read.id]  # one per message; _take would do the same
                 events.append(read)
             else:
@@ -281,6 +338,10 @@ class Session:
             read = reads[at]
             if isinstance(read, (Out, End)):
                 sizes[read.id] = sizes.get(read.id, 0) + size
+            elif isinstance(read, Ends) and size > SMALL * len(read.msgs):
+                # Only a group of large results is looked into: the size of each is an estimate.
+                for id, results in enumerate(read.msgs, read.id):
+                    sizes[id] = sizes.get(id, 0) + len(self._measuring.msgpack(results))
         return sizes
 
     def _take(self, read: Any, events: list[Event]) -> None:
@@ -301,6 +362,8 @@ class Session:
                 self._start(_shown(read), events)
             case Out() | End():
                 self._answer(read, events)
+            case Ends():
+                self._end_group(read, events)
             case Err():
                 self._answer(_shown(read), events)
             case _:
@@ -315,6 +378,7 @@ class Session:
             reason = f"took codec {ready.codec!r:.40}; offered were {', '.join(self._codecs)}"
             return self._break(reason, b"", events)
         self.ready = ready
+        self.takes_groups = "groups" in ready.caps
         self._codec = CODECS[ready.codec]()
         self._extras = self._codec.extras({})
         self._enter(self._allowed[Ready])
@@ -331,6 +395,18 @@ class Session:
                 self._lost.discard(frame.id)
         else:
             events.append(Unmatched(frame))
+
+    def _end_group(self, frame: Ends, events: list[Event]) -> None:
+        if not self.takes_groups:
+            return self._break("wrote 'ends' without 'groups' in its caps", b"", events)
+        ids = range(frame.id, frame.id + len(frame.msgs))
+        if self._open.keys() >= set(ids):
+            for id in ids:
+                del self._open[id]
+            events.append(frame)
+        else:
+            for id, results in zip(ids, frame.msgs, strict=True):
+                self._answer(End(id, results), events)
 
     def _lose(self, frame: TooLarge, events: list[Event]) -> None:
         """Fail the call of an oversized frame; if it is unknown, fail all open calls."""
@@ -353,9 +429,7 @@ class Session:
         events.append(Broken(self.error))
 
     def _tell(self, node: str | None, meta: Mapping[str, Any] | None) -> None:
-        fields = {"node": node, "meta": meta}
-        given = {name: value for name, value in fields.items() if value is not None}
-        self._extras = self._codec.extras(given)
+        self._extras = self._codec.extras(_given(node=node, meta=meta))
         self._told = (node, None if meta is None else dict(meta))
 
     def _send(self, frame: Frame) -> bytes:
@@ -391,6 +465,10 @@ class Session:
 
     def _unfit(self, error: Unfit) -> EncodeError:
         return EncodeError(node=self.node, path=error.path, reason=error.reason)
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _shown(frame: Any) -> Any:
@@ -437,6 +515,8 @@ class LineSession:
 
     #: Calls that may be open at once.
     window = 1
+
+    takes_groups = False
 
     codec = "json"
 

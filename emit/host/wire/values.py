@@ -27,7 +27,7 @@ import orjson
 
 from emit.text import path_to
 
-__all__ = ["MAX_DEPTH", "MAX_ITEMS", "Encoder", "Malformed", "Unfit"]
+__all__ = ["MAX_DEPTH", "MAX_ITEMS", "Encoder", "Malformed", "TooDeep", "Unfit"]
 __all__ += ["from_json", "from_msgpack", "has_long_numbers", "layers", "why_no_msgpack"]
 
 #: Levels of lists and maps in a message or a result, itself included. orjson allows 253.
@@ -46,6 +46,10 @@ _NON_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 
 class Malformed(ValueError):
     """Bytes that are not a value of the wire, or are over a limit."""
+
+
+class TooDeep(Malformed):
+    """Lists and maps in more levels than allowed."""
 
 
 class Encoder:
@@ -266,7 +270,7 @@ def _check_limits(value: object, text: bytes) -> None:
 def _check_depth(value: object, depth: int) -> None:
     for level, _ in enumerate(layers(value), 1):
         if level > depth:
-            raise Malformed(f"nests deeper than {MAX_DEPTH} levels")
+            raise TooDeep(f"nests deeper than {MAX_DEPTH} levels")
 
 
 def _check_json_items(data: bytes) -> None:

@@ -11,7 +11,7 @@ from sdk_host import CODECS, by_hand, hosted
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_ready_says_what_this_program_is(tmp_path, codec):
-    """Ready carries version, codec, concurrency, nodes, their inputs and cancel."""
+    """Ready carries version, codec, concurrency, nodes, their inputs and caps."""
     with hosted(tmp_path, codec=codec) as host:
         assert host.ready["op"] == "ready"
         assert host.ready["v"] == 1
@@ -24,7 +24,7 @@ def test_ready_says_what_this_program_is(tmp_path, codec):
             "fields": {"required": [], "optional": []},
             "all_of_it": {"required": [], "optional": []},
         }
-        assert host.ready["caps"] == ["cancel", "end"]
+        assert host.ready["caps"] == ["cancel", "end", "groups"]
 
 
 @pytest.mark.parametrize("codec", CODECS)
