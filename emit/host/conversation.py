@@ -174,7 +174,9 @@ class Conversation:
             self._peer.serve(job.node)
         number, data = self.session.call(job.fields, node=job.program_node, meta=meta)
         self.jobs[number] = job
-        self._sent(data, 1)
+        self._unsent.append(data)
+        self._average = len(data)
+        self.unsent += self._average
 
     def submit_all(self, jobs: list[Job], metas: list[Mapping[str, Any] | None]) -> None:
         """
@@ -211,13 +213,10 @@ class Conversation:
         except (EncodeError, FrameTooLarge):
             return False
         self.jobs.update(zip(range(number, number + len(jobs)), jobs, strict=True))
-        self._sent(data, len(jobs))
-        return True
-
-    def _sent(self, data: bytes, count: int) -> None:
         self._unsent.append(data)
+        self._average = len(data) // len(jobs)
         self.unsent += len(data)
-        self._average = len(data) // count
+        return True
 
     @property
     def group_size(self) -> int:

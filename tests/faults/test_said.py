@@ -50,6 +50,12 @@ def failure_of(call: Callable[[], Any]) -> EmitError:
     return caught.value
 
 
+@pytest.fixture(autouse=True)
+def without_starts(caplog: pytest.LogCaptureFixture) -> None:
+    """Leave the host's own lines about ready processes out of the captured log."""
+    caplog.handler.addFilter(lambda record: not str(record.msg).startswith("process %d is ready"))
+
+
 @pytest.fixture(params=["a host of one's own", "a shared host"])
 def node(request: pytest.FixtureRequest, short_folder: Path) -> Any:
     """A node whose program says what it is told to."""
