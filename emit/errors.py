@@ -404,14 +404,15 @@ class ProcessDied(HostError):
 
 class CallTimeout(HostError):
     """
-    No results before the deadline. The process and all its children have been killed. Or the
+    No results before the deadline. A process that can cancel a call was asked to, and lives on if
+    it did within ``cancel_grace``. Otherwise it has been killed, with all its children. Or the
     handler stopped itself at the deadline (an ``AbortSignal`` in Node, the context in Go), and the
     process lives on.
 
     Attributes:
         timeout: Seconds, the ``timeout`` of the node.
         stderr_tail: The end of its output on stderr.
-        remote: The `RemoteError` of a handler that stopped itself; None if the process was killed.
+        remote: The `RemoteError` of a handler that stopped itself; None if it did not.
     """
 
     def __init__(
@@ -424,7 +425,7 @@ class CallTimeout(HostError):
         remote: RemoteError | None = None,
     ) -> None:
         if remote is None:
-            text = f'"{node}" gave no answer within timeout = {timeout:g} s and was killed'
+            text = f'"{node}" gave no answer within timeout = {timeout:g} s'
         else:
             said = str(remote).removeprefix(f'"{node}": ')
             text = f'"{node}" gave up at its deadline, timeout = {timeout:g} s: {said}'

@@ -128,6 +128,7 @@ class ShellNode(Handler):
     max_frame = Settings.max_frame
     max_results = Settings.max_results
     max_result_bytes = Settings.max_result_bytes
+    cancel_grace = Settings.cancel_grace
     stop_grace = Settings.stop_grace
     term_grace = Settings.term_grace
     backoff = Settings.backoff

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from typing import Any
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
@@ -13,6 +16,7 @@ from emit.host.conversation import Conversation, error_of
 from emit.host.fate import Job
 from emit.host.settings import Settings
 from emit.host.wire import frames
+from emit.host.wire.frames import MAX_FRAME
 from emit.host.wire.session import Broken, Session, Unmatched
 
 
@@ -118,3 +122,168 @@ def test_a_log_of_an_unknown_level(answers: Conversation, caplog: pytest.LogCapt
         answers.take([frames.Log(level="loud", text="hello", id=1)], [], {})
     [record] = caplog.records
     assert (record.levelname, record.getMessage(), record.emit_call) == ("INFO", "hello", 1)
+
+
+# Calls that are given up
+
+
+class Script:
+    """A transport that records what is sent, and gives the host a chunk at each poll."""
+
+    over = sending = torn = is_blind = False
+    pending = 0
+    until = float("inf")
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.received: list[bytes] = []
+        self.sent = b""
+        self.chunks = list(chunks)
+        self._fd = os.open(os.devnull, os.O_RDONLY)  # poll always finds it readable
+
+    def send(self, data: bytes | bytearray) -> None:
+        self.sent += data
+
+    def watched(self) -> list[tuple[int, Any]]:
+        return [(self._fd, self.read)]
+
+    def writer(self) -> tuple[int, Any]:
+        raise AssertionError("everything is sent at once")
+
+    def see_death(self) -> bool:
+        return False
+
+    def read(self) -> bool:
+        self.received += self.chunks[:1]
+        del self.chunks[:1]
+        return False
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+
+class Opened(NamedTuple):
+    talk: Conversation
+    script: Script
+    jobs: list[Job]
+
+
+@pytest.fixture
+def three(peer: mock.Mock) -> Callable[..., Opened]:
+    """A conversation with three open calls."""
+
+    def make(*chunks: bytes, caps: str = '["cancel","groups"]', grace: float = 60.0) -> Opened:
+        session = Session("n", codecs=["json"])
+        session.hello()
+        session.receive(b'{"op":"ready","v":1,"caps":%b}\n' % caps.encode())
+        script = Script(*chunks)
+        settings = Settings(cancel_grace=grace)
+        peer.error_of = lambda job, err: error_of(job.node, 1.0, err)
+        talk = Conversation("n", session, script, peer, settings, logging.getLogger("emit.node.n"))
+        jobs = [Job({"n": n}, n, "n") for n in range(3)]
+        for job in jobs:
+            talk.submit(job)
+        talk.flush()
+        script.sent = b""
+        return Opened(talk, script, jobs)
+
+    return make
+
+
+def told(script: Script) -> list[Any]:
+    return [json.loads(line) for line in script.sent.split(b"\n") if line]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"op":"end","id":1,"msgs":["old"]}\n',
+        b'{"op":"out","id":1,"msgs":["old"]}\n{"op":"end","id":1}\n',
+        b'{"op":"err","id":1,"type":"Cancelled","message":"old"}\n',
+        b'{"op":"err","id":1,"type":"Busy","message":"old","retry":true}\n',
+        b'{"op":"end","id":1,"msgs":["%b"]}\n' % (b"x" * MAX_FRAME),
+        b'{"op":"ends","id":1,"msgs":[["old"]]}\n',
+    ],
+    ids=["end", "out", "err", "retry", "too large", "group"],
+)
+def test_an_answer_of_a_call_that_was_given_up(three: Any, answer: bytes) -> None:
+    """It ends its call and reaches nobody, whatever it is. The other calls have their answers."""
+    talk, script, (first, second, third) = three(answer + b'{"op":"end","id":3,"msgs":[3]}\n')
+    assert talk.cancel([first]) > 0
+    assert told(script) == [{"op": "cancel", "id": 1}]
+    assert (talk.open_jobs, talk.is_cancelling, talk.can_cancel) == ([second, third], True, False)
+    talk._poll.step(0)
+    assert talk.receive() == [third]
+    assert (first.outcome, third.outcome, talk.kept) == (None, [3], 0)
+    assert (talk.open_jobs, talk.is_cancelling, talk.can_cancel) == ([second], False, True)
+    assert talk.condemned is None
+
+
+def test_all_calls_are_ended_in_time(three: Any) -> None:
+    """The peer may be used again, and its next call gets an answer of its own."""
+    ended = [
+        b'{"op":"end","id":1,"msgs":["old"]}\n',
+        b'{"op":"end","id":%d}\n{"op":"end","id":%d}\n',
+    ]
+    talk, script, jobs = three(ended[0], ended[1] % (3, 2), b'{"op":"end","id":4,"msgs":["new"]}\n')
+    assert talk.settle()
+    assert told(script) == [{"op": "cancel", "id": id} for id in (1, 2, 3)]
+    assert (talk.jobs, talk.kept, [job.outcome for job in jobs]) == ({}, 0, [None] * 3)
+    job = Job({}, node="n")
+    talk.submit(job)
+    talk._poll.step(0)
+    assert talk.receive() == [job]
+    assert job.outcome == ["new"]
+
+
+def test_one_call_is_not_ended_in_time(three: Any) -> None:
+    """The peer must be killed: it would work on for nobody."""
+    talk, _, _ = three(b'{"op":"end","id":1}\n{"op":"end","id":3}\n', grace=0.01)
+    assert not talk.settle()
+    assert not talk.settle()  # and nothing is asked a second time
+    assert (list(talk.jobs), talk.open_jobs, talk.condemned) == ([2], [], None)
+
+
+def test_the_peer_fails_meanwhile(three: Any, peer: mock.Mock) -> None:
+    """It has ended, or it breaks the protocol: that is seen at once."""
+    talk, _, _ = three(b'{"op":"end","id":9}\n{"op":"end","id":1}\n{"op":"end","id":2}\n{"op":"x\n')
+    peer.ended.side_effect = lambda fault: fault
+    assert not talk.settle()
+    assert talk.condemned is not None
+
+
+@pytest.mark.parametrize(
+    "why", ["no cap", "no grace", "condemned", "torn", "over", "asked before", "nothing open"]
+)
+def test_a_peer_that_can_not_be_asked(three: Any, why: str) -> None:
+    """Nothing is sent, and a peer with open calls is not used again."""
+    talk, script, _ = three(
+        caps='["end"]' if why == "no cap" else '["cancel"]',
+        grace=0.0 if why == "no grace" else 0.01,
+    )
+    if why == "condemned":
+        talk.condemned = "a fault"
+    elif why == "nothing open":
+        talk.jobs.clear()
+    elif why == "asked before":
+        talk.cancel()
+    elif why in ("torn", "over"):
+        setattr(script, why, True)
+    before = script.sent
+    assert talk.cancel() == 0.0
+    assert script.sent == before
+    assert talk.settle() == (why == "nothing open")
+    assert script.sent == before
+
+
+def test_results_of_a_call_that_was_given_up_take_no_room(three: Any) -> None:
+    """Neither those that came before nor those that come later."""
+    out = b'{"op":"out","id":%d,"msgs":["%b"]}\n'
+    talk, _, (first, second, _) = three(out % (1, b"x" * 5000), out % (2, b"y" * 5000))
+    talk._poll.step(0)
+    talk.receive()
+    assert talk.kept > 4000
+    talk.cancel([first])
+    assert talk.kept == 0
+    talk._poll.step(0)
+    talk.receive()
+    assert talk.kept == second.size > 4000

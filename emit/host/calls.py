@@ -88,7 +88,7 @@ class Calls:
     Attributes:
         account: The outcomes of its messages.
         caller: A socket, if the messages come from another process. If its other end is closed,
-            the message in progress ends with `Abandoned`, and its process is killed.
+            the message in progress ends with `Abandoned`, and is cancelled.
         project: The project of a client; see `emit.host.place.project`. Empty: that of the host.
     """
 
@@ -235,7 +235,8 @@ class Calls:
 
         Yields:
             The outcome of each message, in order: a list of results, or the exception that stands
-            for them. Closing the generator early kills the processes it uses.
+            for them. Closing the generator early cancels what is open: see
+            :meth:`emit.host.pool.Pool.release`.
         """
         return Batch(self, messages).outcomes()
 
@@ -409,7 +410,14 @@ class Calls:
 
 
 class Lane:
-    """A process that a batch uses: its lease, and its number of calls before the batch."""
+    """
+    A process that a batch uses: its lease, and its number of calls before the batch.
+
+    Attributes:
+        cancelled: True while a message that took too long is being cancelled.
+    """
+
+    cancelled = False
 
     def __init__(self, lease: Lease[Any], limit: float) -> None:
         assert lease.process is not None
@@ -478,6 +486,8 @@ class Batch:
                 if self._unsettled:
                     self._work()
         finally:
+            for lane in self._lanes:
+                lane.talk.cancel()  # all at the same time, if the caller has left early
             for lane in self._lanes:
                 self._pool.release(lane.lease)
 
@@ -567,7 +577,7 @@ class Batch:
         has_served = lane.talk.count - lane.calls >= self._settings.window
         if lane.talk.condemned or (has_served and self._pool.is_wanted):
             return None if lane.load else self._part(lane)
-        if not self._ready or lane.is_alone:
+        if not self._ready or lane.is_alone or lane.cancelled:
             return
         window = min(self._settings.window, lane.window, self._fitting(lane))
         full = lane.load > window - max(1, window // _SLICES)
@@ -677,13 +687,16 @@ class Batch:
             if not done:
                 talk.check_memory()
             now = time.monotonic()
+            if lane.cancelled and not talk.is_cancelling:  # it is kept
+                lane.cancelled, lane.progress, lane.deadline = False, now, now + self._calls.limit
             if not done and now >= lane.end:
                 talk.wait(now)  # raises the error of an overdue process
         except FAILURES as error:
             return self._failed(lane, error)
         if done:
             self._settle(done, (now - lane.progress) / len(done))
-            lane.progress, lane.deadline = now, now + self._calls.limit
+            lane.progress = now
+            lane.deadline = lane.deadline if lane.cancelled else now + self._calls.limit
             self._pool.retire_if_worn(lane.process)
             if talk.condemned and not lane.load:
                 self._leave(lane)
@@ -741,8 +754,13 @@ class Batch:
         """Charge the message at fault, if it is known, and give the others back."""
         talk = lane.talk
         announced = talk.failed is not None
-        suspect, others = split(talk.open_jobs, talk.concurrency, error, announced=announced)
-        self._leave(lane)
+        suspect, others = None, talk.open_jobs
+        if not lane.cancelled:  # else the cancelled message is at fault, and was charged for it
+            suspect, others = split(others, talk.concurrency, error, announced=announced)
+        if not (isinstance(error, CallTimeout) and self._cancel(lane, suspect)):
+            self._leave(lane)
+        elif suspect is not None:
+            others = []  # they stay with the process
         if isinstance(error, HostLost):
             self._losses += 1
             self._calls.lost(error, self._losses)
@@ -751,6 +769,16 @@ class Batch:
         self._return(others)
         if suspect is not None:
             self._weigh(suspect, error)
+
+    def _cancel(self, lane: Lane, suspect: Job | None) -> bool:
+        """
+        Have a process end the message at fault, or all if that is not known. Return False if it
+        can't be asked.
+        """
+        until = lane.talk.cancel(None if suspect is None else [suspect])
+        if until:
+            lane.cancelled, lane.deadline = True, until
+        return until > 0
 
     def _part(self, lane: Lane) -> None:
         """

@@ -4,11 +4,13 @@ the peer says. A peer is a process of a node (`emit.host.process`) or a shared h
 (`emit.host.shared.client`).
 
 1. One thread at a time converses: the holder of the peer's lease.
-2. An interrupted exchange (a soft time limit, Ctrl-C, an abandoned generator) leaves bytes of the
-   old answer in the pipe, and the next caller would read them as its own. So a conversation that
-   is left with open calls is never used again.
-3. A call is open from `submit` until its job has an outcome. `jobs` is the only table of them.
-4. `condemned` is the only verdict on whether the peer may be used again.
+2. A call is open from `submit` until its answer has come. `jobs` is the only table of them.
+3. `condemned` is the only verdict on whether the peer may be used again. While a call is open, it
+   may not.
+4. A call that is left open (after a timeout, a soft time limit, Ctrl-C or an abandoned generator)
+   is given up: it stays in the table, without its job, until its answer has come, and the peer is
+   asked to end it. If the peer does not within ``cancel_grace``, it must be killed: it would work
+   on for nobody, and the next caller would wait for it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import contextlib
 import logging
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from emit.errors import (
@@ -31,10 +33,10 @@ from emit.errors import (
 from emit.host.fate import AHEAD, Job, too_much
 from emit.host.lines import LEVELS
 from emit.host.settings import Settings
-from emit.host.transport import Poll, Transport
+from emit.host.transport import Poll, Transport, remaining
 from emit.host.wire import frames
 from emit.host.wire.session import Broken, LineSession, Session, Unmatched
-from emit.text import LINES, clean
+from emit.text import LINES, clean, one_line
 
 __all__ = ["MEMORY_TICK", "Conversation", "Peer"]
 
@@ -45,6 +47,9 @@ MEMORY_TICK = 0.1
 #: Bytes of a group of calls, about: the capacity of a pipe on Linux. A process begins with a group
 #: when it has read all of it, so a larger one would keep the process waiting.
 GROUP = 64 * 1024
+
+#: Stands in the table of open calls for a message that was given up. Its answer is dropped.
+_GIVEN_UP = Job({}, overflow=AHEAD)
 
 _EARLY = (
     "a line on stdout that is no frame: %s (print to stderr or use the SDK's log; more such "
@@ -139,6 +144,8 @@ class Conversation:
         self._poll = Poll([transport])
         self._unsent: list[bytes] = []
         self._average = GROUP  # bytes of a message of the last frame
+        self._grace_end = 0.0  # when a call that was given up must have ended
+        self._overdue = ""  # why it was given up, if its time had passed
         self._has_limit = settings.max_rss is not None
         self._memory_due = 0.0
 
@@ -154,8 +161,20 @@ class Conversation:
 
     @property
     def open_jobs(self) -> list[Job]:
-        """The jobs without an outcome, oldest first."""
-        return list(self.jobs.values())
+        """The jobs without an outcome, oldest first, but not those that were given up."""
+        return [job for job in self.jobs.values() if job is not _GIVEN_UP]
+
+    @property
+    def is_cancelling(self) -> bool:
+        """True if a call that was given up has not ended yet."""
+        return _GIVEN_UP in self.jobs.values()
+
+    @property
+    def can_cancel(self) -> bool:
+        """True if the peer can be asked to end a call, and has not been asked before."""
+        ready, is_well = self.session.ready, self.condemned is None and not self.transport.torn
+        asks = self._settings.cancel_grace > 0 and ready is not None and "cancel" in ready.caps
+        return asks and is_well and not self.is_over and not self.is_cancelling
 
     # -- to the peer -----------------------------------------------------------------------
 
@@ -233,9 +252,47 @@ class Conversation:
         if self._has_limit:
             self._memory_due = time.monotonic() + MEMORY_TICK
         if self._unsent:
-            self.transport.send(b"".join(self._unsent))
-            self._unsent.clear()
+            data, self._unsent = b"".join(self._unsent), []  # an exception must not send it twice
+            self.transport.send(data)
         self.unsent = self.transport.pending if self.transport.sending else 0
+
+    def cancel(self, jobs: Sequence[Job] | None = None) -> float:
+        """
+        Give up open calls: drop their answers, and ask the peer to end them.
+
+        Args:
+            jobs: The jobs to give up. None: all that are open.
+
+        Returns:
+            Time until which the peer should have ended them, by the monotonic clock. 0: it can't be
+            asked, and nothing has changed.
+        """
+        ids = [id for id, job in self.jobs.items() if jobs is None or job in jobs]
+        if not ids or not self.can_cancel:
+            return 0.0
+        assert isinstance(self.session, Session)  # a filter has no abilities
+        data = map(self.session.cancel, ids)
+        self._grace_end = time.monotonic() + self._settings.cancel_grace
+        for id in ids:
+            self.jobs[id] = _GIVEN_UP
+        self.kept = sum(job.size for job in self.open_jobs)
+        self._unsent += data
+        self.flush()
+        return self._grace_end
+
+    def settle(self) -> bool:
+        """
+        Return whether the peer may be used again. If it has open calls, they are given up, and it
+        has ``cancel_grace`` to end them.
+        """
+        if self.jobs and (self.is_cancelling or self.cancel()):
+            with contextlib.suppress(HostError):  # the error is in `condemned`
+                while self.is_cancelling and not self.condemned and remaining(self._grace_end) > 0:
+                    self._poll.step(remaining(self._grace_end))
+                    self.receive()
+            if self.jobs:
+                self.condemned = self.condemned or self._overdue or None
+        return not self.jobs and self.condemned is None
 
     # -- from the peer ---------------------------------------------------------------------
 
@@ -264,10 +321,15 @@ class Conversation:
                 return
         left = min(deadline, transport.until) - now
         if left <= 0:
-            raise self._peer.overdue()
+            raise self._time_out()
         self._poll.step(min(left, MEMORY_TICK) if self._has_limit else left)
         if self._has_limit and not transport.received:
             self.check_memory()
+
+    def _time_out(self) -> HostError:
+        error = self._peer.overdue()
+        self._overdue = str(error)
+        return error
 
     def check_memory(self) -> None:
         """
@@ -328,8 +390,11 @@ class Conversation:
         for event in events:
             if type(event) is frames.End:  # the common case, first
                 job = self.jobs.pop(event.id)
-                done.append(job)
                 self.count += 1
+                if job is _GIVEN_UP:
+                    self._see_kept()
+                    continue
+                done.append(job)
                 results: Any = event.msgs or []  # an end may leave them out
                 if sizes or job.results is not None or job.overflow:
                     self.kept -= job.size
@@ -349,6 +414,9 @@ class Conversation:
         self.count += len(group.msgs)
         for id, results in enumerate(group.msgs, group.id):
             job = pop(id)
+            if job is _GIVEN_UP:
+                self._see_kept()
+                continue
             done.append(job)
             if sizes or job.results is not None or job.overflow or len(results) > most:
                 self.kept -= job.size
@@ -394,6 +462,8 @@ class Conversation:
             case frames.Err():
                 job = self._close(event.id)
                 self.count += 1
+                if job is _GIVEN_UP:
+                    return self._see_kept()
                 job.outcome = self._peer.error_of(job, event)
                 done.append(job)
             case frames.Log():
@@ -412,6 +482,14 @@ class Conversation:
             case Broken():
                 self.fault = event.error
                 self.condemned = event.error.reason  # the error's text quotes the output
+
+    def _see_kept(self) -> None:
+        """A call that was given up has ended. Log the fault that did not cost its peer the life."""
+        if self._overdue and not self.is_cancelling:
+            self.logger.warning(
+                "%s; the process ended the call and is kept", one_line(self._overdue)
+            )
+            self._overdue = ""
 
     def _close(self, id: int) -> Job:
         """End a call without results."""
@@ -437,6 +515,9 @@ class Conversation:
             self.condemned = "it wrote a frame over max_frame"
             return []
         job = self._close(event.id)
+        if job is _GIVEN_UP:
+            self._see_kept()
+            return []
         job.outcome = FrameTooLarge(
             node=self.node, size=event.size, limit=event.limit, outgoing=False
         )

@@ -59,6 +59,7 @@ class Talk(Protocol):
     @property
     def jobs(self) -> Sized: ...
     def look(self) -> object: ...
+    def settle(self) -> bool: ...
 
 
 class Member(Protocol):
@@ -188,7 +189,8 @@ class Pool(Generic[P]):
     def lease(self, deadline: float) -> Generator[P, None, None]:
         """
         Borrow a process for a ``with`` block. The process is kept if it has answered everything by
-        the end of the block, and killed otherwise: the next caller would read the late answers.
+        the end of the block, or ends the rest within ``cancel_grace``. Otherwise it is killed: it
+        would still be at work for nobody.
 
         Raises:
             PoolTimeout: No process became free in time.
@@ -226,11 +228,18 @@ class Pool(Generic[P]):
         return None
 
     def release(self, lease: Lease[P]) -> None:
-        """Take a process back, or kill it if it is not fit for the next caller."""
+        """
+        Take a process back, or kill it if it is not fit for the next caller. Wait at most
+        ``cancel_grace`` for a process with open calls.
+        """
         if self._pid != os.getpid():
             return  # an abandoned call in a forked child: the process is the parent's
         process = lease.process
-        if process is None or process.talk.jobs or process.talk.condemned:
+        if (
+            process is None
+            or process.talk.condemned
+            or (process.talk.jobs and not process.talk.settle())
+        ):
             self._drop(lease)
             return
         if lease not in self._leases:

@@ -201,7 +201,7 @@ class Process:
             stderr_tail=self.pipes.lines.tail,
             hint=describe_stall(self.child.pid),
         )
-        return self._lost(error)
+        return error if self.talk.can_cancel else self._lost(error)
 
     def check_memory(self) -> None:
         """Raise ProcessDied if it uses more than ``max_rss``. The caller must kill it."""

@@ -51,6 +51,9 @@ class Settings:
         max_result_bytes: Bytes of all results of one message, as the program writes them, unless
             it is streamed. Also the bytes that ``call_many`` keeps while the results of an earlier
             message are missing.
+        cancel_grace: Seconds for a process to end a call that was given up: its caller is gone, or
+            its *timeout* has passed. A process that does is kept. 0: every such process is killed
+            at once, as is one that can't be asked.
         stop_grace: Seconds for a process to end by itself after the end of its input.
         term_grace: Seconds to end after SIGTERM; then it is killed.
         backoff: Seconds before the next start after a failed one; doubles each time.
@@ -79,6 +82,7 @@ class Settings:
     max_frame: int = MAX_FRAME
     max_results: int = 1_000_000
     max_result_bytes: int = 2**27
+    cancel_grace: float = 0.5
     stop_grace: float = 2.0
     term_grace: float = 3.0
     backoff: float = 0.1
@@ -130,7 +134,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_frame", 1024, MAX_FRAME),  # less can't carry the first frame
     ("max_results", 1, _INFINITE),
     ("max_result_bytes", 1024, _INFINITE),
-    *((name, 0, 3600.0) for name in ("stop_grace", "term_grace", "backoff", "backoff_max")),
+    *((name, 0, 3600.0) for name in ("cancel_grace", "stop_grace", "term_grace")),
+    *((name, 0, 3600.0) for name in ("backoff", "backoff_max")),
     ("breaker_failures", 1, 1000),
     *((name, _LEAST, 86400.0) for name in ("breaker_window", "breaker_open")),
 )

@@ -46,6 +46,8 @@ class Transport(Protocol):
         received: Data that has come and was not taken yet.
         over: True if no exchange is possible any more.
         sending: True if there is something left to write.
+        torn: True if an exception, such as Ctrl-C, has come in the middle of a write: nobody knows
+            which bytes the peer has, so nothing more can be sent.
         until: Time at which the peer is given up, by the monotonic clock, whatever its callers
             allow.
     """
@@ -53,6 +55,7 @@ class Transport(Protocol):
     received: list[bytes]
     over: bool
     sending: bool
+    torn: bool
     until: float
 
     def send(self, data: bytes | bytearray) -> None:
@@ -115,6 +118,7 @@ class Pipes:
         self.sent = 0
         self.taken = 0
         self.sending = False
+        self.torn = False
         self.until = float("inf")
         self._outgoing = memoryview(b"")
         self._finishing = False
@@ -158,9 +162,11 @@ class Pipes:
 
     def flush(self) -> None:
         while self.sending:
+            self.torn = True
             try:
                 count = os.write(self.child.stdin, self._outgoing)
             except BlockingIOError:
+                self.torn = False
                 return
             except BrokenPipeError:
                 self.broken = self.over = True
@@ -169,6 +175,7 @@ class Pipes:
             self.sent += count
             self._outgoing = self._outgoing[count:]
             self.sending = bool(self._outgoing)
+            self.torn = False
         if self._finishing:
             self.child.close_stdin()
 

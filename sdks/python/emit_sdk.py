@@ -44,6 +44,7 @@ GROUPED = 512  #: Bytes of the results of a call that ends in one frame with oth
 LINGER = 0.001  #: Seconds that a finished result may wait for company.
 DEPTH, MEMBERS = 128, 1_000_000  #: Levels, and members of lists and maps, that a host takes.
 GRACE = 4.0  #: Seconds from seeing the end to the exit: 5 in all, as watch() looks once a second.
+GLANCE = 0.01  #: Seconds between two looks for a cancel while a handler yields.
 EARLY = 0.005  #: Seconds by which a timer may fire early.
 
 _PARENT = os.getppid()
@@ -75,7 +76,7 @@ class FrameTooLarge(EncodeError):
 
 
 class Cancelled(Exception):
-    """The host cancelled the call before it began."""
+    """The answer of a call that the host cancelled before it began, or between two results."""
 
 
 class _NobodyReads(BaseException):
@@ -172,6 +173,7 @@ class Call:
     _milliseconds: int | None = None  # the call's time limit, from its turn on
     _deadline: float | None = None
     _cancelled = False
+    _asks = False  # the handler looks itself if it is cancelled
     _task: Any = None
     _parts: Any = ()  # results that are in no frame yet, and their size in bytes
     _size = 0
@@ -212,7 +214,12 @@ class Call:
 
     @property
     def cancelled(self) -> bool:
-        """True if the host has cancelled this call. A long handler should check it now and then."""
+        """
+        True if the host has cancelled this call: nobody waits for its results any more. A handler
+        that works for long without a ``yield`` should look now and then, and return. If it looks,
+        it is not ended at a ``yield``.
+        """
+        self._asks = True
         if self._session:
             self._session.look()
         return self._cancelled
@@ -639,6 +646,7 @@ class _Session:
         self.writing = self.armed = self.ended = self.forked = False
         self.gone = self.broken = False  # nobody reads any more; and it is our own doing
         self.leaving = 0.0  # when the input ended
+        self.looked = 0.0  # when the input was last looked at
         self.due = threading.Lock()  # held, except while flush_late is to run
         self.due.acquire()
 
@@ -756,6 +764,7 @@ class _Session:
     def look(self) -> None:
         # A `cancel` may wait in the pipe while the main thread is busy with a handler.
         if self.inline and threading.get_ident() == self.main:
+            self.looked = time.monotonic()
             while self.poll.poll(0) and self.fill():
                 pass
 
@@ -835,6 +844,10 @@ class _Session:
     # Frames out
 
     def emit(self, call: Call, value: Any) -> None:
+        if self.inline and time.monotonic() - self.looked > GLANCE:
+            self.look()
+        if call._cancelled and not call._asks:
+            raise Cancelled("cancelled by the host")  # the generator is closed
         with self.lock:
             part = self.encode(call, value)
             if call._size + len(part) > min(ENOUGH, self.room):

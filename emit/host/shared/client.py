@@ -159,6 +159,7 @@ def _at_the_host(settings: Settings) -> Settings:
         max_age=None,
         max_rss=None,
         idle_timeout=None,
+        cancel_grace=0.0,  # a connection is closed at once, and its host cancels the calls
     )
 
 
@@ -404,6 +405,7 @@ class Socket:
         self.received: list[bytes] = []
         self.over = False
         self.sending = False
+        self.torn = False  # a connection is not asked to cancel: it is closed
         self.until = time.monotonic() + SILENCE
         self.why = ""
         self._outgoing = bytearray()
