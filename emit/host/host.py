@@ -124,9 +124,9 @@ class Host:
         Return all figures as plain data that JSON can carry. Cheap enough to call every second.
 
         Returns:
-            ``{"pid": 1, "project": "/srv/app", "max_processes": None, "max_rss": None, "nodes":
-            {name: node}}``. The project is ``$EMIT_PROJECT``, else the directory in which the
-            process began. Each *node* has, in this order:
+            ``{"pid", "project", "max_processes", "max_rss", "nodes": {name: node}}``. The project
+            is ``$EMIT_PROJECT``, else the directory in which the process began. Each *node* has, in
+            this order:
 
             * ``node``, its name, and its ``project``. In a shared host these are its client's. If
               another project has a node of that name, the *name* above is ``"name (project)"``;
