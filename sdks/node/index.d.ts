@@ -24,7 +24,11 @@ export interface Context {
   readonly traceparent: string | null;
   /** The second part of that context. */
   readonly tracestate: string | null;
-  /** The node's configuration at the host. */
+  /**
+   * The node's configuration: its `config` at the host. From a shell and in a test: the map in JSON
+   * of the environment variable EMIT_CONFIG. Read it in a handler: while a file loads, the host has
+   * not sent it yet.
+   */
   readonly config: Readonly<Record<string, any>>;
   /**
    * Aborts when the host cancels the call, and when its deadline has passed. A handler that fails

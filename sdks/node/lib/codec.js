@@ -14,6 +14,8 @@ export function choose(offered = []) {
 /** One line for each frame. Its parts are texts. */
 export class Json {
   name = 'json';
+  /** The most bytes of a part for each unit of its length: a character takes up to 3 in UTF-8. */
+  width = 3;
   encode = stringify;
   size = (part) => Buffer.byteLength(part);
 
@@ -22,20 +24,30 @@ export class Json {
     return `\n${stringify(fields)}\n`;
   }
 
-  results(op, id, parts) {
-    return `\n{"op":"${op}","id":${id},"msgs":[${parts.length === 1 ? parts[0] : parts.join(',')}]}\n`;
+  /** Return the frame with a *list* that is encoded already. */
+  results(op, id, list) {
+    return `\n{"op":"${op}","id":${id},"msgs":${list}}\n`;
   }
 
-  /** Return the end of a call with one result. */
-  only(id, value) {
-    return `\n{"op":"end","id":${id},"msgs":[${stringify(value)}]}\n`;
+  /** Return the list of one result, encoded. */
+  one(value) {
+    return `[${stringify(value)}]`;
   }
 
-  join(chunks) {
+  /** Return the list of *parts* that are encoded already. */
+  list(parts) {
     // Not join(): that would copy each text twice.
+    let text = parts.length ? parts[0] : '';
+    for (let i = 1; i < parts.length; i++) text += `,${parts[i]}`;
+    return `[${text}]`;
+  }
+
+  /** Return the bytes of *chunks*, to be written before the next call of this method. */
+  join(chunks) {
     let text = '';
     for (let i = 0; i < chunks.length; i++) text += chunks[i];
-    return Buffer.from(text);
+    if (text.length * this.width > OUT.length) return Buffer.from(text);
+    return OUT.subarray(0, OUT.write(text)); // a new Buffer for each would be much garbage
   }
 
   /** Return the frames in *bytes*, and the number of bytes used. */
@@ -55,6 +67,7 @@ export class Json {
 /** A length in 4 bytes, and a map. Its parts are Buffers. */
 export class Msgpack {
   name = 'msgpack';
+  width = 1;
   encode = pack;
   size = (part) => part.length;
 
@@ -66,27 +79,30 @@ export class Msgpack {
     return frame;
   }
 
-  // {"op": op, "id": id, "msgs": [...]} around results that are packed already.
-  results(op, id, parts) {
-    let size = HEADS[op].length + 8 + MSGS.length + 5;
-    for (let i = 0; i < parts.length; i++) size += parts[i].length;
+  // {"op": op, "id": id, "msgs": [...]} around a list that is packed already.
+  results(op, id, list) {
+    const size = HEADS[op].length + 8 + MSGS.length + list.length;
     const frame = Buffer.allocUnsafe(4 + size);
     let at = frame.writeUInt32BE(size);
     at = putAll(frame, at, HEADS[op]);
     at = frame.writeBigUInt64BE(BigInt(id), at);
     at = putAll(frame, at, MSGS);
-    frame[at++] = 0xdd;
-    at = frame.writeUInt32BE(parts.length, at);
-    for (let i = 0; i < parts.length; i++) at = putAll(frame, at, parts[i]);
+    putAll(frame, at, list);
     return frame;
   }
 
-  only(id, value) {
-    ONLY.writeUInt32BE(id / 2 ** 32, ID_AT);
-    ONLY.writeUInt32BE(id % 2 ** 32, ID_AT + 4);
-    const frame = pack(value, ONLY);
-    frame.writeUInt32BE(frame.length - 4);
-    return frame;
+  one(value) {
+    return pack(value, ONE);
+  }
+
+  list(parts) {
+    let size = 5;
+    for (let i = 0; i < parts.length; i++) size += parts[i].length;
+    const list = Buffer.allocUnsafe(size);
+    list[0] = 0xdd;
+    let at = list.writeUInt32BE(parts.length, 1);
+    for (let i = 0; i < parts.length; i++) at = putAll(list, at, parts[i]);
+    return list;
   }
 
   join(chunks) {
@@ -111,15 +127,16 @@ export class Msgpack {
   }
 }
 
-const HEADS = { out: head('out'), end: head('end') };
+const OUT = Buffer.allocUnsafeSlow(64 * 1024);
+const HEADS = { out: head('out'), end: head('end'), ends: head('ends') };
 const MSGS = Buffer.from([0xa4, ...Buffer.from('msgs')]);
-/** Length, head, id and a list of one: a frame without its only result. */
-const ONLY = Buffer.from([0, 0, 0, 0, ...HEADS.end, 0, 0, 0, 0, 0, 0, 0, 0, ...MSGS, 0x91]);
-const ID_AT = 4 + HEADS.end.length;
+/** A list of one, without its member. */
+const ONE = Buffer.from([0x91]);
 
 /** Return a map of three: its op, and the id up to its 8 bytes. */
 function head(op) {
-  return Buffer.from([0x83, 0xa2, ...Buffer.from('op'), 0xa3, ...Buffer.from(op), 0xa2, ...Buffer.from('id'), 0xcf]);
+  const name = [0xa0 | op.length, ...Buffer.from(op)];
+  return Buffer.from([0x83, 0xa2, ...Buffer.from('op'), ...name, 0xa2, ...Buffer.from('id'), 0xcf]);
 }
 
 function putAll(frame, at, bytes) {

@@ -1,6 +1,7 @@
 // The current call: a handler's second argument, and the value of context().
 
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { config } from './config.js';
 import { Cancelled, isTimeout } from './errors.js';
 import { log } from './log.js';
 
@@ -54,7 +55,7 @@ export class Call {
   }
 
   get config() {
-    return this.#session?.config ?? {};
+    return config();
   }
 
   // Getters that return functions, so that `({ id }, { remaining }) =>` works.

@@ -22,9 +22,14 @@ export class Sender {
   /** True once nobody reads any more. */
   gone = false;
   codec = choose();
+  /** True once the host has sent a group: it can take several answers in a frame. */
+  groups = false;
   #chunks = [];
   #size = 0;
   #oldest = 0; // when the oldest chunk was put there
+  #gathered = []; // the lists of results, encoded, of calls that follow one another
+  #first = 0; // the first of these calls
+  #length = 0; // of all these lists
   #partial = new Set(); // calls with results that are in no chunk yet
   #immediate;
   #timer;
@@ -37,7 +42,7 @@ export class Sender {
 
   /** True if anything waits to be written. */
   get waits() {
-    return this.#size > 0;
+    return this.#size > 0 || this.#gathered.length > 0;
   }
 
   send(fields) {
@@ -93,16 +98,39 @@ export class Sender {
 
   end(call) {
     this.#partial.delete(call);
-    this.#put(this.codec.results('end', call.id, call.parts));
+    this.#gather(call.id, this.codec.list(call.parts));
   }
 
   /** End a call with its only result. Throws if the result cannot be carried. */
   endWith(call, value) {
-    const frame = this.codec.only(call.id, value);
-    if (frame.length > MEMBERS) checkMembers(call, value);
-    // A character is at most 3 bytes of UTF-8.
-    if (frame.length * 3 > this.maxFrame) this.#mustFit(call, this.codec.size(frame), this.maxFrame);
-    this.#put(frame);
+    const list = this.codec.one(value);
+    if (list.length > MEMBERS) checkMembers(call, value);
+    if (list.length * this.codec.width > this.room) this.#mustFit(call, this.codec.size(list), this.room);
+    this.#gather(call.id, list);
+  }
+
+  /** Put the results that end a call beside those of the call before it, if one frame can have both. */
+  #gather(id, list) {
+    if (!this.waits) this.#oldest = performance.now();
+    const length = this.#length + list.length;
+    const most = Math.min(ENOUGH, this.room / this.codec.width);
+    if (length > most || id !== this.#first + this.#gathered.length) this.#putEnds();
+    if (!this.groups || length > most || typeof id !== 'number') {
+      this.#put(this.codec.results('end', id, list));
+      return;
+    }
+    if (!this.#gathered.length) this.#first = id;
+    this.#gathered.push(list);
+    this.#length += list.length + 1; // with its comma
+  }
+
+  #putEnds() {
+    const lists = this.#gathered;
+    if (!lists.length) return;
+    this.#gathered = [];
+    this.#length = 0;
+    if (lists.length === 1) this.#put(this.codec.results('end', this.#first, lists[0]));
+    else this.#put(this.codec.results('ends', this.#first, this.codec.list(lists)));
   }
 
   /** End a call with an error. Its results that are in no frame yet are dropped. */
@@ -124,12 +152,13 @@ export class Sender {
 
   #putPartial(call) {
     if (!this.#partial.delete(call)) return;
-    this.#put(this.codec.results('out', call.id, call.parts));
+    this.#put(this.codec.results('out', call.id, this.codec.list(call.parts)));
     call.parts = NONE;
     call.size = 0;
   }
 
   #put(chunk) {
+    this.#putEnds();
     if (!this.#size) this.#oldest = performance.now();
     this.#chunks.push(chunk);
     this.#size += chunk.length;
@@ -137,7 +166,7 @@ export class Sender {
 
   /** Write if there is enough, or if the oldest result has waited long enough by *now*. */
   writeIfDue(now) {
-    if (this.#size > ENOUGH || (this.#size && now - this.#oldest > LINGER)) this.write();
+    if (this.#size > ENOUGH || (this.waits && now - this.#oldest > LINGER)) this.write();
   }
 
   /** Write at the end of this turn of the event loop. */
@@ -156,6 +185,7 @@ export class Sender {
     clearImmediate(this.#immediate);
     this.#immediate = undefined;
     this.#timer = this.#partial.size && this.#timer ? setTimeout(() => this.flush(), LINGER) : undefined;
+    this.#putEnds();
     if (!this.#size) return;
     const data = this.codec.join(this.#chunks);
     this.#chunks = [];

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isMainThread } from 'node:worker_threads';
 import { Json } from './codec.js';
+import { configure, hideConfig } from './config.js';
 import { describe } from './errors.js';
 import { takeWire, writeAll } from './frames.js';
 import { callable, Handler } from './nodes.js';
@@ -95,6 +96,7 @@ async function run(load) {
   const isByHand = !wire.input || process.env.EMIT_PROBE === '1';
   const hello = isByHand ? undefined : helloIn(first);
   if (hello && !failure) failure = versionFailure(hello);
+  failure ??= configFailure(hello);
   if (failure) refuse(wire.sink, hello, failure);
   else if (hello) converse(nodes, wire, hello, rest);
   else await serveByHand(nodes, wire, first, rest);
@@ -127,6 +129,16 @@ function versionFailure(hello) {
   return Object.assign(error, { name: 'VersionError' });
 }
 
+function configFailure(hello) {
+  try {
+    if (hello) configure(hello);
+    else hideConfig();
+    return undefined;
+  } catch (error) {
+    return error;
+  }
+}
+
 function refuse(sink, hello, failure) {
   if (hello) writeAll(sink, Buffer.from(new Json().frame({ op: 'err', id: null, ...describe(failure) })));
   else console.error(failure);
@@ -142,7 +154,7 @@ function ready(nodes) {
     concurrency,
     nodes: [...nodes.keys()],
     inputs: Object.fromEntries(inputs),
-    caps: ['cancel', 'end'],
+    caps: ['cancel', 'end', 'groups'],
   };
 }
 

@@ -43,7 +43,6 @@ export class Session {
     // A program with one node serves it under any name.
     this.only = this.nodes.size === 1 ? this.nodes.keys().next().value : undefined;
     this.preferred = hello.node;
-    this.config = hello.config ?? {};
     this.sender = new Sender(this.sink, maxFrame);
     this.listen(); // before the host is told: it may send a signal at once
     this.sender.send(fitting({ ...ready, codec: codec.name }, maxFrame));
@@ -101,7 +100,8 @@ export class Session {
   take(frame) {
     if (!isMap(frame)) throw new TypeError('a frame of the host is no map');
     // An unknown frame comes from a newer host.
-    if (frame.op === 'call') this.accept(frame);
+    if (frame.op === 'calls') this.acceptGroup(frame);
+    else if (frame.op === 'call') this.accept(frame);
     else if (frame.op === 'cancel') this.cancel(frame.id);
     else if (frame.op === 'ping') this.sender.send({ op: 'pong', n: frame.n });
     else if (frame.op === 'bye') this.ended = true;
@@ -115,6 +115,24 @@ export class Session {
       this.sender.send({ op: 'err', id: frame.id, ...describe(error) });
       return;
     }
+    this.enqueue(frame);
+  }
+
+  /** A broken group ends the process: its id is not enough to answer all of its calls. */
+  acceptGroup(frame) {
+    const wrong = misfitOfGroup(frame);
+    if (wrong) throw new TypeError(`calls of the host lack their ${wrong}, or it is of another type`);
+    this.sender.groups = true;
+    const { id, msgs, node, meta, metas } = frame;
+    for (let at = 0; at < msgs.length; at++) {
+      const own = metas?.[at];
+      const both = own && meta ? { ...meta, ...own } : (own ?? meta);
+      const number = typeof id === 'bigint' ? id + BigInt(at) : id + at;
+      this.enqueue({ id: number, node, msg: msgs[at], meta: both });
+    }
+  }
+
+  enqueue(frame) {
     const call = new Call(frame, this);
     call.node = this.only ?? call.node ?? this.preferred;
     this.waiting.push(call);
@@ -322,9 +340,19 @@ function misfit({ id, msg, node, meta }) {
   if (!Number.isInteger(id) && typeof id !== 'bigint') return 'id';
   if (msg == null || !isMap(msg)) return 'msg';
   if (node != null && typeof node !== 'string') return 'node';
-  if (meta == null) return '';
-  const hasTime = isMap(meta) && (meta.deadline_ms == null || typeof meta.deadline_ms === 'number');
-  return hasTime ? '' : 'meta';
+  return isMeta(meta) ? '' : 'meta';
+}
+
+function misfitOfGroup({ id, msgs, node, meta, metas }) {
+  if (!Array.isArray(msgs) || !msgs.length) return 'msgs';
+  for (const msg of msgs) if (msg == null || !isMap(msg)) return 'msgs';
+  const fits = metas == null || (Array.isArray(metas) && metas.length === msgs.length && metas.every(isMeta));
+  return fits ? misfit({ id, msg: msgs[0], node, meta }) : 'metas';
+}
+
+function isMeta(meta) {
+  if (meta == null) return true;
+  return isMap(meta) && (meta.deadline_ms == null || typeof meta.deadline_ms === 'number');
 }
 
 /** Return an error for `throw undefined`. */
