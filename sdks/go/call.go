@@ -3,6 +3,7 @@ package emit
 import (
 	"context"
 	"errors"
+	"os"
 	"sync"
 	"time"
 )
@@ -16,7 +17,9 @@ type Call struct {
 	Attempt     int    // counted by the host, from 1
 	Traceparent string // the W3C trace context of this run, or else the sender's; empty if there is none
 	Tracestate  string // the second part of that context
-	Config      map[string]any
+	// The node's config at the host. From a shell and in a test: the map in JSON of the environment
+	// variable EMIT_CONFIG.
+	Config map[string]any
 
 	allowed  time.Duration // from its turn on; below 0: no deadline
 	deadline time.Time
@@ -37,13 +40,34 @@ type Call struct {
 type callKey struct{}
 
 // FromContext returns the call that ctx belongs to. Outside of one, as in a test, it returns a call
-// with nothing but its Attempt, 1.
+// with nothing but its Config and its Attempt, 1; it panics if EMIT_CONFIG is not a map in JSON.
 func FromContext(ctx context.Context) *Call {
 	if c, ok := ctx.Value(callKey{}).(*Call); ok {
 		return c
 	}
-	return &Call{Attempt: 1}
+	return outside()
 }
+
+func outside() *Call {
+	config, err := givenConfig()
+	if err != nil {
+		panic(err)
+	}
+	return &Call{Attempt: 1, Config: config}
+}
+
+// givenConfig is the configuration of a run without a host. Its error does not quote it: it may hold
+// secrets.
+var givenConfig = sync.OnceValues(func() (map[string]any, error) {
+	config, text := Message{}, os.Getenv("EMIT_CONFIG")
+	if text == "" {
+		return config, nil
+	}
+	if decode(jsonCodec{}, []byte(text), &config) != nil || config == nil {
+		return nil, errors.New("EMIT_CONFIG is not a map in JSON")
+	}
+	return config, nil
+})
 
 // Deadline implements [context.Context].
 func (c *Call) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
@@ -156,7 +180,7 @@ func (c *Call) add(value any) error {
 		return &FrameTooLarge{Node: c.Node, Size: size, Max: s.maxFrame}
 	}
 	if c.count > 0 && len(parts) > min(enough, s.room) {
-		s.put(s.codec.results(nil, "out", c.ID, parts[:start], c.count), true)
+		s.put(results(s.codec, nil, "out", c.ID, parts[:start], c.count), true)
 		parts, c.count = append(parts[:0], parts[first:]...), 0
 	}
 	if c.count == 0 {
@@ -180,6 +204,6 @@ func (c *Call) hurry() {
 		c.session.arm(linger - waited)
 		return
 	}
-	c.session.put(c.session.codec.results(nil, "out", c.ID, c.parts, c.count), false)
+	c.session.put(results(c.session.codec, nil, "out", c.ID, c.parts, c.count), false)
 	c.parts, c.count = c.parts[:0], 0
 }

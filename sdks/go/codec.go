@@ -88,8 +88,12 @@ type codec interface {
 	writer(e *encoder, data []byte) // sets it to the end of data
 	// frame appends a frame around a body that is encoded already.
 	frame(to, body []byte) []byte
-	// results appends an out or end frame around encoded results.
-	results(to []byte, op string, id int64, msgs []byte, count int) []byte
+	// head appends the beginning of an out, end or ends frame, up to its list; tail, which gets the
+	// place where the frame begins, the rest.
+	head(to []byte, op string, id int64) []byte
+	tail(to []byte, start int) []byte
+	// list appends a list around encoded values.
+	list(to, values []byte, count int) []byte
 	// separate appends the separator of two results.
 	separate(to []byte) []byte
 	// split cuts the first frame off data; all results are nil until it is whole.
@@ -137,6 +141,12 @@ var (
 	encoders = sync.Pool{New: func() any { return new(encoder) }}
 	decoders = sync.Pool{New: func() any { return new(decoder) }}
 )
+
+// results appends an out, end or ends frame around encoded values.
+func results(c codec, to []byte, op string, id int64, values []byte, count int) []byte {
+	start := len(to)
+	return c.tail(c.list(c.head(to, op, id), values, count), start)
+}
 
 // encode appends value to data.
 func encode(c codec, data []byte, value any) ([]byte, error) {

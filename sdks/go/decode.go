@@ -112,8 +112,15 @@ func (d *decoder) anyMap(levels int) (map[string]any, error) {
 
 // skip reads a value without a target, and checks it.
 func (d *decoder) skip(levels int) error {
-	if err := d.next(&d.token); err != nil || d.kind < isList {
+	if err := d.next(&d.token); err != nil {
 		return err
+	}
+	return d.skipCurrent(levels)
+}
+
+func (d *decoder) skipCurrent(levels int) error {
+	if d.kind < isList {
+		return nil
 	}
 	size, mapping := d.size, d.kind == isMap
 	for {

@@ -65,7 +65,7 @@ func Pure[In, Out any](f func(In) Out) Handler[In, Out] {
 func Collect[In, Out any](handler Handler[In, Out], in In) (results []Out, err error) {
 	var mu sync.Mutex // a handler may emit from goroutines of its own, as under a host
 	var refused error
-	err = handler(&Call{Attempt: 1}, in, func(result Out) error {
+	err = handler(outside(), in, func(result Out) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if _, err := encode(msgpackCodec{}, nil, result); err != nil {
@@ -227,7 +227,7 @@ func (p *program) names() []string {
 
 func (p *program) ready() ready {
 	about := ready{Op: "ready", V: 1, SDK: "go/" + Version, Concurrency: p.concurrency, Nodes: p.names()}
-	about.Inputs, about.Caps = map[string]map[string]any{}, []string{"cancel", "end"}
+	about.Inputs, about.Caps = map[string]map[string]any{}, []string{"cancel", "end", "groups"}
 	for _, n := range p.nodes {
 		if n.inputs != nil {
 			about.Inputs[n.name] = n.inputs

@@ -145,14 +145,21 @@ type pongFrame struct {
 
 // A frame from the host, after hello.
 type frame struct {
-	op                      string
-	id, n                   int64
-	hasID                   bool
-	node, origin            string
+	op    string
+	id, n int64
+	hasID bool
+	node  string
+	meta
+	msg         []byte
+	msgs, metas [][]byte // of a group
+	odd         error    // a field that has another type than it should
+	oddGroup    error    // the same of one that only a group has
+}
+
+type meta struct {
+	origin                  string
 	traceparent, tracestate string
 	attempt, deadline       int64 // deadline in ms, below 0: none
-	msg                     []byte
-	odd                     error // a field that has another type than it should
 }
 
 // readFrame takes the envelope apart by hand and leaves the message undecoded: only the call's
@@ -181,7 +188,11 @@ func readFrame(c codec, data []byte) (f frame, err error) {
 			f.msg = data[start : len(data)-d.rest()]
 			return err
 		case "meta":
-			return d.eachKey(func(key []byte) error { return d.meta(&f, key) })
+			return d.eachKey(func(key []byte) error { return d.meta(&f.meta, &f.odd, key) })
+		case "msgs":
+			return d.maps(data, &f.msgs, &f.oddGroup, false)
+		case "metas":
+			return d.maps(data, &f.metas, &f.oddGroup, true)
 		}
 		return d.skip(maxDepth)
 	})
@@ -193,12 +204,15 @@ func readFrame(c codec, data []byte) (f frame, err error) {
 
 // check accepts a newer host's frame with an unknown op.
 func (f *frame) check(err error) error {
-	known := f.op == "call" || f.op == "cancel" || f.op == "ping" || f.op == ""
+	known := f.op == "call" || f.op == "calls" || f.op == "cancel" || f.op == "ping" || f.op == ""
 	if err == nil && known {
 		err = f.odd
 	}
 	if err == nil && (f.op == "call" || f.op == "cancel") && (!f.hasID || (f.op == "call" && f.msg == nil)) {
 		err = malformed("it lacks its id or its msg")
+	}
+	if err == nil && f.op == "calls" {
+		err = f.checkGroup()
 	}
 	if err != nil {
 		return fmt.Errorf("a frame from the host is broken: %w", err)
@@ -206,18 +220,81 @@ func (f *frame) check(err error) error {
 	return nil
 }
 
-func (d *decoder) meta(f *frame, key []byte) error {
+func (f *frame) checkGroup() error {
+	switch {
+	case f.oddGroup != nil:
+		return f.oddGroup
+	case !f.hasID || len(f.msgs) == 0:
+		return malformed("it lacks its id or its msgs")
+	case f.metas != nil && len(f.metas) != len(f.msgs):
+		return malformed(fmt.Sprintf("it has %d metas for %d msgs", len(f.metas), len(f.msgs)))
+	}
+	return nil
+}
+
+// own returns the meta of one message of a group: its own entries, and those of the whole group.
+func (f *frame) own(c codec, at int) (meta, error) {
+	m := f.meta
+	if at >= len(f.metas) || f.metas[at] == nil {
+		return m, nil
+	}
+	d := newDecoder(c, f.metas[at])
+	defer d.free()
+	var odd error
+	err := d.eachKey(func(key []byte) error { return d.meta(&m, &odd, key) })
+	if err == nil {
+		err = odd
+	}
+	return m, err
+}
+
+// maps reads a list of maps, and leaves them undecoded. With optional, a member may be null: nil.
+func (d *decoder) maps(data []byte, to *[][]byte, odd *error, optional bool) error {
+	if err := d.next(&d.token); err != nil || d.kind == isNull {
+		return err
+	}
+	if d.kind != isList {
+		*odd = malformed("it has " + kindNames[d.kind] + " where a list is due")
+		_, err := d.current(maxDepth)
+		return err
+	}
+	*to = [][]byte{}
+	for size, more := d.size, true; ; {
+		var err error
+		if size, more, err = d.another(size, maxDepth); err != nil || !more {
+			return err
+		}
+		start := len(data) - d.rest()
+		if err := d.next(&d.token); err != nil {
+			return err
+		}
+		member := d.kind
+		if err := d.skipCurrent(maxDepth); err != nil {
+			return err
+		}
+		switch {
+		case member == isMap:
+			*to = append(*to, data[start:len(data)-d.rest()])
+		case optional && member == isNull:
+			*to = append(*to, nil)
+		default:
+			*odd = malformed("a list in it has another member than a map")
+		}
+	}
+}
+
+func (d *decoder) meta(m *meta, odd *error, key []byte) error {
 	switch string(key) {
 	case "origin":
-		return d.text(&f.origin, &f.odd)
+		return d.text(&m.origin, odd)
 	case "traceparent":
-		return d.text(&f.traceparent, &f.odd)
+		return d.text(&m.traceparent, odd)
 	case "tracestate":
-		return d.text(&f.tracestate, &f.odd)
+		return d.text(&m.tracestate, odd)
 	case "attempt":
-		return d.integer(&f.attempt, &f.odd)
+		return d.integer(&m.attempt, odd)
 	case "deadline_ms":
-		return d.integer(&f.deadline, &f.odd)
+		return d.integer(&m.deadline, odd)
 	}
 	return d.skip(maxDepth)
 }

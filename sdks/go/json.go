@@ -31,14 +31,16 @@ func (jsonCodec) frame(to, body []byte) []byte {
 	return append(to, '\n')
 }
 
-func (jsonCodec) results(to []byte, op string, id int64, msgs []byte, count int) []byte {
+func (jsonCodec) head(to []byte, op string, id int64) []byte {
 	to = append(append(append(to, "\n{\"op\":\""...), op...), `","id":`...)
-	to = strconv.AppendInt(to, id, 10)
-	if count > 0 {
-		to = append(append(append(to, `,"msgs":[`...), msgs...), ']')
-	}
-	return append(to, "}\n"...)
+	return append(strconv.AppendInt(to, id, 10), `,"msgs":`...)
 }
+
+func (jsonCodec) list(to, values []byte, _ int) []byte {
+	return append(append(append(to, '['), values...), ']')
+}
+
+func (jsonCodec) tail(to []byte, _ int) []byte { return append(to, "}\n"...) }
 
 func (jsonCodec) separate(to []byte) []byte { return append(to, ',') }
 

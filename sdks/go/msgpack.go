@@ -27,13 +27,17 @@ func (msgpackCodec) frame(to, body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(to, uint32(len(body))), body...)
 }
 
-func (msgpackCodec) results(to []byte, op string, id int64, msgs []byte, count int) []byte {
-	start := len(to)
-	to = append(to, 0, 0, 0, 0, 0x83, 0xa2, 'o', 'p', 0xa3)
+func (msgpackCodec) head(to []byte, op string, id int64) []byte {
+	to = append(to, 0, 0, 0, 0, 0x83, 0xa2, 'o', 'p', 0xa0|byte(len(op)))
 	to = append(append(to, op...), 0xa2, 'i', 'd')
-	to = appendPackedInt(to, id)
-	to = append(to, 0xa4, 'm', 's', 'g', 's')
-	to = append(appendSize(to, count, 0x90, 16, 0, 0xdc, 0xdd), msgs...)
+	return append(appendPackedInt(to, id), 0xa4, 'm', 's', 'g', 's')
+}
+
+func (msgpackCodec) list(to, values []byte, count int) []byte {
+	return append(appendSize(to, count, 0x90, 16, 0, 0xdc, 0xdd), values...)
+}
+
+func (msgpackCodec) tail(to []byte, start int) []byte {
 	binary.BigEndian.PutUint32(to[start:], uint32(len(to)-start-4))
 	return to
 }

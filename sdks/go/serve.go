@@ -128,8 +128,13 @@ func plain(p *program, first []byte, in *input, out *os.File) (status int) {
 		fmt.Fprintln(os.Stderr, p.failure)
 		return 1
 	}
+	if _, err := givenConfig(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	probed := os.Getenv("EMIT_PROBE") == "1"
-	os.Unsetenv("EMIT_PROBE") // hidden from programs that a handler starts
+	os.Unsetenv("EMIT_PROBE") // hidden, as the next one, from programs that a handler starts
+	os.Unsetenv("EMIT_CONFIG")
 	if probed {
 		body, _ := encode(jsonCodec{}, nil, p.ready())
 		printOut(out, jsonCodec{}.frame(nil, body))
@@ -179,7 +184,8 @@ func (p *program) hand(n *node, c codec, msg []byte, out *os.File) (err error) {
 			err = refused
 		}
 	}()
-	call := &Call{Node: n.name, Attempt: 1}
+	call := outside()
+	call.Node = n.name
 	return n.handle(c, msg, call, func(result any) error {
 		mu.Lock()
 		defer mu.Unlock()

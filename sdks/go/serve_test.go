@@ -29,6 +29,12 @@ func TestMain(m *testing.M) {
 		return string(rest), errors.Join(err, child.Run())
 	}))
 	Node("fail", Map(func(Message) (int, error) { return 0, fmt.Errorf("outer: %w", os.ErrNotExist) }))
+	Node("config", MapContext(func(ctx context.Context, _ Message) (Message, error) {
+		if _, ok := os.LookupEnv("EMIT_CONFIG"); ok {
+			return nil, errors.New("a program that the handler starts would get it")
+		}
+		return FromContext(ctx).Config, nil
+	}))
 	Node("leave", Pure(func(Message) int { os.Exit(0); return 0 }))
 	Node("panic", MapContext(func(context.Context, Message) (int, error) { panic("oh") }))
 	Run()
@@ -101,7 +107,7 @@ func TestProbe(t *testing.T) {
 
 func TestProcessThatIsEndedWithoutAWord(t *testing.T) {
 	printed, _, status := byHand(t, "{}", "EMIT_NODE=leave", "EMIT_PROBE=1")
-	if status != 0 || strings.Count(printed, `"op"`) != 1 || !strings.Contains(printed, `"end"]`) {
+	if status != 0 || strings.Count(printed, `"op"`) != 1 || !strings.Contains(printed, `"end","groups"]`) {
 		t.Error(printed, status)
 	}
 }

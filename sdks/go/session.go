@@ -33,8 +33,12 @@ type session struct {
 	idle    []*worker
 	ended   bool
 
-	out    sync.Mutex // guards the fields below; a whole write happens under it
-	unsent []byte
+	out      sync.Mutex // guards the fields below; a whole write happens under it
+	unsent   []byte
+	gathered []byte // the lists of results of calls that follow one another, in no frame yet
+	first    int64  // the first of these calls
+	count    int    // how many they are
+	groups   bool   // the host has sent a group: it can take several answers in a frame
 
 	gone  atomic.Bool // nobody reads any more
 	armed atomic.Bool // the timer is due
@@ -116,6 +120,12 @@ func (s *session) receive(in *input) (calls []*Call, err error) {
 		switch f.op { // an unknown frame comes from a newer host
 		case "call":
 			calls = append(calls, s.newCall(f))
+		case "calls":
+			group, err := s.newCalls(f)
+			if err != nil {
+				return calls, err
+			}
+			calls = append(calls, group...)
 		case "cancel":
 			s.accept(calls)
 			calls = nil
@@ -130,19 +140,45 @@ func (s *session) receive(in *input) (calls []*Call, err error) {
 }
 
 func (s *session) newCall(f frame) *Call {
-	c := &Call{
-		ID: f.id, Node: f.node, Origin: f.origin, Attempt: int(f.attempt),
-		Traceparent: f.traceparent, Tracestate: f.tracestate,
-		Config: s.hello.Config, msg: f.msg, session: s,
-		allowed: time.Duration(f.deadline) * time.Millisecond,
-	}
-	if c.Node == "" {
-		c.Node = s.hello.Node
-	}
-	if n, _ := s.serving(c.Node); n != nil {
-		c.Node = n.name
-	}
+	c := &Call{Node: s.nameOf(f.node)}
+	s.fill(c, f.id, f.msg, f.meta)
 	return c
+}
+
+// newCalls makes the calls of a group at once.
+func (s *session) newCalls(f frame) ([]*Call, error) {
+	s.out.Lock()
+	s.groups = true
+	s.out.Unlock()
+	made, calls, name := make([]Call, len(f.msgs)), make([]*Call, len(f.msgs)), s.nameOf(f.node)
+	for i, msg := range f.msgs {
+		m, err := f.own(s.codec, i)
+		if err != nil {
+			return nil, fmt.Errorf("a frame from the host is broken: %w", err)
+		}
+		calls[i] = &made[i]
+		calls[i].Node = name
+		s.fill(calls[i], f.id+int64(i), msg, m)
+	}
+	return calls, nil
+}
+
+func (s *session) fill(c *Call, id int64, msg []byte, m meta) {
+	c.ID, c.Origin, c.Attempt = id, m.origin, int(m.attempt)
+	c.Traceparent, c.Tracestate = m.traceparent, m.tracestate
+	c.Config, c.msg, c.session = s.hello.Config, msg, s
+	c.allowed = time.Duration(m.deadline) * time.Millisecond
+}
+
+// nameOf returns the name of the node to run, which is the program's own if it has only one.
+func (s *session) nameOf(name string) string {
+	if name == "" {
+		name = s.hello.Node
+	}
+	if n, _ := s.serving(name); n != nil {
+		return n.name
+	}
+	return name
 }
 
 func (s *session) accept(calls []*Call) {
@@ -274,20 +310,54 @@ func (s *session) answer(c *Call, err error, late, last bool) {
 	}
 	s.out.Lock()
 	defer s.out.Unlock()
-	s.unsent = s.codec.results(s.unsent, "end", c.ID, c.parts, c.count)
+	s.gather(c)
 	s.settle(last)
+}
+
+// gather puts the results that end a call beside those of the call before it, if one frame can have
+// both. It needs s.out.
+func (s *session) gather(c *Call) {
+	most := min(enough, s.room)
+	if c.ID != s.first+int64(s.count) || len(s.gathered)+len(c.parts)+8 > most {
+		s.putEnds()
+	}
+	if !s.groups || len(c.parts)+8 > most {
+		s.unsent = results(s.codec, s.unsent, "end", c.ID, c.parts, c.count)
+		return
+	}
+	if s.count == 0 {
+		s.first = c.ID
+	} else {
+		s.gathered = s.codec.separate(s.gathered)
+	}
+	s.gathered = s.codec.list(s.gathered, c.parts, c.count)
+	s.count++
+}
+
+// putEnds needs s.out.
+func (s *session) putEnds() {
+	start := len(s.unsent)
+	switch {
+	case s.count == 1:
+		s.unsent = append(s.codec.head(s.unsent, "end", s.first), s.gathered...)
+		s.unsent = s.codec.tail(s.unsent, start)
+	case s.count > 1:
+		s.unsent = results(s.codec, s.unsent, "ends", s.first, s.gathered, s.count)
+	}
+	s.gathered, s.count = s.gathered[:0], 0
 }
 
 // put takes a frame; with now, the frame does not wait for others.
 func (s *session) put(frame []byte, now bool) {
 	s.out.Lock()
 	defer s.out.Unlock()
+	s.putEnds()
 	s.unsent = append(s.unsent, frame...)
 	s.settle(now)
 }
 
 func (s *session) settle(now bool) {
-	if now || len(s.unsent) > enough {
+	if now || len(s.unsent)+len(s.gathered) > enough {
 		s.write()
 	} else {
 		s.arm(linger)
@@ -308,6 +378,7 @@ func (s *session) encoded(frame any) []byte {
 
 // write writes every byte, and blocks until then. It needs s.out.
 func (s *session) write() {
+	s.putEnds()
 	if len(s.unsent) > 0 && !s.gone.Load() {
 		if _, err := s.sink.Write(s.unsent); err != nil {
 			s.gone.Store(true) // not an error of the program: the host has left
