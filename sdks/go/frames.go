@@ -11,6 +11,7 @@ import (
 const (
 	slice   = 16 * 1024               // Bytes per read: the host refills the pipe while this slice is worked on.
 	enough  = 16 * 1024               // Bytes of results that are worth a frame, or a write, of their own.
+	small   = 512                     // Bytes of results that may share a frame with those of other calls.
 	ahead   = 1024                    // Calls that wait before reading stops: mostly more than a host's window.
 	largest = 1<<24 - 1               // Bytes of a frame: the most that max_frame can be.
 	linger  = time.Millisecond        // How long a finished result may wait for company.

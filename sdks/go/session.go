@@ -318,10 +318,11 @@ func (s *session) answer(c *Call, err error, late, last bool) {
 // both. It needs s.out.
 func (s *session) gather(c *Call) {
 	most := min(enough, s.room)
-	if c.ID != s.first+int64(s.count) || len(s.gathered)+len(c.parts)+8 > most {
+	alone := !s.groups || len(c.parts) > min(small, s.room)
+	if alone || c.ID != s.first+int64(s.count) || len(s.gathered)+len(c.parts)+8 > most {
 		s.putEnds()
 	}
-	if !s.groups || len(c.parts)+8 > most {
+	if alone {
 		s.unsent = results(s.codec, s.unsent, "end", c.ID, c.parts, c.count)
 		return
 	}

@@ -7,6 +7,8 @@ import { MEMBERS, members } from './values.js';
 
 /** Bytes of results that are worth a write of their own. */
 export const ENOUGH = 16 * 1024;
+/** The length of an answer that may share a frame with others. */
+const SMALL = 512;
 /** Milliseconds that a finished result may wait for company. */
 export const LINGER = 1;
 /**
@@ -115,7 +117,8 @@ export class Sender {
     const length = this.#length + list.length;
     const most = Math.min(ENOUGH, this.room / this.codec.width);
     if (length > most || id !== this.#first + this.#gathered.length) this.#putEnds();
-    if (!this.groups || length > most || typeof id !== 'number') {
+    if (!this.groups || list.length > Math.min(SMALL, most) || typeof id !== 'number') {
+      this.#putEnds();
       this.#put(this.codec.results('end', id, list));
       return;
     }

@@ -9,6 +9,7 @@ module Emit
   # costs more than most handlers do. Otherwise threads run them.
   class Session
     ENOUGH = 16 * 1024 # Bytes of results that are worth a frame, or a write, of their own.
+    SMALL = 512 # Bytes of an answer that may share a frame with others.
     LINGER = 0.001 # Seconds that a finished result may wait for company.
     LONG = 0.004 # Seconds: what the slowest of recent calls counts for, at most.
     TICK = 0.1 # Seconds between two looks at a busy main thread.
@@ -59,6 +60,7 @@ module Emit
       @max_frame = hello[:max_frame] || Codec::MAX_FRAME
       @most = @max_frame - ROOM
       @enough = [ENOUGH, @most].min
+      @small = [SMALL, @most].min
       trap_signals
       codec = Codec.choose(hello[:codecs] || [], @max_frame)
       tell(fitting(Serve.ready(@nodes, @concurrency).merge(codec: codec.name)))
@@ -444,7 +446,8 @@ module Emit
     # Put the results that end a call beside those of the call before it, if a host that knows
     # groups can take them in one frame.
     def gather(id, list)
-      if @gathered && id == @first + @count && @gathered.bytesize + list.bytesize < @enough
+      small = @groups && list.bytesize <= @small
+      if @gathered && small && id == @first + @count && @gathered.bytesize + list.bytesize < @enough
         @gathered << @codec.separator << list
         return @count += 1
       end
@@ -452,7 +455,7 @@ module Emit
       @gathered = list
       @first = id
       @count = 1
-      put_ends unless @groups && list.bytesize < @enough
+      put_ends unless small
     end
 
     def put_ends
