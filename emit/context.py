@@ -68,7 +68,8 @@ class Run:
     Attributes:
         number: Unique in this process.
         trace: Its trace context, if an observer has given one.
-        waited: Seconds that its message has waited for a process so far. The host adds to it.
+        waited: Seconds that its message has waited for a process so far, set by the host; None: the
+            node has no process.
         awaits: The name of the node, until its handler is called.
     """
 
@@ -77,7 +78,7 @@ class Run:
     def __init__(self, number: int) -> None:
         self.number = number
         self.trace: Trace | None = None
-        self.waited = 0.0
+        self.waited: float | None = None
         self.awaits = ""
 
 

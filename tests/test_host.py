@@ -445,6 +445,7 @@ SHAPE = {
             "rss_bytes": "int",
         }
     ],
+    "pool": "str",
     **dict.fromkeys(("size", "busy", "idle", "queued"), "int"),
     "breaker": "str",
     "language": "str",

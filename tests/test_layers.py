@@ -92,6 +92,7 @@ LATE = {
     ("emit.cli.doctor", "emit.cli.queues"): "the same",
     ("emit.cli.call", "emit.host.host"): "only a call that took too long needs it, and has it",
     ("emit.cli.check", "emit.cli.queues"): "the same, which only a router of a queue needs",
+    ("emit.cli.metrics", "emit.observe.metrics"): "prometheus_client is optional",
     ("emit.cli.new", "emit.cli.checkup"): "the host, which only a project needs",
     ("emit.cli.new", "emit.host.language.launch"): "the same, which only a line about a test needs",
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
@@ -124,6 +125,7 @@ OPTIONAL = {
     "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.queues", "emit.celery_redis"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
+    "prometheus_client": {"emit.observe.counts", "emit.observe.metrics", "emit.cli.metrics"},
 }
 
 #: Files that start programs.

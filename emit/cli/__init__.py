@@ -33,6 +33,7 @@ COMMANDS = {
     "check": "find what is wrong with a graph, for people and for CI",
     "doctor": "test everything that Emit can use on this machine",
     "top": "watch all nodes with programs on this machine",
+    "metrics": "answer Prometheus for all Emit processes on this machine",
     "inspect": "show what a node's program says of itself, and if it stops",
     "bench": "measure the latency and throughput of a node's program",
     "conformance": "test whether a program speaks the protocol",
@@ -125,7 +126,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="emit",
         usage="emit COMMAND ...",
-        description=f"Streaming graphs whose nodes are written in any language.\n\n{listed}",
+        description=f"Streaming graphs whose nodes are written in any language:\n{listed}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

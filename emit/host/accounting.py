@@ -281,7 +281,7 @@ class ProcessAccount:
         usage = process.usage()
         if self.observers:
             row = process.describe(usage)
-            figures = row["calls"], row["age_seconds"]
+            figures = row["calls"], row["age_seconds"], usage.cpu_seconds
             tell(self.observers, ProcessEnded(self.node, row["pid"], cause, *figures))
         with self._lock:
             self._ends[cause] += 1

@@ -198,7 +198,7 @@ class Calls:
                 lease = self.acquire(began + self.limit, job.losses)
                 waited = time.monotonic() - began
                 if job.run is not None:
-                    job.run.waited += waited
+                    job.run.waited = (job.run.waited or 0.0) + waited
             deadline = began + self.limit
             assert lease.process is not None
             talk: Conversation = lease.process.talk
@@ -242,8 +242,10 @@ class Calls:
 
     def job(self, fields: Mapping[str, Any], index: int = 0) -> Job:
         """Make the job of a message, with the queue's data about it in a queue's worker."""
-        told = context.current.get()
-        return Job(fields, index, self.node, self._program_node, told, context.run.get())
+        told, run = context.current.get(), context.run.get()
+        if run is not None and run.waited is None:
+            run.waited = 0.0
+        return Job(fields, index, self.node, self._program_node, told, run)
 
     def settle(self, job: Job) -> list[Any] | Exception:
         """
@@ -561,7 +563,7 @@ class Batch:
             began, run = time.monotonic(), self._ready[0].run
             self._add(self._calls.acquire(began + self._calls.limit, self._losses))
             if run is not None:
-                run.waited += time.monotonic() - began
+                run.waited = (run.waited or 0.0) + time.monotonic() - began
         elif len(self._ready) > self._settings.window or self._ready[0].alone:
             lease = self._pool.try_acquire()
             if lease is not None:

@@ -150,6 +150,7 @@ class Host:
             * ``processes``: each with ``pid``, ``version`` (of its program), ``state`` ("busy" or
               "idle"), ``calls``, ``age_seconds``, ``idle_seconds``, ``cpu_seconds``,
               ``rss_bytes``;
+            * ``pool``: the node, or the program if several nodes share its processes;
             * ``size``, ``busy``, ``idle``, ``queued`` and ``breaker`` ("closed" or "open");
             * ``language`` (or the name of the program), ``command``, a list, and ``version``, of
               the process that was started last: 12 hexadecimal digits, see

@@ -90,7 +90,7 @@ def run(
     finally:
         child.close()
         calls, seconds = int(cause == "finished"), time.monotonic() - began
-        tell(observers, ProcessEnded(program.node, child.pid, cause, calls, seconds))
+        tell(observers, ProcessEnded(program.node, child.pid, cause, calls, seconds, 0.0))
 
 
 def _take(pipes: Pipes) -> Generator[bytes, None, float]:

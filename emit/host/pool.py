@@ -666,6 +666,7 @@ class Pool(Generic[P]):
             if figures["start_error"] is not None:
                 figures["start_error"] |= {"retry_in": self._starts.delay(now)}
             figures |= {
+                "pool": self.node,
                 "size": self.settings.size,
                 "busy": self.busy,
                 "idle": len(self._idle) + len(self._leaving),

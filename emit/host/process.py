@@ -101,7 +101,7 @@ class Process:
         except BaseException:
             process.discard()
             age = time.monotonic() - process.born
-            tell(observers, ProcessEnded(program.node, child.pid, "start", 0, age))
+            tell(observers, ProcessEnded(program.node, child.pid, "start", 0, age, 0.0))
             raise
         process.start_seconds = time.monotonic() - process.born
         text = "process %d is ready after %.3f s, version %s"

@@ -93,7 +93,8 @@ class Finished(NamedTuple):
         results: Number of results.
         seconds: Duration of the handler. In a batch that is given to a program as a whole: the
             seconds since the end of the message before.
-        waited: Part of *seconds* in which the message waited for a process.
+        waited: Part of *seconds* in which the message waited for a process; None: the node has no
+            process.
         at: The time at which the handler ended.
     """
 
@@ -104,7 +105,7 @@ class Finished(NamedTuple):
     run: int
     results: int
     seconds: float
-    waited: float
+    waited: float | None
     at: float
 
 
@@ -128,7 +129,7 @@ class Failed(NamedTuple):
     kind: str
     error: BaseException
     seconds: float
-    waited: float
+    waited: float | None
     at: float
 
 
@@ -232,6 +233,7 @@ class ProcessEnded(NamedTuple):
             ``max_rss``; ``start``: it was never ready; ``finished``: it ran for one message.
         calls: Number of messages that it has answered.
         seconds: Seconds since its start.
+        cpu_seconds: Processor time that it and its children have used; 0 if it has died by itself.
     """
 
     node: str
@@ -239,6 +241,7 @@ class ProcessEnded(NamedTuple):
     cause: str
     calls: int
     seconds: float
+    cpu_seconds: float
 
 
 class ProcessReplaced(NamedTuple):

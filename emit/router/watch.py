@@ -129,7 +129,7 @@ class Watched(Run):
         self, observers: Observers, head: tuple[str, str, int, str, int], at: float
     ) -> None:
         # As Run does, but without the call, since each hop makes one.
-        self.number, self.trace, self.waited, self.awaits = head[-1], None, 0.0, ""
+        self.number, self.trace, self.waited, self.awaits = head[-1], None, None, ""
         self.results = 0
         self.is_over = False
         self._observers = observers
