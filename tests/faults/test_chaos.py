@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import random
 import threading
 from collections.abc import Iterator
@@ -147,6 +148,46 @@ def test_processes_are_killed_all_the_time(seed: int) -> None:
     assert len(letters) == 14
     assert killer.kills >= count / 500 - 1
     assert figures["starts"] >= 14 * 3
+
+
+CANCELLED = """
+def work(msg):
+    if msg.poison:
+        os.kill(os.getpid(), signal.SIGKILL)
+    while msg.slow and context().attempt == 1 and not context().cancelled:
+        time.sleep(0.002)  # between two looks
+    return msg.n
+serve(work, concurrency=CONCURRENCY)
+"""
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("seed", range(3 if CHAOS else 1))
+def test_calls_are_cancelled_all_the_time(seed: int, concurrency: int) -> None:
+    """
+    Batches are left at any place, messages take too long, and processes are killed meanwhile: each
+    message that was not delivered is sent again, and each outcome is that of its own message.
+    """
+    count, size, poisonous = (100_000, 4, 14) if CHAOS else (4_000, 2, 2)
+    chance = random.Random(seed)
+    poison, slow = (set(chance.sample(range(count), poisonous)) for _ in range(2))
+    letters: list[DeadLetter] = []
+    code = sdk(CANCELLED.replace("CONCURRENCY", str(concurrency)))
+    # A loaded machine must not bury a message that it kept waiting.
+    limits = {"timeout": 1.0, "max_attempts": 5, "cancel_grace": 0.2}
+    with pool(code, size=size, dead_letter=letters.append, **limits) as node:
+        killer = Killer(node, 500, chance)
+        delivered: list[Any] = []
+        while len(delivered) < count:
+            rest = range(len(delivered), count)
+            messages = ({"n": n, "poison": n in poison, "slow": n in slow} for n in rest)
+            batch = node.call_many(messages)
+            delivered += killer.watch(itertools.islice(batch, chance.randrange(1, 800)))
+            batch.close()
+        figures = node.snapshot()
+    assert delivered == [[] if n in poison else [n] for n in range(count)]
+    assert sorted(letter.message["n"] for letter in letters) == sorted(poison)
+    assert figures["starts"] >= poisonous * 5
 
 
 def test_processes_are_killed_under_many_threads() -> None:
