@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from emit.router.delivery import message_id
+from tests.hosts import lives
 from tests.queues.notes import dead, forget, graph, seen, wait_for
 from tests.queues.worker import Worker, celery_worker, eventually
 
@@ -227,6 +228,15 @@ def test_a_soft_time_limit(sent: Any) -> None:
     sent.slow.delay(seconds=20, _origin="test")
     (letter,) = dead(sent, 1)
     assert [cause.type for cause in letter.causes] == ["SoftTimeLimitExceeded"] * 2
+
+
+def test_a_soft_time_limit_cancels_the_call_of_a_program(sent: Any, tmp_path: Path) -> None:
+    """The program hears that nobody waits any more; the next attempt has its answer."""
+    cancelled = tmp_path / "cancelled"
+    sent.Endure.delay(file=str(cancelled), _origin="test")
+    (record,) = wait_for(sent, "flow.endured", 1)
+    assert cancelled.read_text() == "cancelled"
+    assert lives(record["fields"]["pid"])
 
 
 def test_no_payload_in_logs_or_store(sent: Any, worker: Worker) -> None:

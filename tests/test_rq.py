@@ -235,6 +235,19 @@ def test_a_time_limit_in_a_call_of_a_program(sent: Any, tmp_path: Path) -> None:
     eventually(lambda: are_gone([int(first)]))
 
 
+def test_a_time_limit_cancels_the_call_of_a_program(sent: Any, tmp_path: Path) -> None:
+    """The program hears that nobody waits any more, and its process serves the next attempt."""
+    queue = Queue("default", connection=sent.connection)
+    cancelled, ready = tmp_path / "cancelled", tmp_path / "ready"
+    ready.touch()
+    for file in (ready, cancelled):  # the first starts the program, however long that takes
+        kwargs = {"file": str(file), "_origin": "test"}
+        queue.enqueue_call("jobs.Endure", kwargs=kwargs, timeout=60 if file is ready else 2)
+    records = wait_for(sent, "jobs.endured", 2)
+    assert cancelled.read_text() == "cancelled"
+    assert len({record["fields"]["pid"] for record in records}) == 1
+
+
 def test_no_payload_in_logs(sent: Any, worker: Worker) -> None:
     """A canary in a message is not in the worker's log."""
     canary = "canary-in-a-message"

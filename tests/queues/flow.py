@@ -315,5 +315,18 @@ def slow(msg: Any) -> Any:
     return NoResult
 
 
+@router.node(("pid",), celery_task=task(soft_time_limit=1), timeout=50)
+class Endure(Program):
+    program_node = "endure"
+    cancel_grace = 30.0
+    max_attempts = 20  # its first ones may strike the start
+
+
+@router.node((), "flow.Endure")
+def endured(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
 if "EMIT_TEST_TOUCH" in os.environ:
     Answer(n=0)  # in the master, before any fork

@@ -194,6 +194,18 @@ class Busy(Program):
     program_node = "busy"
 
 
+@router.node(("pid",), timeout=50)
+class Endure(Program):
+    program_node = "endure"
+    cancel_grace = 30.0
+
+
+@router.node((), "jobs.Endure")
+def endured(msg: Any) -> Any:
+    note(msg)
+    return NoResult
+
+
 @router.node(("n", "doubled"), name="jobs.double", batch=50, timeout=3)
 class Double(Program):
     program_node = "double"

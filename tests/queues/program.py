@@ -48,6 +48,16 @@ def double(msg: Any) -> Any:
 
 
 @node
+def endure(msg: Any) -> Any:
+    if not os.path.exists(msg.file):
+        while not context().cancelled:
+            time.sleep(0.01)  # between two looks
+        with open(msg.file, "w") as file:
+            file.write("cancelled")
+    return os.getpid()
+
+
+@node
 def busy(msg: Any) -> Any:
     with open(msg.file, "a") as file:
         file.write(f"{os.getpid()}\n")
