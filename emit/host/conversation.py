@@ -290,8 +290,8 @@ class Conversation:
                 while self.is_cancelling and not self.condemned and remaining(self._grace_end) > 0:
                     self._poll.step(remaining(self._grace_end))
                     self.receive()
-            if self.jobs:
-                self.condemned = self.condemned or self._overdue or None
+        if self.jobs:
+            self.condemned = self.condemned or self._overdue or None
         return not self.jobs and self.condemned is None
 
     # -- from the peer ---------------------------------------------------------------------
