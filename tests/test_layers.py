@@ -125,6 +125,7 @@ OPTIONAL = {
     "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.queues", "emit.celery_redis"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
+    "opentelemetry": {"emit.observe.meters"},
     "prometheus_client": {"emit.observe.counts", "emit.observe.metrics", "emit.cli.metrics"},
 }
 

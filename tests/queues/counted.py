@@ -46,3 +46,9 @@ class Program(ShellNode):
     program_node = "answer"
     pass_env = (*ShellNode.pass_env, "PYTHONPATH")
     mode = "persistent"
+
+
+@router.node(("x",), name="counted.missing")
+class Missing(ShellNode):
+    command = "/nowhere/to/be/found"
+    mode = "persistent"
