@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import tools
+from scripts import launched, tools
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = ("--require", "all", "--timeout", "30")
@@ -28,6 +28,8 @@ class Sdk:
     file: str
     command: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
+    #: The launcher that makes nodes of plain files, if the language has one.
+    launcher: str = ""
     #: File with the scenarios that are expected to fail, and the reason for each.
     known: str = ""
 
@@ -51,13 +53,25 @@ class Sdk:
 
 
 SDKS = (
-    Sdk("python", "sdks/python/tests/conformance_app.py", (sys.executable,)),
-    Sdk("ruby", "sdks/ruby/test/conformance_app.rb", ("ruby",), ("ruby", "ruby-msgpack")),
+    Sdk(
+        "python",
+        "sdks/python/tests/conformance_app.py",
+        (sys.executable,),
+        launcher="runtimes/python/launch.py",
+    ),
+    Sdk(
+        "ruby",
+        "sdks/ruby/test/conformance_app.rb",
+        ("ruby",),
+        ("ruby", "ruby-msgpack"),
+        launcher="runtimes/ruby/launch.rb",
+    ),
     Sdk(
         "node",
         "sdks/node/test/conformance_app.mjs",
         ("node",),
         ("node",),
+        launcher="runtimes/node/launch.cjs",
         known="sdks/node/test/conformance_failures.txt",
     ),
     Sdk(
@@ -81,15 +95,32 @@ def check(sdk: Sdk) -> bool:
         print(f"left out {sdk.language}: {sdk.lack}", flush=True)
         return os.environ.get("CI") != "true"
     with sdk.built() as command:
-        return play(command, sdk.known).returncode == 0
+        passed = play(command, sdk.known).returncode == 0
+    if sdk.launcher:
+        print(f"the launcher of {sdk.language}:", flush=True)
+        passed = launch(sdk).returncode == 0 and passed
+    return passed
+
+
+def launch(sdk: Sdk, *, capture: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run ``emit conformance`` on the launcher of a language."""
+    with tempfile.TemporaryDirectory() as folder:
+        launched.write(sdk.language, Path(folder))
+        files = ("--files", folder)
+        return play((*sdk.command, sdk.launcher), options=files, capture=capture)
 
 
 def play(
-    command: tuple[str, ...], known: str = "", *, codec: str = "both", capture: bool = False
+    command: tuple[str, ...],
+    known: str = "",
+    *,
+    codec: str = "both",
+    options: tuple[str, ...] = (),
+    capture: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``emit conformance`` on a program, from the root of the checkout."""
     may_fail = ("--expected-failures", known) if known else ()
-    options = (*OPTIONS, "--codec", codec, *may_fail)
+    options = (*OPTIONS, "--codec", codec, *may_fail, *options)
     return subprocess.run(
         [sys.executable, "-m", "emit.cli", "conformance", *options, "--", *command],
         cwd=ROOT,

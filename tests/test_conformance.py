@@ -4,13 +4,14 @@ Our SDKs conform in everything; the page's hundred lines and Perl in the feature
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from scripts import conformance
+from scripts import conformance, launched
 from scripts.conformance import SDKS, Sdk
 from tests import tiny
 from tests.conftest import require
@@ -27,6 +28,53 @@ def test_an_sdk(sdk: Sdk, codec: str) -> None:
     with sdk.built() as command:
         done = conformance.play(command, sdk.known, codec=codec, capture=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("sdk", [s for s in SDKS if s.launcher], ids=lambda sdk: sdk.language)
+def test_a_launcher(sdk: Sdk) -> None:
+    """It makes a node of a file, and says why a file does not load."""
+    require(*sdk.tools)
+    done = conformance.launch(sdk, capture=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("Conforms to emit-node/1: files\n")
+
+
+SILENT_LAUNCHER = """
+import json, runpy, sys
+
+file, *function = sys.argv[1:]
+try:
+    names = runpy.run_path(file)
+except Exception:
+    sys.exit(0)
+handler = names.get(*function or [file.split("/")[-1].removesuffix(".py")], names.get("first"))
+for line in filter(str.strip, sys.stdin):
+    frame = json.loads(line)
+    op, id = frame.get("op"), frame.get("id")
+    if op == "hello":
+        print(json.dumps({"op": "ready", "v": 1}), flush=True)
+    elif op == "call":
+        print(json.dumps({"op": "end", "id": id, "msgs": list(handler(frame["msg"]))}), flush=True)
+"""
+
+
+def test_a_launcher_that_does_little(tmp_path: Path) -> None:
+    """Each of its faults is found: prints among the frames, failures without a word, ..."""
+    (files := tmp_path / "files").mkdir()
+    launched.write("python", files)
+    launcher = tmp_path / "silent.py"
+    launcher.write_text(SILENT_LAUNCHER)
+    options = ("--files", str(files), "--format", "json", "--timeout", "10")
+    done = emit(*options, "--", sys.executable, str(launcher))
+    failed = {title.partition("/files/")[2] for title in json.loads(done.stdout)["failed"]}
+    assert done.returncode == 1
+    assert failed >= {
+        "a print while it loads",
+        "a file that does not parse",
+        "a file that fails while it loads",
+        "several functions and no name",
+        "a failure by hand",
+    }
 
 
 def emit(*words: str) -> subprocess.CompletedProcess[str]:
@@ -89,6 +137,8 @@ def test_what_is_required(hundred: list[str], tmp_path: Path) -> None:
         (["--require", "speed", "--", "cat"], 64, "there is no feature speed"),
         (["--only", "core/nothing", "--", "cat"], 64, "nothing is called core/nothing"),
         ([], 64, "say -- and the command of the program"),
+        (["--files", "docs/pictures", "--", "cat"], 2, "lacks missing, nothing, prints"),
+        (["--files", "/no/such", "--", "cat"], 2, "No such file"),
         (["--codec", "xml", "--", "cat"], 64, "invalid choice"),
         (["--", "no-such-program"], 2, "command not found"),
         (["--", "sh", "-c", "echo no module json2 >&2; exit 3"], 2, "it ended with exit code 3"),

@@ -25,11 +25,14 @@ EXAMPLES = """
   emit conformance --only core plain/EMIT_MSG -- perl app.pl
   emit conformance --list
   emit conformance --nodes
+  emit conformance --files folder -- perl launch.pl
 
-The program under test needs a few nodes of a few lines each. --nodes describes them.
+The program under test needs a few nodes of a few lines each. --nodes describes them, and
+the files that a launcher needs.
 """
 
-_REQUIRE = "features that decide the exit code: all, or some (default core) of "
+_REQUIRE = "features that decide the exit code: all, or some (default core, or files) of "
+_FILES = "the command is a launcher: play the scenarios of the feature files, with those in FOLDER"
 _EXPECTED = "titles of expected failures, one per line (json/busy/spin); a pass is an error"
 _TIMEOUT = "seconds to wait for each expected frame or exit (%(default)g)"
 
@@ -37,15 +40,16 @@ _TIMEOUT = "seconds to wait for each expected frame or exit (%(default)g)"
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     names = ", ".join(runner.FEATURES)
-    add("--require", nargs="+", default=["core"], metavar="FEATURE", help=_REQUIRE + names)
+    add("--require", nargs="+", default=[], metavar="FEATURE", help=_REQUIRE + names)
     add("--only", nargs="+", default=[], metavar="FEATURE[/NAME]", help="play only these")
+    add("--files", type=Path, metavar="FOLDER", help=_FILES)
     add("--codec", choices=(*CODECS, "both"), help="default: json, and msgpack if supported")
     add("--format", choices=FORMATS, default="pretty", help="format of the report (%(default)s)")
     add("--expected-failures", type=Path, metavar="FILE", help=_EXPECTED)
     add("--timeout", type=float, default=10.0, metavar="S", help=_TIMEOUT)
     add("--jobs", type=int, default=0, metavar="N", help="scenarios at a time (all processors)")
     add("--list", action="store_true", help="list the scenarios, and play none")
-    add("--nodes", action="store_true", help="describe the nodes that the program needs")
+    add("--nodes", action="store_true", help="describe the nodes or files that are needed")
     add("command", nargs="*", metavar="COMMAND", help="the program, after --")
 
 
@@ -56,11 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
     scenarios = _chosen(runner.all_scenarios(), arguments.only)
     if arguments.list:
         return _list(scenarios)
+    scenarios = [one for one in scenarios if bool(one.file) == bool(arguments.files)]
     if wrong := _mistake(arguments, scenarios):
         raise UsageError(wrong)
     try:
         return _test(arguments, scenarios)
-    except (StartError, Fault, OSError) as error:
+    except (StartError, Fault, OSError, ValueError) as error:
         raise CommandError(str(error)) from error
 
 
@@ -77,14 +82,16 @@ def _test(arguments: argparse.Namespace, scenarios: list[Scenario]) -> int:
     """Meet the program, play all scenarios and print the report. Return the exit code."""
     listed = arguments.expected_failures
     expected = expected_failures(listed.read_text("utf-8")) if listed else []
-    subject = runner.meet(tuple(arguments.command), arguments.timeout)
+    files = runner.files_in(arguments.files) if arguments.files else None
+    subject = runner.meet(tuple(arguments.command), arguments.timeout, files)
     todo = tuple(runner.split(scenarios, _codecs(arguments.codec, subject)))
     with Progress(len(todo)) as progress:
         selection = runner.Selection(todo, arguments.timeout, arguments.jobs)
         outcomes = runner.run(subject, selection, progress.count)
     outcomes.sort(key=lambda outcome: runner.FEATURES.index(outcome.feature))
     known = [f"{codec}/{s.title}" for s in runner.all_scenarios() for codec in s.codecs]
-    verdict = judge(outcomes, arguments.require, expected, known)
+    required = arguments.require or ["files" if files else "core"]
+    verdict = judge(outcomes, required, expected, known)
     print(FORMATS[arguments.format](subject, verdict, has_colour(sys.stdout)))
     return verdict.exit_code
 

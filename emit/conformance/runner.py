@@ -9,9 +9,10 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from emit.conformance.scenario import CODECS, Scenario, folder, lacks, load
 from emit.conformance.steps import Skip, play, scenarios, shake_hands, try_echo
@@ -28,6 +29,7 @@ __all__ = [
     "Verdict",
     "all_scenarios",
     "expected_failures",
+    "files_in",
     "judge",
     "meet",
     "run",
@@ -37,8 +39,11 @@ __all__ = [
 FEATURES = (
     *("core", "plain", "values", "kinds", "refusals", "stream", "stack", "cause", "native"),
     *("retry", "limits", "names", "exit", "broken", "deadline", "log", "context", "stdin"),
-    *("cancel", "groups", "concurrency", "stop", "busy"),
+    *("cancel", "groups", "concurrency", "stop", "busy", "files"),
 )
+
+#: The file with which a launcher introduces itself.
+_FIRST = "words"
 
 #: Number of scenarios played at a time, among those that mostly wait.
 _WAITING = 12
@@ -57,12 +62,19 @@ class Subject:
         ready: Its answer to hello.
         seconds: Time from the start to that answer.
         flaw: The fault of its node ``echo``, on which most scenarios depend; empty if it works.
+        files: If the program is a launcher: the files for it, by their names without suffix.
     """
 
     command: tuple[str, ...]
     ready: frames.Ready
     seconds: float
     flaw: str = ""
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    def start(self, scenario: Scenario) -> tuple[str, ...]:
+        """Return the command for a scenario."""
+        words = (str(self.files[scenario.file]), scenario.function) if scenario.file else ()
+        return (*self.command, *filter(None, words))
 
 
 @dataclass(frozen=True)
@@ -102,22 +114,49 @@ def split(scenarios: Sequence[Scenario], codecs: Collection[str]) -> Iterator[Sc
                 yield replace(scenario, codecs=(codec,))
 
 
-def meet(command: tuple[str, ...], patience: float) -> Subject:
+def files_in(place: Path) -> dict[str, Path]:
+    """
+    Return the files for a launcher in a folder, by their names without suffix.
+
+    Raises:
+        ValueError: Two files have one name, or a file that the scenarios need is missing.
+        OSError: The folder can't be read.
+    """
+    paths = sorted(path for path in place.resolve().iterdir() if path.is_file())
+    found = {path.stem: path for path in paths}
+    twice = sorted(stem for stem in found if sum(path.stem == stem for path in paths) > 1)
+    lacking = sorted({one.file for one in all_scenarios() if one.file} - found.keys())
+    if twice or lacking:
+        what = f"has several files called {twice[0]}" if twice else f"lacks {', '.join(lacking)}"
+        raise ValueError(f"{place} {what}; emit conformance --nodes lists the files")
+    return found
+
+
+def meet(
+    command: tuple[str, ...], patience: float, files: Mapping[str, Path] | None = None
+) -> Subject:
     """
     Start the program once, and return how it introduces itself.
+
+    Args:
+        command: The program, or a launcher.
+        patience: Seconds to wait for an answer.
+        files: The files for a launcher, by their names without suffix.
 
     Raises:
         StartError: The program cannot be started.
         Fault: The program does not answer hello with ready. The text has its stderr.
     """
     begun = time.monotonic()
-    with Talk(command, "msgpack", patience=patience) as talk:
+    first = (str(files[_FIRST]),) if files else ()
+    with Talk((*command, *first), "msgpack", patience=patience) as talk:
         try:
             ready = shake_hands(talk)
         except Fault as fault:
             raise Fault(f"{fault}\n{talk.errors}".strip()) from None
         seconds = time.monotonic() - begun
-        return Subject(command, ready, seconds, try_echo(talk) if "echo" in ready.nodes else "")
+        flaw = try_echo(talk) if "echo" in ready.nodes else ""
+        return Subject(command, ready, seconds, flaw, files or {})
 
 
 def run(
@@ -166,7 +205,8 @@ def play_one(
     if reason:
         return replace(about, result="skipped", reason=reason)
     begun = time.monotonic()
-    talk = functools.partial(Talk, subject.command, codec, patience=patience, most=most)
+    command = subject.start(scenario)
+    talk = functools.partial(Talk, command, codec, patience=patience, most=most)
     found = _attempt(scenario, talk, about)
     return replace(found, seconds=time.monotonic() - begun)
 

@@ -59,6 +59,9 @@ class Scenario:
         codecs: The codecs to play it in.
         waits: True if it spends seconds doing nothing. More of these are played at the same time.
         wrapped: True to start the process by way of a shell, which `orphan` kills.
+        file: The file, by its name without suffix, for which a launcher is started; empty if it
+            tests a program.
+        function: The function of that file that the launcher gets; empty for none.
     """
 
     feature: str
@@ -78,6 +81,8 @@ class Scenario:
     codecs: tuple[str, ...] = CODECS
     waits: bool = False
     wrapped: bool = False
+    file: str = ""
+    function: str = ""
 
     @property
     def title(self) -> str:
@@ -151,6 +156,8 @@ def _frozen(value: Any) -> Any:
 
 def _needed(scenario: Scenario) -> tuple[str, ...]:
     """Return the nodes that a scenario needs or calls, except for the one meant to be missing."""
+    if scenario.file:
+        return ()  # a launcher serves the file's only node under any name
     called = [frame.get("node") for step in scenario.steps for frame in _frames(step)]
     plain = [scenario.env.get("EMIT_NODE")]
     names = dict.fromkeys([*scenario.needs, *called, *plain])
