@@ -125,8 +125,9 @@ OPTIONAL = {
     "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.queues", "emit.celery_redis"},
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
-    "opentelemetry": {"emit.observe.meters"},
+    "opentelemetry": {"emit.observe.meters", "emit.observe.otel"},
     "prometheus_client": {"emit.observe.counts", "emit.observe.metrics", "emit.cli.metrics"},
+    "sentry_sdk": {"emit.observe.sentry"},
 }
 
 #: Files that start programs.
