@@ -14,7 +14,7 @@ from emit import Router, ShellNode
 from emit.errors import CallTimeout
 from emit.host.calls import Calls
 from tests.conftest import require
-from tests.faults.nodes import pool, raw, sdk
+from tests.faults.nodes import pool, raw, sdk, started
 from tests.faults.test_interrupts import Interrupt, interrupt, interrupted
 from tests.hosts import lives, until
 from tests.shared_hosts import client, listening, open_client
@@ -59,6 +59,7 @@ def begun(notes: Path) -> list[int]:
 def test_a_call_that_takes_too_long_is_ended(caplog: pytest.LogCaptureFixture) -> None:
     """The message is charged as ever, and its second attempt is in the same process."""
     with pool(program(), timeout=1.0, cancel_grace=30.0) as node:
+        started(node)
         pid = node.call({"n": 0})[0][1]
         assert node.call({"n": 1, "slow": 1}) == [[1, pid]]
         with pytest.raises(CallTimeout) as caught:
@@ -77,14 +78,16 @@ def test_a_call_that_takes_too_long_is_ended(caplog: pytest.LogCaptureFixture) -
 @pytest.mark.parametrize("grace", [0.0, 0.05])
 def test_a_call_that_does_not_end(grace: float, caplog: pytest.LogCaptureFixture) -> None:
     """Its process is killed, by the end of the grace; without a grace it is not even asked."""
-    with pool(program(), timeout=1.0, cancel_grace=grace) as node:
+    # The time of a message has to be enough for another start, too.
+    with pool(program(), timeout=3.0, cancel_grace=grace) as node:
+        started(node)
         first = node.call({"n": 0})[0][1]
         second = node.call({"n": 1, "slow": 1, "deaf": True})[0][1]
         assert first != second
         assert not lives(first)
         assert node.snapshot()["ends"] == {"failed": 1}
         all_is_well_here(node)
-    assert "gave no answer within timeout = 1 s" in caplog.text
+    assert "gave no answer within timeout = 3 s" in caplog.text
     assert "is kept" not in caplog.text
 
 
@@ -109,7 +112,8 @@ def test_a_late_answer_reaches_nobody() -> None:
             end(call["id"], call["meta"].get("attempt", 1))
         """
     )
-    with pool(late, timeout=0.5, cancel_grace=30.0) as node:
+    with pool(late, timeout=2.0, cancel_grace=30.0) as node:
+        started(node)
         assert node.call({}) == [2]
         assert node.call({}) == [1]
         assert node.snapshot()["starts"] == 1
@@ -127,6 +131,7 @@ def test_a_stream_that_takes_too_long() -> None:
     serve(work)
     """
     with pool(sdk(code), timeout=1.0, cancel_grace=30.0) as node:
+        started(node)
         stream = node.stream({"slow": True})
         pid = next(stream)
         with pytest.raises(CallTimeout):
