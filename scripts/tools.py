@@ -75,6 +75,8 @@ TOOLS = (
     ),
     Tool("openssl", ("openssl", "version"), "openssl", "brew install openssl"),
     Tool("graphviz", ("dot", "-V"), "graphviz", "brew install graphviz"),
+    # Playwright drives it in the tests of the page.
+    Tool("chromium", ("chromium", "--version"), "chromium", "brew install chromium"),
 )
 
 

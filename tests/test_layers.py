@@ -85,6 +85,7 @@ ORDER += ("once", "dead", "celery_redis", "celery", "router", "testing")
 
 #: Imports inside a function, and why.
 LATE = {
+    ("emit.cli.ui", "emit.web.server"): "an extra may be missing, and its help does not need it",
     (
         "emit.cli.doctor",
         "emit.cli.checkup",
@@ -128,12 +129,16 @@ OPTIONAL = {
     "opentelemetry": {"emit.observe.meters", "emit.observe.otel"},
     "prometheus_client": {"emit.observe.counts", "emit.observe.metrics", "emit.cli.metrics"},
     "sentry_sdk": {"emit.observe.sentry"},
+    "grandalf": {"emit.web.layout"},
+    "starlette": {"emit.web.server"},
+    "uvicorn": {"emit.cli.ui"},
 }
 
 #: Files that start programs.
 SPAWNING = {"emit.host.system.spawn", "emit.host.system.lifeline", "emit.host.system.trampoline"}
 SPAWNING |= {"emit.router.celery_host"}  # the shared host, which is Emit itself
 SPAWNING |= {"emit.host.system.greenlets"}  # whose Popen the first two take, under gevent
+SPAWNING |= {"emit.web.layout"}  # graphviz
 STARTS = {
     *((name, "os") for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),
     *((name, "os") for name in ("popen", "execv", "execve", "execvp", "execvpe")),
@@ -218,7 +223,7 @@ def test_the_conformance_kit_knows_only_the_host(module: str) -> None:
     assert not [name for name in own_imports(module) if within(name, (*GRAPH, *DOORS))]
 
 
-@pytest.mark.parametrize("module", [m for m in FILES if not within(m, ("observe", "cli"))])
+@pytest.mark.parametrize("module", [m for m in FILES if not within(m, ("observe", "cli", "web"))])
 def test_nobody_knows_who_observes(module: str) -> None:
     """The core tells facts, and imports none of those that make something of them."""
     known = {name for name in own_imports(module) if within(name, ("observe",))}

@@ -34,6 +34,7 @@ COMMANDS = {
     "doctor": "test everything that Emit can use on this machine",
     "top": "watch all nodes with programs on this machine",
     "metrics": "answer Prometheus for all Emit processes on this machine",
+    "ui": "show the running graph in a browser",
     "inspect": "show what a node's program says of itself, and if it stops",
     "bench": "measure the latency and throughput of a node's program",
     "conformance": "test whether a program speaks the protocol",
