@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Any
 
 from redis import ConnectionPool, exceptions
@@ -19,8 +20,10 @@ from rq.connections import parse_connection
 from rq.defaults import DEFAULT_MAINTENANCE_TASK_INTERVAL
 from rq.scheduler import RQScheduler
 
+from emit import workers
 from emit.router.ledger import Ledger, try_out
 from emit.router.rq import log_with_worker
+from emit.workers import Worker
 
 __all__ = ["EmitWorker"]
 
@@ -47,6 +50,9 @@ _PASSING = (
 
 #: The longest wait in seconds between two attempts at a command while Redis is away.
 _LONGEST_WAIT = 2.0
+
+#: Seconds that others than the worker itself wait for Redis.
+_ANSWER = 5.0
 
 #: Seconds between two searches for jobs that are due, as in RQ.
 TICK = 1.0
@@ -102,6 +108,7 @@ class EmitWorker(SimpleWorker):
         super().bootstrap(*args, **kwargs)
         log_with_worker()
         try_out([Ledger(self.connection, counts=False)], _log)
+        workers.begin(Worker(self.name, "rq", open_redis=partial(_impatient, self.connection)))
         # A client of its own: handlers may use the worker's client, and must not wait.
         self.connection = self._patience.client(self.connection)
         self.queues = [self._patient(queue) for queue in self.queues]
@@ -139,6 +146,7 @@ class EmitWorker(SimpleWorker):
 
     def teardown(self) -> None:
         """Sign off in Redis, if it can be reached."""
+        workers.end()
         with self._patience.ended(), _telling("Redis still lists this worker for some minutes"):
             super().teardown()  # type: ignore[no-untyped-call]
 
@@ -188,6 +196,14 @@ class _Patience(Retry):
         if time.monotonic() - self._warned >= _QUIET:
             self._warned = time.monotonic()
             _log.warning("this worker waits for Redis: %s", error)
+
+
+def _impatient(client: Any) -> Any:
+    """Return a client for the same Redis as *client* that gives up soon."""
+    kind, connection_class, settings = parse_connection(client)
+    limits = {"socket_timeout": _ANSWER, "socket_connect_timeout": _ANSWER}
+    settings = {**settings, **limits, "retry": Retry(NoBackoff(), 0)}
+    return kind(connection_pool=ConnectionPool(connection_class=connection_class, **settings))
 
 
 @contextmanager

@@ -22,14 +22,16 @@ from scripts.journeys import PACKAGE, ROOT
 LIMITS = {
     "circles of imports": 0,
     "depth of imports from emit/__init__": 11,  # 10, circles counted as one module
-    "modules of the core": 75,  # three more since observers are told facts
+    # Three more since observers are told facts, and one that begins what hangs on a worker.
+    "modules of the core": 76,
     "public methods of a class": 20,
     # A program's version took 170: each process has one, so it is not beside the core. The facts
     # that observers are told took 970, half of it the documentation of their fields. The figures of
     # the last seconds and the project of a node took 100. Traces took 90: of retries, of dead
     # letters that are sent again, and of one-shot programs. Ending calls that were given up took
-    # 120: without it a process is killed for each.
-    "lines of the core": 22_200,
+    # 120: without it a process is killed for each. The life of a worker, for what hangs on it, took
+    # 100.
+    "lines of the core": 22_300,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -327,24 +329,33 @@ def test_no_host(runtime: Path) -> None:
 
 def test_on_a_terminal(runtime: Path) -> None:
     """It renews itself, opens a node, leaves the terminal as it was, and ends at q."""
-    with hosting():
-        ours, theirs = pty.openpty()
-        argv = [*TOP, "--interval", "0.05"]
-        env = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
-        with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
-            os.close(theirs)
-            try:
-                read_until(ours, b"count")
-                os.write(ours, b"\r")
-                read_until(ours, b"trouble")
-                os.write(ours, b"\x1b")
-                read_until(ours, b"restarts")
-                os.write(ours, b"q")
-                read_until(ours, b"\x1b[?1049l")  # back from the alternate screen
-                assert process.wait(60) == 0
-            finally:
-                process.kill()
-                os.close(ours)
+    with hosting(), terminal("--interval", "0.05") as screen:
+        read_until(screen, b"count")
+        os.write(screen, b"\r")
+        read_until(screen, b"trouble")
+        os.write(screen, b"\x1b")
+        read_until(screen, b"restarts")
+        os.write(screen, b"q")
+        read_until(screen, b"\x1b[?1049l")  # back from the alternate screen
+
+
+@contextmanager
+def terminal(*options: str) -> Iterator[int]:
+    """
+    Run the command on a terminal, and provide the descriptor of our end. It has to end well at q.
+    """
+    ours, theirs = pty.openpty()
+    argv = [*TOP, *options]
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "30"}
+    with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
+        os.close(theirs)
+        try:
+            yield ours
+            os.write(ours, b"q")
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            os.close(ours)
 
 
 def read_until(descriptor: int, wanted: bytes, within: float = 60.0) -> None:

@@ -467,7 +467,7 @@ def test_the_snapshot_has_the_documented_shape() -> None:
             calls.call({"n": 1})
         snapshot = host.snapshot()
     assert json.loads(json.dumps(snapshot)) == snapshot
-    assert list(snapshot) == ["pid", "project", "max_processes", "max_rss", "nodes"]
+    assert list(snapshot) == ["pid", "project", "began", "max_processes", "max_rss", "nodes"]
     figures = snapshot["nodes"]["work"]
     assert shape(figures) == SHAPE
     assert snapshot["pid"] == os.getpid()

@@ -54,6 +54,7 @@ PUBLIC = {
     "emit.message": "Message NoResult",
     "emit.multilang": "Limits ShellNode",
     "emit.observe": "Dead Failed Finished Retried Sent Started Waiting",
+    "emit.observe.fleet": "Report snapshots",
     "emit.once": "idempotent",
     "emit.router": "CeleryRouter RQRouter Router",
     "emit.router.celery": "CeleryRouter",
@@ -81,7 +82,7 @@ ORDER = (
     *OBSERVE,
     "node",
 )
-ORDER += ("once", "dead", "celery_redis", "celery", "router", "testing")
+ORDER += ("once", "dead", "celery_redis", "celery", "workers", "router", "testing")
 
 #: Imports inside a function, and why.
 LATE = {
@@ -97,6 +98,8 @@ LATE = {
     ("emit.cli.new", "emit.cli.checkup"): "the host, which only a project needs",
     ("emit.cli.new", "emit.host.language.launch"): "the same, which only a line about a test needs",
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
+    ("emit.cli.top", "emit.cli.fleet"): "the host, which only --all needs",
+    ("emit.cli.live", "emit.cli.fleet"): "the same",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.text", "difflib"): "only a wrong name needs it",
     ("emit.host.language.missing", "emit.host.language.runtime"): "tomllib, for a missing library",
@@ -123,7 +126,14 @@ OPTIONAL = {
         *("emit.celery", "emit.celery_redis"),
     },
     "rq": {"emit.router.rq", "emit.rq", "emit.cli.queues"},
-    "redis": {"emit.router.rq", "emit.rq", "emit.cli.dead", "emit.cli.queues", "emit.celery_redis"},
+    "redis": {
+        "emit.router.rq",
+        "emit.rq",
+        "emit.cli.dead",
+        "emit.cli.fleet",
+        "emit.cli.queues",
+        "emit.celery_redis",
+    },
     "rich": {"emit.cli"},
     "graphviz": {"emit.cli.graph"},
     "opentelemetry": {"emit.observe.meters", "emit.observe.otel"},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -54,6 +55,7 @@ class Host:
         self.max_rss = max_rss
         self.pid = os.getpid()
         self.project = project()
+        self._began = time.time()
         self.keeper = Keeper(self._keep)
         self.admission = Admission(max_processes, max_rss, lambda: self.pools)
         # Guards the three fields below. Reentrant: a signal handler may close the host at any time.
@@ -124,8 +126,9 @@ class Host:
         Return all figures as plain data that JSON can carry. Cheap enough to call every second.
 
         Returns:
-            ``{"pid", "project", "max_processes", "max_rss", "nodes": {name: node}}``. The project
-            is ``$EMIT_PROJECT``, else the directory in which the process began. Each *node* has, in
+            ``{"pid", "project", "began", "max_processes", "max_rss", "nodes": {name: node}}``. The
+            project is ``$EMIT_PROJECT``, else the directory in which the process began. ``began``
+            is the time at which the host was made, in seconds since the epoch. Each *node* has, in
             this order:
 
             * ``node``, its name, and its ``project``. In a shared host these are its client's. If
@@ -159,6 +162,7 @@ class Host:
         return {
             "pid": self.pid,
             "project": self.project,
+            "began": self._began,
             "max_processes": self.max_processes,
             "max_rss": self.max_rss,
             "nodes": dict(self._figures()),

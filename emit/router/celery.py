@@ -27,6 +27,7 @@ from celery.states import STARTED
 from celery.utils.imports import cwd_in_path
 from kombu.exceptions import OperationalError
 
+from emit import workers
 from emit.celery import (
     check_worker,
     has_quorum_queues,
@@ -111,6 +112,8 @@ class CeleryRouter(QueueRouter):
         signals.import_modules.connect(self._import, weak=False)
         signals.celeryd_after_setup.connect(self._check, weak=False)
         signals.worker_process_init.connect(_end_with_master)
+        signals.worker_ready.connect(_begin)
+        signals.worker_shutdown.connect(_end)
         signals.worker_process_shutdown.connect(self._stop, weak=False)
         signals.worker_shutdown.connect(self._stop, weak=False)
 
@@ -561,6 +564,30 @@ def _checked(who: str, celery_task: Any) -> Callable[..., Any]:
             f'app.task(rate_limit="5/s"), not {celery_task!r}'
         )
     return celery_task  # type: ignore[no-any-return]
+
+
+def _begin(sender: Any, **_: Any) -> None:
+    """Begin what hangs on this worker. It is at work from now on."""
+    app = sender.app
+    try:
+        address = address_of(app)
+    except (
+        GraphError
+    ):  # a worker without nodes may have such a setting; for one with nodes see above
+        address = None
+    workers.begin(
+        workers.Worker(
+            name=sender.hostname,
+            queue="celery",
+            app=app.main or "",
+            open_redis=None if address is None else partial(open_redis, address),
+            prefix="" if address is None else address.prefix,
+        )
+    )
+
+
+def _end(**_: Any) -> None:
+    workers.end()
 
 
 def _end_with_master(**_: Any) -> None:

@@ -28,6 +28,7 @@ class Ledger:
 
     Attributes:
         redis: The client.
+        prefix: The beginning of the names of all keys, before ``emit:``.
         letters: Its dead letters.
 
     Every method raises LedgerError if Redis can't be reached or refuses.
@@ -48,6 +49,7 @@ class Ledger:
         counts: bool = True,
     ) -> None:
         self.redis = redis
+        self.prefix = prefix
         self._counts = counts
         self._prefix = f"{prefix}emit:"
         self._repeats = f"{self._prefix}repeats:@{app}" if app else f"{self._prefix}repeats"

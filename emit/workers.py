@@ -1,0 +1,71 @@
+"""
+The life of a queue's worker, for what hangs on it and works beside its messages.
+
+A companion is a function that a worker calls when it is ready, in the process that the pool of
+Celery belongs to, or in RQ's worker itself. The worker knows no companion but its name, and imports
+it by that. A companion that fails is logged, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from emit.text import one_line
+
+__all__ = ["COMPANIONS", "Worker", "begin", "end"]
+
+logger = logging.getLogger("emit")
+
+#: The companions of each worker, as ``module:function``. The function takes the worker, and returns
+#: what is called at its end, or None.
+COMPANIONS = ["emit.observe.fleet:join"]
+
+
+class Worker(NamedTuple):
+    """
+    A worker that is ready.
+
+    Attributes:
+        name: Its name in its queue, such as ``celery@web1``.
+        queue: The kind of its queue: ``celery`` or ``rq``.
+        app: The name of its application; empty for none.
+        open_redis: Makes a client of the Redis that Emit uses there, with short timeouts and
+            connections of its own; None: there is no Redis.
+        prefix: The beginning of the names of all keys in it, before ``emit:``.
+    """
+
+    name: str
+    queue: str
+    app: str = ""
+    open_redis: Callable[[], Any] | None = None
+    prefix: str = ""
+
+
+_ends: list[Callable[[], object]] = []
+
+
+def begin(worker: Worker) -> None:
+    """Call the companions. They must not wait: the worker waits for them."""
+    end()
+    for name in COMPANIONS:
+        module, _, function = name.partition(":")
+        try:
+            ends = getattr(import_module(module), function)(worker)
+        except Exception:
+            logger.exception("%s could not begin; the worker goes on without it", name)
+        else:
+            if ends is not None:
+                _ends.append(ends)
+
+
+def end() -> None:
+    """Tell the companions that the worker ends. May be called any number of times."""
+    while _ends:
+        ends = _ends.pop()
+        try:
+            ends()
+        except Exception as error:
+            logger.warning("%r did not end well: %s", ends, one_line(str(error)))
