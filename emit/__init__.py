@@ -14,6 +14,7 @@ Emit: a streaming graph whose nodes can be written in any language.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from emit.errors import Reject, Retry
 from emit.message import Message, NoResult
 from emit.router import Router
 
@@ -30,6 +31,8 @@ __all__ = [
     "Message",
     "NoResult",
     "RQRouter",
+    "Reject",
+    "Retry",
     "Router",
     "ShellNode",
     "__version__",

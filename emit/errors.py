@@ -6,7 +6,10 @@
       GraphError (ValueError)       a wrong declaration, raised while registering
       NodeError                     the author's side
         ResultError (ValueError)    a result that does not fit the node's fields
-        RemoteError                 a handler in another process failed
+        Reject                      an author refuses the message: no attempt can succeed
+        Retry                       an author asks for another attempt
+        RemoteError                 a handler in another process failed; also a Reject or a Retry
+                                    if it raised that of its SDK
       DispatchError                 the queue refused a message; ``__cause__`` is its own exception
       InProgress                    another process is at the same piece of work
       LedgerError                   Emit's own Redis failed at a request
@@ -56,8 +59,10 @@ __all__ = [
     "PoolTimeout",
     "ProcessDied",
     "ProtocolError",
+    "Reject",
     "RemoteError",
     "ResultError",
+    "Retry",
     "StartError",
     "StartTimeout",
     "Unavailable",
@@ -117,9 +122,62 @@ class ResultError(NodeError, ValueError):
         self.fields = tuple(fields)
 
 
+class Reject(NodeError):
+    """
+    The node's author refuses a message: no attempt with it can succeed. Raise it in a Python node;
+    programs raise the ``Reject`` of their SDK. A queue makes the message a dead letter at once.
+
+    Catch it to tell a refusal from a failure, in whatever language the node is written.
+
+    Example:
+        >>> from emit import Router
+        >>> @Router().node(["total"], name="price")
+        ... def price(msg):
+        ...     raise Reject(f"no such thing: {msg.sku}")
+        >>> try:
+        ...     price(sku="milk")
+        ... except Reject as error:
+        ...     print(error)
+        no such thing: milk
+    """
+
+    retry: bool | None = False
+
+
+class Retry(NodeError):
+    """
+    The node's author asks for another attempt. Raise it in a Python node; programs raise the
+    ``Retry`` of their SDK.
+
+    A queue makes the attempt. A program without a queue is tried again by its host. A Python node
+    without a queue is not: its caller gets the exception.
+
+    Args:
+        text: The reason.
+        after: Seconds to wait before the attempt. None: the queue's own wait.
+
+    Attributes:
+        after: As given.
+
+    Raises:
+        ValueError: *after* is negative or not finite.
+    """
+
+    retry: bool | None = True
+
+    def __init__(self, text: str = "try again", after: float | None = None) -> None:
+        if after is not None and not 0 <= after < float("inf"):
+            raise ValueError(f"after must be seconds from 0 up, not {after!r}")
+        super().__init__(text)
+        self.after = after
+
+
 class RemoteError(NodeError):
     """
     A handler in another process failed. Its process stays usable.
+
+    If the handler raised its SDK's ``Reject`` (*retry* is False) or ``Retry`` (True), this is
+    also a :class:`Reject` or a :class:`Retry`.
 
     Attributes:
         node: The node's name.
@@ -151,6 +209,32 @@ class RemoteError(NodeError):
         self.stack = tuple(stack)
         self.retry = retry
         self.after = after
+        self._join_class()
+
+    def _join_class(self) -> None:
+        """Become a Reject or a Retry as well, if the handler raised one."""
+        if type(self) is RemoteError:
+            self.__class__ = _ALSO.get(self.retry, RemoteError)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if type(self) in _ALSO.values():
+            return _rebuild_remote, (self.args, self.__dict__)
+        return super().__reduce__()
+
+
+def _rebuild_remote(args: tuple[Any, ...], state: dict[str, Any]) -> RemoteError:
+    error = RemoteError.__new__(RemoteError, *args)
+    error.__dict__.update(state)
+    error._join_class()
+    return error
+
+
+#: The classes of a RemoteError by its ``retry``. They have no names of their own: dead letters,
+#: counters and facts say RemoteError for each.
+_ALSO: dict[bool | None, type[RemoteError]] = {
+    False: type("RemoteError", (RemoteError, Reject), {"__module__": __name__}),
+    True: type("RemoteError", (RemoteError, Retry), {"__module__": __name__}),
+}
 
 
 class DispatchError(EmitError):

@@ -106,7 +106,7 @@ def test_after_max_attempts_it_is_a_dead_letter(sent: Any) -> None:
     (letter,) = dead(sent, 1)
     assert (letter.id, letter.node, letter.origin) == (result.id, "flow.moody", "test")
     assert letter.message == {"how": "retry"}
-    assert [cause.type for cause in letter.causes] == ["RemoteError"] * 3
+    assert [cause.type for cause in letter.causes] == ["Retry"] * 3
     assert len({record["id"] for record in seen(sent, "flow.moody")}) == 1
     eventually(lambda: result.state == "FAILURE")
 

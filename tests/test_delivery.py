@@ -50,6 +50,7 @@ LATER = [
     errors.LedgerError("keep a dead letter", "localhost:6379/0", OSError("no way")),
 ]
 DEAD = [
+    errors.Reject("no such thing"),
     errors.RemoteError(**REMOTE, retry=False),
     errors.RemoteError(**REMOTE),
     errors.ResultError("misfit"),
@@ -88,6 +89,7 @@ def test_dead(error: Exception) -> None:
 def test_retry(attempt: int, fate: str) -> None:
     """The author's wish, and a time limit, up to max_attempts."""
     assert judge(errors.RemoteError(**REMOTE, retry=True), attempt).fate == fate
+    assert judge(errors.Retry(), attempt).fate == fate
     assert judge(TimeoutError(), attempt, again=True).fate == fate
 
 
@@ -114,6 +116,7 @@ def test_retry_after() -> None:
     """The author's delay is kept as it is, 0 included."""
     for after in (0.0, 0.25, 3600.0):
         assert judge(errors.RemoteError(**REMOTE, retry=True, after=after), 1).delay == after
+        assert judge(errors.Retry(after=after), 1).delay == after
 
 
 def test_the_backoff() -> None:
@@ -130,7 +133,7 @@ def test_every_error_has_a_fate() -> None:
     abstract = {errors.EmitError, errors.NodeError, errors.HostError}
     of_the_store = {errors.LetterNotFound, errors.AmbiguousLetter, errors.UnreadableLetter}
     elsewhere = {errors.GraphError, *of_the_store}  # and of declarations
-    kinds = {getattr(errors, name) for name in errors.__all__}
+    kinds = {getattr(errors, name) for name in errors.__all__} - {errors.Retry}  # test_retry
     assert kinds - abstract - elsewhere == judged & kinds
 
 

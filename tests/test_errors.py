@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from emit import errors
-from emit.errors import EmitError, GraphError, HostError, NodeError, ResultError
+from emit.errors import (
+    EmitError,
+    GraphError,
+    HostError,
+    NodeError,
+    Reject,
+    RemoteError,
+    ResultError,
+    Retry,
+)
 
 #: What each exception is made of, where it takes more than a text.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -35,7 +44,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "Unreadable": {"reason": "its text is damaged"},
     "UnreadableLetter": {"id": "7", "reason": "it has no 'node'"},
 }
-TEXT_ONLY = ("EmitError", "GraphError", "NodeError", "DispatchError")
+TEXT_ONLY = ("EmitError", "GraphError", "NodeError", "DispatchError", "Reject", "Retry")
 
 
 def make(name: str) -> EmitError:
@@ -66,6 +75,24 @@ def test_every_exception_is_public() -> None:
     }
     assert set(errors.__all__) == there
     assert all(issubclass(getattr(errors, name), EmitError) for name in there)
+
+
+@pytest.mark.parametrize(("retry", "kind"), [(False, Reject), (True, Retry), (None, None)])
+def test_a_refusal_in_another_process_is_a_refusal(retry: bool | None, kind: Any) -> None:
+    """A caller tells it from a failure by its class, also when it was pickled or copied."""
+    made = RemoteError(node="a", type="Reject", message="no", retry=retry, after=1.5)
+    for error in (made, pickle.loads(pickle.dumps(made)), copy.copy(made)):
+        assert [k for k in (Reject, Retry) if isinstance(error, k)] == ([kind] if kind else [])
+        assert isinstance(error, RemoteError)
+        assert type(error).__name__ == "RemoteError"
+        assert (error.retry, error.after, str(error)) == (retry, 1.5, '"a": Reject: no')
+
+
+@pytest.mark.parametrize("after", [-1, float("inf"), float("nan")])
+def test_a_retry_after_no_time(after: float) -> None:
+    """A wait that can't be is refused where it is asked for."""
+    with pytest.raises(ValueError, match="after must be seconds"):
+        Retry(after=after)
 
 
 def test_whose_fault_it_is() -> None:

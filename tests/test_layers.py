@@ -44,7 +44,10 @@ DOORS = ("multilang", "foreign", "cli")
 
 #: What users import, and from where: these paths stay, however the modules move.
 PUBLIC = {
-    "emit": "CeleryRouter Message NoResult RQRouter Router ShellNode __version__ idempotent",
+    "emit": (
+        "CeleryRouter Message NoResult RQRouter Reject Retry Router ShellNode __version__ "
+        "idempotent"
+    ),
     "emit.celery": "configure problems",
     "emit.context": "Context current",
     "emit.dead": "DeadLetters",

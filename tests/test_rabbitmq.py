@@ -61,7 +61,7 @@ def test_after_max_attempts_it_is_a_dead_letter(sent: Any) -> None:
     result = sent.moody.delay(how="retry", _origin="test")
     (letter,) = dead(sent, 1)
     assert (letter.id, letter.message) == (result.id, {"how": "retry"})
-    assert [cause.type for cause in letter.causes] == ["RemoteError"] * 3
+    assert [cause.type for cause in letter.causes] == ["Retry"] * 3
 
 
 def test_a_message_of_many_attempts(sent: Any) -> None:

@@ -113,7 +113,7 @@ def test_after_max_attempts_it_is_a_dead_letter(sent: Any) -> None:
     (letter,) = dead(sent, 1)
     assert (letter.id, letter.node, letter.origin) == (job.id, "jobs.moody", "test")
     assert letter.message == {"how": "retry"}
-    assert [cause.type for cause in letter.causes] == ["RemoteError"] * 3
+    assert [cause.type for cause in letter.causes] == ["Retry"] * 3
     eventually(lambda: job.get_status(refresh=True) == "failed")
     assert len(seen(sent, "jobs.moody")) == 3
 

@@ -25,6 +25,7 @@ from emit.errors import (
     PoolClosed,
     PoolTimeout,
     RemoteError,
+    Retry,
     StartError,
     StartTimeout,
     Unavailable,
@@ -131,7 +132,7 @@ class Decision(NamedTuple):
 
 def asks_again(error: BaseException) -> bool:
     """True if the handler asks for another attempt."""
-    return isinstance(error, RemoteError) and error.retry is True
+    return isinstance(error, (RemoteError, Retry)) and error.retry is True
 
 
 def judge(

@@ -17,10 +17,10 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+import emit
 from emit import CeleryRouter, NoResult, ShellNode, idempotent
 from emit.celery import configure
 from emit.context import current
-from emit.errors import RemoteError
 
 URL = os.environ["EMIT_TEST_REDIS"]
 app = Celery("flow", broker=os.environ.get("EMIT_TEST_BROKER", URL), backend=URL)
@@ -106,7 +106,7 @@ def keep(msg: Any) -> Any:
 @router.node((), max_retries=7, max_attempts=1)
 def patient(msg: Any) -> Any:
     note(msg)
-    raise RemoteError(node="patient", type="Retry", message="busy", retry=True, after=0.01)
+    raise emit.Retry("busy", after=0.01)
 
 
 @router.node((), batch=50, celery_task=task(bind=True, max_retries=1))
@@ -128,15 +128,15 @@ def moody(msg: Any) -> Any:
     note(msg)
     how = msg.how
     if how == "retry":
-        raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=0.05)
+        raise emit.Retry("again", after=0.05)
     if how == "reject":
-        raise RemoteError(node="moody", type="Reject", message="never", retry=False)
+        raise emit.Reject("never")
     if how == "error":
         raise KeyError("canary-in-an-error")
     if how == "once":
         if redis.incr("moody:once") == 1:
             after = getattr(msg, "after", 0.05)
-            raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=after)
+            raise emit.Retry("again", after=after)
         return 1, current.get().attempt
     if how == "kill":
         os.kill(os.getpid(), 9)

@@ -16,9 +16,9 @@ from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+import emit
 from emit import NoResult, RQRouter, ShellNode, idempotent
 from emit.context import current
-from emit.errors import RemoteError
 
 if "EMIT_TEST_LOG" in os.environ:
     logging.basicConfig(format=os.environ["EMIT_TEST_LOG"], level="INFO")
@@ -73,7 +73,7 @@ def keep_json(msg: Any) -> Any:
 @router.node((), max_retries=7, max_attempts=1)
 def patient(msg: Any) -> Any:
     note(msg)
-    raise RemoteError(node="patient", type="Retry", message="busy", retry=True, after=0)
+    raise emit.Retry("busy", after=0)
 
 
 @router.node(("n", "attempt"), max_attempts=3, timeout=20)
@@ -82,10 +82,10 @@ def moody(msg: Any) -> Any:
     note(msg)
     how = msg.how
     if how == "retry":
-        raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=0)
+        raise emit.Retry("again", after=0)
     if how == "once":
         if redis.incr("moody:once") == 1:
-            raise RemoteError(node="moody", type="Retry", message="again", retry=True, after=1)
+            raise emit.Retry("again", after=1)
         return 1, current.get().attempt  # type: ignore[union-attr]
     if how == "error":
         raise KeyError("canary-in-an-error")
