@@ -44,7 +44,7 @@ from emit.host.shared.client import RemoteHost
 from emit.host.shared.data import Described, from_node
 from emit.host.system.program import Program, environment
 from emit.host.wire.codec import encode
-from emit.host.wire.frames import Call, End, Err, Failure, Hello, Ready
+from emit.host.wire.frames import Call, Calls, End, Ends, Err, Failure, Hello, Ready
 from emit.host.wire.reader import Reader
 from tests.faults.nodes import CHAOS, PATH, raw, sdk
 from tests.hosts import lives, until
@@ -255,6 +255,7 @@ def test_deep(path: Path) -> None:
     code = sdk("def echo(msg): return [msg.value]\nserve(echo)")
     with listening(path), client(path, code) as node:
         assert node.call({"value": deep}) == [[deep]]
+        assert list(node.call_many([{"value": deep}] * 20)) == [[[deep]]] * 20
         with pytest.raises(EncodeError):
             node.call({"value": [[[deep]]]})
 
@@ -542,9 +543,8 @@ def test_the_first_answer_of_a_batch_waits_for_no_other(
 def test_a_slow_message_behind_quick_ones(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answers that were kept, to be sent together, are sent as signs of life meanwhile."""
-    monkeypatch.setattr(server, "BEAT", 0.05)
-    monkeypatch.setattr(server, "_TICK", 0.05)
+    """Answers that were kept, to be sent together, do not wait for it, nor for a sign of life."""
+    monkeypatch.setattr(server, "BEAT", 1e9)
     with serving(path), client(path, raw(HELD), max_attempts=1) as node:
         began, go = tmp_path / "began", tmp_path / "go"
         quick = {"began": str(began), "until": str(tmp_path)}
@@ -1021,6 +1021,27 @@ def test_clients_of_another_version(path: Path, caplog: pytest.LogCaptureFixture
         assert [(type(end), end.id, end.msgs[0][0]) for end in ends] == [(End, 1, 1), (End, 2, 2)]
         assert node.call({"n": 1})[0][0] == 1
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_group_of_calls(path: Path) -> None:
+    """Its calls are answered together, but for one that the host can't understand."""
+    hello = Hello([1], ["msgpack"], "n", 2**24 - 1, config())
+    metas: Any = [None, {"context": {"of": "later"}}, {}, {}]
+    group = Calls(1, [{"n": n} for n in range(4)], metas=metas)
+    with listening(path), connected(path) as one:
+        one.sendall(encode(hello) + encode(group, "msgpack"))
+        reader, ended = Reader(), dict[int, Any]()
+        while len(ended) < 4:
+            for frame in reader.feed(one.recv(65536)):
+                if isinstance(frame, Ready):
+                    assert frame.caps == ["groups"]
+                elif isinstance(frame, Err):
+                    ended[frame.id] = "err"
+                else:
+                    assert isinstance(frame, Ends)
+                    found = (results[0][0] for results in frame.msgs)
+                    ended.update(enumerate(found, frame.id))
+        assert ended == {1: 0, 2: "err", 3: 2, 4: 3}
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,13 @@ def test_depth(name: str, maps: bool) -> None:
 
 
 @both
+def test_depth_with_another_orjson(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has no limit of its own does not help to count the levels."""
+    monkeypatch.setattr(values, "_MOST_LEVELS", 0)
+    test_depth(name, maps=False)
+
+
+@both
 def test_many_lists_are_not_depth(name: str) -> None:
     """Brackets side by side do not count as levels."""
     encode, decode = CODECS[name]

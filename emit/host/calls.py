@@ -47,7 +47,7 @@ from emit.letter import DeadLetter, backoff
 from emit.observe.facts import Dead, Retried
 from emit.observe.observers import Observers, tell
 
-__all__ = ["Calls"]
+__all__ = ["IDLE", "Calls"]
 
 #: The time by which a handler's deadline is earlier than the host's: a share of it, and its maximum
 #: in seconds. The answer of a handler that stops at its deadline then comes before its process is
@@ -66,6 +66,9 @@ _AHEAD = 4
 
 #: Bytes written ahead of a process's reading, at most; a single larger message is still written.
 _PENDING = 1024 * 1024
+
+#: Seconds without data from a process after which a batch counts as idle; see `Calls.idle`.
+IDLE = 0.001
 
 #: Errors that end a whole batch, and not one of its messages, if a shared host reports them.
 _OF_THE_POOL = (PoolClosed, PoolTimeout, StartError, StartTimeout, Unavailable)
@@ -89,10 +92,12 @@ class Calls:
         account: The outcomes of its messages.
         caller: A socket, if the messages come from another process. If its other end is closed,
             the message in progress ends with `Abandoned`, and is cancelled.
+        idle: Called if no outcome of `call_many` has come for `IDLE` while some are due.
         project: The project of a client; see `emit.host.place.project`. Empty: that of the host.
     """
 
     caller: int | None = None
+    idle: Callable[[], None] | None = None
     project = ""
 
     def __init__(
@@ -116,10 +121,10 @@ class Calls:
         self._observers = observers
         self._meta: dict[str, Any] = {"deadline_ms": _milliseconds(self.settings.timeout)}
 
-    def asked_by(self, caller: int) -> Calls:
+    def asked_by(self, caller: int, idle: Callable[[], None]) -> Calls:
         """Return the same node, pool and account for messages that come by the socket *caller*."""
         calls = copy(self)
-        calls.caller = caller
+        calls.caller, calls.idle = caller, idle
         return calls
 
     def prepare(self) -> None:
@@ -229,9 +234,13 @@ class Calls:
             if delay:
                 self.pool.rest(delay, caller)
 
-    def call_many(self, messages: Iterable[Mapping[str, Any]]) -> Generator[Any, None, None]:
+    def call_many(self, messages: Iterable[Mapping[str, Any] | None]) -> Generator[Any, None, None]:
         """
         Give many messages to the node's processes, pipelined.
+
+        Args:
+            messages: The messages. None stands for no message at present: more are taken after the
+                next outcome, and the generator ends if there is none left to come.
 
         Yields:
             The outcome of each message, in order: a list of results, or the exception that stands
@@ -461,7 +470,7 @@ class Batch:
         messages: The messages. They are taken as they are needed, so the source may be endless.
     """
 
-    def __init__(self, calls: Calls, messages: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, calls: Calls, messages: Iterable[Mapping[str, Any] | None]) -> None:
         self._calls = calls
         self._pool = calls.pool
         self._settings = calls.settings
@@ -517,9 +526,9 @@ class Batch:
         """Take messages from the source, as far ahead as the processes can use them."""
         ahead = _AHEAD * self._settings.window * max(1, len(self._lanes))
         while not self._exhausted and len(self._unsettled) < ahead:
-            index, fields = next(self._source, (None, None))
-            if index is None or fields is None:
-                self._exhausted = True
+            index, fields = next(self._source, (-1, None))
+            if fields is None:
+                self._exhausted = index < 0
                 return
             job = self._calls.job(fields, index)
             self._ready.append(job)
@@ -680,6 +689,11 @@ class Batch:
             return
         until = min([*(lane.end for lane in working), *(at for at, _ in self._later)])
         tick = MEMORY_TICK if self._settings.max_rss is not None else self._settings.timeout
+        if self._calls.idle is not None:
+            poll.step(min(IDLE, remaining(until)))
+            if any(lane.talk.transport.received or lane.talk.is_over for lane in working):
+                return
+            self._calls.idle()
         poll.step(min(tick, remaining(until)))
 
     def _take(self, lane: Lane) -> None:

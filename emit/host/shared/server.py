@@ -18,13 +18,12 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 from emit import context
-from emit.context import Context
 from emit.errors import EmitError, FrameTooLarge, HostError, HostLost, StartError
 from emit.host.calls import Calls
 from emit.host.host import Host
@@ -71,18 +70,19 @@ _LARGEST = MAX_FRAME - 64
 #: at once runs in lockstep with the host.
 _TOGETHER = 8 * 1024
 
-#: Seconds after an answer in which the next one counts as quick, and waits for others. If messages
-#: take longer, sending each answer alone costs little, and the client need not wait for it.
+#: Seconds after an answer in which the next one counts as quick, and waits for others: at most
+#: until none has come for `emit.host.calls.IDLE`. If messages take longer, sending each answer
+#: alone costs little, and the client need not wait for it.
 _SOON = 0.001
+
+#: Bytes of the results of a message, at most, for an answer together with others in a frame.
+_SMALL = 512
 
 #: Bytes of answers that are kept while messages are with the processes.
 _KEPT = 4 * MAX_FRAME
 
 #: Seconds for a client to say hello. It does so when it connects.
 _HELLO = 5.0
-
-#: A call, and the data that its client's queue has about it.
-_Asked = tuple[Call, Context | None]
 
 _BEAT = Msgpack().wrap(Msgpack().body(Pong(0)))
 _length = struct.Struct(">BI").pack
@@ -293,9 +293,9 @@ class Client:
     """
     One client: a connection, for one node, served by a thread of its own.
 
-    1. Messages that came together go to the node's processes together, at most a window of them.
-       Then the processes are free for the caller that has waited longest. So a client with a
-       million messages does not keep others waiting. Outcomes go back in the order of the messages.
+    1. Messages go to the node's processes as they come, also while others are there. After a window
+       of them, a process is free for the caller that has waited longest. So a client with a million
+       messages does not keep others waiting. Outcomes go back in the order of the messages.
     2. While messages are with the processes, nothing waits for the client. Its answers are kept, up
        to a limit. A client that does not read stops only itself.
     3. If the client hangs up, its calls end at once, and their process is killed: nobody would read
@@ -312,8 +312,14 @@ class Client:
         self._reader = Reader(max_frame=MAX_FRAME)
         self._codec = Msgpack()
         self._encode = Encoder().msgpack
+        self._repack = Encoder().repack
         self._inbox: deque[Call] = deque()
+        self._taken: deque[Call] = deque()  # those with the processes
+        self._is_over = False  # no more can come
         self._hello: Hello | None = None
+        self._knows_groups = False
+        self._group: list[bytes] = []  # answers for the next frame: the results of each
+        self._group_id = 0  # of the first
         self._out = _Outbox(connected)
         self.busy = False
 
@@ -321,6 +327,7 @@ class Client:
         """Serve the client until it hangs up."""
         try:
             self._serve()
+            self._out.flush()
         except (Abandoned, OSError) as error:
             logger.debug("a client is gone: %r", error)
         except Exception as error:
@@ -354,7 +361,8 @@ class Client:
         end = time.monotonic() + _HELLO
         while self._hello is None:
             self._socket.settimeout(max(0.001, end - time.monotonic()))
-            if not self._receive():
+            self._receive()
+            if self._is_over:
                 return
         self._socket.settimeout(None)
         config = self._hello.config or {}
@@ -366,47 +374,54 @@ class Client:
             return self._refuse(error)
         with node:
             self._ready()
-            calls = node.calls.asked_by(self._socket.fileno())
+            calls = node.calls.asked_by(self._socket.fileno(), self._out.push)
             while self._has_next():
                 self.busy = True
                 self._answer(calls)
                 self.busy = False
-                self._out.flush()
 
     def _ready(self) -> None:
-        self._out.send(self._codec.wrap(self._codec.body(Ready(1, "msgpack", "emit-host"))))
+        ready = Ready(1, "msgpack", "emit-host", caps=["groups"])
+        self._out.send(self._codec.wrap(self._codec.body(ready)))
 
     def _look(self) -> None:
         """Answer status requests, which name no node."""
         self._ready()
         while self._has_next():
-            self._tell(self._inbox.popleft(), [self._server.snapshot()])
-            self._out.flush()
+            self._results(self._inbox.popleft(), [self._server.snapshot()], last=True)
 
     def _has_next(self) -> bool:
-        """Wait for a call. Return False if no more can come."""
-        while not self._inbox:
-            if not self._receive():
-                return False
-        return True
+        """Send all answers, and wait for a call. Return False if no more can come."""
+        self._out.flush()
+        while not self._inbox and not self._is_over:
+            self._receive()
+            self._out.flush()
+        return bool(self._inbox)
 
-    def _receive(self) -> bool:
-        """Wait for the next bytes. Return False if no more can come."""
-        data = self._socket.recv(_CHUNK)
+    def _receive(self, flags: int = 0) -> None:
+        """Take the next bytes. Wait for them, unless *flags* say otherwise."""
+        try:
+            data = self._socket.recv(_CHUNK, flags)
+        except BlockingIOError:
+            return
+        self._is_over = not data
         for frame in self._reader.feed(data):
             match frame:
                 case Call():
                     self._inbox.append(frame)
+                case frames.Calls():
+                    self._knows_groups = True
+                    self._inbox.extend(_members(frame))
                 case Hello():
                     self._hello = frame
                 case Ping(n):
-                    self._out.send(self._codec.wrap(self._codec.body(Pong(n))))
+                    self._out.keep(self._codec.wrap(self._codec.body(Pong(n))))
                 case frames.Bye() | frames.Cancel():
                     pass
                 case _:
                     self._hang_up(getattr(frame, "reason", f"it wrote {type(frame).__name__}"))
-                    return False
-        return bool(data)
+                    self._is_over = True
+                    return
 
     def _hang_up(self, reason: str) -> None:
         logger.warning("a client breaks the protocol: %s", reason)
@@ -419,58 +434,98 @@ class Client:
         with contextlib.suppress(OSError):
             text = f"the shared host has failed: {type(error).__name__}"
             self._refuse(HostError(text, node=self._hello.node if self._hello else ""))
+            self._out.flush()
 
     def _refuse(self, error: EmitError) -> None:
         failure = Failure(type(error).__name__, str(error), cause=from_error(error))
-        self._out.send(self._codec.wrap(self._codec.body(failure)))
+        self._out.keep(self._codec.wrap(self._codec.body(failure)))
 
     # -- messages --------------------------------------------------------------------------
 
     def _answer(self, calls: Calls) -> None:
-        count = min(len(self._inbox), calls.settings.window)
-        batch = deque(self._understood([self._inbox.popleft() for _ in range(count)], calls.node))
+        """Answer the calls that have come, and those that come meanwhile."""
         try:
-            if len(batch) == 1 or any(_is_streamed(call) for call, _ in batch):
-                while batch:
-                    self._one(calls, batch)
+            if len(self._inbox) == 1 or _is_streamed(self._inbox[0]):
+                self._one(calls)
             else:
-                self._many(calls, batch)
+                for outcome in calls.call_many(self._messages(calls.node)):
+                    self._tell(self._taken.popleft(), outcome)
         except HostError as error:  # an error of the pool ends all calls that are left
-            for call, _ in batch:
-                self._fail(call, error)
+            while self._taken:
+                self._fail(self._taken.popleft(), error)
+        self._end_group()
 
-    def _understood(self, calls: Iterable[Call], node: str) -> Iterator[_Asked]:
-        """Yield the valid calls, each with its queue's data. Answer the others with an error."""
-        for call in calls:
-            try:
-                yield call, to_context(node, call.meta)
-            except EmitError as error:
-                self._fail(call, error)
-
-    def _one(self, calls: Calls, batch: deque[_Asked]) -> None:
-        call = batch[0][0]
-        job = calls.job(_message(batch[0]))
+    def _one(self, calls: Calls) -> None:
+        message = self._take(calls.node)
+        if message is None:
+            return
+        job, call = calls.job(message), self._taken[0]
         job.streamed = _is_streamed(call)
         with contextlib.closing(calls.parts(job)) as parts:
             for results in parts:
                 if not self._results(call, results, last=False):
-                    batch.popleft()  # its error has ended the call
+                    self._taken.clear()  # its error has ended the call
                     return
                 self._out.flush()
-        batch.popleft()
+        self._taken.clear()
         self._tell(call, calls.settle(job))
 
-    def _many(self, calls: Calls, batch: deque[_Asked]) -> None:
-        for outcome in calls.call_many(map(_message, list(batch))):
-            self._tell(batch.popleft()[0], outcome)
+    def _messages(self, node: str) -> Iterator[Mapping[str, Any] | None]:
+        """
+        Yield the messages that have come and are not streamed. Yield None when there is none at
+        present: the others are here, and so are the answers that have come for them.
+        """
+        while True:
+            self._end_group()
+            if not self._inbox and not self._is_over:
+                self._receive(socket.MSG_DONTWAIT)
+            while self._inbox and not _is_streamed(self._inbox[0]):
+                message = self._take(node)
+                if message is not None:
+                    yield message
+            yield None
+
+    def _take(self, node: str) -> Mapping[str, Any] | None:
+        """
+        Take the next call. Set its queue's data for the job that is made next, and return its
+        message. If the data are not valid, answer with an error and return None.
+        """
+        call = self._inbox.popleft()
+        told = None
+        if call.meta:
+            try:
+                told = to_context(node, call.meta)
+            except EmitError as error:
+                self._fail(call, error)
+                return None
+        context.current.set(told)
+        context.run.set(to_run(call.meta) if call.meta else None)
+        self._taken.append(call)
+        return call.msg
 
     # -- answers ---------------------------------------------------------------------------
 
     def _tell(self, call: Call, outcome: list[Any] | Exception) -> None:
         if isinstance(outcome, Exception):
-            self._fail(call, outcome)
-        else:
+            return self._fail(call, outcome)
+        packed = self._repack(outcome)
+        if len(packed) > _PART:
             self._results(call, outcome, last=True)
+            return
+        if not self._knows_groups or len(packed) > _SMALL:
+            self._out.keep(_frame(b"end", call.id, packed))
+            return
+        if call.id != self._group_id + len(self._group):
+            self._end_group()
+        if not self._group:
+            self._group_id = call.id
+        self._group.append(packed)
+
+    def _end_group(self) -> None:
+        """Send the answers that were gathered."""
+        if self._group:
+            self._out.keep(_frame(b"ends", self._group_id, _list_of(self._group)))
+            self._group = []
 
     def _fail(self, call: Call, error: Exception) -> None:
         kind, data = type(error).__name__, from_error(error)
@@ -496,12 +551,12 @@ class Client:
                 self._fail(call, self._too_large(len(packed)))
                 return False
             if part and size + len(packed) > _PART:
-                self._out.keep(_frame(call.id, part, last=False))
+                self._out.keep(_frame(b"out", call.id, _list_of(part)))
                 part, size = [], 0
             part.append(packed)
             size += len(packed)
         if last or part:
-            self._out.keep(_frame(call.id, part, last=last))
+            self._out.keep(_frame(b"end" if last else b"out", call.id, _list_of(part)))
         return True
 
 
@@ -517,20 +572,24 @@ def _is_streamed(call: Call) -> bool:
     return bool((call.meta or {}).get("stream"))
 
 
-def _message(asked: _Asked) -> Mapping[str, Any]:
-    """Return a call's fields, and set its queue's data for the job that is made next."""
-    call, told = asked
-    context.current.set(told)
-    context.run.set(to_run(call.meta))
-    return call.msg
+def _members(group: frames.Calls) -> Iterator[Call]:
+    """Yield the calls of a group."""
+    for at, message in enumerate(group.msgs):
+        meta = group.meta
+        if group.metas:
+            meta = {**(meta or {}), **(group.metas[at] or {})}
+        yield Call(group.id + at, message, None, meta)
 
 
-def _frame(id: int, results: list[bytes], *, last: bool) -> bytes:
-    """Make an out or an end of encoded results. Each of them may have the full depth."""
-    op = b"end" if last else b"out"
-    head = b"\x83\xa2op\xa3%b\xa2id\xcf%b\xa4msgs" % (op, id.to_bytes(8, "big"))
-    body = b"".join([head, _length(0xDD, len(results)), *results])
-    return len(body).to_bytes(4, "big") + body
+def _list_of(items: Sequence[bytes]) -> bytes:
+    """Encode a list of encoded items. Each of them may have the full depth."""
+    return _length(0xDD, len(items)) + b"".join(items)
+
+
+def _frame(op: bytes, id: int, msgs: bytes) -> bytes:
+    """Make an out, end or ends frame around an encoded list."""
+    head = b"\x83\xa2op%c%b\xa2id\xcf%b\xa4msgs" % (0xA0 + len(op), op, id.to_bytes(8, "big"))
+    return (len(head) + len(msgs)).to_bytes(4, "big") + head + msgs
 
 
 class _Outbox:
@@ -569,6 +628,12 @@ class _Outbox:
             if not self._data:
                 self._data += data
             self._push()
+
+    def push(self) -> None:
+        """Send as much of the data that is kept as the client takes now."""
+        with self._lock:
+            self._push()
+            self._last = 0.0
 
     def flush(self) -> None:
         """Send all data that is kept, however long the client takes."""

@@ -15,6 +15,7 @@ costs 0.5 us.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -90,6 +91,11 @@ class Encoder:
             raise _explain(value, binary=True, otherwise=str(error)) from None
         if len(text) > 2 * MAX_DEPTH:
             _check_limits(value, text)
+        return packed
+
+    def repack(self, value: object) -> bytes:
+        """Encode a value as `msgpack` does that was decoded here, and needs no check for this."""
+        packed: bytes = self._pack(value)
         return packed
 
 
@@ -261,16 +267,49 @@ def _check_limits(value: object, text: bytes) -> None:
     """Check depth and size, if the text has enough brackets or bytes to exceed a limit."""
     if len(text) < MAX_ITEMS and text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
         return
-    if any(level > MAX_DEPTH for level, _ in enumerate(layers(value), 1)):
+    if not _is_within(value, MAX_DEPTH):
         raise _explain(value, binary=True, otherwise=f"nests deeper than {MAX_DEPTH} levels")
-    if count_items(value) > MAX_ITEMS:
+    if len(text) >= MAX_ITEMS and count_items(value) > MAX_ITEMS:
         raise Unfit("", f"holds more than {MAX_ITEMS} items")
 
 
 def _check_depth(value: object, depth: int) -> None:
-    for level, _ in enumerate(layers(value), 1):
-        if level > depth:
-            raise TooDeep(f"nests deeper than {MAX_DEPTH} levels")
+    if not _is_within(value, depth):
+        raise TooDeep(f"nests deeper than {MAX_DEPTH} levels")
+
+
+def _is_within(value: object, depth: int) -> bool:
+    """
+    Return whether a value has at most *depth* levels.
+
+    If orjson takes it inside so many lists that a deeper one would be refused, the answer is yes.
+    For a group of 200 messages that takes a fifth of the time of counting the levels.
+    """
+    room = _MOST_LEVELS - depth
+    if room > 0:
+        wrapped = value
+        for _ in range(room):
+            wrapped = [wrapped]
+        with contextlib.suppress(TypeError):  # also raised for a value that it can't carry
+            orjson.dumps(wrapped, _stand_in, _EXACT)
+            return True
+    return all(level <= depth for level, _ in enumerate(layers(value), 1))
+
+
+def _most_levels() -> int:
+    """Return the levels of lists that orjson takes."""
+    value, levels = list[Any](), 1
+    while levels < _ENOUGH:
+        try:
+            orjson.dumps(value)
+        except TypeError:
+            return levels - 1
+        value, levels = [value], levels + 1
+    return 0  # it has no limit, so it can't count
+
+
+_ENOUGH = 1024
+_MOST_LEVELS = _most_levels()
 
 
 def _check_json_items(data: bytes) -> None:
