@@ -11,6 +11,7 @@ NAMES = (
     "imports",
     "declare",
     "hops",
+    "typed",
     "observe",
     "oneshot",
     "wire",

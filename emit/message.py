@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from emit.errors import GraphError, ResultError
@@ -125,18 +125,64 @@ class NoResult:
     """Return or yield this from a node to send nothing on."""
 
 
+#: The attributes by which dataclasses, Structs of msgspec, models of pydantic and TypedDicts list
+#: their fields, in the order to look: a Struct has annotations, too.
+_LISTS = ("__dataclass_fields__", "__struct_fields__", "model_fields", "__total__")
+
+#: Values that stand for no type, although msgspec might take some: a name in quotes, a default.
+_NO_TYPES = (str, bytes, int, float, list, tuple, set, dict)
+
+
+def has_types(fields: Any) -> bool:
+    """
+    Return True if a declaration of fields also has their types: a dictionary of types, or a
+    dataclass, TypedDict, Struct of msgspec or model of pydantic.
+    """
+    if isinstance(fields, Mapping):
+        return not any(isinstance(kind, _NO_TYPES) for kind in fields.values())
+    return isinstance(fields, type) and any(hasattr(fields, name) for name in _LISTS)
+
+
+def _names_in(fields: Any) -> Iterable[str]:
+    if not isinstance(fields, type):
+        return tuple(fields)
+    listed = next(getattr(fields, name) for name in _LISTS if hasattr(fields, name))
+    if not isinstance(listed, bool):
+        return tuple(listed)
+    names: frozenset[str] = fields.__required_keys__  # type: ignore[attr-defined]
+    return tuple(name for name in _annotated(fields) if name in names)
+
+
+def _annotated(fields: type) -> Iterable[str]:
+    """Return the keys of a TypedDict, in order; its own come after those of its bases."""
+    bases = getattr(fields, "__orig_bases__", ())
+    inner = [name for base in bases if hasattr(base, "__total__") for name in _annotated(base)]
+    return dict.fromkeys([*inner, *fields.__annotations__])
+
+
 def check_fields(name: str, fields: Any) -> tuple[str, ...]:
     """
-    Return the declared fields as a tuple.
+    Return the names of the declared fields as a tuple.
 
     Raises:
-        GraphError: Not an ordered iterable of different strings, or a reserved name.
+        GraphError: Neither an ordered iterable of different strings, nor names with types; or a
+            reserved name.
     """
-    if isinstance(fields, (str, set, frozenset, Mapping)) or not hasattr(fields, "__iter__"):
+    is_typed = has_types(fields)
+    if not is_typed and (
+        isinstance(fields, (str, set, frozenset, Mapping)) or not hasattr(fields, "__iter__")
+    ):
         raise GraphError(
-            f"\"{name}\": fields must be a tuple or list of names, as in ('word',), not {fields!r}"
+            f"\"{name}\": fields must be a tuple or list of names, as in ('word',), or names with "
+            f"types, as in {{'word': str}}, not {fields!r}"
         )
-    checked: tuple[str, ...] = tuple(fields)
+    if getattr(fields, "__optional_keys__", None):
+        optional = ", ".join(sorted(fields.__optional_keys__))
+        raise GraphError(
+            f'"{name}": a result has all its fields, and {fields.__name__} may lack {optional}; '
+            f"write a type with None, such as int | None"
+        )
+    checked: tuple[str, ...] = tuple(_names_in(fields) if is_typed else fields)
     for field in checked:
         if not isinstance(field, str):
             raise GraphError(f'"{name}": a field\'s name must be a string, not {field!r}')
@@ -148,7 +194,7 @@ def check_fields(name: str, fields: Any) -> tuple[str, ...]:
 
 
 def make_fit(
-    node: str, fields: tuple[str, ...], *, foreign: bool = False
+    node: str, fields: tuple[str, ...], *, foreign: bool = False, of: Any = None
 ) -> Callable[[Any], dict[str, Any]]:
     """
     Return the function that makes one emitted value a dictionary of the node's fields.
@@ -162,6 +208,8 @@ def make_fit(
         node: The node's name, for the error.
         fields: Its fields.
         foreign: The node runs another program, where a tuple arrives as a list.
+        of: The declaration of the fields. If it is a class, such as a dataclass, an instance fills
+            the fields by their names.
 
     Returns:
         The function. It raises :class:`emit.errors.ResultError` for anything else, and names the
@@ -202,7 +250,15 @@ def make_fit(
             return {}
         raise _misfit(node, fields, result)
 
-    return fit
+    if not isinstance(of, type) or issubclass(of, dict):  # a TypedDict's results are dictionaries
+        return fit
+
+    def fit_of(result: Any) -> dict[str, Any]:
+        if isinstance(result, of):
+            return {field: getattr(result, field) for field in fields}
+        return fit(result)
+
+    return fit_of
 
 
 def make_fit_over(

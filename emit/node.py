@@ -113,6 +113,7 @@ class Node:
         stream: Route each result as it comes, instead of all after the handler has ended.
         fields: The declared fields, for *pass_through*.
         pass_through: Each result also has the fields of the message that it does not name.
+        convert: Converts the fields of a result to their types, for ``validate=True``; else None.
         seam: The handler itself if it is a Handler; otherwise a Handler that can only be called.
         foreign: The handler runs another program, where a tuple arrives as a list.
         takes_many: It has a ``call_many``: messages in, and for each in order an outcome (a list of
@@ -121,7 +122,7 @@ class Node:
     """
 
     __slots__ = (
-        *("fields", "fit", "foreign", "function", "handler", "name"),
+        *("convert", "fields", "fit", "foreign", "function", "handler", "name"),
         *("pass_through", "seam", "stream", "takes_many"),
     )
 
@@ -140,6 +141,7 @@ class Node:
         self.stream = stream
         self.fields: tuple[str, ...] = ()
         self.pass_through = pass_through
+        self.convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None
         # By its type, since isinstance is true of a mock that claims to be a Handler for a test.
         self.seam: Handler = handler if issubclass(type(handler), Handler) else _CALLABLE
         self.foreign = self.seam.foreign
@@ -174,7 +176,10 @@ class Node:
 
     def fit_for(self, message: Any) -> Callable[[Any], dict[str, Any]]:
         """Return the function that fits the results of *message*."""
-        return make_fit_over(message, self.fit, self.fields) if self.pass_through else self.fit
+        if not self.pass_through:
+            return self.fit
+        over, convert = make_fit_over(message, self.fit, self.fields), self.convert
+        return over if convert is None else lambda result: convert(over(result))
 
     def settle(self, outcome: Any, fit: Callable[[Any], dict[str, Any]]) -> Any:
         """Return the result of :meth:`run`, from the handler's return value."""

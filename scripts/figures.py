@@ -31,7 +31,8 @@ LIMITS = {
     # letters that are sent again, and of one-shot programs. Ending calls that were given up took
     # 120: without it a process is killed for each. The life of a worker, for what hangs on it, took
     # 100, a shared host that passes groups on 30, and the classes of authors' refusals 90.
-    "lines of the core": 22_420,
+    # The types of fields took 115: their declaration, and what they do to a result.
+    "lines of the core": 22_530,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,

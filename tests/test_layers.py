@@ -145,6 +145,7 @@ OPTIONAL = {
     "grandalf": {"emit.web.layout"},
     "starlette": {"emit.web.server"},
     "uvicorn": {"emit.cli.ui"},
+    "msgspec": {"emit.typed.python"},
 }
 
 #: Files that start programs.

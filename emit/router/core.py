@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
@@ -19,7 +19,7 @@ from typing import Any
 
 from emit.errors import GraphError
 from emit.graph import ENTRY, Graph, Subscription, subscriptions
-from emit.message import Message, check_fields, make_fit
+from emit.message import Message, check_fields, has_types, make_fit
 from emit.node import Declaration, Declarations, Node, get_name, look_like, make_handler
 from emit.observe.facts import Observer
 from emit.observe.observers import Observers
@@ -57,6 +57,7 @@ class Router:
         regexes: ``{node: [pattern, ...]}``, each node's subscriptions.
         ignore_regexes: The same for its ignores.
         fields: ``{node: fields}``, each as it was given.
+        types: ``{node: declaration}``, for each node whose fields have types.
         functions: ``{node: callable}``.
         resolved_node_modules: The imported modules; empty before the import.
         routing_enabled: False after ``disable_routing()``.
@@ -85,6 +86,7 @@ class Router:
         self.node_package = node_package
         self.resolved_node_modules: list[Any] = []
         self.fields: dict[str, Sequence[str]] = {}
+        self.types: dict[str, Any] = {}
         self.functions: dict[str, Callable[..., Any]] = {}
         self.routing_enabled = True
         self.logger = logging.getLogger("emit")
@@ -138,7 +140,7 @@ class Router:
 
     def node(
         self,
-        fields: Iterable[str],
+        fields: Iterable[str] | Mapping[str, Any] | type,
         subscribe_to: Any = None,
         entry_point: bool = False,
         ignore: Any = None,
@@ -148,7 +150,9 @@ class Router:
         Decorate a function, a class or a callable object to make it a node.
 
         Args:
-            fields: The names of its results' fields, in order.
+            fields: The names of its results' fields, in order. Types may stand beside them: a
+                dictionary such as ``{"word": str}``, a dataclass, a TypedDict, a Struct of msgspec
+                or a model of pydantic.
             subscribe_to: The nodes it hears: a name or regular expression, a compiled pattern, a
                 node, or a list, tuple or set of these. A string that is a node's name means
                 that node only; any other is searched in every name.
@@ -157,7 +161,9 @@ class Router:
             **wrapper_options: ``name``: a name other than ``module.function``.
                 ``stream=True``: send each result on as it comes. Otherwise a handler that fails
                 half-way sends nothing. ``pass_through=True``: each result also has the fields of
-                the message that it does not name. The options of the handler's class (see
+                the message that it does not name. ``validate=True``: convert each result to the
+                types of the fields, and the message to the class that the handler's parameter is
+                annotated with, if any. The options of the handler's class (see
                 ``ShellNode``) go there, all others to ``wrap_node``.
 
         Returns:
@@ -176,7 +182,7 @@ class Router:
             >>> divide(numer=7, denom=3)
             {'quotient': 2, 'remainder': 1}
         """
-        if callable(fields):
+        if callable(fields) and not has_types(fields):
             raise GraphError("write @router.node(fields, ...): it has to be told the node's fields")
 
         def outer(func: Any) -> Callable[..., Any]:
@@ -199,6 +205,7 @@ class Router:
         name: str | None = None,
         stream: bool = False,
         pass_through: bool = False,
+        validate: bool = False,
     ) -> Callable[..., Any]:
         """
         Wrap a function, class or callable object as a node, without registering it.
@@ -210,6 +217,9 @@ class Router:
         name = self.get_name(func) if name is None else name
         check_switch(name, "stream", stream)
         check_switch(name, "pass_through", pass_through)
+        check_switch(name, "validate", validate)
+        if validate:
+            handler = _validation().taking(name, handler)
         node = Node(
             name=name,
             handler=handler,
@@ -217,6 +227,8 @@ class Router:
             stream=stream,
             pass_through=pass_through,
         )
+        if validate:
+            node.convert = dict  # until the node is registered, and its types are known
 
         def function(*args: Any, **kwargs: Any) -> Any:
             return self._runner.call(node, self.get_message_from_call(*args, **kwargs))
@@ -277,7 +289,7 @@ class Router:
         self,
         name: str,
         func: Callable[..., Any],
-        fields: Iterable[str],
+        fields: Iterable[str] | Mapping[str, Any] | type,
         subscribe_to: Any,
         entry_point: bool,
         ignore: Any,
@@ -290,6 +302,12 @@ class Router:
                 wrong. Nothing was registered.
         """
         checked = check_fields(name, fields)
+        node = self._node_of(func)
+        if isinstance(node, Node) and node.convert and checked and not has_types(fields):
+            raise GraphError(
+                f'"{name}": validate=True needs the types of its fields, as in '
+                f'{{"{checked[0]}": str}}'
+            )
         # A generator of names can be read only once, and nothing is written before all is checked.
         subscribe_to, ignore = _kept(subscribe_to), _kept(ignore)
         self._read(subscribe_to, name)
@@ -299,9 +317,11 @@ class Router:
             if self._declarations.claim(name, place):
                 self._graph.clear(name)
             self.fields[name] = copy(fields) if isinstance(fields, Sequence) else checked
+            self.types.pop(name, None)
+            if has_types(fields):
+                self.types[name] = fields
             self.functions[name] = func
             replaced = self._nodes.pop(name, None)
-            node = self._node_of(func)
             if isinstance(node, Node) and node.name == name:
                 self._adopt(node)
             self.register_route(subscribe_to, name)
@@ -320,8 +340,13 @@ class Router:
         self._nodes[node.name] = node
         node.seam.observe(self._observers)
         node.fields = tuple(self.fields[node.name])
+        node.fit = partial(self.wrap_result, node.name)
+        types = self.types.get(node.name)
         if type(self).wrap_result is Router.wrap_result:  # quicker than a look-up for each result
-            node.fit = make_fit(node.name, node.fields, foreign=node.foreign)
+            node.fit = make_fit(node.name, node.fields, foreign=node.foreign, of=types)
+        if node.convert is not None and types is not None:
+            node.convert = _validation().converter(node.name, node.fields, types)
+            node.fit = _validation().converted(node.fit, node.convert)
 
     def register_route(self, origins: Any, destination: str) -> list[Any]:
         """
@@ -588,7 +613,18 @@ class Router:
         if fields is None:
             raise ValueError(f'"{name}" has no associated fields')
         node = self._nodes.get(name)
-        return make_fit(name, tuple(fields), foreign=node is not None and node.foreign)(result)
+        foreign = node is not None and node.foreign
+        return make_fit(name, tuple(fields), foreign=foreign, of=self.types.get(name))(result)
+
+
+def _validation() -> Any:
+    """
+    Return the module that converts values, imported on first use: it needs msgspec.
+
+    Raises:
+        GraphError: msgspec is not installed.
+    """
+    return importlib.import_module("emit.typed.validation")
 
 
 def _kept(wish: Any) -> Any:

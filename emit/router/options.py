@@ -15,7 +15,7 @@ from emit.node import Node, look_like
 from emit.text import nearest
 
 #: The options of ``router.node`` that every router takes.
-OPTIONS = ("name", "stream", "pass_through")
+OPTIONS = ("name", "stream", "pass_through", "validate")
 
 #: The options of ``router.node`` that every router of a queue takes.
 QUEUED = (

@@ -113,13 +113,14 @@ type node struct {
 	name   string
 	place  string // of the author's function
 	inputs map[string]any
+	result map[string]any // the schema of one result; nil for any
 	handle func(c codec, msg []byte, ctx context.Context, emit func(any) error) error
 }
 
 var registered = &program{concurrency: 1}
 
 func newNode[In, Out any](name string, handler Handler[In, Out]) *node {
-	return &node{name, placeOf(authors(handler)), inputs(typeOf[In]()), func(c codec, msg []byte, ctx context.Context, emit func(any) error) error {
+	return &node{name, placeOf(authors(handler)), inputs(typeOf[In]()), result(typeOf[Out]()), func(c codec, msg []byte, ctx context.Context, emit func(any) error) error {
 		in := new(In)
 		if err := decode(c, msg, in); err != nil {
 			return unfit(name, c, msg, err)
@@ -228,9 +229,13 @@ func (p *program) names() []string {
 func (p *program) ready() ready {
 	about := ready{Op: "ready", V: 1, SDK: "go/" + Version, Concurrency: p.concurrency, Nodes: p.names()}
 	about.Inputs, about.Caps = map[string]map[string]any{}, []string{"cancel", "end", "groups"}
+	about.Outputs = map[string]map[string]any{}
 	for _, n := range p.nodes {
 		if n.inputs != nil {
 			about.Inputs[n.name] = n.inputs
+		}
+		if n.result != nil {
+			about.Outputs[n.name] = n.result
 		}
 	}
 	return about

@@ -98,6 +98,7 @@ type ready struct {
 	Concurrency int                       `json:"concurrency"`
 	Nodes       []string                  `json:"nodes"`
 	Inputs      map[string]map[string]any `json:"inputs,omitempty"`
+	Outputs     map[string]map[string]any `json:"outputs,omitempty"`
 	Caps        []string                  `json:"caps"`
 }
 

@@ -72,7 +72,7 @@ func (s *session) greet() error {
 	about.Codec = chosen.name()
 	body, _ := encode(s.codec, nil, about)
 	if len(body) > s.maxFrame {
-		about.Inputs = nil // they are for people, and grow with the program
+		about.Inputs, about.Outputs = nil, nil // they are for people, and grow with the program
 		body, _ = encode(s.codec, nil, about)
 	}
 	if len(body) > s.maxFrame {

@@ -255,13 +255,16 @@ func inputs(t reflect.Type) map[string]any {
 	if p.shape != structShape || p.custom.unmarshal {
 		return nil
 	}
-	required, optional := []string{}, []string{}
+	required, optional, properties := []string{}, []string{}, map[string]any{}
 	for _, f := range p.fields {
+		if s := f.schema(true); len(s) > 0 {
+			properties[f.name] = s
+		}
 		if f.optional() {
 			optional = append(optional, f.name)
 		} else {
 			required = append(required, f.name)
 		}
 	}
-	return map[string]any{"required": required, "optional": optional}
+	return map[string]any{"required": required, "optional": optional, "properties": properties}
 }

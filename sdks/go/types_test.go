@@ -145,11 +145,51 @@ func TestInputs(t *testing.T) {
 		May   *int   `json:"may"`
 		Empty string `json:"empty,omitempty"`
 	}
-	wanted := map[string]any{"required": []string{"need", "Plain"}, "optional": []string{"may", "empty"}}
+	integer, text := map[string]any{"type": "integer"}, map[string]any{"type": "string"}
+	wanted := map[string]any{
+		"required": []string{"need", "Plain"},
+		"optional": []string{"may", "empty"},
+		"properties": map[string]any{
+			"need": integer, "Plain": text, "empty": text,
+			"may": map[string]any{"anyOf": []any{integer, map[string]any{"type": "null"}}},
+		},
+	}
 	if got := inputs(typeOf[in]()); !reflect.DeepEqual(got, wanted) {
 		t.Error(got)
 	}
 	if got := inputs(typeOf[Message]()); got != nil {
 		t.Error(got)
+	}
+}
+
+// A node's result, told as a schema: what a type states, and nothing of what it leaves open.
+func TestResultSchema(t *testing.T) {
+	type node struct {
+		Size  int64             `json:"size"`
+		Byte  uint8             `json:"byte"`
+		Score float32           `json:"score"`
+		At    time.Time         `json:"at"`
+		Raw   []byte            `json:"raw"`
+		Names []string          `json:"names,omitempty"`
+		Tags  map[string]bool   `json:"tags"`
+		Up    *node             `json:"up"`
+		Any   any               `json:"any"`
+		Text  int               `json:"text,string"`
+		More  map[string][3]int `json:"more"`
+	}
+	got, _ := json.Marshal(result(typeOf[node]()))
+	wanted := `{"properties":{"any":{},"at":{"format":"date-time","type":"string"},` +
+		`"byte":{"maximum":255,"minimum":0,"type":"integer"},` +
+		`"more":{"additionalProperties":{"items":{"type":"integer"},"type":"array"},"type":"object"},` +
+		`"names":{"items":{"type":"string"},"type":"array"},"raw":{"format":"binary","type":"string"},` +
+		`"score":{"format":"double","type":"number"},` +
+		`"size":{"maximum":9223372036854775807,"minimum":-9223372036854775808,"type":"integer"},` +
+		`"tags":{"additionalProperties":{"type":"boolean"},"type":"object"},"text":{},"up":{}},` +
+		`"required":["size","byte","score","at","raw","tags","up","any","text","more"],"type":"object"}`
+	if string(got) != wanted {
+		t.Error(string(got))
+	}
+	if result(typeOf[any]()) != nil {
+		t.Error("any tells nothing")
 	}
 }

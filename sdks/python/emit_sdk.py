@@ -284,12 +284,16 @@ class _Node:
     def __init__(self, handler: Callable[..., Any]) -> None:
         self.name = _name(handler)
         self.handler, self.rest = handler, False
-        self.inputs: dict[str, list[str]] = {}
+        self.inputs: dict[str, Any] = {}
+        self.told: dict[str, Any] = {}  # the inputs that only its annotations tell
+        self.outputs: dict[str, Any] = {}
         code: Any = getattr(handler, "__code__", None)
         self.is_async = bool(code and code.co_flags & 0x280)  # coroutine, async generator
         shape = code and (code.co_argcount, code.co_kwonlyargcount, code.co_flags & 0x0C)
         if shape != (1, 0, 0) or code.co_varnames[0] not in ("msg", "message", "m", "_"):
             self._read_parameters()
+        if getattr(handler, "__annotations__", None):
+            self._read_types()
 
     def _read_parameters(self) -> None:
         import inspect  # takes 10 ms, and only handlers that name fields need it
@@ -307,6 +311,25 @@ class _Node:
         optional = [p.name for p in named if p.default is not p.empty]
         self.inputs, self.rest = {"required": required, "optional": optional}, named != parameters
 
+    def _read_types(self) -> None:
+        kinds = _annotations(self.handler)
+        self.outputs = _result_schema(kinds.pop("return", None))
+        if self.inputs:
+            known = self.inputs["required"] + self.inputs["optional"]
+            schemas = {name: _schema(kinds[name], False) for name in known if name in kinds}
+            self.inputs["properties"] = {name: s for name, s in schemas.items() if s}
+        elif len(kinds) == 1:
+            message = _schema(*kinds.values(), False)
+            self.told = (
+                {
+                    "required": message["required"],
+                    "optional": [n for n in message["properties"] if n not in message["required"]],
+                    "properties": message["properties"],
+                }
+                if "properties" in message
+                else {}
+            )
+
     def invoke(self, msg: dict[str, Any]) -> Any:
         if not isinstance(msg, dict):
             raise TypeError(f"a message is a map of fields, not {type(msg).__name__}")
@@ -317,6 +340,81 @@ class _Node:
                 raise TypeError(f'{self.name} needs "{name}"; the message has: {", ".join(msg)}')
         known = self.inputs["required"] + self.inputs["optional"]
         return self.handler(**(msg if self.rest else {k: msg[k] for k in known if k in msg}))
+
+
+# Types: what annotations tell about messages and results, as JSON Schema
+
+
+def _annotations(handler: Any) -> dict[str, Any]:
+    # typing.get_type_hints would import typing. An annotation that can't be read tells nothing.
+    names = getattr(handler, "__globals__", {})
+    kinds = {}
+    for name, kind in handler.__annotations__.items():
+        try:
+            kinds[name] = eval(kind, names) if isinstance(kind, str) else kind
+        except Exception:
+            kinds[name] = object
+    return kinds
+
+
+_SCHEMAS: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    bool: {"type": "boolean"},
+    bytes: {"type": "string", "format": "binary"},
+    type(None): {"type": "null"},
+    list: {"type": "array"},
+    tuple: {"type": "array"},
+    dict: {"type": "object"},
+}
+_STREAMS = ("Generator", "Iterator", "AsyncGenerator", "AsyncIterator")
+_LISTS = ("list", "List", "Sequence", "tuple", "Tuple", "Iterable", "Collection")
+_MAPS = ("dict", "Dict", "Mapping", "Counter", "defaultdict", "OrderedDict")
+
+
+def _result_schema(kind: Any) -> dict[str, Any]:
+    # None is no result, so `str | None` gives texts.
+    if getattr(getattr(kind, "__origin__", None), "__name__", "") in _STREAMS:
+        return _schema(kind.__args__[0], True)
+    schema = {} if kind is None else _schema(kind, True)
+    others = [part for part in schema.get("anyOf", ()) if part != {"type": "null"}]
+    return others[0] if len(others) == 1 else ({"anyOf": others} if others else schema)
+
+
+def _schema(kind: Any, gives: bool, above: tuple[Any, ...] = ()) -> dict[str, Any]:
+    # `gives`: of a result, whose floats are floats. A message for a float may have an int.
+    if kind is float:
+        return {"type": "number", "format": "double"} if gives else {"type": "number"}
+    if kind is None or (isinstance(kind, type) and kind in _SCHEMAS):
+        return dict(_SCHEMAS[type(None) if kind is None else kind])
+    if kind in above:
+        return {}
+    origin, args = getattr(kind, "__origin__", None), getattr(kind, "__args__", ())
+    name = getattr(origin, "__name__", "") or str(origin).replace("typing.", "")
+    inner = [_schema(part, gives, (*above, kind)) for part in args if part is not Ellipsis]
+    if hasattr(kind, "__metadata__"):  # Annotated
+        return _schema(origin, gives, above)
+    if type(kind).__name__ in ("UnionType", "Union") or name == "Union":
+        return {} if {} in inner else {"anyOf": inner}
+    if name == "Literal":
+        return {"enum": list(args)}
+    if name in ("tuple", "Tuple") and args and Ellipsis not in args:
+        return {"type": "array", "prefixItems": inner}
+    if name in _LISTS:
+        return {"type": "array", "items": inner[0]} if inner else {"type": "array"}
+    if name in _MAPS:
+        return {"type": "object", "additionalProperties": inner[1] if len(inner) > 1 else {}}
+    if getattr(kind, "__module__", "") == "datetime" and kind.__name__ == "datetime":
+        return {"type": "string", "format": "date-time"}
+    if isinstance(kind, type) and hasattr(kind, "__required_keys__"):  # a TypedDict
+        import typing  # its class has imported it
+
+        fields = {
+            n: _schema(k, gives, (*above, kind)) for n, k in typing.get_type_hints(kind).items()
+        }
+        required = [n for n in fields if n in kind.__required_keys__]  # type: ignore[attr-defined]
+        return {"type": "object", "properties": fields, "required": required}
+    return {}
 
 
 def _is_stream(result: Any) -> bool:
@@ -673,7 +771,7 @@ class _Session:
     def announce(self, ready: dict[str, Any]) -> None:
         # Leave out the inputs if the frame is too large. They are for people, and grow with the
         # program.
-        for fields in (ready, {**ready, "inputs": {}}):
+        for fields in (ready, {**ready, "inputs": {}, "outputs": {}}):
             size = len(self.codec.frame(fields)) - 2
             if size <= self.max_frame:
                 return self.send(fields)
@@ -1336,7 +1434,10 @@ def _ready(nodes: dict[str, _Node], concurrency: int) -> dict[str, Any]:
         "sdk": f"python/{__version__}",
         "concurrency": concurrency,
         "nodes": list(nodes),
-        "inputs": {name: node.inputs for name, node in nodes.items() if node.inputs},
+        "inputs": {
+            n: node.inputs or node.told for n, node in nodes.items() if node.inputs or node.told
+        },
+        "outputs": {name: node.outputs for name, node in nodes.items() if node.outputs},
         "caps": ["cancel", "end", "groups"],
     }
 

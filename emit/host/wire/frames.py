@@ -82,6 +82,7 @@ class Ready(NamedTuple):
     nodes: Sequence[str] = ()
     inputs: Mapping[str, Any] = _NOTHING
     caps: Sequence[str] = ()
+    outputs: Mapping[str, Any] = _NOTHING
 
 
 class Call(NamedTuple):
@@ -271,6 +272,7 @@ FIELDS: dict[type[Frame], dict[str, Field]] = {
         "concurrency": Field("count"),
         "nodes": Field("list of str"),
         "inputs": Field("map"),
+        "outputs": Field("map"),
         "caps": Field("list of str"),
     },
     Call: {

@@ -490,6 +490,7 @@ def _shown(frame: Any) -> Any:
                 sdk=one_line(frame.sdk, WORD),
                 nodes=nodes or frame.nodes,
                 inputs=clean_value(frame.inputs),
+                outputs=clean_value(frame.outputs),
             )
     return frame
 

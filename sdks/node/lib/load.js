@@ -13,7 +13,7 @@ export async function load(file, name, registered, missing) {
     if (name) keepOnly(registered, name, shown);
     return undefined;
   }
-  return pick(functionsOf(module), name, shown);
+  return pick(functionsOf(module), name, file);
 }
 
 async function importFile(file, missing, again = '') {
@@ -83,7 +83,8 @@ function isFunction(value) {
   return typeof value === 'function' && !/^class\b/.test(Function.prototype.toString.call(value));
 }
 
-function pick(functions, name, shown) {
+function pick(functions, name, file) {
+  const shown = path.basename(file);
   const stem = shown.replace(/\.\w+$/, '');
   const names = Object.keys(functions).filter((key) => key !== 'module.exports');
   const likely = name ? [name] : ['default', stem, 'handler', ...(names.length === 1 ? names : [])];
@@ -95,7 +96,7 @@ function pick(functions, name, shown) {
   }
   // The host calls the node by the name that it has asked for.
   const called = name || (chosen === 'default' ? defaultName(functions.default, stem) : chosen);
-  return new Handler(called, functions[chosen]);
+  return new Handler(called, functions[chosen], file);
 }
 
 /** Find a default export by its function's name: `export default function words` is also words. */

@@ -15,8 +15,9 @@ export class Handler {
   /** Milliseconds for which this node's code recently kept the thread. Until it is known: long. */
   pace = LONG;
 
-  constructor(name, handler) {
+  constructor(name, handler, file = undefined) {
     this.name = name;
+    this.file = file; // the path or address of its source, which may state types
     this.handler = handler;
     this.inputs = inputsOf(handler);
   }

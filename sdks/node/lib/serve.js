@@ -12,6 +12,7 @@ import { takeWire, writeAll } from './frames.js';
 import { callable, Handler } from './nodes.js';
 import { chunks, readFirst } from './lines.js';
 import { Session } from './session.js';
+import { typesIn } from './types.js';
 import { VERSION } from './version.js';
 
 const VERSIONS = [1];
@@ -34,7 +35,7 @@ export function node(...given) {
   }
   const caller = callerFile();
   const own = handler.name === 'default' ? '' : handler.name;
-  const made = new Handler(name ?? (own || stem(caller)), handler);
+  const made = new Handler(name ?? (own || stem(caller)), handler, caller);
   registered.push(made);
   if (isMain(caller)) serveWhenLoaded(caller);
   return callable(made);
@@ -146,16 +147,40 @@ function refuse(sink, hello, failure) {
 }
 
 function ready(nodes) {
-  const inputs = [...nodes.values()].filter((node) => node.inputs).map((node) => [node.name, node.inputs]);
+  const told = [...nodes.values()].map((node) => [node.name, tell(node)]);
+  const those = (part) => Object.fromEntries(told.filter(([, it]) => it[part]).map(([name, it]) => [name, it[part]]));
   return {
     op: 'ready',
     v: 1,
     sdk: `node/${VERSION}`,
     concurrency,
     nodes: [...nodes.keys()],
-    inputs: Object.fromEntries(inputs),
+    inputs: those('inputs'),
+    outputs: those('outputs'),
     caps: ['cancel', 'end', 'groups'],
   };
+}
+
+/** Return what the host is told of a node's fields and their types. */
+function tell({ inputs, file, handler }) {
+  const { message, result: outputs } = typesOf(file, handler.name || 'default');
+  const properties = message?.properties;
+  if (!properties) return { inputs, outputs };
+  const required = message.required;
+  const optional = Object.keys(properties).filter((name) => !required.includes(name));
+  if (!inputs) return { inputs: { required, optional, properties }, outputs };
+  const known = [...inputs.required, ...inputs.optional].filter((name) => name in properties);
+  return { inputs: { ...inputs, properties: Object.fromEntries(known.map((name) => [name, properties[name]])) }, outputs };
+}
+
+function typesOf(file, name) {
+  try {
+    const source = fs.readFileSync(file?.startsWith('file:') ? fileURLToPath(file) : file, 'utf8');
+    const isTyped = /\.[cm]?ts$/.test(file) || /@(param|returns?|yields?)\s*\{/.test(source);
+    return isTyped ? typesIn(source, name) : {};
+  } catch {
+    return {}; // there is no file, as in a bundle or a test
+  }
 }
 
 function converse(nodes, wire, hello, rest) {

@@ -322,12 +322,13 @@ export class Session {
 }
 
 /**
- * Return a ready frame that fits, if needed without the inputs. They are for people, and grow with
- * the program.
+ * Return a ready frame that fits, if needed without the inputs and outputs. They are for people,
+ * and grow with the program.
  */
-function fitting({ inputs, ...ready }, maxFrame) {
+function fitting({ inputs, outputs, ...ready }, maxFrame) {
   const size = (fields) => Buffer.byteLength(JSON.stringify(fields));
-  if (size({ ...ready, inputs }) <= maxFrame) return { ...ready, inputs };
+  const whole = { ...ready, inputs, outputs };
+  if (size(whole) <= maxFrame) return whole;
   if (size(ready) <= maxFrame) return ready;
   throw new FrameTooLarge(
     `the ready frame of this program takes ${size(ready)} bytes, and a frame holds at most ` +

@@ -27,6 +27,7 @@ module Emit
   autoload :Boot, File.join(__dir__, "emit/boot")
   autoload :Log, File.join(__dir__, "emit/log")
   autoload :Testing, File.join(__dir__, "emit/testing")
+  autoload :Types, File.join(__dir__, "emit/types")
 
   PROGRAM = File.exist?($PROGRAM_NAME) ? File.realpath($PROGRAM_NAME) : $PROGRAM_NAME
   @nodes = {}
@@ -49,16 +50,18 @@ module Emit
     # @param name [String, Symbol, Method, nil] the name; by default, the file's or the method's
     # @param handler [#call, nil] instead of a block. With neither, *name* is a method of the file's
     #   top level: `Emit.node def words(text:) = text.split.each`
+    # @param inputs [Hash, nil] the types of the message's fields, for `emit check`; see Types.schema
+    # @param outputs [Object, nil] the type of one result
     # @return [Node]
-    # @raise [ArgumentError] two nodes of one name, or parameters that no message can fill
+    # @raise [ArgumentError] two nodes of one name, parameters that no message can fill, or no type
     #
     # @example
-    #   Emit.node(:total) { |prices:| prices.sum }
-    def node(name = nil, handler = nil, &block)
+    #   Emit.node(:total, inputs: { prices: [Float] }, outputs: Float) { |prices:| prices.sum }
+    def node(name = nil, handler = nil, inputs: nil, outputs: nil, &block)
       location = caller_locations(1, 1).first
       handler ||= block || (name.respond_to?(:call) ? name : toplevel(name))
       name = handler.name if name.equal?(handler)
-      node = Node.new(name || File.basename(location.path, ".*"), handler)
+      node = Node.new(name || File.basename(location.path, ".*"), handler, inputs: inputs, outputs: outputs)
       raise ArgumentError, "two nodes are called #{node.name}; give each its own name" if @nodes.key?(node.name)
 
       serve_at_exit if program?(location)

@@ -8,9 +8,11 @@ module Emit
     # Makes `msg["count"]` find the same as `msg[:count]`.
     BY_TEXT = ->(msg, key) { msg.fetch(key.to_sym, nil) if key.is_a?(String) }
 
-    attr_reader :name, :handler, :inputs
+    attr_reader :name, :handler, :inputs, :outputs
 
-    def initialize(name, handler)
+    # @param inputs [Hash, nil] the types of the message's fields; see Types
+    # @param outputs [Object, nil] the type of one result
+    def initialize(name, handler, inputs: nil, outputs: nil)
       @name = name.to_s
       @handler = handler.respond_to?(:parameters) ? handler : handler.method(:call)
       @kinds = @handler.parameters.group_by(&:first)
@@ -22,6 +24,8 @@ module Emit
       check_parameters
       @inputs = { required: fields(:keyreq), optional: fields(:key) } if @fields
       @known = @inputs.values.flatten
+      @told = inputs ? told(inputs) : @inputs
+      @outputs = outputs.nil? ? {} : Types.schema(outputs)
     end
 
     # Call the handler with a message. Its pushed or enumerated results go to *call*. Its only
@@ -41,6 +45,9 @@ module Emit
       nil
     end
 
+    # @return [Hash] its inputs for the ready frame, with their types as far as they are declared
+    def about_inputs = @told
+
     # Call it with a message in a test, without a host: `Emit[:count].call(count: 3)`.
     #
     # @param msg [Hash, nil] the message, or its fields as keywords
@@ -55,6 +62,16 @@ module Emit
       return if @places <= (@fields ? 1 : 2) && !@kinds.key?(:rest)
 
       raise ArgumentError, "#{@name} must take (msg), (msg, out), or the fields it needs by name"
+    end
+
+    # Without keywords, the declaration also says which fields there are. A key such as :"sku?" is
+    # an optional field.
+    def told(types)
+      types = types.to_h { |name, type| [name.to_s, Types.schema(type)] }
+      may, must = types.keys.partition { |name| name.end_with?("?") }
+      properties = types.transform_keys { |name| name.delete_suffix("?") }.reject { |_, schema| schema.empty? }
+      names = @fields ? @inputs : { required: must, optional: may.map { |name| name.delete_suffix("?") } }
+      { **names, properties: properties }
     end
 
     def fields(kind) = @kinds.fetch(kind, []).map(&:last)

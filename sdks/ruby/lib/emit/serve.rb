@@ -33,10 +33,11 @@ module Emit
       end
 
       def ready(nodes, concurrency)
-        inputs = nodes.transform_values(&:inputs).reject { |_, names| names.empty? }
+        inputs = nodes.transform_values(&:about_inputs).reject { |_, names| names.empty? }
+        outputs = nodes.transform_values(&:outputs).reject { |_, schema| schema.empty? }
         {
           op: "ready", v: 1, sdk: "ruby/#{VERSION}", concurrency: concurrency,
-          nodes: nodes.keys, inputs: inputs, caps: %w[cancel end groups]
+          nodes: nodes.keys, inputs: inputs, outputs: outputs, caps: %w[cancel end groups]
         }
       end
 

@@ -396,7 +396,7 @@ module Emit
     # @raise [FrameTooLarge] the frame is too large without them, too
     def fitting(ready)
       size = nil
-      [ready, ready.merge(inputs: {})].each do |fields|
+      [ready, ready.merge(inputs: {}, outputs: {})].each do |fields|
         size = @codec.frame(fields).bytesize - 2
         return fields if size <= @max_frame
       end
