@@ -13,6 +13,7 @@ NAMES = (
     "hops",
     "typed",
     "observe",
+    "observe_celery",
     "oneshot",
     "wire",
     "calls",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from emit import Router, ShellNode
+from emit.errors import RemoteError
 from emit.observe import metrics
 from emit.observe.counts import VARIABLE, Counts, files
 from emit.observe.series import ALL, SENT, Tally
@@ -68,19 +70,25 @@ def test_messages_in_a_process(folder: Path) -> None:
     def length(msg: Any) -> int:
         if msg.word == "bad":
             raise KeyError(msg.word)
+        if msg.word == "again":
+            raise RemoteError(node="length", type="Busy", message="later", retry=True)
         return len(msg.word)
 
     router(text="the rain")
     with pytest.raises(KeyError):
         router(text="a bad b")
+    with pytest.raises(RemoteError):
+        router(text="again")
     found = scrape()
     handled = "emit_messages_handled_total"
-    assert total(found, "emit_messages_sent_total", node="length", carrier="process") == 5
-    assert total(found, handled, node="words", outcome="finished", error="") == 2
+    assert total(found, "emit_messages_sent_total", node="length", carrier="process") == 6
+    assert total(found, handled, node="words", outcome="finished", error="") == 3
     assert total(found, handled, node="length", outcome="finished") == 3
     assert total(found, handled, node="length", outcome="failed", error="KeyError") == 1
-    assert total(found, "emit_run_duration_seconds_count", node="length") == 4
-    assert total(found, "emit_run_duration_seconds_bucket", node="length", le="+Inf") == 4
+    assert total(found, handled, node="length", outcome="failed") == 1
+    assert total(found, handled, node="length", outcome="retry", error="RemoteError") == 1
+    assert total(found, "emit_run_duration_seconds_count", node="length") == 5
+    assert total(found, "emit_run_duration_seconds_bucket", node="length", le="+Inf") == 5
     assert 0 < total(found, "emit_run_duration_seconds_sum", node="length") < 1
     assert "emit_process_wait_seconds_count" not in found
 
@@ -172,6 +180,36 @@ def test_a_slot_is_taken_over(folder: Path) -> None:
     third.communicate()
     assert len(files(folder)) == 4
     assert total(scrape(), "emit_messages_sent_total", node="a") == 3
+
+
+def test_files_grow(folder: Path) -> None:
+    """Many nodes need more than the first size of a file, and none of their numbers is lost."""
+    counts = Counts.at(folder)
+    for number in range(2000):
+        counts.add(SENT, (f"node {number} {'x' * 200}", "process"))
+    sent = [sample for sample in scrape()["emit_messages_sent_total"] if sample.value == 1]
+    assert len(sent) == 2000
+
+
+def test_a_full_disk(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If there is no room for the counts, the message goes on, and the log says why."""
+    router = Router()
+    metrics.instrument(router)
+
+    @router.node(("n",), entry_point=True, name="one")
+    def one(msg: Any) -> int:
+        return 1
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        router(n=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "is switched off" in record.getMessage()
 
 
 def test_a_forked_child_has_a_slot_of_its_own(folder: Path) -> None:

@@ -159,3 +159,29 @@ def test_an_unreadable_message(told: Any, carrier: str, worker: Worker) -> None:
     (dead,) = facts(told, "Dead")
     assert [dead[key] for key in ("id", "run", "kind")] == ["bad", 0, "Unreadable"]
     assert facts(told, "Started") == []
+
+
+def test_a_list_that_fails(told: Any, worker: Worker) -> None:
+    """
+    Messages that are handled as one list fail together, wait, and run again alone; only then the
+    message at fault is dead.
+    """
+    told.redis.delete("facts")
+    told.lists.delay(hows=["ok", "fail", "ok"])
+    kinds = ("Started", "Finished", "Failed", "Waiting", "Dead")
+    found = eventually(
+        lambda: (mine := of_node(facts(told), "told.together", *kinds)) and len(mine) == 16 and mine
+    )
+    assert Counter(fact["fact"] for fact in found) == {
+        "Started": 6,
+        "Failed": 4,
+        "Waiting": 3,
+        "Finished": 2,
+        "Dead": 1,
+    }
+    assert [fact["batch"] for fact in found if fact["fact"] == "Started"] == [3] * 3 + [1] * 3
+    waiting = [fact for fact in found if fact["fact"] == "Waiting"]
+    failed = [fact for fact in found if fact["fact"] == "Failed"]
+    assert {fact["kind"] for fact in waiting} == {"ValueError"}
+    assert {fact["run"] for fact in waiting} <= {fact["run"] for fact in failed}
+    assert {fact["attempt"] for fact in found if "attempt" in fact} == {1}

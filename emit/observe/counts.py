@@ -10,7 +10,9 @@ The counts of this process, in files that outlive it.
 3. So a sum over all files never falls, and there are never more files than processes at a time. In
    prometheus_client's own multiprocess mode each process has files of its own: a pool that replaces
    its processes leaves thousands, and all are read at each scrape.
-4. The lock is a POSIX lock, which a forked child does not inherit. The child takes another slot.
+4. Space is reserved before it is used. A write to a mapped file for which a full disk has no room
+   is not an error but a signal that kills the process.
+5. The lock is a POSIX lock, which a forked child does not inherit. The child takes another slot.
 
 The files have the format of prometheus_client, whose ``MultiProcessCollector.merge`` reads them.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -37,6 +40,12 @@ __all__ = ["VARIABLE", "Counts", "files", "folder_of"]
 
 #: The environment variable with the folder, if it is not the usual one.
 VARIABLE = "EMIT_METRICS_DIR"
+
+#: Bytes of a new file. A number takes about 200, and a histogram has 18 for each node.
+_SIZE = 1 << 18
+
+#: Bytes that must be free before a number is added.
+_SPARE = 4096
 
 _BOUNDS = tuple(floatToGoString(bound) for bound in (*BUCKETS, INF))
 
@@ -98,6 +107,9 @@ class Counts:
 
     def _mine(self) -> _Slot:
         if self._pid != os.getpid() or self._slot is None:
+            parents, self._slot = self._slot, None
+            if parents is not None:
+                parents.close()
             self._slot = _Slot(self.folder)
             self._pid = os.getpid()
         return self._slot
@@ -124,11 +136,21 @@ class _Slot:
     def __init__(self, folder: Path) -> None:
         private(folder)
         number, self._lock = next(_free(folder))
-        self._files = {
-            kind: MmapedDict(str(folder / f"{kind}_{number}.db"))
-            for kind in ("counter", "histogram")
-        }
+        self._paths = {kind: folder / f"{kind}_{number}.db" for kind in ("counter", "histogram")}
+        try:
+            for path in self._paths.values():
+                _reserve(path)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._files = {kind: MmapedDict(str(path)) for kind, path in self._paths.items()}
         self._cells: dict[tuple[str, tuple[str, ...], int], _Cell] = {}
+
+    def close(self) -> None:
+        """Close the files, as in a forked child. A lock of the parent stays."""
+        for file in self._files.values():
+            file.close()
+        self._lock.close()
 
     def cell(self, series: Series, labels: tuple[str, ...], bucket: int = -1) -> _Cell:
         """Return a counter's number, or a histogram's: of a bucket, or (-1) of the sum."""
@@ -146,15 +168,38 @@ class _Slot:
             if bucket >= 0:
                 self._make_buckets(series, names, values)
                 names, values, suffix = [*names, "le"], [*values, _BOUNDS[bucket]], "_bucket"
+        _reserve(self._paths[kind])
         key = mmap_key(series.name, series.name + suffix, names, values, series.help)
         return _Cell(self._files[kind], key)
 
     def _make_buckets(self, series: Series, names: list[str], values: list[str]) -> None:
         """Make all buckets of a histogram, since a reader expects the empty ones as well."""
         for bound in _BOUNDS:
+            _reserve(self._paths["histogram"])
             bucket = f"{series.name}_bucket"
             key = mmap_key(series.name, bucket, [*names, "le"], [*values, bound], series.help)
             self._files["histogram"].read_value(key)
+
+
+def _reserve(path: Path) -> None:
+    """
+    Have a file end with free space.
+
+    Raises:
+        OSError: The disk is full. Nothing has changed.
+    """
+    with path.open("a+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        used = int.from_bytes(os.pread(file.fileno(), 4, 0), sys.byteorder)
+        if size < used + _SPARE:
+            _allocate(file.fileno(), max(2 * size, _SIZE))
+
+
+def _allocate(file: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # macOS
+        os.truncate(file, size)
 
 
 def _free(folder: Path) -> Iterator[tuple[int, IO[bytes]]]:

@@ -54,7 +54,7 @@ SENT = Series(
 HANDLED = Series(
     "emit_messages_handled",
     ("node", "carrier", "outcome", "error"),
-    "Runs of a node that have ended: finished, or failed with a kind of error.",
+    "Runs of a node that have ended: finished, failed, or retry if the handler asked for another.",
     "messaging.client.consumed.messages",
 )
 RETRIED = Series(
@@ -167,7 +167,8 @@ class Tally:
         self._ended(fact)
 
     def _failed(self, fact: facts.Failed) -> None:
-        self._meter.add(HANDLED, (fact.node, fact.carrier, "failed", fact.kind))
+        outcome = "retry" if _asks_again(fact.error) else "failed"
+        self._meter.add(HANDLED, (fact.node, fact.carrier, outcome, fact.kind))
         self._ended(fact)
 
     def _ended(self, fact: facts.Finished | facts.Failed) -> None:
@@ -193,3 +194,8 @@ class Tally:
     def _process_ended(self, fact: facts.ProcessEnded) -> None:
         self._meter.add(ENDS, (fact.node, fact.cause))
         self._meter.add(CPU, (fact.node,), fact.cpu_seconds)
+
+
+def _asks_again(error: BaseException) -> bool:
+    """Return True if a handler has asked for another attempt: by Emit's Retry, or by Celery's."""
+    return getattr(error, "retry", None) is True or type(error).__name__ == "Retry"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,24 @@ def last(msg: Any) -> None:
 class Missing(ShellNode):
     command = "/nowhere/to/be/found"
     mode = "persistent"
+
+
+if os.environ["EMIT_TEST_CARRIER"] == "celery":
+
+    @router.node((), name="told.bound", celery_task=partial(app.task, bind=True, shared=False))
+    def bound(task: Any, msg: Any) -> None:
+        """Use Celery's own retry, once."""
+        if not task.request.retries:
+            raise task.retry(countdown=0)
+
+
+@router.node(("how",), name="told.lists")
+def lists(msg: Any) -> Any:
+    """Emit a message for each word, to the node that takes them as a list."""
+    yield from msg.hows
+
+
+@router.node((), "told.lists", batch=10, many=True)
+def together(msgs: Any) -> None:
+    if any(msg.how == "fail" for msg in msgs):
+        raise ValueError("no")
