@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -412,6 +413,10 @@ class Declarations:
                 f"give one of them another name, as in router.node(..., name='other')"
             )
         return taken is not None
+
+    def place(self, name: str) -> str:
+        """Return the place of a node's declaration: a file from this folder on, and a line."""
+        return str(self._taken[name]).removeprefix(f"{os.getcwd()}{os.sep}")
 
     def claim(self, name: str, place: Declaration) -> bool:
         """Take a name. Return and raise as :meth:`check` does."""

@@ -31,6 +31,7 @@ COMMANDS = {
     "new": "write a first version of a node, or of a project",
     "graph": "show a router's graph, as text or as a picture",
     "check": "find what is wrong with a graph, for people and for CI",
+    "contract": "write what the nodes of a graph give and take, for emit check",
     "doctor": "test everything that Emit can use on this machine",
     "top": "watch all nodes with programs on this machine",
     "metrics": "answer Prometheus for all Emit processes on this machine",

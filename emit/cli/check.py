@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import inspect
 import json
 import os
+import shlex
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from emit.checks import (
     Finding,
@@ -21,7 +25,7 @@ from emit.checks import (
     find_unmatched,
     find_unreached,
 )
-from emit.cli.output import UsageError, paint, plural
+from emit.cli.output import CommandError, UsageError, paint, plural
 from emit.cli.target import load_router
 from emit.drawing.outline import Outline, outline
 from emit.errors import GraphError, HostError
@@ -33,6 +37,9 @@ from emit.node import Node
 from emit.router import Router
 from emit.router.queued import QueueRouter
 from emit.text import nearest
+from emit.typed.contract import VERSION, find_breaks, make_contract
+from emit.typed.edges import Known, fields_of_result, find_misfits, relaxed
+from emit.typed.schema import Schema, subset
 
 HELP = "Find what is wrong with a graph before a message runs. The exit code is 1 for any finding."
 
@@ -40,6 +47,7 @@ EXAMPLES = """
   emit check app.router
   emit check app.router --all
   emit check app.router --called report --ignore cycle
+  emit check app.router --against contract.json
   emit check app.router --json | jq -r '.findings[].text'
 """
 
@@ -49,6 +57,8 @@ KINDS = {
     "unreached": "a node that no call of the router leads to",
     "cycle": "nodes that hear each other in a circle",
     "fields": "an edge without a field that its reader needs",
+    "types": "a field whose type its reader can't take",
+    "contract": "with --against: a change that breaks a subscriber or a caller",
     "program": "a command, file, language or node of a program that is missing",
     "queue": "settings of the queue that lose or repeat messages, or run them for ever",
 }
@@ -80,6 +90,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help=f"leave out a kind of finding: {', '.join(KINDS)}",
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="find what has changed for subscribers since `emit contract` wrote this file",
+    )
     parser.add_argument("--all", action="store_true", help="show every edge, not only the findings")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
@@ -92,6 +108,9 @@ def run(arguments: argparse.Namespace) -> int:
         report.findings = [Finding("declaration", "", str(error))]
     else:
         _check(router, arguments.called, report)
+        if arguments.against is not None and report.seen is not None:
+            now = make_contract(report.seen, known_of(router, report.needs))
+            report.findings += find_breaks(_read_contract(arguments.against), now)
     report.findings = [f for f in report.findings if f.kind not in arguments.ignore]
     if arguments.json:
         print(json.dumps(_as_dict(report), ensure_ascii=False, indent=2))
@@ -114,6 +133,7 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
             except (HostError, NoSuchNode) as error:
                 programs.append(Finding("program", name, str(error)))
     needs = {name: known.fields for name, known in report.needs.items() if known.fields}
+    known = known_of(router, report.needs)
     queue = [*router.problems(), *_try_out(router)] if isinstance(router, QueueRouter) else []
     report.findings = [
         *find_misspelt(router),
@@ -121,6 +141,7 @@ def _check(router: Router, called: Iterable[str], report: Report) -> None:
         *find_unreached(report.seen),
         *find_cycles(report.seen),
         *find_lacking(report.seen, needs),
+        *find_misfits(report.seen, known),
         *programs,
         *(Finding("queue", "", text) for text in queue),
     ]
@@ -143,7 +164,10 @@ def _try_out(router: Router) -> list[str]:
 
 
 def _as_dict(report: Report) -> dict[str, object]:
-    needs = {name: known._asdict() for name, known in report.needs.items()}
+    needs = {
+        name: {"fields": known.fields, "reason": known.reason}
+        for name, known in report.needs.items()
+    }
     return {"findings": [asdict(finding) for finding in report.findings], "needs": needs}
 
 
@@ -189,10 +213,22 @@ class NoSuchNode(Exception):
 
 
 class Needs(NamedTuple):
-    """The fields that a node requires; None and the reason, if they are not known."""
+    """
+    What a node takes and gives, as far as it is known.
+
+    Attributes:
+        fields: The fields that it requires; None if they are not known.
+        reason: Why they are not known.
+        optional: The other fields that its program names.
+        takes: The types of its message's fields.
+        gives: The type of a result, by what its program tells; ``{}`` if it tells nothing.
+    """
 
     fields: tuple[str, ...] | None
     reason: str = ""
+    optional: tuple[str, ...] = ()
+    takes: Mapping[str, Schema] = MappingProxyType({})
+    gives: Mapping[str, Any] = MappingProxyType({})
 
 
 def needs_of(node: Node, router: Router) -> Needs:
@@ -205,7 +241,7 @@ def needs_of(node: Node, router: Router) -> Needs:
     """
     handler = node.handler
     if not (node.foreign and isinstance(handler, ShellNode)):
-        return _python_needs(handler, router.message_class)
+        return _annotated(node) or _python_needs(handler, router.message_class)
     if not handler.takes_many:
         return Needs(None, "its __call__ is its own, and may change the message")
     if handler.mode in ("oneshot", "lines"):
@@ -220,13 +256,20 @@ def _asked(handler: ShellNode) -> Needs:
     try:
         ready = process.talk.session.ready
         inputs = (ready.inputs if ready else None) or {}
+        outputs = (ready.outputs if ready else None) or {}
         nodes = (ready.nodes if ready else None) or list(inputs)
     finally:
         stop_all([process])
     chosen = _meant(handler, nodes)
+    gives = subset(outputs.get(chosen), {}, floats=False)
     if chosen not in inputs:
-        return Needs(None, "its handler takes the whole message")
-    return Needs(tuple(inputs[chosen]["required"]))
+        return Needs(None, "its handler takes the whole message", gives=gives)
+    told = inputs[chosen]
+    takes = {
+        name: subset(schema, {}, floats=False)
+        for name, schema in dict(told.get("properties") or {}).items()
+    }
+    return Needs(tuple(told["required"]), "", tuple(told["optional"]), takes, gives)
 
 
 def _meant(handler: ShellNode, nodes: Sequence[str]) -> str:
@@ -246,6 +289,98 @@ def _meant(handler: ShellNode, nodes: Sequence[str]) -> str:
     if asked is None:
         known += "; program_node says which it is"
     raise NoSuchNode(f'"{handler.name}": its program has no node "{name}", only: {known}')
+
+
+def _annotated(node: Node) -> Needs | None:
+    """Return what a Python handler takes by the class that its parameter is annotated with."""
+    python = _python()
+    kind = python.taken_by(node.handler) if python is not None else None
+    if kind is None:
+        return None
+    takes = python.schemas_of(kind, gives=False)
+    required = python.required_of(kind)
+    optional = tuple(name for name in takes if name not in required)
+    return Needs(required, "", optional, relaxed(takes) if node.convert else takes)
+
+
+def _python() -> Any:
+    """Return the module that reads types of Python; None if msgspec is not installed."""
+    try:
+        return importlib.import_module("emit.typed.python")
+    except GraphError:
+        return None
+
+
+def survey(router: Router) -> tuple[Outline, dict[str, Known]]:
+    """
+    Return the outline of a router, and the types that are known of its nodes.
+
+    Raises:
+        CommandError: A program can't be asked.
+        GraphError: The router declares types, and msgspec is not installed to read them.
+    """
+    needs = {}
+    for name, node in router._nodes.items():
+        try:
+            needs[name] = needs_of(node, router)
+        except (HostError, NoSuchNode) as error:
+            raise CommandError(str(error)) from error
+    return outline(router), known_of(router, needs)
+
+
+def known_of(router: Router, needs: Mapping[str, Needs]) -> dict[str, Known]:
+    """
+    Return the types that are known of each node.
+
+    Raises:
+        GraphError: The router declares types, and msgspec is not installed to read them.
+    """
+    return {name: _known(router, node, needs) for name, node in router._nodes.items()}
+
+
+def _known(router: Router, node: Node, needs: Mapping[str, Needs]) -> Known:
+    types = router.types.get(node.name)
+    declared = {}
+    if types is not None:
+        declared = importlib.import_module("emit.typed.python").schemas_of(types, gives=True)
+    mine = needs.get(node.name, Needs(None))
+    return Known(
+        declared,
+        fields_of_result(dict(mine.gives), node.fields),
+        mine.takes,
+        mine.fields,
+        mine.optional,
+        router._declarations.place(node.name),
+        _place(node),
+        is_converted=node.convert is not None,
+    )
+
+
+def _place(node: Node) -> str:
+    """Return the place of a node's handler: a program's file or command, or a line of Python."""
+    handler = node.handler
+    if node.foreign and isinstance(handler, ShellNode):
+        file = str(handler.file or shlex.join(handler.get_command()))
+        return file.removeprefix(f"{os.getcwd()}{os.sep}")
+    called = inspect.unwrap(handler if inspect.isroutine(handler) else type(handler).__call__)
+    code = getattr(called, "__code__", None)
+    if code is None:
+        return "an unknown place"
+    return f"{code.co_filename}:{code.co_firstlineno}".removeprefix(f"{os.getcwd()}{os.sep}")
+
+
+def _read_contract(path: Path) -> Any:
+    """
+    Raises:
+        UsageError: The file can't be read, or is no contract.
+    """
+    try:
+        contract = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be read: {error}") from error
+    if not isinstance(contract, dict) or contract.get("emit_contract") != VERSION:
+        raise UsageError(f"{path} is no contract of this version; write it with: emit contract")
+    return contract
 
 
 def _python_needs(handler: object, message_class: type[Message]) -> Needs:
