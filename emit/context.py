@@ -6,7 +6,7 @@ a router that takes messages from a queue sets them, and the host sends them to 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Context", "current"]
 
@@ -84,6 +84,11 @@ class Run:
 
 #: The run that this thread (or greenlet) works for. None: no observer has been told of one.
 run: ContextVar[Run | None] = ContextVar("emit_run", default=None)
+
+
+#: The :class:`emit.awaiting.Caller` that awaits this call, if one does. In a task that the call has
+#: left running it is still there, and ``is_over``.
+caller: ContextVar[Any] = ContextVar("emit_caller", default=None)
 
 
 def trace_of(told: Context | None, of: Run | None) -> Trace | None:

@@ -19,6 +19,8 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from typing import Any
 
+from emit import context
+
 
 class _Loop:
     """A thread's event loop, closed with the thread."""
@@ -39,13 +41,20 @@ _local = threading.local()
 _inherited: list[_Loop] = []
 
 
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def run(coroutine: Coroutine[Any, Any, Any], *, to_close: bool = False) -> Any:
     """
-    Run a coroutine to its end in this thread.
+    Run a coroutine to its end in this thread. If another coroutine awaits the call, run it on the
+    loop of that one.
+
+    Args:
+        to_close: It closes a generator, which must be done though nobody may be waiting any more.
 
     Raises:
         RuntimeError: This thread already runs an event loop, which would stand still.
     """
+    caller = context.caller.get()
+    if caller is not None and not caller.is_over and not _is_running():
+        return caller.run(coroutine, to_close=to_close)
     if _is_patched("eventlet.patcher", "is_monkey_patched", "thread"):
         with _turn:
             return _run(coroutine)
@@ -61,7 +70,7 @@ def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
         coroutine.close()
         raise RuntimeError(
             "a graph with asynchronous nodes was called inside a running event loop, which it "
-            "would block; use: await asyncio.to_thread(router, ...)"
+            "would block; use: await router.acall(...), or acall of the node"
         )
     if _is_patched("gevent.monkey", "is_module_patched", "threading"):
         return _aside().run(coroutine)
@@ -96,7 +105,7 @@ def iterate(generator: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
                 return
             yield value
     finally:
-        run(_close(generator))
+        run(_close(generator), to_close=True)
 
 
 async def _step(generator: AsyncGenerator[Any, None]) -> Any:

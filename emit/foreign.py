@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -35,6 +36,18 @@ from emit.node import Handler
 from emit.observe.observers import Observers
 
 __all__ = ["Declared", "OneShot", "Pooled", "Probing", "make_handler"]
+
+
+_BLOCKS = (
+    '"%s" was called inside a running event loop, which stands still meanwhile; use: '
+    "await router.acall(...), or acall of the node"
+)
+
+
+def _is_in_a_loop() -> bool:
+    """Return True if an event loop runs in this thread. The kernel of a notebook always has one."""
+    is_running = sys.modules["asyncio"]._get_running_loop() is not None
+    return is_running and "ipykernel" not in sys.modules
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,7 @@ class Pooled(Handler):
 
     def __init__(self, of: Declared) -> None:
         self._of = of
+        self._has_warned = False
         self._calls: tuple[AnyHost, Calls] | None = None
 
     def __call__(self, msg: Any) -> Generator[Any, None, None]:
@@ -90,12 +104,21 @@ class Pooled(Handler):
         yield from self._current().call_many(map(_fields, messages))
 
     def _current(self) -> Calls:
-        """Return the calls on the current host. A fork makes another host."""
+        """
+        Return the calls on the current host. A fork makes another host. If a coroutine awaits the
+        call, they end with its cancellation.
+        """
         calls = self._calls
         if calls is None or calls[0] is not host.running:
             current = host.current()
             self._calls = calls = (current, self._of.calls(current))
-        return calls[1]
+        if "asyncio" in sys.modules and not self._has_warned and _is_in_a_loop():
+            self._has_warned = True
+            self._of.logger.warning(_BLOCKS, self._of.name)
+        caller = context.caller.get()
+        if caller is None or caller.is_over:
+            return calls[1]
+        return calls[1].asked_by(caller.fileno())
 
     def open(self) -> None:
         """
@@ -156,12 +179,14 @@ class OneShot(Handler):
         else:
             probe = None
         finished = probe.has_finished if probe else lambda: True
+        caller = context.caller.get()
         number = size = 0
         run = oneshot.run(
             *(program, data),
             timeout=settings.timeout,
             has_finished=finished,
             explain=_explain,
+            caller=None if caller is None or caller.is_over else caller.fileno(),
             observers=of.observers,
         )
         # Closed here: after a failure, anything that keeps the exception would also keep the

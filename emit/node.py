@@ -231,6 +231,27 @@ def _settle(outcome: Any) -> Any:
     return coroutines.iterate(outcome)
 
 
+def awaiting() -> ModuleType:
+    """Return the module of calls that are awaited, imported on first use, as asyncio is."""
+    with _importing:
+        from emit import awaiting
+    return awaiting
+
+
+def make_awaitable(function: Callable[..., Any], name: str) -> None:
+    """Give a node's function ``acall`` and ``astream``. A queue's task stays as it is."""
+    if type(function) is not FunctionType:
+        return
+
+    async def acall(*args: Any, **kwargs: Any) -> Any:
+        return await awaiting().call(function, *args, **kwargs)
+
+    def astream(*args: Any, **kwargs: Any) -> Any:
+        return awaiting().stream(function, name, *args, **kwargs)
+
+    function.acall, function.astream = acall, astream  # type: ignore[attr-defined]
+
+
 def _coroutines() -> ModuleType:
     """Return the module, imported on first use: asyncio takes longer to import than all of Emit."""
     with _importing:

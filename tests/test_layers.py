@@ -27,6 +27,7 @@ TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in FILES.it
 GRAPH = (
     "message",
     "node",
+    "awaiting",
     "coroutines",
     "graph",
     "once",
@@ -79,9 +80,10 @@ ORDER = (
     "letter",
     "exact",
     "message",
-    "coroutines",
-    "graph",
     "context",
+    "coroutines",
+    "awaiting",
+    "graph",
     *OBSERVE,
     "node",
 )
@@ -103,6 +105,7 @@ LATE = {
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",
     ("emit.cli.top", "emit.cli.fleet"): "the host, which only --all needs",
     ("emit.cli.live", "emit.cli.fleet"): "the same",
+    ("emit.node", "emit.awaiting"): "asyncio, as below",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.text", "difflib"): "only a wrong name needs it",
     ("emit.host.language.missing", "emit.host.language.runtime"): "tomllib, for a missing library",

@@ -135,9 +135,9 @@ def test_inside_a_running_loop(router: Router) -> None:
     plain = router.node(("n",), name="plain")(lambda msg: msg.n)
 
     async def main() -> Any:
-        with pytest.raises(RuntimeError, match=r"await asyncio.to_thread\(router, ...\)"):
+        with pytest.raises(RuntimeError, match=r"await router.acall\(...\)"):
             node(n=1)
-        return plain(n=1), await asyncio.to_thread(node, n=1)
+        return plain(n=1), await node.acall(n=1)
 
     assert asyncio.run(main()) == ({"n": 1}, {"n": 2})
 

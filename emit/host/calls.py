@@ -121,7 +121,7 @@ class Calls:
         self._observers = observers
         self._meta: dict[str, Any] = {"deadline_ms": _milliseconds(self.settings.timeout)}
 
-    def asked_by(self, caller: int, idle: Callable[[], None]) -> Calls:
+    def asked_by(self, caller: int, idle: Callable[[], None] | None = None) -> Calls:
         """Return the same node, pool and account for messages that come by the socket *caller*."""
         calls = copy(self)
         calls.caller, calls.idle = caller, idle

@@ -23,6 +23,7 @@ def run(
     timeout: float,
     has_finished: Callable[[], bool] = lambda: True,
     explain: Callable[[Program], str] = lambda program: "",
+    caller: int | None = None,
     observers: Sequence[Observers] = (),
 ) -> Generator[bytes, None, None]:
     """
@@ -37,6 +38,7 @@ def run(
         timeout: Seconds for the whole run, without the time the caller takes between two chunks.
         has_finished: Called when the program has ended with exit code 0 and all of its output was
             taken. Returns whether the output is complete: a handler may have ended the process.
+        caller: A socket. If its other end is closed, the program is killed.
         explain: Called when the program has failed. Returns the known reason, or "".
         observers: Are told that the process starts and ends.
 
@@ -54,6 +56,8 @@ def run(
     try:
         pipes = Pipes(child, Lines(program.node))
         poll = Poll([pipes])
+        if caller is not None:
+            poll.attend(caller)
         pipes.send(data)
         pipes.finish()
         while not pipes.dead or pipes.received:

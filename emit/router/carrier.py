@@ -227,16 +227,18 @@ class Runner:
 
     def _is_quick(self, work: WorkList) -> bool:
         """
-        Return True if a delivery needs nothing but the hop: no logging, no observer, no subclass to
-        ask.
+        Return True if a delivery needs nothing but the hop: no logging, no observer, no caller that
+        may leave, no subclass to ask.
         """
         is_plain = self._router.message_class.__init__ is Message.__init__
-        is_told = work.logged or self._observers.each
+        is_told = work.logged or self._observers.each or work.caller is not None
         return is_plain and not is_told and self._router.sends_here()
 
     def _deliver(self, delivery: Listed, work: WorkList) -> None:
         """Do one delivery of any kind."""
         origin, destination, fields = delivery
+        if work.caller is not None:
+            work.caller.check()
         if destination is None:
             for result in fields:  # one result; the rest waits for its consequences
                 work.stack.append(delivery)
@@ -284,11 +286,19 @@ class Runner:
             outcome = self._run_watched(node, message, work, None)
             if type(outcome) is not Flow:
                 return outcome
-            return tuple(self._passed_on(node.name, outcome, work))
+            return self._taken(node.name, outcome, work)
         outcome = self._outcome(node, message, work)
         if type(outcome) is not GeneratorType:
             return self._send_on(node, outcome, message, work)
-        return tuple(self._passed_on(node.name, _noted(outcome, node.name, message), work))
+        return self._taken(node.name, _noted(outcome, node.name, message), work)
+
+    def _taken(
+        self, origin: str, results: Generator[Any, None, None] | Flow, work: WorkList
+    ) -> tuple[Any, ...]:
+        """Return a stream's results, unless a caller takes them one by one."""
+        passed = self._passed_on(origin, results, work)
+        with closing(passed):
+            return tuple(passed) if work.caller is None else work.caller.take(origin, passed)
 
     def _run_watched(
         self, node: Node, message: Message, work: WorkList, trace: Trace | None
@@ -396,7 +406,7 @@ class Runner:
 
     def _passed_on(
         self, origin: str, results: Generator[Any, None, None] | Flow, work: WorkList
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         send_on = self._router.send_on
         with closing(results):
             for result in results:
@@ -423,9 +433,10 @@ class WorkList:
         delivering: The node whose wrapped function is being called by the work list.
         trace: The trace context of the message that it gets.
         logged: Receipts are to be logged.
+        caller: The coroutine that awaits the call, or None.
     """
 
-    __slots__ = ("delivering", "inbox", "logged", "stack", "trace")
+    __slots__ = ("caller", "delivering", "inbox", "logged", "stack", "trace")
 
     def __init__(self, logged: bool) -> None:
         self.logged = logged
@@ -433,6 +444,7 @@ class WorkList:
         self.stack: list[Listed] = []
         self.delivering: Node | None = None
         self.trace: Trace | None = None
+        self.caller = context.caller.get()
 
     def push(self, origin: str, results: Generator[Any, None, None] | Flow) -> None:
         """Add a stream. Its results are taken one at a time, each worked off before the next."""

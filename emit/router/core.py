@@ -20,7 +20,16 @@ from typing import Any
 from emit.errors import GraphError
 from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message, check_fields, has_types, make_fit
-from emit.node import Declaration, Declarations, Node, get_name, look_like, make_handler
+from emit.node import (
+    Declaration,
+    Declarations,
+    Node,
+    awaiting,
+    get_name,
+    look_like,
+    make_awaitable,
+    make_handler,
+)
 from emit.observe.facts import Observer
 from emit.observe.observers import Observers
 from emit.router.carrier import Carrier, Runner
@@ -123,6 +132,30 @@ class Router:
                 "mark a node with entry_point=True"
             )
 
+    async def acall(self, /, **kwargs: Any) -> None:
+        """
+        Route a message, as calling the router does, without blocking the running event loop.
+
+        The call runs in a thread of its own, with the caller's context variables. Asynchronous
+        handlers run on the caller's loop. If the caller is cancelled, programs are told, so that
+        they end their calls, asynchronous handlers are cancelled, and no other message is
+        delivered. A Python function that is at work can't be stopped: the cancellation waits for
+        its end.
+
+        Raises:
+            Exception: As calling the router.
+
+        Example:
+            >>> import asyncio
+            >>> router = Router()
+            >>> @router.node((), entry_point=True, name="show")
+            ... async def show(msg):
+            ...     print(msg.text)
+            >>> asyncio.run(router.acall(text="the rain"))
+            the rain
+        """
+        await awaiting().call(self, **kwargs)
+
     def get_message_from_call(self, /, *args: Any, **kwargs: Any) -> Message:
         """
         Make the message of a node's call from a single dictionary (or message), or from keywords.
@@ -169,7 +202,10 @@ class Router:
         Returns:
             The decorator. It returns a function that takes one dictionary, or keyword
             arguments, runs the node, routes its results, and returns them: a
-            dictionary, a tuple of them (from a generator), or ``NoResult``.
+            dictionary, a tuple of them (from a generator), or ``NoResult``. ``await
+            function.acall(...)`` does the same as :meth:`acall`. ``async for result in
+            function.astream(...)`` takes the results as they come, and a node with ``stream=True``
+            makes the next one when it is asked for.
 
         Raises:
             GraphError: The declaration is wrong. Nothing was registered.
@@ -195,6 +231,7 @@ class Router:
             wrapped = self.wrap_node(wrapped, options)
             self.register(node.name, wrapped, fields, subscribe_to, entry_point, ignore)
             self._adopt(node)
+            make_awaitable(wrapped, node.name)
             return wrapped
 
         return outer
