@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -100,8 +102,11 @@ def test_two_machines_of_celery(flow: Any, redis: str, client: Any, tmp_path: Pa
         node = nodes_of(first)["flow.program"]
         assert node["version"] == node["processes"][0]["version"]
         assert node["version"] == nodes_of(second)["flow.program"]["version"]
-        assert "command" not in node
+        assert node["command"] == []
         watch(redis)
+        scraped = metrics("--all", "--redis", redis).stdout
+        assert f"emit_hosts {len(first.hosts) + len(second.hosts)}.0" in scraped
+        assert 'emit_processes{node="program.py",state="idle"}' in scraped
         one.send(signal.SIGTERM)
         eventually(lambda: [r.machine for r in snapshots(client)] == ["web2"])
         two.kill()
@@ -136,6 +141,11 @@ def watch(redis: str) -> None:
         read_until(screen, b"worker")
         os.write(screen, b"q")
         read_until(screen, b"\x1b[?1049l")  # back from the alternate screen
+
+
+def metrics(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "emit.cli", "metrics", "--once", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110)
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent"])
@@ -225,7 +235,7 @@ def test_fifty_workers(client: Any, redis: str) -> None:
         for publisher in publishers:
             publisher.stop()
     eventually(lambda: snapshots(client) == [])
-    assert client.exists("emit:fleet") == 0
+    eventually(lambda: not client.exists("emit:fleet"))
 
 
 # -- A Redis that is away, or refuses --------------------------------------------------------------
@@ -372,6 +382,14 @@ def test_the_same_shared_host_of_two_workers(redis: str) -> None:
     data = json.loads(top("--json", "--all", "--redis", redis).stdout)
     assert (len(data["workers"]), len(data["hosts"])) == (2, 1)
     assert data["nodes"][0]["calls"] == 5
+
+
+def test_metrics_without_their_redis() -> None:
+    """A scrape goes on without the processes, and stderr says why."""
+    done = metrics("--all", "--redis", "redis://localhost:1")
+    assert "emit_hosts 0.0" in done.stdout
+    assert "could not read the reports of workers" in done.stderr
+    assert done.returncode == 0
 
 
 def test_which_redis(redis: str, monkeypatch: pytest.MonkeyPatch) -> None:

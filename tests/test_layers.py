@@ -106,6 +106,7 @@ LATE = {
     ("emit.cli.top", "emit.cli.fleet"): "the host, which only --all needs",
     ("emit.cli.live", "emit.cli.fleet"): "the same",
     ("emit.node", "emit.awaiting"): "asyncio, as below",
+    ("emit.cli.metrics", "emit.cli.fleet"): "the same",
     ("emit.node", "emit.coroutines"): "asyncio takes longer to import than all of Emit",
     ("emit.text", "difflib"): "only a wrong name needs it",
     ("emit.host.language.missing", "emit.host.language.runtime"): "tomllib, for a missing library",

@@ -1,4 +1,4 @@
-"""The workers of all machines, for ``emit top --all``: read their reports, add up, format."""
+"""The workers of all machines, for ``--all``: read their reports, add up, format."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def hosts_of(reports: Sequence[Report]) -> Snapshots:
             else:
                 where = f"{one_line(report.worker)} on {one_line(report.machine)}"
                 reason = "its Emit is of another version, and its figures cannot be read"
-                print(f"emit top: {where}: {reason}", file=sys.stderr)
+                print(f"{where}: {reason}", file=sys.stderr)
     return found
 
 

@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import threading
+from typing import Any
 
 from emit.cli.output import CommandError, UsageError
 from emit.cli.target import load_router
@@ -16,6 +17,7 @@ EXAMPLES = """
   emit metrics
   emit metrics --bind 0.0.0.0:9464 --app app.router
   emit metrics --once | grep emit_messages_handled
+  emit metrics --all --app app.router
 """
 
 #: As OpenTelemetry's exporter for Prometheus: https://github.com/prometheus/prometheus/wiki/Default-port-allocations
@@ -31,9 +33,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also tell the messages in a router's queues, and its dead letters",
     )
     add("--once", action="store_true", help="print the metrics once and end")
+    add("--all", action="store_true", help="the processes of all machines, from their Redis")
+    add("--redis", metavar="URL", help="their Redis (default: the app's, $EMIT_REDIS, $REDIS_URL)")
+    add("--prefix", help="prefix of Emit's keys, as global_keyprefix (default: the app's, or none)")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if not arguments.all:
+        return _serve(arguments, {})
+    from emit.cli import fleet
+
+    with fleet.reading(arguments) as read:
+
+        def snapshots() -> list[tuple[str, Any]]:
+            try:
+                hosts = fleet.hosts_of(read())
+            except CommandError as error:  # a scrape goes on without them
+                print(f"emit metrics: {error}", file=sys.stderr, flush=True)
+                return []
+            return [(f"{machine} {pid}", told) for (machine, pid, _), told in hosts.items()]
+
+        return _serve(arguments, {"snapshots": snapshots})
+
+
+def _serve(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Answer with the metrics of a collector that is made with *options*."""
     try:
         from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
@@ -45,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     host, port = _address(arguments.bind)
     router = load_router(arguments.app) if arguments.app else None
     registry = CollectorRegistry()
-    registry.register(Collector(router=router))
+    registry.register(Collector(router=router, **options))
     if arguments.once:
         sys.stdout.write(generate_latest(registry).decode())
         return 0

@@ -79,9 +79,9 @@ _MOST = 64 * 1024 * 1024
 #: Reports that are read from Redis at a time.
 _PAGE = 100
 
-#: What is left out of a node: it may have secrets, or the words of a program.
-_PRIVATE = ("command",)
-_PRIVATE_ERROR = ("stderr_tail",)
+#: What is empty in a node, and in an error: it may have secrets, or the words of a program.
+_PRIVATE: dict[str, Any] = {"command": []}
+_PRIVATE_ERROR = {"stderr_tail": ""}
 
 
 class Report(NamedTuple):
@@ -101,7 +101,7 @@ class Report(NamedTuple):
         at: When this report was made, by that clock.
         every: Seconds between two reports.
         hosts: The snapshot of each host of the worker, as by
-            :meth:`emit.host.host.Host.snapshot`, without commands and the stderr of programs.
+            :meth:`emit.host.host.Host.snapshot`; commands and the stderr of programs are empty.
     """
 
     machine: str
@@ -372,10 +372,8 @@ def _of_the_shared_host() -> list[Path]:
 
 def _shown(snapshot: Mapping[str, Any]) -> dict[str, Any]:
     """Return a snapshot without what is not for others."""
-    nodes = {}
-    for name, node in snapshot["nodes"].items():
-        nodes[name] = {key: value for key, value in node.items() if key not in _PRIVATE}
+    nodes = {name: {**node, **_PRIVATE} for name, node in snapshot["nodes"].items()}
+    for node in nodes.values():
         if node.get("start_error"):
-            told = node["start_error"].items()
-            nodes[name]["start_error"] = {k: v for k, v in told if k not in _PRIVATE_ERROR}
+            node["start_error"] = {**node["start_error"], **_PRIVATE_ERROR}
     return {**snapshot, "nodes": nodes}
