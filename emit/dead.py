@@ -26,7 +26,6 @@ as it is stored, and dropped.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import time
 import uuid
@@ -40,12 +39,13 @@ from urllib.parse import quote
 from emit.errors import AmbiguousLetter, EncodeError, InProgress, LetterNotFound, UnreadableLetter
 from emit.exact import Inexact, from_text, to_text
 from emit.letter import Cause, DeadLetter
+from emit.observe.logs import get_logger
 from emit.once import claim
 from emit.text import one_line
 
 __all__ = ["DeadLetters", "Entry", "Group", "Replayed"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: The form in which letters are stored, and the highest version that can be read.
 _VERSION = 1

@@ -6,18 +6,18 @@ This module takes a client of redis-py and does not import it.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from emit.errors import EmitError, InProgress, LedgerError
+from emit.observe.logs import get_logger
 from emit.text import hide_arguments
 
 __all__ = ["address", "asking", "claim", "idempotent"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 #: The value of a mark whose work is done. During the work it is the owner's token.
 _DONE = "done"

@@ -22,9 +22,9 @@ from scripts.journeys import PACKAGE, ROOT
 LIMITS = {
     "circles of imports": 0,
     "depth of imports from emit/__init__": 11,  # 10, circles counted as one module
-    # Three more since observers are told facts, one that begins what hangs on a worker, and one for
-    # calls that are awaited.
-    "modules of the core": 77,
+    # Three more since observers are told facts, one that begins what hangs on a worker, one for calls
+    # that are awaited, and one of the attributes of log records.
+    "modules of the core": 78,
     "public methods of a class": 20,
     # A program's version took 170: each process has one, so it is not beside the core. The facts
     # that observers are told took 970, half of it the documentation of their fields. The figures of
@@ -32,9 +32,9 @@ LIMITS = {
     # letters that are sent again, and of one-shot programs. Ending calls that were given up took
     # 120: without it a process is killed for each. The life of a worker, for what hangs on it, took
     # 100, a shared host that passes groups on 30, and the classes of authors' refusals 90.
-    # The types of fields took 115: their declaration, and what they do to a result.
-    # Calls that are awaited took 340.
-    "lines of the core": 22_870,
+    # The types of fields took 115: their declaration, and what they do to a result. Calls that are
+    # awaited took 340, and log records that tell of their message 190.
+    "lines of the core": 23_070,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,

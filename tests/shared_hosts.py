@@ -7,18 +7,22 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from emit.host.calls import Calls
+from emit.host.host import Host
+from emit.host.place import Place
 from emit.host.settings import Settings
+from emit.host.shared import server
 from emit.host.shared.client import RemoteHost
 from emit.host.system.program import Program, environment
 from emit.letter import DeadLetter
 from tests.faults.nodes import PATH
-from tests.hosts import ROOT
+from tests.hosts import ROOT, until
 
 #: The installed program, beside the interpreter that runs the tests.
 EMIT = str(Path(sys.executable).parent / "emit")
@@ -52,6 +56,23 @@ def listening(path: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     with start(path, *options) as host:
         wait_for(host)
         yield host
+
+
+@contextlib.contextmanager
+def serving(path: Path) -> Iterator[Host]:
+    """A shared host in this process, to look into."""
+    host = Host()
+    with Place(str(path)) as place:
+        place.take()
+        running = server.Server(place, host)
+        thread = threading.Thread(target=running.run)
+        thread.start()
+        try:
+            until(path.exists)
+            yield host
+        finally:
+            running.stop()
+            thread.join()
 
 
 def status(path: Path) -> Any:

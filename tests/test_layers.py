@@ -70,7 +70,7 @@ PUBLIC = {
 
 #: The part of emit.observe that the rest may know: it imports nothing heavy, and tells those who
 #: listen. All else in the package is for the application to import, and knows the rest.
-OBSERVE = ("observe.facts", "observe.observers")
+OBSERVE = ("observe.facts", "observe.observers", "observe.logs")
 
 #: The layers of the graph half: each may import only what stands before it.
 ORDER = (

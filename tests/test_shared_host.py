@@ -35,8 +35,7 @@ from emit.errors import (
     StartError,
     Unavailable,
 )
-from emit.host.host import Host
-from emit.host.place import Place, socket_path
+from emit.host.place import socket_path
 from emit.host.settings import Settings
 from emit.host.shared import client as remote
 from emit.host.shared import server
@@ -54,6 +53,7 @@ from tests.shared_hosts import (
     host_of,
     listening,
     open_client,
+    serving,
     start,
     status,
     wait_for,
@@ -96,23 +96,6 @@ def in_thread(work: Any) -> tuple[threading.Thread, list[Any]]:
     thread = threading.Thread(target=lambda: found.append(outcome_of(work)))
     thread.start()
     return thread, found
-
-
-@contextlib.contextmanager
-def serving(path: Path) -> Iterator[Host]:
-    """A shared host in this process, to look into."""
-    host = Host()
-    with Place(str(path)) as place:
-        place.take()
-        running = server.Server(place, host)
-        thread = threading.Thread(target=running.run)
-        thread.start()
-        try:
-            until(path.exists)
-            yield host
-        finally:
-            running.stop()
-            thread.join()
 
 
 # Calls

@@ -407,6 +407,7 @@ class Calls:
                 "another attempt is asked for in %.3g s; it is made in backoff_max = %g s",
                 error.after,
                 settings.backoff_max,
+                extra=job.marks,
             )
         if error.after is not None:
             return min(error.after, settings.backoff_max)

@@ -527,6 +527,9 @@ class Conversation:
         """Log each line as its own record, as for stderr: no line can pass for another record."""
         level = LEVELS.get(event.level.upper(), logging.INFO)
         extra = {"emit_call": event.id, "emit_fields": event.fields}
+        job = None if event.id is None else self.jobs.get(event.id)
+        if job is not None:
+            extra |= job.marks
         lines = [line for line in event.text.split("\n") if line.strip()]
         for line in lines[:LINES]:
             self.logger.log(level, "%s", line.rstrip("\r"), extra=extra)

@@ -34,6 +34,7 @@ from emit.errors import (
     ResultError,
 )
 from emit.letter import Cause, DeadLetter
+from emit.observe.logs import marks
 
 #: The overflow of a job whose results were dropped because too many others waited: see `Batch`.
 AHEAD = "ahead"
@@ -86,6 +87,12 @@ class Job:
     def attempt(self) -> int:
         """Number of the next attempt; 1 is the first."""
         return len(self.causes) + 1
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """The attributes of log records about it."""
+        attempt = self.attempt if self.context is None else self.context.attempt + len(self.causes)
+        return marks(self.context, self.run, node=self.node, attempt=attempt)
 
     def add(self, results: Sequence[Any]) -> None:
         """Keep results that have come. More will follow."""

@@ -10,7 +10,10 @@ from __future__ import annotations
 import functools
 import logging
 import re
+from collections.abc import Mapping
+from typing import Any, Protocol
 
+from emit.observe.logs import NodeFilter
 from emit.text import WORD, clean, one_line
 
 #: Bytes of a line that are logged; a longer line is cut, and the record says so.
@@ -70,7 +73,17 @@ def logger_of(node: str) -> logging.Logger:
         ('emit.node.app.words', 'emit.node.bin/prog', 'emit.node.a.b')
     """
     name = re.sub(r"\.{1,2}/", "", one_line(node, WORD))
-    return logging.getLogger(".".join(["emit.node", *filter(None, name.split("."))]))
+    logger = logging.getLogger(".".join(["emit.node", *filter(None, name.split("."))]))
+    logger.addFilter(NodeFilter(node))
+    return logger
+
+
+class About(Protocol):
+    """A message that a program has."""
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """The attributes of records about it."""
 
 
 class Lines:
@@ -83,11 +96,14 @@ class Lines:
     Attributes:
         logger: The logger for the next line.
         size: Bytes fed so far.
+        jobs: The messages that the program has. A line is about a message if it is the only one:
+            the program writes its answers elsewhere, so nobody can tell which of several it is.
     """
 
     def __init__(self, node: str) -> None:
         self.logger = logger_of(node)
         self.size = 0
+        self.jobs: Mapping[int, About] = {}
         self._tail = b""
         self._partial = b""
         self._cut = False
@@ -147,7 +163,8 @@ class Lines:
                 self._fatal = [*self._fatal, text][-2:] if len(self._fatal) == 1 else [text]
             elif len(self._fatal) == 1:
                 self._fatal.append(text)
-            self.logger.log(level, "%s", clean(text))
+            about = next(iter(self.jobs.values())).marks if len(self.jobs) == 1 else None
+            self.logger.log(level, "%s", clean(text), extra=about)
 
 
 def read_level(text: str) -> tuple[int, str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 
+from emit.context import current
+from emit.context import run as this_run
 from emit.errors import CallTimeout, ProcessDied, describe_status, signal_of
+from emit.host.fate import Job
 from emit.host.language.missing import describe_missing
 from emit.host.lines import Lines
 from emit.host.system import spawn
@@ -54,7 +57,9 @@ def run(
     cause = "failed"
     tell(observers, ProcessStarted(program.node, child.pid, ""))
     try:
-        pipes = Pipes(child, Lines(program.node))
+        lines = Lines(program.node)
+        lines.jobs = {0: Job({}, node=program.node, context=current.get(), run=this_run.get())}
+        pipes = Pipes(child, lines)
         poll = Poll([pipes])
         if caller is not None:
             poll.attend(caller)

@@ -72,6 +72,7 @@ class Process:
         session = _session(program, settings)
         logger = self.pipes.lines.logger
         self.talk = Conversation(program.node, session, self.pipes, self, settings, logger)
+        self.pipes.lines.jobs = self.talk.jobs
         self.born = self.used = child.started
         self.start_seconds = 0.0
         self.lifespan = Lifespan.draw(settings, random.random())

@@ -59,7 +59,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from emit.errors import CallTimeout, RemoteError
+from emit.errors import CallTimeout, Reject, RemoteError
 from emit.observe.facts import Failed, Finished, Retried, Sent, Started
 from emit.router.core import Router
 
@@ -251,7 +251,7 @@ class Tracing:
             if run.is_ours or isinstance(error, RemoteError):  # else Celery's instrumentor does
                 span.add_event("exception", told, _nanoseconds(fact.at))
             span.set_attribute("error.type", told["exception.type"])
-            if not (isinstance(error, RemoteError) and error.retry is False):
+            if not isinstance(error, Reject):
                 span.set_status(Status(StatusCode.ERROR, told["exception.message"]))
         self._end(run, fact)
 

@@ -28,6 +28,7 @@ from emit.errors import IN_NODE, GraphError
 from emit.graph import Graph
 from emit.message import Message, NoResult
 from emit.node import PLAIN, Node
+from emit.observe.logs import marks
 from emit.router.watch import Flow, Watch, Watched
 from emit.text import one_line
 
@@ -419,8 +420,12 @@ class Runner:
 
     def _log_receipt(self, node: Node, message: Message) -> None:
         logger, fields = self._router.logger, vars(message)
-        logger.info('"%s" received a message from %s', node.name, fields.get("_origin") or "a call")
-        logger.debug('calling "%s" with %s', node.name, one_line(", ".join(map(str, fields))))
+        origin = fields.get("_origin")
+        about = marks(context.current.get(), context.run.get(), node=node.name, origin=origin)
+        text = '"%s" received a message from %s'
+        logger.info(text, node.name, origin or "a call", extra=about)
+        names = one_line(", ".join(map(str, fields)))
+        logger.debug('calling "%s" with %s', node.name, names, extra=about)
 
 
 class WorkList:

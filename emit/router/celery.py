@@ -8,6 +8,7 @@ author calls ``delay``. One header, ``emit``, has Emit's record of earlier attem
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -27,7 +28,7 @@ from celery.states import STARTED
 from celery.utils.imports import cwd_in_path
 from kombu.exceptions import OperationalError
 
-from emit import workers
+from emit import errors, workers
 from emit.celery import (
     check_worker,
     has_quorum_queues,
@@ -42,6 +43,7 @@ from emit.errors import DispatchError, GraphError, LedgerError
 from emit.exact import from_text, to_json
 from emit.letter import DeadLetter, shortened
 from emit.node import get_name
+from emit.observe.logs import GIVEN_UP
 from emit.router import celery_host
 from emit.router.celery_worker import HEADER, keep_unknown
 from emit.router.envelope import Packed, Parcel, Past, by_hand, is_emits, shown, unpack
@@ -187,6 +189,7 @@ class CeleryRouter(QueueRouter):
         task.apply_async, task.signature, task.emit = apply_async, signature, (self, node)
         task.retry = retry
         task.tells_start, task.track_started = task.track_started, False
+        task.throws = (*task.throws, errors.Reject)  # logged as expected, without a traceback
         if task.delay is Task.delay:
             task.delay = _delay  # any field may be called "self"
         if task.Strategy == Task.Strategy:
@@ -405,14 +408,16 @@ class CeleryRouter(QueueRouter):
         finally:
             task.request_stack.pop()
 
-    def tell_failed(self, delivery: Delivery, number: int, error: Exception) -> None:
+    def tell_failed(
+        self, delivery: Delivery, number: int, error: Exception, *, level: int = logging.ERROR
+    ) -> None:
         """
         Report one message of a batch to Celery's backend, hooks, signals and events, as Celery
         itself reports a single one. Sentry reads it from the log.
         """
         task, id = delivery.native, delivery.parcel.ids[number]
         cut = shortened(error)
-        self.logger.error('"%s": %s failed in a batch', task.name, id, exc_info=cut)
+        self.logger.log(level, '"%s": %s failed in a batch', task.name, id, exc_info=cut)
         try:
             self._tell(delivery, number, error)
         except self.interrupts:
@@ -476,12 +481,12 @@ class CeleryRouter(QueueRouter):
         name, client = app.main or "", open_redis(place)
         return Ledger(client, prefix=place.prefix, app=name, nodes=self.functions)
 
-    def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
+    def bury(self, delivery: Delivery, letter: DeadLetter, *, level: int = logging.ERROR) -> None:
         """Keep a dead letter in Redis. Without a Redis, only the error is left."""
         with self._keeping(delivery) as ledger:
             if ledger is not None:
                 ledger.bury(letter)
-        self.logger.error("%s is given up: %r", letter.id, letter)
+        self.logger.log(level, GIVEN_UP, letter.id, letter)
 
     def count(self, delivery: Delivery) -> int:
         with self._keeping(delivery) as ledger:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -15,12 +14,13 @@ from celery.worker.strategy import default
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from emit.errors import Unreadable
+from emit.observe.logs import get_logger
 from emit.router.envelope import is_emits
 from emit.router.receiver import Delivery
 
 __all__ = ["HEADER", "NodeRequest", "keep_unknown", "strategy"]
 
-logger = logging.getLogger("emit.celery")
+logger = get_logger("emit.celery")
 
 #: The header that marks a Celery message as Emit's, with the message's earlier attempts.
 HEADER = "emit"

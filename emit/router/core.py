@@ -31,6 +31,7 @@ from emit.node import (
     make_handler,
 )
 from emit.observe.facts import Observer
+from emit.observe.logs import get_logger
 from emit.observe.observers import Observers
 from emit.router.carrier import Carrier, Runner
 from emit.router.options import (
@@ -98,7 +99,7 @@ class Router:
         self.types: dict[str, Any] = {}
         self.functions: dict[str, Callable[..., Any]] = {}
         self.routing_enabled = True
-        self.logger = logging.getLogger("emit")
+        self.logger = get_logger("emit")
         self._graph = Graph()
         self._nodes: dict[str, Node] = {}
         self._declarations = Declarations()

@@ -21,11 +21,12 @@ from typing import Any, NoReturn, Protocol
 
 from emit import context
 from emit.context import Context, Trace
-from emit.errors import EncodeError, LedgerError, Undelivered, Unreadable
+from emit.errors import EncodeError, LedgerError, Reject, Undelivered, Unreadable
 from emit.exact import Inexact, to_text
 from emit.letter import Cause, DeadLetter
 from emit.message import Message, NoResult
 from emit.node import Node
+from emit.observe.logs import get_logger, marks
 from emit.router.carrier import Routing, Runner, number_of
 from emit.router.delivery import Decision, Plan, asks_again, judge
 from emit.router.envelope import Packed, Parcel, Past, pack, read
@@ -46,7 +47,7 @@ RAW = "raw"
 #: Characters kept, in its dead letter, of a message that could be neither read nor kept exactly.
 _SHOWN = 65536
 
-_log = logging.getLogger("emit")
+_log = get_logger("emit")
 
 
 @dataclass
@@ -213,9 +214,9 @@ class Queue(Routing, Protocol):
             Exception: One of :attr:`exceptions`, which tells the queue; or the queue refused.
         """
 
-    def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
+    def bury(self, delivery: Delivery, letter: DeadLetter, *, level: int = logging.ERROR) -> None:
         """
-        Keep a dead letter.
+        Keep a dead letter, and log it at *level*.
 
         Raises:
             LedgerError: It could not be kept.
@@ -249,8 +250,10 @@ class Queue(Routing, Protocol):
         """
         yield
 
-    def tell_failed(self, delivery: Delivery, number: int, error: Exception) -> None:
-        """Report to the queue's monitors that a message of a batch was given up."""
+    def tell_failed(
+        self, delivery: Delivery, number: int, error: Exception, *, level: int = logging.ERROR
+    ) -> None:
+        """Report to the queue's monitors, and to the log, that it gave up a batch's message."""
 
 
 class Receiver:
@@ -511,7 +514,8 @@ class Receiver:
             at=now,
             route=delivery.route_of(number),
         )
-        self._queue.bury(delivery, full)
+        with _handling(_context(node, delivery, number)):
+            self._queue.bury(delivery, full, level=_level(error))
         if self._observers.each:
             self._watch.dead(full, delivery.run_of(number), error)
 
@@ -541,7 +545,8 @@ class Receiver:
             at=now,
             route={RAW: is_whole},
         )
-        self._queue.bury(delivery, letter)
+        with _handling(Context(delivery.id, error.node, attempt=delivery.attempt)):
+            self._queue.bury(delivery, letter)
         if self._observers.each:
             self._watch.dead(letter, 0, error)
 
@@ -562,6 +567,7 @@ class Receiver:
         except BaseException as error:
             _tell_ends(delivery, set(), {}, error)
             raise
+        context.current.set(None)  # what follows is about no single message
         _tell_ends(delivery, tally.done, tally.failed, tally.broken)
         if delivery.eager and tally.failed:
             raise next(iter(tally.failed.values()))
@@ -593,6 +599,7 @@ class Receiver:
     def _apart(self, node: Node, delivery: Delivery, error: Exception) -> None:
         if delivery.eager:
             raise error
+        context.current.set(None)  # it is about no single message
         _log.warning(
             '"%s" failed with %d messages together; each runs again alone: %s',
             node.name,
@@ -661,6 +668,7 @@ class Receiver:
                     yield number, _fitted(node, outcome, delivery.parcel.messages[number])
         except Exception as error:
             tally.broken = error
+            context.current.set(None)
             _log.warning('"%s" was interrupted in a batch: %s', node.name, type(error).__name__)
 
     def _messages(self, node: Node, delivery: Delivery) -> Iterator[Message]:
@@ -718,7 +726,8 @@ class Receiver:
             self._bury(node, delivery, number, error)
         except LedgerError as second:
             return self._judge(node, delivery, second), second
-        self._queue.tell_failed(delivery, number, error)
+        with _handling(_context(node, delivery, number)):
+            self._queue.tell_failed(delivery, number, error, level=_level(error))
         return Decision("dead"), error
 
     def _tell(self, node: Node, id: str, delay: float, error: Exception) -> None:
@@ -728,13 +737,18 @@ class Receiver:
         """
         self.say(node, "wait", "%s waits for %.3g s: %s", id, delay, one_line(str(error)))
 
-    def say(self, node: Node, kind: str, text: str, *values: object) -> None:
-        """Log a warning once a minute for each node and kind, and otherwise at INFO."""
+    def say(self, node: Node, kind: str, text: str, id: str, *values: object) -> None:
+        """
+        Log a warning about the message *id* once a minute for each node and kind, and otherwise at
+        INFO.
+        """
         now = time.monotonic()
         is_news = now - self._warned.get((node.name, kind), -_QUIET) >= _QUIET
         if is_news:
             self._warned[node.name, kind] = now
-        _log.log(logging.WARNING if is_news else logging.INFO, f'"%s": {text}', node.name, *values)
+        level, told = logging.WARNING if is_news else logging.INFO, context.current.get()
+        about = marks(told or Context(id, node.name), context.run.get())
+        _log.log(level, f'"%s": {text}', node.name, id, *values, extra=about)
 
     def _split(self, node: Node, delivery: Delivery) -> int:
         """
@@ -766,6 +780,21 @@ def _and_failed(past: Past, error: Exception, watched: Watched | None) -> Past:
     return past.failed(Cause.of(error, time.time()), asked=asks_again(error), trace=trace)
 
 
+@contextmanager
+def _handling(told: Context) -> Iterator[None]:
+    """Make a message the current one, for what is logged about it."""
+    token = context.current.set(told)
+    try:
+        yield
+    finally:
+        context.current.reset(token)
+
+
+def _level(error: Exception) -> int:
+    """Return the level for a message that was given up. The author may have rejected it."""
+    return logging.WARNING if isinstance(error, Reject) else logging.ERROR
+
+
 def _plain(value: Any) -> Any:
     """Return lists and maps as JSON has them: queues turn tuples into lists as they like."""
     return list(value) if isinstance(value, tuple) else value
@@ -774,7 +803,9 @@ def _plain(value: Any) -> Any:
 def _context(node: Node, delivery: Delivery, number: int) -> Context:
     ids, _, traces = delivery.parcel
     known = ids[number], node.name, delivery.origin, delivery.attempt
-    trace = traces[number] if traces else delivery.trace
+    trace, watched = traces[number] if traces else delivery.trace, delivery.runs.get(number)
+    if watched is not None and watched.trace is not None:
+        trace = watched.trace
     return Context(*known) if trace is None else Context(*known, trace[0], trace[1] or None)
 
 

@@ -39,6 +39,7 @@ from emit.errors import DispatchError, GraphError, InProgress, LedgerError
 from emit.exact import from_text
 from emit.letter import DeadLetter, shortened
 from emit.node import look_like
+from emit.observe.logs import GIVEN_UP
 from emit.router.envelope import Packed, Past, by_hand, shown
 from emit.router.ledger import Ledger, is_away
 from emit.router.queued import QueueRouter
@@ -378,7 +379,7 @@ class RQRouter(QueueRouter):
     def _ledger(self, client: Any) -> Ledger:
         return Ledger(client, app=self._app, nodes=self.functions, counts=False)
 
-    def bury(self, delivery: Delivery, letter: DeadLetter) -> None:
+    def bury(self, delivery: Delivery, letter: DeadLetter, *, level: int = logging.ERROR) -> None:
         """
         Keep a dead letter in the Redis that the job came from. If the job was requeued, add the
         causes of the message's earlier letter.
@@ -393,7 +394,15 @@ class RQRouter(QueueRouter):
                 raise
             delivery.native.connection.ping()  # an EmitWorker's client returns when Redis is back
             _bury(ledger, letter)
-        self.logger.error("%s is given up: %r", letter.id, letter)
+        self.logger.log(level, GIVEN_UP, letter.id, letter)
+
+    def tell_failed(
+        self, delivery: Delivery, number: int, error: Exception, *, level: int = logging.ERROR
+    ) -> None:
+        """Log the failure of one message of a batch, where Sentry reads it. RQ knows only jobs."""
+        id, name = delivery.parcel.ids[number], delivery.native.func_name
+        text = '"%s": %s failed in a batch'
+        self.logger.log(level, text, name, id, exc_info=shortened(error))
 
     def count(self, delivery: Delivery) -> int:
         job: Any = delivery.native
@@ -544,6 +553,7 @@ class _WithWorker(logging.Handler):
         if _emit.handlers == [self] and not (_emit.propagate and logging.root.handlers):
             named = copy(record)
             named.msg, named.args = f"{record.name}: {record.getMessage()}", ()
+            named.name = _worker.name  # so that Sentry leaves it out: it has the first one
             _worker.handle(named)
 
 
