@@ -23,8 +23,9 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 #: File with the digest of the pyproject.toml whose dependencies are installed in .venv.
 STAMP = VENV / ".dependencies"
-#: The Node SDK, whose development needs packages from npm, mainly TypeScript.
-NPM = ROOT / "sdks" / "node"
+#: Folders with packages from npm: for work on the Node SDK, mainly TypeScript, and for an
+#: example with OpenTelemetry.
+NPM = (ROOT / "sdks" / "node", ROOT / "examples" / "tracing")
 #: npm's names of processors, by Python's names.
 MACHINES = {"x86_64": "x64", "aarch64": "arm64"}
 #: Options that keep pip from printing and asking.
@@ -37,7 +38,8 @@ def main() -> int:
         make_environment()
     install_dependencies()
     reasons = install_tools(tools.lacking())
-    install_npm_packages()
+    for folder in NPM:
+        install_npm_packages(folder)
     install_nodes()
     return report(reasons)
 
@@ -135,8 +137,8 @@ def link(binaries: tuple[str, ...]) -> None:
         place.symlink_to(program)
 
 
-def install_npm_packages() -> None:
-    lock, stamp = NPM / "package-lock.json", NPM / "node_modules" / ".digest"
+def install_npm_packages(folder: Path) -> None:
+    lock, stamp = folder / "package-lock.json", folder / "node_modules" / ".digest"
     if not lock.exists():
         return
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
@@ -144,8 +146,8 @@ def install_npm_packages() -> None:
         return
     if tools.run("npm", "--version").returncode:
         return  # the linter reports it as left out
-    say("npm ci in sdks/node")
-    demand("npm", "ci", "--prefix", str(NPM), "--no-audit", "--no-fund", "--ignore-scripts")
+    say(f"npm ci in {folder.relative_to(ROOT)}")
+    demand("npm", "ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts")
     stamp.write_text(digest)
 
 

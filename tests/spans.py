@@ -41,4 +41,4 @@ class Spans:
     def traceparent(span: ReadableSpan) -> str:
         told = span.context
         assert told is not None
-        return f"00-{told.trace_id:032x}-{told.span_id:016x}-{told.trace_flags:02x}"
+        return f"00-{told.trace_id:032x}-{told.span_id:016x}-{told.trace_flags & 1:02x}"

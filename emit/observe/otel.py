@@ -55,6 +55,7 @@ from opentelemetry.trace import (
     SpanKind,
     Status,
     StatusCode,
+    TraceFlags,
     TracerProvider,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -318,7 +319,8 @@ def _headers(span: Span) -> dict[str, str]:
     told = span.get_span_context()
     if not told.is_valid:
         return {}
-    flags = told.trace_flags & 0xFF
+    # Only whether it is sampled: Go's SDK refuses a context that has a further flag as well.
+    flags = told.trace_flags & TraceFlags.SAMPLED
     headers = {"traceparent": f"00-{told.trace_id:032x}-{told.span_id:016x}-{flags:02x}"}
     if told.trace_state:
         headers["tracestate"] = told.trace_state.to_header()
