@@ -21,7 +21,7 @@ NAMES = (
     "shared",
     "memory",
 )
-NAMES += ("workers", "rq_workers")
+NAMES += ("workers", "rq_workers", "traces")
 
 
 def main(chosen: list[str]) -> int:

@@ -40,6 +40,7 @@ payload; the text of an exception may quote what its author has put there.
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     Link,
+    NonRecordingSpan,
     Span,
     SpanContext,
     SpanKind,
@@ -57,8 +59,8 @@ from opentelemetry.trace import (
     StatusCode,
     TraceFlags,
     TracerProvider,
+    TraceState,
 )
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from emit.errors import CallTimeout, Reject, RemoteError
 from emit.observe.facts import Failed, Finished, Retried, Sent, Started
@@ -75,7 +77,8 @@ _FLUSH = 5000
 #: The key of a run in OpenTelemetry's context.
 _RUN = context.create_key("emit-run")
 
-_propagator = TraceContextTextMapPropagator()
+#: A ``traceparent`` of W3C's version 00, or of a later one, which may add parts.
+_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 
 def instrument(router: Router, tracer_provider: TracerProvider | None = None) -> Tracing:
@@ -303,12 +306,18 @@ def _exception(error: Exception) -> dict[str, str]:
 
 
 def _context(traceparent: str | None, tracestate: str | None = None) -> Context | None:
-    """Return a context with the span of these headers, or None if they name none."""
-    if traceparent is None:
+    """
+    Return a context with the span of these headers, or None if they name none.
+
+    The API's propagator does the same, and takes a tenth of the time of a message.
+    """
+    found = None if traceparent is None else _PARENT.fullmatch(traceparent)
+    if found is None:
         return None
-    headers = {"traceparent": traceparent, "tracestate": tracestate or ""}
-    found = _propagator.extract(headers, Context())
-    return found if _told(found).is_valid else None
+    trace_id, span_id, flags = (int(part, 16) for part in found.groups())
+    state = TraceState.from_header([tracestate]) if tracestate else None
+    told = SpanContext(trace_id, span_id, True, TraceFlags(flags), state)
+    return trace.set_span_in_context(NonRecordingSpan(told), Context()) if told.is_valid else None
 
 
 def _told(of: Context) -> SpanContext:

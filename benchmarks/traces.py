@@ -1,0 +1,129 @@
+"""Measure what traces and metrics cost a hop in one process, and a message through Celery.
+
+The hop is that of hops.py. The Celery messages are single tasks, of four graphs in the same worker
+that differ only in who observes them. What counts is the processor time of the worker's child, as
+the wall time of a message has more noise than the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+from hops import emit_graph, timed
+from measure import ROOT, ratio, rounds, table, verdict
+from workers import DOCUMENT, HERE, drain, redis_server
+
+from emit import Router
+
+#: Share of a Celery message's time that observers may take.
+TARGET = 0.05
+
+#: Messages of one round: a document.
+MESSAGES = len(DOCUMENT.split())
+
+
+def main() -> None:
+    with redis_server() as url:
+        os.environ["BENCH_REDIS"] = url
+        sys.path[:0] = [str(HERE)]
+        import watched
+        from redis import Redis
+
+        hops(watched)
+        redis = Redis.from_url(url)
+        with worker() as process:
+            for router in watched.routers.values():
+                start(router, "x")
+            settle(redis)
+            (child,) = psutil.Process(process.pid).children()
+            contestants = {
+                name: through(redis, router, child) for name, router in watched.routers.items()
+            }
+            taken = rounds(contestants, 5)
+    rows = []
+    for name, rates in taken.items():
+        share = 1 / ratio(rates, taken["nobody"]) - 1
+        reached = verdict(share <= TARGET) if name == "all" else ""
+        rows.append((NAMES[name], f"{statistics.median(rates):,.0f}", f"{share:+.1%}", reached))
+    table(
+        ("a Celery message, observed by", "messages/s of CPU", "time", f"target {TARGET:.0%}"), rows
+    )
+
+
+NAMES = {
+    "nobody": "nobody",
+    "metrics": "emit.observe.metrics",
+    "out": "emit.observe.otel, sampled out",
+    "all": "both, each message sampled",
+}
+
+
+def hops(watched: Any) -> None:
+    def graph(observers: list[Any]) -> Callable[[str], Counter[str]]:
+        class Observed(Router):
+            def __init__(self) -> None:
+                super().__init__()
+                for observer in observers:
+                    self.observe(observer)
+
+        return emit_graph(Observed)
+
+    contestants = {name: timed(graph(each)) for name, each in watched.OBSERVERS.items()}
+    taken = rounds(contestants, 5)
+    rows = [(NAMES[name], f"{statistics.median(times):.1f}") for name, times in taken.items()]
+    table(("a hop, observed by", "us"), rows)
+
+
+def start(router: Any, document: str) -> None:
+    name = next(name for name in router.functions if name.endswith(".words"))
+    router.dispatch("", name, {"document": document})
+
+
+def through(redis: Any, router: Any, child: psutil.Process) -> Callable[[], float]:
+    """Measure messages per second of *child*'s processor time, for a document of 500 words."""
+
+    def once() -> float:
+        before = used(child)
+        start(router, DOCUMENT)
+        settle(redis)
+        return MESSAGES / (used(child) - before)
+
+    return once
+
+
+def settle(redis: Any) -> None:
+    """Wait until no message is left. One that is just being taken is nowhere for a moment."""
+    for _ in range(5):
+        drain(redis)
+        time.sleep(0.02)
+
+
+def used(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def worker() -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "celery", "-A", "watched", "worker", "-c", "1"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)])}
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=HERE, env=env, stdout=silent, stderr=silent) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
