@@ -121,7 +121,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", "").startswith(str(tmp_path)):
+        file = getattr(sys.modules[name], "__file__", None)  # None of a namespace package
+        if file is not None and file.startswith(str(tmp_path)):
             del sys.modules[name]
 
 
