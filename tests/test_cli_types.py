@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ from tests.test_cli import run
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 
 HEAD = "from emit import Router, ShellNode\n\nrouter = Router()\n\n"
 
@@ -233,3 +237,148 @@ def test_no_false_alarm(example: str, router: str) -> None:
     done = run("check", f"{router}.router", "--json", cwd=EXAMPLES / example)
     findings = json.loads(done.stdout[done.stdout.index("{") :])["findings"]
     assert [found for found in findings if found["kind"] in ("fields", "types", "program")] == []
+
+
+TYPED = """
+import datetime
+from typing import Literal
+
+import msgspec
+
+from emit import Router
+
+router = Router()
+
+class Price(msgspec.Struct):
+    cents: int
+    currency: Literal["EUR", "USD"]
+
+class Sold(msgspec.Struct):
+    sku: str
+    price: Price
+    at: datetime.datetime
+    raw: bytes
+    tags: list[str | None]
+    by_shop: dict[str, float]
+    pair: tuple[str, int]
+    note: str | None
+    any: object
+
+@router.node(Sold, entry_point=True, name="shop.sold")
+def sold(msg):
+    yield msg.sold
+
+@router.node({"sku": str, "total-price": bool, "class": int | str}, "shop.sold", name="total")
+def total(msg: Sold):
+    return 1
+
+router.node((), ["shop.sold", "total"], name="show")(lambda msg: None)
+"""
+
+
+def types(folder: Path, *options: str) -> str:
+    (folder / "app.py").write_text(TYPED)
+    done = run("types", "app.router", *options, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def passes(folder: Path, *command: str) -> None:
+    done = subprocess.run(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.requires("node")
+def test_types_for_typescript(tmp_path: Path) -> None:
+    """tsc takes the interfaces, and a node's author can use them."""
+    tsc = ROOT / "sdks/node/node_modules/.bin/tsc"
+    if not tsc.exists():
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("left out: make setup")
+    (tmp_path / "types.ts").write_text(types(tmp_path, "--lang", "ts"))
+    (tmp_path / "node.ts").write_text(
+        "import type { ShowMessage, SoldResult, TotalResult } from './types.ts';\n"
+        "export function show(msg: ShowMessage): TotalResult {\n"
+        "  const sold: Partial<SoldResult> = { pair: ['a', 1], tags: [null], note: null };\n"
+        "  const currency: 'EUR' | 'USD' | undefined = msg.price?.currency;\n"
+        "  return { sku: `${sold.sku}${currency}`, 'total-price': true, class: 'a' };\n"
+        "}\n"
+    )
+    options = ("--noEmit", "--strict", "--allowImportingTsExtensions", "--target", "es2022")
+    passes(tmp_path, str(tsc), *options, "--module", "nodenext", "node.ts")
+
+
+@pytest.mark.requires("go")
+def test_types_for_go(tmp_path: Path) -> None:
+    """go vet and gofmt take the structs, and a node's author can use them."""
+    (tmp_path / "nodes").mkdir()
+    types(tmp_path, "--lang", "go", "--output", "nodes/types.go")
+    (tmp_path / "go.mod").write_text("module app\n\ngo 1.22\n")
+    (tmp_path / "nodes" / "show.go").write_text(
+        "package nodes\n\nfunc Show(in ShowMessage) TotalResult {\n"
+        "\tif in.Price != nil && in.Price.Cents > 0 {\n"
+        '\t\treturn TotalResult{Sku: in.Sku, TotalPrice: true, Class: "a"}\n\t}\n'
+        "\treturn TotalResult{}\n}\n"
+    )
+    passes(tmp_path, "go", "vet", "./...")
+    done = subprocess.run(("gofmt", "-l", "."), cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.requires("ruby")
+def test_types_for_ruby(tmp_path: Path) -> None:
+    """RBS, which comes with Ruby, takes the types."""
+    (tmp_path / "types.rbs").write_text(types(tmp_path, "--lang", "ruby"))
+    program = (
+        "require 'rbs'; loader = RBS::EnvironmentLoader.new; "
+        "loader.add(path: Pathname('types.rbs')); "
+        "env = RBS::Environment.from_loader(loader).resolve_type_names; "
+        "puts env.alias_decls.keys.map(&:to_s).grep(/Nodes/).sort"
+    )
+    done = subprocess.run(("ruby", "-e", program), cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == [
+        "::Nodes::show_message",
+        "::Nodes::sold_message",
+        "::Nodes::sold_result",
+        "::Nodes::sold_result_price",
+        "::Nodes::total_message",
+        "::Nodes::total_message_price",
+        "::Nodes::total_result",
+    ], done.stderr
+
+
+def test_types_for_python(tmp_path: Path) -> None:
+    """mypy takes the TypedDicts, and finds a mistake of a node's author."""
+    (tmp_path / "shop_types.py").write_text(types(tmp_path, "--lang", "python"))
+    (tmp_path / "node.py").write_text(
+        "from shop_types import ShowMessage, TotalResult\n\n\n"
+        "def show(msg: ShowMessage) -> TotalResult:\n"
+        '    price = msg["price"]["cents"] if "price" in msg else 0\n'
+        '    return {"sku": msg["sku"], "total-price": price > 1, "class": "a"}\n'
+    )
+    mypy = (sys.executable, "-m", "mypy", "--strict", "--python-version", "3.12", "node.py")
+    passes(tmp_path, *mypy)
+    text = (tmp_path / "node.py").read_text().replace('["cents"]', '["cent"]')
+    (tmp_path / "node.py").write_text(text)
+    done = subprocess.run(mypy, cwd=tmp_path, capture_output=True, text=True)
+    assert 'has no key "cent"' in done.stdout
+
+
+def test_documents(tmp_path: Path) -> None:
+    """The documents are what their formats say: JSON Schemas that a result fits, and a page."""
+    whole = json.loads(types(tmp_path, "--format", "jsonschema"))
+    assert whole["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert whole["$defs"]["TotalResult"]["properties"]["total-price"] == {"type": "boolean"}
+    document = json.loads(types(tmp_path, "--format", "asyncapi"))
+    assert document["asyncapi"] == "3.0.0"
+    assert document["channels"]["shop.sold"]["address"] == "shop.sold"
+    assert document["operations"]["TotalReceivesSold"] == {
+        "action": "receive",
+        "channel": {"$ref": "#/channels/shop.sold"},
+    }
+    for operation in document["operations"].values():
+        assert operation["channel"]["$ref"].removeprefix("#/channels/") in document["channels"]
+    page = types(tmp_path, "--format", "markdown")
+    assert "## total\n\nA node in python. It hears `shop.sold`.\n" in page
+    assert "| `class` | integer or string | always |\n" in page
