@@ -3,7 +3,8 @@ Compare private hosts with a shared host: eight worker processes that use four n
 
 Memory is the proportional set size of the workers, the shared host and all programs, after every
 worker has called every node. A node is a filter in Ruby, or in Python if Ruby is missing. A message
-has 100 bytes. Times are measured for one worker, and for all eight at the same time.
+has 100 bytes. Times are measured for one worker, and for all eight at the same time. The last ones
+are of a node with the Python SDK, which takes groups of calls.
 """
 
 from __future__ import annotations
@@ -60,6 +61,18 @@ def many(count):
     assert sum(1 for _ in nodes[0].call_many(MESSAGE for _ in range(count))) == count
     return (time.perf_counter() - began) / count
 
+def grouped(count):
+    if len(nodes) == 4:
+        env = environment({"PYTHONPATH": sys.argv[2]})
+        argv = (sys.executable, "-c", "import emit_sdk; emit_sdk.serve(lambda msg: msg)")
+        program = Program("sdk", argv, env, limits=Limits())
+        settings = Settings(mode="persistent", size=1)
+        nodes.append(current().calls("sdk", lambda: program, settings))
+        nodes[4].call(MESSAGE)
+    began = time.perf_counter()
+    assert sum(1 for _ in nodes[4].call_many(MESSAGE for _ in range(count))) == count
+    return (time.perf_counter() - began) / count
+
 nodes = [node(number, argv) for number, argv in enumerate(json.loads(sys.argv[1]))]
 for line in sys.stdin:
     what, count = line.split()
@@ -82,21 +95,23 @@ class Fleet:
             print(what, count, file=worker.stdin, flush=True)
         return statistics.median(float(w.stdout.readline()) for w in chosen if w.stdout)
 
-    def figures(self) -> tuple[float, int]:
-        """Return MiB of memory of all processes, and the number of programs."""
+    def figures(self) -> tuple[float, float, int]:
+        """Return MiB of memory of the workers and of all others, and the number of programs."""
         roots = [psutil.Process(pid) for pid in (*self.others, *(w.pid for w in self.workers))]
         below = {child for root in roots for child in root.children(recursive=True)}
         everyone = {*roots, *below}
-        pss = sum(process.memory_full_info().pss for process in everyone)
+        pss = {process.pid: process.memory_full_info().pss / 2**20 for process in everyone}
         programs = [child for child in below if "# node" in " ".join(child.cmdline())]
-        return pss / 2**20, len(programs)
+        workers = sum(pss.pop(worker.pid) for worker in self.workers)
+        return workers, sum(pss.values()), len(programs)
 
 
 @contextmanager
 def fleet(path: str) -> Iterator[Fleet]:
     """Provide workers with a shared host at *path*, or with private hosts if it is empty."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "EMIT_HOST": path or "private"}
-    command = [sys.executable, "-c", WORKER, json.dumps(list(programs()))]
+    sdk = str(ROOT / "sdks" / "python")
+    command = [sys.executable, "-c", WORKER, json.dumps(list(programs())), sdk]
     pipe = subprocess.PIPE
     with ExitStack() as stack:
         others = [stack.enter_context(shared_host(path))] if path else []
@@ -143,9 +158,11 @@ def main() -> None:
 def memory(fleets: Mapping[str, Fleet]) -> None:
     rows = []
     for name, each in fleets.items():
-        megabytes, count = each.figures()
-        rows.append((name, f"{megabytes:.0f}", str(count)))
-    table((f"{WORKERS} workers, {NODES} nodes", "MiB", "programs"), rows)
+        workers, others, count = each.figures()
+        total = f"{workers + others:.0f}"
+        rows.append((name, f"{workers:.0f}", f"{others:.0f}", total, str(count)))
+    head = ("MiB of workers", "host and programs", "all", "programs")
+    table((f"{WORKERS} workers, {NODES} nodes", *head), rows)
 
 
 def times(fleets: Mapping[str, Fleet]) -> None:
@@ -154,6 +171,8 @@ def times(fleets: Mapping[str, Fleet]) -> None:
         ("one call, eight workers", "single", 100, WORKERS),
         ("call_many, one worker", "many", 10_000, 1),
         ("call_many, eight workers", "many", 2000, WORKERS),
+        ("call_many of the SDK, one worker", "grouped", 20_000, 1),
+        ("call_many of the SDK, eight workers", "grouped", 4000, WORKERS),
     )
     rows = []
     for title, what, count, workers in asked:
@@ -164,7 +183,7 @@ def times(fleets: Mapping[str, Fleet]) -> None:
         taken = rounds(contestants, ROUNDS)
         private, shared = (statistics.median(taken[name]) * 1e6 for name in fleets)
         factor = ratio(taken["shared"], taken["private"])
-        rows.append((title, f"{private:.0f}", f"{shared:.0f}", f"{factor:.1f}"))
+        rows.append((title, f"{private:.0f}", f"{shared:.0f}", f"{factor:.2f}"))
     table(("us a message, as a worker sees it", "private", "shared", "shared / private"), rows)
 
 

@@ -1,4 +1,7 @@
-"""Word count through Celery, for workers.py: plain tasks, and a graph with and without batches."""
+"""
+Word count through Celery, for workers.py: plain tasks, and a graph with and without batches. Each
+form has a file, and appends a byte for each word that it has counted.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from emit.celery import configure
 
 URL = os.environ["BENCH_REDIS"]
 HERE = Path(__file__).parent
+DONE = os.environ["BENCH_DONE"]
 app = Celery("words", broker=URL)
 configure(app)
 app.conf.task_ignore_result = True
@@ -38,6 +42,16 @@ def report(**_: Any) -> None:
         redis.hincrby("counts", key, count)
 
 
+def done(form: str) -> None:
+    """Tell that a word is counted."""
+    if form not in files:
+        files[form] = os.open(f"{DONE}/{form}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(files[form], b".")
+
+
+files: dict[str, int] = {}
+
+
 # The plain form: one task for each message.
 
 
@@ -52,6 +66,7 @@ def plain_words(document: str) -> int:
 @app.task
 def plain_count(word: str) -> int:
     counts[f"plain {word}"] += 1
+    done("plain")
     return counts[f"plain {word}"]
 
 
@@ -66,6 +81,7 @@ def single_words(msg: Any) -> Any:
 @router.node(("word", "count"), "words.single_words")
 def single_count(msg: Any) -> Any:
     counts[f"single {msg.word}"] += 1
+    done("single")
     return msg.word, counts[f"single {msg.word}"]
 
 
@@ -77,10 +93,11 @@ def batch_words(msg: Any) -> Any:
 @router.node(("word", "count"), "words.batch_words", batch=100)
 def batch_count(msg: Any) -> Any:
     counts[f"batch {msg.word}"] += 1
+    done("batch")
     return msg.word, counts[f"batch {msg.word}"]
 
 
-# A program as a node, and a process for each message.
+# A program as a node, with groups of calls and without, and a process for each message.
 
 
 @router.node(("word",))
@@ -88,12 +105,24 @@ def node_words(msg: Any) -> Any:
     yield from msg.document.split()
 
 
-@router.node(("word",), "words.node_words", batch=100)
+@router.node(("word",))
+def alone_words(msg: Any) -> Any:
+    yield from msg.document.split()
+
+
 class Echo(ShellNode):
-    command = (RUBY or sys.executable, str(HERE / ("echo.rb" if RUBY else "echo.py")))
+    command = (RUBY or sys.executable, str(HERE / ("echo.rb" if RUBY else "echo.py")), "node")
     mode = "persistent"
-    env: Mapping[str, str] = SDKS
+    env: Mapping[str, str] = {**SDKS, "BENCH_DONE": DONE}
     size = 1
+
+
+class Alone(Echo):
+    command = (*Echo.command[:-1], "alone")
+
+
+router.node(("word",), "words.node_words", batch=100)(Echo)
+router.node(("word",), "words.alone_words", batch=100)(Alone)
 
 
 @app.task
@@ -106,5 +135,6 @@ def spawn_words(document: str) -> None:
 def spawn_echo(word: str) -> None:
     command = [RUBY or sys.executable, str(HERE / ("once.rb" if RUBY else "once.py"))]
     message = json.dumps({"word": word}).encode()
-    done = subprocess.run(command, input=message, stdout=subprocess.PIPE, check=True)
-    assert json.loads(done.stdout) == word
+    run = subprocess.run(command, input=message, stdout=subprocess.PIPE, check=True)
+    assert json.loads(run.stdout) == word
+    done("spawn")
