@@ -183,3 +183,78 @@ def run_python(project: Path, code: str, **env: str) -> subprocess.CompletedProc
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(project)]), **env}
     command = [sys.executable, "-c", begin + code]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+
+
+APP = """
+INSTALLED_APPS = ["emit.django", "shop"]
+EMIT = {emit}
+"""
+
+MANAGE = """
+import os, sys
+from django.core.management import execute_from_command_line
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+execute_from_command_line(sys.argv)
+"""
+
+
+def manage(project: Path, emit: str, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    with (project / "mysite" / "settings.py").open("a") as file:
+        file.write(APP.replace("{emit}", emit))
+    (project / "manage.py").write_text(MANAGE)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    command = [sys.executable, "manage.py", *argv]
+    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+
+
+ROUTERS = '{"ROUTERS": ["mysite.celery.router"]}'
+
+
+def test_manage_runs_the_commands(project: Path) -> None:
+    """manage.py emit hands on the words, the output and the exit code."""
+    done = manage(
+        project, ROUTERS, "emit", "call", "mysite.celery.router:shop.tasks.check", "word=a"
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, '{"length": 1}'), done.stderr
+    done = manage(project, ROUTERS, "emit", "graph", "mysite.celery.ruter")
+    assert done.returncode == 2
+    assert "has no ruter (its routers: router)" in done.stderr
+    assert "manage.py emit" in manage(project, ROUTERS, "help", "emit").stdout
+    code = "from django.core.management import call_command; "
+    code += "call_command('emit', 'graph', 'own.router')"
+    assert "own" in manage(project, ROUTERS, "shell", "-c", code).stdout
+
+
+def test_manage_checks_the_routers(project: Path) -> None:
+    """The findings of a router are those of the system check."""
+    with (project / "shop" / "tasks.py").open("a") as file:
+        file.write('\n@router.node((), "shop.tasks.werds")\ndef end(msg): pass\n')
+    done = manage(project, ROUTERS, "check")
+    assert done.returncode == 0
+    assert "(emit.W001)" in done.stderr
+    assert 'hears "shop.tasks.werds", which matches no node (nearest: ' in done.stderr
+    done = manage(project, '{"ROUTERS": ["mysite.celery.ruter"]}', "check")
+    assert done.returncode == 1
+    assert "(emit.E001)" in done.stderr
+
+
+def test_manage_checks_the_logging(project: Path) -> None:
+    """A logger that would write each line twice in a worker is found."""
+    logging = "{}\nLOGGING = {'version': 1, 'handlers': {'a': {'class': 'logging.StreamHandler'}}, "
+    logging += "'loggers': {'emit': {'handlers': ['a'], 'propagate': True}}}"
+    assert "(emit.W002)" in manage(project, logging, "check").stderr
+
+
+def test_the_settings(project: Path) -> None:
+    """They stand for the environment, which goes first; a wrong one is an error."""
+    ask = ("shell", "-c", "import os; print(os.environ['EMIT_HOST'], os.environ['EMIT_REDIS'])")
+    given = '{"HOST": "private", "REDIS": "redis://other"}'
+    assert "private redis://mine" in manage(project, given, *ask, EMIT_REDIS="redis://mine").stdout
+    for wrong, text in (
+        ('{"ROUTER": []}', "EMIT has no key 'ROUTER' (nearest: ROUTERS)"),
+        ('{"ROUTERS": "a.router"}', "must be a list, such as ['a.router']"),
+        ("[]", "EMIT must be a dictionary, not list"),
+    ):
+        done = manage(project, wrong, "check")
+        assert done.returncode == 1
+        assert text in done.stderr

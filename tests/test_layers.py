@@ -52,6 +52,7 @@ PUBLIC = {
     "emit.celery": "configure problems",
     "emit.context": "Context current",
     "emit.dead": "DeadLetters",
+    "emit.django": "on_commit",
     "emit.host.host": "Host current",
     "emit.host.system.program": "Limits",
     "emit.letter": "Cause DeadLetter",
@@ -133,6 +134,7 @@ OPTIONAL = {
         *("emit.celery", "emit.celery_redis"),
     },
     "rq": {"emit.router.rq", "emit.rq", "emit.cli.queues"},
+    "django": {"emit.django", "emit.django.apps", "emit.django.management.commands.emit"},
     "redis": {
         "emit.router.rq",
         "emit.rq",
