@@ -14,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help setup demo demo-celery test quick check format lint types bench chaos docs examples conformance
+.PHONY: help setup demo demo-celery test quick check format lint types bench chaos docs examples conformance dist try-dist
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -69,6 +69,12 @@ bench: setup ## Measure every figure of the documentation
 
 docs: setup ## Build the pages of docs/, warnings being errors: build/docs/index.html
 	@$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+
+dist: setup ## Build what a release publishes, into dist/: wheels, source distributions, gem, npm package
+	@$(PY) -m scripts.dist
+
+try-dist: setup ## Build it, and run a graph of four languages where it is installed, with each Python at hand
+	@$(PY) -m scripts.dist try
 
 examples: setup ## Run every example
 	@set -e; for run in $(wildcard examples/*/run); do echo "== $$run"; $$run; done
