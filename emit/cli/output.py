@@ -21,6 +21,7 @@ from typing import IO, Any, TextIO
 
 import emit
 from emit.errors import CallTimeout, EmitError, RemoteError, StartError, StartTimeout
+from emit.host.lines import READY
 from emit.text import clean
 
 # -- Text ------------------------------------------------------------------------------------------
@@ -239,6 +240,8 @@ def show_logs(level: int = logging.INFO) -> None:
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(_Line())
+        # Who runs a command wants to see what the program says, not when it was ready.
+        handler.addFilter(lambda record: record.msg != READY)
         logger.addHandler(handler)
         logger.propagate = False
 

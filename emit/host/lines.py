@@ -16,6 +16,9 @@ from typing import Any, Protocol
 from emit.observe.logs import NodeFilter
 from emit.text import WORD, clean, one_line
 
+#: The record of a process that is ready: its id, the seconds since its start, its version.
+READY = "process %d is ready after %.3f s, version %s"
+
 #: Bytes of a line that are logged; a longer line is cut, and the record says so.
 LINE = 8 * 1024
 

@@ -26,7 +26,7 @@ from emit.host.accounting import Usage
 from emit.host.conversation import Conversation, error_of
 from emit.host.fate import Job
 from emit.host.language.missing import describe_missing
-from emit.host.lines import Lines, logger_of
+from emit.host.lines import READY, Lines, logger_of
 from emit.host.settings import Settings
 from emit.host.starts import Lifespan
 from emit.host.system import spawn
@@ -105,8 +105,7 @@ class Process:
             tell(observers, ProcessEnded(program.node, child.pid, "start", 0, age, 0.0))
             raise
         process.start_seconds = time.monotonic() - process.born
-        text = "process %d is ready after %.3f s, version %s"
-        process.pipes.lines.logger.info(text, child.pid, process.start_seconds, version)
+        process.pipes.lines.logger.info(READY, child.pid, process.start_seconds, version)
         ready = process.talk.session.ready
         sdk = "" if ready is None else ready.sdk
         told = program.node, child.pid, version, sdk, process.start_seconds
