@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,19 @@ def test_the_processes_of_a_cell_end_with_it(tmp_path: Path) -> None:
     said = ipython(tmp_path, BEGIN, WORDS, PROGRAM, keep, ask, PROGRAM, look, ask).split()
     assert said[1] == "False"
     assert said[0] != said[2]
+
+
+def test_a_router_draws_itself(tmp_path: Path) -> None:
+    """IPython gets the graph as text, and as a picture if graphviz is installed."""
+    show = "data, _ = get_ipython().display_formatter.format(router)"
+    look = "print(data['text/plain']); print('<svg' in data.get('image/svg+xml', ''))"
+    printed = ipython(tmp_path, BEGIN, WORDS, SHOW, show, look).splitlines()
+    assert [line.split()[1] for line in printed[:-1]] == [
+        "entry",
+        "__main__.words",
+        "__main__.show",
+    ]
+    assert printed[-1] == str(shutil.which("dot") is not None)
 
 
 def test_a_file_is_run_again(tmp_path: Path) -> None:

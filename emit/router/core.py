@@ -519,6 +519,11 @@ class Router:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Return the graph for IPython and notebooks, as :func:`emit.notebook.bundle`."""
+        shown: dict[str, str] = importlib.import_module("emit.notebook").bundle(self)
+        return shown
+
     def observe(self, observer: Observer) -> Observer:
         """
         Have *observer* told every fact about this router's messages, and about the processes of its
