@@ -112,8 +112,7 @@ func TestMetaOfAGroup(t *testing.T) {
 
 func TestAnswersAreSplitAtMaxFrame(t *testing.T) {
 	bothCodecs(t, func(t *testing.T, codec string) {
-		k := converse(t, programOf(1, newNode("text", Pure(func(in countIn) string { return strings.Repeat("x", in.N) }))), codec)
-		k.session.maxFrame, k.session.room = 1000, 1000-64
+		k := converseWithin(t, 1000, programOf(1, newNode("text", Pure(func(in countIn) string { return strings.Repeat("x", in.N) }))), codec)
 		msgs := []any{}
 		for _, n := range []int{300, 300, 600, 900, 1100, 5} {
 			msgs = append(msgs, Message{"n": n})

@@ -24,6 +24,11 @@ type talk struct {
 
 func converse(t *testing.T, p *program, codecs ...string) *talk {
 	t.Helper()
+	return converseWithin(t, 1<<20, p, codecs...)
+}
+
+func converseWithin(t *testing.T, maxFrame int, p *program, codecs ...string) *talk {
+	t.Helper()
 	theirs, in, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +38,7 @@ func converse(t *testing.T, p *program, codecs ...string) *talk {
 		t.Fatal(err)
 	}
 	k := &talk{t: t, codec: jsonCodec{}, in: in, out: out, read: input{file: out}, ended: make(chan error, 1)}
-	h := &hello{Op: "hello", V: []int64{1}, Codecs: codecs, Node: "x", MaxFrame: 1 << 20, Config: Message{"shop": "north"}}
+	h := &hello{Op: "hello", V: []int64{1}, Codecs: codecs, Node: "x", MaxFrame: maxFrame, Config: Message{"shop": "north"}}
 	k.session = newSession(p, h, ours)
 	k.session.greet()
 	if ready := k.frame(); ready["codec"] != k.session.codec.name() {
