@@ -326,7 +326,7 @@ def test_a_busy_service_is_asked_max_retries_times(kind: str, request: Any) -> N
     node = "flow.patient" if kind == "celery" else "jobs.patient"
     assert [record["attempt"] for record in seen(of, node)] == list(range(1, 9))
     assert letter.attempts == 8
-    assert [cause.type for cause in letter.causes] == ["RemoteError"] * 6
+    assert [cause.type for cause in letter.causes] == ["Retry"] * 6
 
 
 @pytest.mark.parametrize("kind", ["celery", "rq"])

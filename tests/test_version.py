@@ -188,10 +188,11 @@ def test_a_start_tells_the_version_of_a_command(caplog: pytest.LogCaptureFixture
     """A command has a version as well, in the row of each of its processes."""
     node = ShellNode()
     code = "for line in __import__('sys').stdin: print(1, flush=True)"
-    node.configure("n", {"command": [sys.executable, "-c", code], "mode": "lines"}, stream=False)
+    name = "versioned"  # a node of another test in this process may be called n
+    node.configure(name, {"command": [sys.executable, "-c", code], "mode": "lines"}, stream=False)
     try:
         assert list(node({})) == [1]
-        [calls] = [c for c in host.current()._nodes if c.node == "n"]  # type: ignore[union-attr]
+        [calls] = [c for c in host.current()._nodes if c.node == name]  # type: ignore[union-attr]
         figures = calls.snapshot()
         assert [row["version"] for row in figures["processes"]] == [figures["version"]]
         assert figures["version"] == version_of(node.find())

@@ -31,6 +31,7 @@ from tests.shared_hosts import listening, open_client
 #: Errors that no failure above has, and why they can't tell of a message.
 WITHOUT: dict[str, str] = {
     **dict.fromkeys(("EmitError", "NodeError", "HostError"), "never raised themselves"),
+    **dict.fromkeys(("Reject", "Retry"), "its author's words"),
     "GraphError": "of a declaration",
     "DispatchError": "see test_a_queue_that_refuses",
     "LedgerError": "see test_a_queue_that_refuses",

@@ -15,7 +15,7 @@ from emit.errors import CallTimeout
 from emit.host.calls import Calls
 from tests.conftest import require
 from tests.faults.nodes import pool, raw, sdk, started
-from tests.faults.test_interrupts import Interrupt, interrupt, interrupted
+from tests.faults.test_interrupts import Interrupt, interrupt, interrupted, is_polling
 from tests.hosts import lives, until
 from tests.shared_hosts import client, listening, open_client
 
@@ -251,7 +251,8 @@ def test_all_processes_of_a_batch_are_asked_at_once(tmp_path: Path) -> None:
         for lease in [node.pool.acquire(time.monotonic() + 60.0) for _ in range(2)]:
             node.pool.release(lease)
         interrupted(
-            lambda: list(node.call_many(messages)), lambda: all(path.exists() for path in began)
+            lambda: list(node.call_many(messages)),
+            lambda: all(path.exists() for path in began) and is_polling(),
         )
         all_is_well_here(node)
         assert (node.snapshot()["starts"], node.snapshot()["ends"]) == (2, {})
@@ -266,7 +267,7 @@ def test_an_interrupted_call(tmp_path: Path) -> None:
     with pool(program(), cancel_grace=30.0) as node:
         pid = node.call({"n": 0})[0][1]
         message = {"n": 1, "slow": 1, "notes": str(notes)}
-        interrupted(lambda: node.call(message), lambda: begun(notes))
+        interrupted(lambda: node.call(message), lambda: begun(notes) and is_polling())
         assert node.call({"n": 2}) == [[2, pid]]
         all_is_well_here(node)
 
@@ -408,5 +409,5 @@ def test_a_handler_sees_that_it_is_cancelled(language: str, tmp_path: Path) -> N
         options = {"file": f"wait{suffix}", "cwd": str(tmp_path), "size": 1, "cancel_grace": 60.0}
         wait = router.node(("pid",), name="wait", **options)(ShellNode)
         pid = wait(began="no")[0]["pid"]
-        interrupted(lambda: wait(began=str(began)), began.exists)
+        interrupted(lambda: wait(began=str(began)), lambda: began.exists() and is_polling())
         assert wait(began="no") == ({"pid": pid},)

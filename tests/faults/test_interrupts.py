@@ -23,6 +23,7 @@ import pytest
 from emit.errors import HostError
 from emit.host.calls import Calls
 from emit.host.keeper import Keeper
+from emit.host.transport import Poll
 from tests.faults.nodes import CHAOS, PATH, pool, raw, sdk
 from tests.hosts import ROOT, lives, until
 
@@ -65,6 +66,19 @@ def interrupted(work: Callable[[], Any], when: Callable[[], Any]) -> None:
     with pytest.raises(Interrupt):
         work()
     striker.join()
+
+
+def is_polling() -> bool:
+    """
+    Return whether the main thread waits for a process. What it has sent is written then: an
+    exception in the middle of a write costs the process, also if the program has read all of it.
+    """
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_code is Poll.step.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def all_is_well(node: Calls) -> None:
