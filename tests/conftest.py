@@ -229,9 +229,17 @@ def serving_redis(folder: Path, *options: str, port: int = 0) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port}/0"
 
 
+#: The ports of this process of xdist, of which there are eight at most: 1,500 in a random order.
+_first = 20_000 + 1_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
+_ports = iter(random.SystemRandom().sample(range(_first, _first + 1_500), 1_500))
+
+
 def free_port() -> int:
-    """Return a port that no connection gets, so it stays free while a server is down."""
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+    """
+    Return a port that no connection gets, so it stays free while a server is down. No port is given
+    twice in one run: a server may take seconds until it listens.
+    """
+    for port in itertools.islice(_ports, 100):
         with contextlib.suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))
             return port
