@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from emit.host.shared.client import RemoteHost
 from emit.host.system.program import Program, environment
 from emit.letter import DeadLetter
 from tests.faults.nodes import PATH
-from tests.hosts import ROOT, until
+from tests.hosts import ROOT
 
 #: The installed program, beside the interpreter that runs the tests.
 EMIT = str(Path(sys.executable).parent / "emit")
@@ -64,11 +65,19 @@ def serving(path: Path) -> Iterator[Host]:
     host = Host()
     with Place(str(path)) as place:
         place.take()
+        listening, listen = threading.Event(), place.listen
+
+        def tell() -> socket.socket:
+            listener = listen()
+            listening.set()
+            return listener
+
+        place.listen = tell  # type: ignore[method-assign]  # the path exists a moment before
         running = server.Server(place, host)
         thread = threading.Thread(target=running.run)
         thread.start()
         try:
-            until(path.exists)
+            assert listening.wait(60)
             yield host
         finally:
             running.stop()
