@@ -85,7 +85,7 @@ def test_from_python_into_go(tmp_path: Path) -> None:
 
 @pytest.mark.requires("ruby", "node")
 def test_from_ruby_into_javascript(tmp_path: Path) -> None:
-    """What a Ruby program says that it gives is held against what a JavaScript file states."""
+    """The types that a Ruby program tells are held against those of a JavaScript file."""
     write(
         tmp_path,
         app_py=HEAD + WORDS % ("int", "len(word)") + PRICE,

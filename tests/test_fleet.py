@@ -1,4 +1,4 @@
-"""What workers publish in Redis: two machines, every kind of worker, and a Redis that refuses."""
+"""The reports of workers in Redis: two machines, all kinds of workers, a Redis that refuses."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_redis_is_away(redis: str, client: Any, caplog: pytest.LogCaptureFixture
 def test_a_user_with_few_rights(
     redis: str, client: Any, caplog: pytest.LogCaptureFixture, prefix: str
 ) -> None:
-    """What Emit's keys need elsewhere is enough; with less, the log says what to give."""
+    """The permissions for Emit's other keys are enough; with less, the log says what to give."""
 
     def open_redis() -> Any:
         return redis_py.Redis.from_url(redis, username="few", password="x")

@@ -61,7 +61,7 @@ def node(tmp_path: Path, router: Router) -> Any:
 
 
 def test_a_message_of_no_queue(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    """What the router and the program log has the node, and the run's trace if it has one."""
+    """Records of the router and the program have the node, and the run's trace if it has one."""
     router = Router()
     node(tmp_path, router)
 

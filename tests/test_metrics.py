@@ -192,7 +192,7 @@ def test_files_grow(folder: Path) -> None:
 
 
 def test_a_full_disk(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """If there is no room for the counts, the message goes on, and the log says why."""
+    """The message goes on if there is no room for the counts, and the log says why."""
     router = Router()
     metrics.instrument(router)
 

@@ -133,7 +133,7 @@ def test_a_stream_ends_with_its_last_result() -> None:
 
 
 def test_a_stream_that_is_given_up() -> None:
-    """If a subscriber fails, the run of the stream fails too, and is told once."""
+    """The run of a stream fails with its subscriber, and is told once."""
     router = Router()
     facts = observed(router)
 
@@ -349,7 +349,7 @@ def test_a_program_of_one_message() -> None:
 
 
 def test_a_program_is_given_its_runs_context(tmp_path: Path) -> None:
-    """What an observer returns to Started is the context of the call."""
+    """The value that an observer returns to Started is the context of the call."""
     with Router() as router:
         up = program(router, tmp_path)
         router.observe(lambda fact: {"traceparent": "00-1"} if isinstance(fact, Started) else None)

@@ -118,7 +118,7 @@ def matches(labels: dict[str, str], matchers: str) -> bool:
 
 
 def test_the_queries_have_no_other_names() -> None:
-    """What is neither a series nor a word of PromQL would be a series that nobody knows."""
+    """Each name is a series or a word of PromQL: any other would be a series that nobody knows."""
     for title, query in QUERIES:
         rest = SELECTOR.sub("", query)
         rest = re.sub(r"\[[^\]]*\]", "", rest)

@@ -123,7 +123,7 @@ def test_a_program_that_dies_in_a_batch(told: Any, worker: Worker) -> None:
 
 
 def test_a_message_that_waits(told: Any, worker: Worker) -> None:
-    """If a program can't be started, its message has failed, and waits uncharged."""
+    """The message of a program that can't be started has failed, and waits uncharged."""
     told.redis.delete("facts")
     sent = told.Missing.delay(n=1)
     eventually(lambda: len(of_node(facts(told), "told.missing", "Waiting")) > 1)
@@ -144,7 +144,7 @@ def forget(told: Any, id: str) -> None:
 
 
 def test_an_unreadable_message(told: Any, carrier: str, worker: Worker) -> None:
-    """What can't be read never starts, and is told to be dead."""
+    """A message that can't be read never starts, and is told to be dead."""
     told.redis.delete("facts")
     header = {"v": 1}
     if carrier == "rq":

@@ -236,7 +236,7 @@ def test_without_an_sdk() -> None:
 
 
 def test_closing_exports(exporter: InMemorySpanExporter) -> None:
-    """What the SDK keeps back is exported when the router is closed."""
+    """Spans that the SDK keeps back are exported by the end of the router."""
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
     router = chain()
@@ -259,7 +259,7 @@ def test_instrumenting_twice(exporter: InMemorySpanExporter, provider: TracerPro
 
 
 def test_a_state_travels(exporter: InMemorySpanExporter, provider: TracerProvider) -> None:
-    """What came with the outer span as tracestate is in every context below it."""
+    """The tracestate of the outer span is in every context below it."""
     router, states = Router(), list[str]()
 
     @router.node((), entry_point=True, name="one")

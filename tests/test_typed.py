@@ -128,7 +128,7 @@ def test_validation_with_pass_through() -> None:
 
 
 def test_wrong_declarations() -> None:
-    """What can't work is an error at the declaration, and registers nothing."""
+    """A declaration that can't work is an error, and registers nothing."""
     router = Router()
     with pytest.raises(GraphError, match=r'validate=True needs the types .* \{"word": str\}'):
         router.node(("word",), name="n", validate=True)(lambda msg: 1)

@@ -18,7 +18,7 @@ except ImportError as error:
 
 
 #: msgspec, for the modules beside this one.
-library = msgspec
+installed = msgspec
 
 
 def types_of(declared: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from emit.node import Handler, look_like
 from emit.typed import python
 from emit.typed.python import is_model, taken_by, types_of
 
-msgspec: Any = python.library
+msgspec: Any = python.installed
 
 #: Types whose values need no other look if they are of exactly this type.
 _PLAIN = (str, int, float, bool, bytes)

@@ -146,7 +146,7 @@ def _at(point: Point) -> str:
 
 
 class _View:
-    """What grandalf asks of a node: its size, with columns as rows; it adds the place."""
+    """The size that grandalf asks of a node, with columns as rows, and the place that it adds."""
 
     def __init__(self, width: float, height: float) -> None:
         self.w, self.h = height, width

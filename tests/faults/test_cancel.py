@@ -211,7 +211,7 @@ def test_a_process_that_works_on_several_messages() -> None:
 
 
 def test_a_batch_that_is_left(tmp_path: Path) -> None:
-    """What was sent ahead is cancelled before it begins, in all processes at the same time."""
+    """Calls sent ahead are cancelled before they begin, in all processes at the same time."""
     notes = tmp_path / "notes"
     with pool(program(), size=2, cancel_grace=30.0) as node:
         messages = [{"n": n, "notes": str(notes), "slow": int(n == 20)} for n in range(2000)]
