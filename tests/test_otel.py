@@ -20,6 +20,7 @@ from emit import Router, ShellNode
 from emit.errors import RemoteError
 from emit.observe.otel import Tracing, instrument
 from tests.spans import Spans
+from tests.test_observe import chain
 
 
 @pytest.fixture
@@ -32,20 +33,6 @@ def provider(exporter: InMemorySpanExporter) -> TracerProvider:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     return provider
-
-
-def chain() -> Router:
-    router = Router()
-
-    @router.node(("word",), entry_point=True, name="words")
-    def words(msg: Any) -> Any:
-        yield from msg.text.split()
-
-    @router.node(("n",), "words", name="length")
-    def length(msg: Any) -> int:
-        return len(msg.word)
-
-    return router
 
 
 def test_a_chain(exporter: InMemorySpanExporter, provider: TracerProvider) -> None:
