@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -501,6 +503,9 @@ def in_fork(body: object) -> int:
             signal.alarm(60)
             body()  # type: ignore[operator]
             status = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -567,11 +572,11 @@ def test_a_fork_in_the_midst_of_starts() -> None:
             run("true").close()
 
     def look() -> None:
-        pipes = [fd for fd in _links() if fd.startswith(("pipe:", "anon_inode:[pidfd]"))]
-        assert inherited == pipes
+        # Fewer are right: an earlier test's end may close its own meanwhile.
+        assert Counter(_pipes()) <= before
         assert output(run("echo", "ok")) == "ok\n"
 
-    inherited = [fd for fd in _links() if fd.startswith(("pipe:", "anon_inode:[pidfd]"))]
+    before = Counter(_pipes())
     threads = [threading.Thread(target=busy) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -582,10 +587,12 @@ def test_a_fork_in_the_midst_of_starts() -> None:
     assert {0} == set(codes)
 
 
-def _links() -> Iterator[str]:
+def _pipes() -> Iterator[str]:
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            yield os.readlink(f"/proc/self/fd/{fd}")
+            link = os.readlink(f"/proc/self/fd/{fd}")
+            if link.startswith(("pipe:", "anon_inode:[pidfd]")):
+                yield link
 
 
 # Often
