@@ -15,6 +15,7 @@ from emit.observe.facts import (
     Started,
     Waiting,
 )
+from emit.observe.observers import Tap
 
 __all__ = [
     "Dead",
@@ -29,5 +30,6 @@ __all__ = [
     "Retried",
     "Sent",
     "Started",
+    "Tap",
     "Waiting",
 ]

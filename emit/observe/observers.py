@@ -2,35 +2,75 @@
 The observers of a router. Its carriers and its nodes' pools tell them facts.
 
 The code that tells a fact looks at :attr:`Observers.each` first, and makes no fact if it is empty.
+A :class:`Tap` is an observer that is shown messages and results as well.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
-from emit.context import Trace
-from emit.observe.facts import Fact, Observer
+from emit.context import Run, Trace
+from emit.observe.facts import Fact, Observer, Started
 
-__all__ = ["Observers", "tell"]
+__all__ = ["Observers", "Tap", "here", "tell"]
 
 _log = logging.getLogger("emit")
+
+#: The observers of each router of this process.
+here: WeakSet[Observers] = WeakSet()
+
+
+class Tap:
+    """
+    An observer that is also shown what passes: a subclass overrides some of these methods. The
+    mappings are the node's own, so a tap neither changes nor keeps them.
+    """
+
+    def __call__(self, fact: Any) -> None:
+        """Take a fact."""
+
+    def message(self, fact: Started, fields: Mapping[str, Any]) -> None:
+        """
+        Look at a message, just before its node gets it.
+
+        Args:
+            fact: The beginning of its run, which this follows.
+            fields: The message. It may have an ``_origin``.
+        """
+
+    def results(self, run: int, node: str, results: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Look at results of a run, just before they are sent on.
+
+        Args:
+            run: The number of the run, as in its :class:`emit.observe.Started`. The results of a
+                handler that takes many messages together are those of the first one's run.
+            node: The node.
+            results: The fields of one or more results.
+        """
 
 
 class Observers:
     """
     Attributes:
         each: The observers. The tuple is replaced and never changed, so no lock is needed.
+        taps: Those that are taps.
         passing: The exceptions that do not come from an observer, although they are raised in it,
             such as a queue's time limit.
+        redact: Names of fields that nobody is to be shown.
     """
 
-    __slots__ = ("each", "passing")
+    __slots__ = ("__weakref__", "each", "passing", "redact", "taps")
 
-    def __init__(self) -> None:
+    def __init__(self, redact: Iterable[str] = ()) -> None:
         self.each: tuple[Observer, ...] = ()
+        self.taps: tuple[Tap, ...] = ()
         self.passing: tuple[type[Exception], ...] = ()
+        self.redact = frozenset(redact)
+        here.add(self)
 
     def add(self, observer: Observer) -> None:
         """
@@ -43,6 +83,30 @@ class Observers:
             raise TypeError(f"an observer must be callable with one fact, not {observer!r}")
         if observer not in self.each:
             self.each = (*self.each, observer)
+            self.taps = tuple(each for each in self.each if isinstance(each, Tap))
+
+    def remove(self, observer: Observer) -> None:
+        """Never call an observer again. Nothing happens if it is not there."""
+        self.each = tuple(each for each in self.each if each is not observer)
+        self.taps = tuple(tap for tap in self.taps if tap is not observer)
+
+    def show(self, fact: Started, fields: Mapping[str, Any]) -> None:
+        """Show the taps a message."""
+        for tap in self.taps:
+            try:
+                tap.message(fact, fields)
+            except Exception as error:
+                self._fail(tap, "a message", error)
+
+    def show_results(
+        self, run: Run | None, node: str, results: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Show the taps results of a run."""
+        for tap in self.taps if run is not None else ():
+            try:
+                tap.results(run.number, node, results)
+            except Exception as error:
+                self._fail(tap, "results", error)
 
     def tell(self, fact: Fact) -> Trace | None:
         """Tell all observers. Return the first trace context that one of them returns."""
@@ -68,7 +132,7 @@ class Observers:
         """Log an observer's exception, and never call the observer again."""
         if isinstance(error, self.passing):
             raise error
-        self.each = tuple(other for other in self.each if other is not observer)
+        self.remove(observer)
         named = observer if hasattr(observer, "__qualname__") else type(observer)
         text = "the observer %s.%s raised an exception when it was told %s; it is switched off"
         _log.error(text, named.__module__, named.__qualname__, told, exc_info=error)

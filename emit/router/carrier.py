@@ -331,7 +331,8 @@ class Runner:
         if run is not None and run.awaits == node.name:
             run.awaits = ""
             return None
-        return self._watch.begin(node.name, vars(message).get("_origin") or "", trace)
+        fields = vars(message)
+        return self._watch.begin(node.name, fields.get("_origin") or "", fields, trace)
 
     def _failed(self, watched: Watched, error: BaseException) -> None:
         watched.failed(error)
@@ -400,7 +401,7 @@ class Runner:
             if work.logged:
                 self._log_receipt(node, message)
             if self._observers.each:
-                watched = self._watch.begin(node.name, origin, _trace_of(delivery))
+                watched = self._watch.begin(node.name, origin, fields, _trace_of(delivery))
                 context.run.set(watched)
             sent.append((message, watched))
             yield message

@@ -17,6 +17,7 @@ from copy import copy
 from functools import partial
 from typing import Any
 
+from emit import context
 from emit.errors import GraphError
 from emit.graph import ENTRY, Graph, Subscription, subscriptions
 from emit.message import Message, check_fields, has_types, make_fit
@@ -60,6 +61,8 @@ class Router:
         node_modules: Names of modules that contain nodes. They are imported when the first
             message is routed, so that they may import the router.
         node_package: The package that relative names in *node_modules* start from.
+        redact: Names of fields, at any depth of a message, that :mod:`emit.observe.tap` and the
+            page of ``emit ui`` hide, whatever their case.
 
     Attributes:
         routes: ``{origin: {destination, ...}}``, for the current subscriptions.
@@ -86,7 +89,10 @@ class Router:
         message_class: type[Message] | None = None,
         node_modules: Sequence[str] | None = None,
         node_package: str | None = None,
+        redact: Iterable[str] = (),
     ) -> None:
+        if isinstance(redact, str):
+            raise GraphError(f"redact must be a list of names, such as [{redact!r}]")
         if isinstance(node_modules, str):
             raise GraphError(f"node_modules must be a list of names, such as [{node_modules!r}]")
         self.message_class = message_class or Message
@@ -106,7 +112,7 @@ class Router:
         self._logged: set[tuple[str, str]] = set()
         self._has_warned = False
         self._lock = threading.RLock()  # guards everything that registration writes
-        self._observers = Observers()
+        self._observers = Observers(redact)
         self._runner = Runner(self, self._graph, self._nodes, Watch(self._observers, "process"))
         self._carrier: Carrier = self._runner
         self.logger.debug("initialized %s", type(self).__name__)
@@ -561,6 +567,15 @@ class Router:
         self._observers.add(observer)
         return observer
 
+    def unobserve(self, observer: Observer) -> None:
+        """Undo :meth:`observe`."""
+        self._observers.remove(observer)
+
+    @property
+    def redact(self) -> frozenset[str]:
+        """The names of the fields that are hidden from everybody who looks at messages."""
+        return self._observers.redact
+
     # -- the way of a message --------------------------------------------------------------
 
     def route(self, origin: str, message: Any) -> None:
@@ -583,6 +598,8 @@ class Router:
         Dispatch the results of a node to all its subscribers. For Emit's own use: the results are
         not copied.
         """
+        if self._observers.taps:
+            self._observers.show_results(context.run.get(), origin, results)
         if self.node_modules and not self.resolved_node_modules:
             self.resolve_node_modules()
         if not self.routing_enabled:

@@ -429,7 +429,8 @@ class Receiver:
         if not self._observers.each:
             return known
         watched = delivery.runs[number] = self._watch.begin(
-            *(node.name, delivery.origin, delivery.trace_of(number)),
+            *(node.name, delivery.origin, delivery.parcel.messages[number]),
+            delivery.trace_of(number),
             id=known.id,
             attempt=known.attempt,
             queue=delivery.queue,

@@ -6,7 +6,7 @@ run of a node. A carrier that nobody observes looks at ``observers.each`` and do
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ class Watch:
         self,
         node: str,
         origin: str,
+        fields: Mapping[str, Any],
         trace: Trace | None = None,
         *,
         id: str = "",
@@ -66,6 +67,7 @@ class Watch:
 
         Args:
             node, origin, id, attempt, queue, batch, first: As in :class:`emit.observe.Started`.
+            fields: The message, for taps.
             trace: The context that came with the message.
             ready: The time from which the queue could deliver it.
         """
@@ -88,7 +90,10 @@ class Watch:
             state,
             first,
         )
-        watched.trace = self.observers.tell(_make(Started, told))
+        fact = _make(Started, told)
+        watched.trace = self.observers.tell(fact)
+        if self.observers.taps:
+            self.observers.show(fact, fields)
         return watched
 
     def put_back(
