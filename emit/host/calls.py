@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from copy import copy
+from itertools import islice
 from typing import Any
 
 from emit import context
@@ -505,14 +506,16 @@ class Batch:
 
     def _yield_settled(self) -> Generator[Any, None, None]:
         """Yield finished outcomes. The processes are not charged for the time the caller takes."""
-        began = time.monotonic()
-        while self._unsettled and self._unsettled[0].outcome is not None:
-            job = self._unsettled.popleft()
+        began, unsettled = time.monotonic(), self._unsettled
+        self._losses = 0
+        while unsettled and unsettled[0].outcome is not None:
+            job = unsettled.popleft()
             self._waiting -= job.size
-            self._losses = 0
-            outcome = self._calls.settle(job)
-            if isinstance(outcome, _OF_THE_POOL):
-                raise outcome
+            outcome = job.outcome
+            if type(outcome) is not list:
+                outcome = self._calls.settle(job)
+                if isinstance(outcome, _OF_THE_POOL):
+                    raise outcome
             yield outcome
         self._give(self._lanes, time.monotonic() - began)
         self._refill()
@@ -526,14 +529,15 @@ class Batch:
     def _refill(self) -> None:
         """Take messages from the source, as far ahead as the processes can use them."""
         ahead = _AHEAD * self._settings.window * max(1, len(self._lanes))
-        while not self._exhausted and len(self._unsettled) < ahead:
-            index, fields = next(self._source, (-1, None))
+        room, taken, make = max(0, ahead - len(self._unsettled)), 0, self._calls.job
+        for index, fields in islice(self._source, room):
             if fields is None:
-                self._exhausted = index < 0
                 return
-            job = self._calls.job(fields, index)
+            job = make(fields, index)
             self._ready.append(job)
             self._unsettled.append(job)
+            taken += 1
+        self._exhausted = taken < room
 
     def _work(self) -> None:
         """Do one round: send, wait, and take the answers."""
@@ -615,13 +619,17 @@ class Batch:
                 group = [ready.popleft()]
                 window = 0  # nothing else beside it
             else:
-                group = self._take_ready(min(talk.group_size, window - len(open_jobs)))
+                # Half of a window: the process works on one half while the host works on the other.
+                most = min(talk.group_size, max(1, self._settings.window // 2))
+                group = self._take_ready(min(most, window - len(open_jobs)))
             talk.submit_all(group, [meta(job) for job in group])
 
     def _take_ready(self, most: int) -> list[Job]:
         """Take messages that need not run alone."""
         ready, taken = self._ready, list[Job]()
-        while ready and len(taken) < most and not ready[0].alone:
+        for _ in range(min(most, len(ready))):
+            if ready[0].alone:
+                break
             taken.append(ready.popleft())
         return taken
 

@@ -264,7 +264,7 @@ class Session:
             raise RuntimeError("'calls' cannot be sent to a process without 'groups' in its caps")
         id, count = self._next, len(msgs)
         first = metas[0]
-        is_common = all(meta is first for meta in metas) or all(meta == first for meta in metas)
+        is_common = metas.count(first) == count
         plain = [msg if type(msg) is dict else dict(msg) for msg in msgs]
         try:
             if not is_common:
