@@ -165,12 +165,6 @@ class Call:
         config: The node's configuration at the host; from a shell, the map in EMIT_CONFIG.
     """
 
-    node: str | None = None
-    origin: str | None = None
-    attempt = 1
-    traceparent: str | None = None
-    tracestate: str | None = None
-    _milliseconds: int | None = None  # the call's time limit, from its turn on
     _deadline: float | None = None
     _cancelled = False
     _asks = False  # the handler looks itself if it is cancelled
@@ -178,26 +172,32 @@ class Call:
     _parts: Any = ()  # results that are in no frame yet, and their size in bytes
     _size = 0
 
-    def __init__(self, frame: dict[str, Any], session: _Session | None = None) -> None:
-        self.id, self.node = frame.get("id"), frame.get("node")
-        self._msg: Any = frame.get("msg")
-        self._session = session
-        if frame.get("meta"):
-            self._read_meta(frame["meta"])
+    def __init__(
+        self,
+        id: Any = None,
+        node: Any = None,
+        msg: Any = None,
+        meta: dict[str, Any] | None = None,
+        session: _Session | None = None,
+    ) -> None:
+        self.id, self.node = id, node
+        self._msg, self._meta, self._session = msg, meta or {}, session
 
-    def _read_meta(self, meta: dict[str, Any]) -> None:
-        self.origin = meta.get("origin")
-        self.traceparent, self.tracestate = meta.get("traceparent"), meta.get("tracestate")
-        self.attempt = meta.get("attempt", 1)
-        self._milliseconds = meta.get("deadline_ms")
+    @property
+    def origin(self) -> str | None:
+        return self._meta.get("origin")
 
-    def _begin(self) -> None:
-        # Set at the call's turn, not on arrival: calls are sent ahead and wait for their turn.
-        if self._milliseconds is not None:
-            self._deadline = time.monotonic() + self._milliseconds / 1000
+    @property
+    def attempt(self) -> Any:
+        return self._meta.get("attempt", 1)
 
-    def _has_struck(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline - EARLY
+    @property
+    def traceparent(self) -> str | None:
+        return self._meta.get("traceparent")
+
+    @property
+    def tracestate(self) -> str | None:
+        return self._meta.get("tracestate")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -211,6 +211,10 @@ class Call:
         (`TimeoutError`, `subprocess.TimeoutExpired`, ...) after the deadline is tried again.
         """
         return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def _has_struck(self) -> bool:
+        left = self.remaining()
+        return left is not None and left < EARLY
 
     @property
     def cancelled(self) -> bool:
@@ -245,7 +249,7 @@ def context() -> Call:
     """
     Return the current call. Outside of one, as in a test, return a call that is never cancelled.
     """
-    return _current.get() or Call({})
+    return _current.get() or Call()
 
 
 _registered: dict[Any, str] = {}  # handler: name
@@ -331,8 +335,6 @@ class _Node:
             )
 
     def invoke(self, msg: dict[str, Any]) -> Any:
-        if not isinstance(msg, dict):
-            raise TypeError(f"a message is a map of fields, not {type(msg).__name__}")
         if not self.inputs:
             return self.handler(Message(msg))
         for name in self.inputs["required"]:
@@ -445,6 +447,8 @@ async def _drain_async(result: Any, emit: Callable[[Any], None]) -> None:
 
 
 def _drive(node: _Node, msg: dict[str, Any], emit: Callable[[Any], None]) -> None:
+    if not isinstance(msg, dict):
+        raise TypeError(f"a message is a map of fields, not {type(msg).__name__}")
     if not node.is_async:
         return _drain(node.invoke(msg), emit)
     import asyncio
@@ -456,7 +460,6 @@ def _drive(node: _Node, msg: dict[str, Any], emit: Callable[[Any], None]) -> Non
 
 _PLAIN: frozenset[Any] = frozenset((str, int, float, bool, type(None)))
 _VALUES = _PLAIN | {dict, Message, list, tuple}
-_KEYS = frozenset((str,))
 _NAME = re.compile(r"(?!(?:\D*\d){5})[^\W\d][\w-]{0,39}")
 _LONG = b"0" * 19  # this many digits in a row may be an integer beyond 64 bits
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
@@ -467,12 +470,17 @@ _NO_JSON = 'JSON cannot carry it; msgpack can: pip install msgpack here, codec =
 def _is_plain(value: Any, leaves: frozenset[Any], levels: int = DEPTH) -> bool:
     # The encoders turn the key 1 and a UUID into text. issuperset(map(...)) runs in C.
     kind = type(value)
-    if (kind is dict or kind is Message) and _KEYS.issuperset(map(type, value)):
-        value = value.values()
-    elif kind is not list and kind is not tuple:
+    if kind is dict or kind is Message:
+        for key, item in value.items():
+            if type(key) is not str:
+                return False
+            if type(item) not in leaves and not (levels and _is_plain(item, leaves, levels - 1)):
+                return False
+        return levels > 0
+    if kind is not list and kind is not tuple:
         return kind in leaves
     if not levels or leaves.issuperset(map(type, value)):
-        return bool(levels)
+        return levels > 0
     for item in value:
         if type(item) not in leaves and not _is_plain(item, leaves, levels - 1):
             return False
@@ -553,7 +561,7 @@ def _has_long(data: bytes) -> bool:
 class _Codec:
     leaves: frozenset[Any] = _PLAIN
     dumps: Callable[[Any], bytes]
-    suspect: Callable[[bytes], object] = staticmethod(lambda data: False)
+    suspect: Callable[[bytes], object] | None = None
 
     def value(self, value: Any) -> bytes:
         # One result. Most are encoded as they are; each part is checked only if the result is
@@ -561,7 +569,7 @@ class _Codec:
         try:
             if _is_plain(value, self.leaves):
                 data = self.dumps(value)
-                if not self.suspect(data):
+                if self.suspect is None or not self.suspect(data):
                     return data
         except (ValueError, TypeError, OverflowError):
             pass  # _clean says where and why
@@ -739,7 +747,8 @@ class _Session:
         self.unsent, self.oldest = bytearray(), 0.0
         # The results of ended calls with consecutive ids, which are in no frame yet: the first id,
         # the parts of each, and their size in bytes. `grouping` is True if the host knows groups.
-        self.first, self.ends, self.size = 0, [], 0
+        self.first, self.size = 0, 0
+        self.ends: list[Any] = []
         self.grouping = False
         self.writing = self.armed = self.ended = self.forked = False
         self.gone = self.broken = False  # nobody reads any more; and it is our own doing
@@ -754,6 +763,7 @@ class _Session:
         self.preferred = hello.get("node")
         self.max_frame = hello.get("max_frame", LARGEST)
         self.room = self.max_frame - 64  # for results, beside the frame's other fields
+        self.enough = min(ENOUGH, self.room)
         # Ctrl-C reaches every process of a terminal, and the host decides. A function, since the
         # author's child processes would inherit SIG_IGN.
         signal.signal(signal.SIGINT, lambda *_: None)
@@ -826,8 +836,8 @@ class _Session:
             if wrong == "id":
                 raise error
             return self.send({"op": "err", "id": frame["id"], **_describe(error)})
-        call = Call(frame, self)
-        call.node = self.only or call.node or self.preferred
+        node = self.only or frame.get("node") or self.preferred
+        call = Call(frame["id"], node, frame["msg"], frame.get("meta"), self)
         self.open[call.id] = call
         self.waiting.append(call)
 
@@ -839,10 +849,8 @@ class _Session:
         node, meta = self.only or frame.get("node") or self.preferred, frame.get("meta")
         number = frame["id"]
         for msg, more in zip(frame["msgs"], frame.get("metas") or itertools.repeat(None)):
-            call = Call({"id": number, "node": node, "msg": msg}, self)
-            if meta or more:
-                call._read_meta({**(meta or {}), **(more or {})} if more else meta)
-            self.open[number] = call
+            given = {**meta, **more} if meta and more else more or meta
+            self.open[number] = call = Call(number, node, msg, given, self)
             self.waiting.append(call)
             number += 1
 
@@ -891,8 +899,9 @@ class _Session:
 
     def start_calls(self) -> None:
         if self.inline:
-            while self.waiting:
-                self.run_call(self.waiting.popleft())
+            waiting, run_call = self.waiting, self.run_call
+            while waiting:
+                run_call(waiting.popleft())
             _current.set(None)
             return
         with self.lock:
@@ -907,24 +916,20 @@ class _Session:
     def run_call(self, call: Call) -> None:
         _current.set(call)
         try:
-            call._begin()
             result = self.invoke(call)
-            if _is_stream(result):
+            if type(result) not in _VALUES and _is_stream(result):
                 _drain(result, lambda value: self.emit(call, value))
-            elif result is not None:  # the only result: the end frame carries it
-                with self.lock:
-                    call._parts = [self.encode(call, result)]
+                result = None
         except BaseException as error:  # a SystemExit has to answer the call, too
             self.finish(call, error)
         else:
-            self.finish(call)
+            self.finish(call, None, result)
 
     async def run_call_async(self, call: Call) -> None:
         _current.set(call)
         # Set here, not from outside: a task that is cancelled before it begins runs none of this.
         call._task = self.asyncio.current_task()
         try:
-            call._begin()
             await _drain_async(self.invoke(call), lambda value: self.emit(call, value))
         except BaseException as error:
             self.finish(call, error)
@@ -934,6 +939,9 @@ class _Session:
     def invoke(self, call: Call) -> Any:
         if call._cancelled:
             raise Cancelled("cancelled by the host before it began")
+        limit = call._meta.get("deadline_ms")
+        if limit is not None:  # from the call's turn on: calls are sent ahead and wait for it
+            call._deadline = time.monotonic() + limit / 1000
         node = self.nodes.get(call.node)
         if node is None:
             raise _absent(call.node, self.nodes)
@@ -948,7 +956,7 @@ class _Session:
             raise Cancelled("cancelled by the host")  # the generator is closed
         with self.lock:
             part = self.encode(call, value)
-            if call._size + len(part) > min(ENOUGH, self.room):
+            if call._size + len(part) > self.enough:
                 self.put_partial(call)
                 self.write()
             call._parts = call._parts or []
@@ -960,6 +968,8 @@ class _Session:
 
     def encode(self, call: Call, value: Any) -> bytes:
         part: bytes = self.codec.value(value)
+        if len(part) <= self.enough:
+            return part
         if len(part) > MEMBERS and _members(value) > MEMBERS - 100:  # some for the frame itself
             raise EncodeError(f"{call.node} emitted a result of over {MEMBERS - 100} members")
         if len(part) <= self.room:
@@ -975,47 +985,56 @@ class _Session:
             self.put(self.codec.results(b"out", call.id, call._parts))
             call._parts, call._size = [], 0
 
-    def finish(self, call: Call, error: BaseException | None = None) -> None:
+    def finish(self, call: Call, error: BaseException | None = None, result: Any = None) -> None:
+        # *result* is the only one: the end frame carries it.
         if self.forked:
             _leave(error)
         with self.lock:
-            self.open.pop(call.id, None)
-            self.partial.pop(call, None)
-            if error is None:
-                self.end(call)
-            else:
-                about = _describe(error)
-                if "retry" not in about and call._has_struck() and _is_timeout(error):
-                    about["timeout"] = True
-                self.put(self.fit({"op": "err", "id": call.id, **about}))
+            if result is not None:
+                try:
+                    part = self.encode(call, result)
+                    call._parts, call._size = (part,), len(part)
+                except Exception as unfit:
+                    error = unfit
+            del self.open[call.id]
+            self.end(call, error)
             if not self.inline:
                 self.running -= 1
                 self.start_calls()
                 self.changed.notify_all()
-            fresh = (
-                len(self.unsent) + self.size < ENOUGH and time.monotonic() - self.oldest < LINGER
-            )
-            if not (self.waiting and fresh):
+            if (
+                not self.waiting
+                or len(self.unsent) + self.size >= ENOUGH
+                or time.monotonic() - self.oldest >= LINGER
+            ):
                 self.write()
             elif not self.armed:
                 self.arm()
 
-    def end(self, call: Call) -> None:
+    def end(self, call: Call, error: BaseException | None) -> None:
+        if self.partial:
+            self.partial.pop(call, None)
+        size, ends = call._size, self.ends
+        if error is not None:
+            return self.put_error(call, error)
         # A large result has a frame of its own, which the reader measures.
-        parts = call._parts
-        size = call._size or sum(map(len, parts))
-        if not self.grouping or size > GROUPED:
-            return self.put(self.codec.results(b"end", call.id, parts))
-        if self.ends and (
-            call.id != self.first + len(self.ends) or self.size + size > min(ENOUGH, self.room)
-        ):
+        if size > GROUPED or not self.grouping:
+            return self.put(self.codec.results(b"end", call.id, call._parts))
+        if ends and (call.id != self.first + len(ends) or self.size + size > self.enough):
             self.put_ends()
-        if not self.ends:
+            ends = self.ends
+        if not ends:
             self.first, self.size = call.id, 0
             if not self.unsent:
                 self.oldest = time.monotonic()
-        self.ends.append(parts)
+        ends.append(call._parts)
         self.size += size + 6  # and the list around it
+
+    def put_error(self, call: Call, error: BaseException) -> None:
+        about = _describe(error)
+        if "retry" not in about and call._has_struck() and _is_timeout(error):
+            about["timeout"] = True
+        self.put(self.fit({"op": "err", "id": call.id, **about}))
 
     def put_ends(self) -> None:
         ends, self.ends, self.size = self.ends, [], 0
