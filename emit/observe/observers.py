@@ -102,9 +102,10 @@ class Observers:
         self, run: Run | None, node: str, results: Sequence[Mapping[str, Any]]
     ) -> None:
         """Show the taps results of a run."""
-        for tap in self.taps if run is not None else ():
+        number = 0 if run is None else run.number
+        for tap in self.taps if number else ():
             try:
-                tap.results(run.number, node, results)
+                tap.results(number, node, results)
             except Exception as error:
                 self._fail(tap, "results", error)
 
