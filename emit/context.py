@@ -5,6 +5,7 @@ a router that takes messages from a queue sets them, and the host sends them to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -89,6 +90,11 @@ run: ContextVar[Run | None] = ContextVar("emit_run", default=None)
 #: The :class:`emit.awaiting.Caller` that awaits this call, if one does. In a task that the call has
 #: left running it is still there, and ``is_over``.
 caller: ContextVar[Any] = ContextVar("emit_caller", default=None)
+
+
+#: Takes the seconds of a wait between two attempts at a message in this process, in a test whose
+#: clock is not the real one. None: the host waits.
+rest: ContextVar[Callable[[float], None] | None] = ContextVar("emit_rest", default=None)
 
 
 def trace_of(told: Context | None, of: Run | None) -> Trace | None:

@@ -35,7 +35,8 @@ LIMITS = {
     # The types of fields took 115: their declaration, and what they do to a result. Calls that are
     # awaited took 340, and log records that tell of their message 190. Taps, which are observers
     # that are shown messages, took 90. Groups of half a window took 5.
-    "lines of the core": 23_130,
+    # A test that drives a graph took 16: its clock, its marks, and the host's waits by it.
+    "lines of the core": 23_146,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,

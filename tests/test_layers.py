@@ -66,7 +66,7 @@ PUBLIC = {
     "emit.router.core": "Router",
     "emit.router.rq": "RQRouter",
     "emit.rq": "EmitWorker",
-    "emit.testing": "Sent capture",
+    "emit.testing": "Died Drive Sent Stuck Wait capture die drive",
 }
 
 #: The part of emit.observe that the rest may know: it imports nothing heavy, and tells those who
@@ -131,9 +131,9 @@ LATE = {
 OPTIONAL = {
     "celery": {
         *("emit.router.celery", "emit.router.celery_host", "emit.router.celery_worker"),
-        *("emit.celery", "emit.celery_redis"),
+        *("emit.celery", "emit.celery_redis", "emit.testing.celery"),
     },
-    "rq": {"emit.router.rq", "emit.rq", "emit.cli.queues"},
+    "rq": {"emit.router.rq", "emit.rq", "emit.cli.queues", "emit.testing.rq"},
     "django": {"emit.django", "emit.django.apps", "emit.django.management.commands.emit"},
     "redis": {
         "emit.router.rq",

@@ -350,12 +350,14 @@ class Calls:
         delay = 0.0
         if failure is None and job.outcome is None and isinstance(error, RemoteError):
             delay = self._retry_delay(job, error)
+            if (rest := context.rest.get()) is not None:
+                rest(delay)
         if job.outcome is None and job.run is not None:
             id, run = _whose(job)
             earlier = 0 if job.context is None else job.context.attempt - 1
             attempt, kind = earlier + len(job.causes), type(error).__name__
             tell(self._observers, Retried(self.node, id, attempt, "host", run, kind, delay))
-        return delay
+        return delay if context.rest.get() is None else 0.0
 
     def lost(self, error: HostLost, times: int, last: bool = False) -> None:
         """

@@ -228,7 +228,7 @@ class CeleryRouter(QueueRouter):
             DispatchError: Celery could not reach its broker.
         """
         task = self._task_of(destination)
-        options = _when(task.app, delay)
+        options = _when(self.clock, task.app, delay)
         headers = {HEADER: past.header(), READY: time.time() + delay, **options.pop("headers", {})}
         if packed.traces:
             headers |= packed.headers
@@ -276,7 +276,7 @@ class CeleryRouter(QueueRouter):
         Send the same task again, with everything that Celery knows about it, and end this one.
         """
         task, request = delivery.native, delivery.native.request
-        options = _when(task.app, delay)
+        options = _when(self.clock, task.app, delay)
         new = {HEADER: past.header(), REPEAT: repeat, UNTIL: None, READY: time.time() + delay}
         headers = {**_headers(request), **new, **options.pop("headers", {})}
         # A message that only waits uses up none of the retries that its author allows.
@@ -342,7 +342,7 @@ class CeleryRouter(QueueRouter):
         self._unsettled += 1
         self._receiver.say(node, "stay", "%s stays in the queue: %s", task.request.id, error)
         with suppress(SoftTimeLimitExceeded):  # if interrupted, there is no time to wait
-            time.sleep(min(_PAUSES[0] * 2.0 ** min(self._unsettled - 1, 63), _PAUSES[1]))
+            self.clock.sleep(min(_PAUSES[0] * 2.0 ** min(self._unsettled - 1, 63), _PAUSES[1]))
         # Without its cause: a worker that waits for its broker reads no answers. A long traceback
         # that is half-way in the pipe when the soft limit strikes would end the worker.
         raise Reject(one_line(str(error), 500), requeue=True) from None
@@ -352,7 +352,7 @@ class CeleryRouter(QueueRouter):
         until = _headers(delivery.native.request).get(UNTIL)
         if not isinstance(until, (int, float)) or delivery.eager:
             return
-        left = until - time.time()
+        left = until - self.clock.time()
         if left > 0:
             self.put_back(delivery, None, delay=left, past=delivery.past, repeat=delivery.repeat)
 
@@ -701,7 +701,7 @@ def _headers(request: Any) -> Mapping[str, Any]:
     return request.headers if isinstance(request.headers, Mapping) else {}
 
 
-def _when(app: Any, delay: float) -> dict[str, Any]:
+def _when(clock: Any, app: Any, delay: float) -> dict[str, Any]:
     """
     Return the options for a task that is to run in *delay* seconds.
 
@@ -712,7 +712,7 @@ def _when(app: Any, delay: float) -> dict[str, Any]:
     longest, delay = longest_wait(app), _whole(app, delay)
     if delay <= longest:
         return {"countdown": delay}
-    return {"countdown": longest, "headers": {UNTIL: time.time() + delay}}
+    return {"countdown": longest, "headers": {UNTIL: clock.time() + delay}}
 
 
 def _whole(app: Any, delay: Any) -> Any:

@@ -168,10 +168,12 @@ class Queue(Routing, Protocol):
     Attributes:
         interrupts: The exceptions that cut a task off in mid-run, as for a time limit.
         exceptions: The exceptions of a handler to the queue itself, as ``task.retry()`` raises one.
+        clock: Has ``time`` and ``sleep``: the module, or the clock of a test.
     """
 
     interrupts: tuple[type[Exception], ...] = ()
     exceptions: tuple[type[Exception], ...] = ()
+    clock: Any = time
 
     def send(
         self,

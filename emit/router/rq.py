@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -300,7 +299,7 @@ class RQRouter(QueueRouter):
         except RedisError:  # RQ is about to notice by itself
             scheduled = False
         if not scheduled:
-            time.sleep(min(delay, _LONGEST_WAIT))
+            self.clock.sleep(min(delay, _LONGEST_WAIT))
         once_more = (job.number_of_retries or 0) + 1
         raise Again(Retry(max=once_more, interval=round(delay) if scheduled else 0)) from error
 
