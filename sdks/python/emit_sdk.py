@@ -997,7 +997,21 @@ class _Session:
                 except Exception as unfit:
                     error = unfit
             del self.open[call.id]
-            self.end(call, error)
+            if self.partial:
+                self.partial.pop(call, None)
+            ends, size = self.ends, call._size
+            if error is not None:
+                self.put_error(call, error)
+            elif (
+                ends
+                and call.id == self.first + len(ends)
+                and size <= GROUPED
+                and self.size + size <= self.enough
+            ):
+                ends.append(call._parts)
+                self.size += size + 6  # and the list around it
+            else:
+                self.put_end(call)
             if not self.inline:
                 self.running -= 1
                 self.start_calls()
@@ -1011,24 +1025,15 @@ class _Session:
             elif not self.armed:
                 self.arm()
 
-    def end(self, call: Call, error: BaseException | None) -> None:
-        if self.partial:
-            self.partial.pop(call, None)
-        size, ends = call._size, self.ends
-        if error is not None:
-            return self.put_error(call, error)
+    def put_end(self, call: Call) -> None:
         # A large result has a frame of its own, which the reader measures.
-        if size > GROUPED or not self.grouping:
+        if call._size > GROUPED or not self.grouping:
             return self.put(self.codec.results(b"end", call.id, call._parts))
-        if ends and (call.id != self.first + len(ends) or self.size + size > self.enough):
-            self.put_ends()
-            ends = self.ends
-        if not ends:
-            self.first, self.size = call.id, 0
-            if not self.unsent:
-                self.oldest = time.monotonic()
-        ends.append(call._parts)
-        self.size += size + 6  # and the list around it
+        self.put_ends()
+        self.first, self.size = call.id, call._size + 6
+        self.ends.append(call._parts)
+        if not self.unsent:
+            self.oldest = time.monotonic()
 
     def put_error(self, call: Call, error: BaseException) -> None:
         about = _describe(error)
