@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from inspect import signature
 from itertools import takewhile
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from emit.errors import GraphError
 from emit.forks import at_fork
 from emit.host.lines import logger_of
-from emit.host.settings import Settings, check
+from emit.host.settings import Codec, Mode, Settings, check
 from emit.host.system.command import resolve
 from emit.host.system.program import DEFAULT, Limits, Program, environment
 from emit.node import Handler
 from emit.text import misspelt
 
 if TYPE_CHECKING:
+    from logging import Logger
+
     from emit.host.calls import Calls
     from emit.host.host import AnyHost
     from emit.host.language.runtime import Source
@@ -103,48 +105,67 @@ class ShellNode(Handler):
 
     command: str | Sequence[str] = ()
     file: str | os.PathLike[str] | None = None
-    cwd: str | None = None
+    cwd: str | os.PathLike[str] | None = None
     env: Mapping[str, str] = {}  # read only; subclasses replace it
     pass_env: Sequence[str] = DEFAULT
     config: Mapping[str, Any] = {}  # read only; subclasses replace it
     program_node: str | None = None
     dead_letter: Callable[[DeadLetter], Any] | None = None
 
-    mode = Settings.mode
-    codec = Settings.codec
-    timeout = Settings.timeout
-    start_timeout = Settings.start_timeout
-    acquire_timeout = Settings.acquire_timeout
-    size = Settings.size
-    min_idle = Settings.min_idle
-    window = Settings.window
-    max_attempts = Settings.max_attempts
-    max_retries = Settings.max_retries
-    max_calls = Settings.max_calls
-    max_age = Settings.max_age
-    max_rss = Settings.max_rss
-    idle_timeout = Settings.idle_timeout
-    jitter = Settings.jitter
-    max_frame = Settings.max_frame
-    max_results = Settings.max_results
-    max_result_bytes = Settings.max_result_bytes
-    cancel_grace = Settings.cancel_grace
-    stop_grace = Settings.stop_grace
-    term_grace = Settings.term_grace
-    backoff = Settings.backoff
-    backoff_max = Settings.backoff_max
-    breaker_failures = Settings.breaker_failures
-    breaker_window = Settings.breaker_window
-    breaker_open = Settings.breaker_open
-    limits = Settings.limits
+    mode: Mode = Settings.mode
+    codec: Codec = Settings.codec
+    timeout: float = Settings.timeout
+    start_timeout: float = Settings.start_timeout
+    acquire_timeout: float | None = Settings.acquire_timeout
+    size: int = Settings.size
+    min_idle: int = Settings.min_idle
+    window: int = Settings.window
+    max_attempts: int = Settings.max_attempts
+    max_retries: int | None = Settings.max_retries
+    max_calls: int | None = Settings.max_calls
+    max_age: float | None = Settings.max_age
+    max_rss: int | None = Settings.max_rss
+    idle_timeout: float | None = Settings.idle_timeout
+    jitter: float = Settings.jitter
+    max_frame: int = Settings.max_frame
+    max_results: int = Settings.max_results
+    max_result_bytes: int = Settings.max_result_bytes
+    cancel_grace: float = Settings.cancel_grace
+    stop_grace: float = Settings.stop_grace
+    term_grace: float = Settings.term_grace
+    backoff: float = Settings.backoff
+    backoff_max: float = Settings.backoff_max
+    breaker_failures: int = Settings.breaker_failures
+    breaker_window: float = Settings.breaker_window
+    breaker_open: float = Settings.breaker_open
+    limits: Limits = Settings.limits
 
-    def __init__(self) -> None:
-        self.name = f"{type(self).__module__}.{type(self).__name__}"
-        self.__name__ = type(self).__name__  # functools.wraps needs it
-        self.stream = False
-        self.logger = logger_of(self.name)
-        self._settings: Settings | None = None
-        self._source: Source | None = None  # what its file is, set on first use
+    if TYPE_CHECKING:
+        # The decorated class is a node, which is called with a message. mypy takes it for the class
+        # all the same. A queue's node has more methods.
+        acall: ClassVar[Callable[..., Any]]
+        astream: ClassVar[Callable[..., Any]]
+        delay: ClassVar[Callable[..., Any]]
+        enqueue: ClassVar[Callable[..., Any]]
+        apply_async: ClassVar[Callable[..., Any]]
+
+        def __new__(cls, *args: Any, **fields: Any) -> Any: ...
+
+        name: str
+        __name__: str
+        stream: bool
+        logger: Logger
+        _settings: Settings | None
+        _source: Source | None  # what its file is, set on first use
+
+    else:  # mypy would take it for the way to call the node
+
+        def __init__(self):
+            self.name = f"{type(self).__module__}.{type(self).__name__}"
+            self.__name__ = type(self).__name__  # functools.wraps needs it
+            self.stream = False
+            self.logger = logger_of(self.name)
+            self._settings = self._source = None
 
     # -- to override -----------------------------------------------------------------------
 
@@ -154,7 +175,7 @@ class ShellNode(Handler):
             return list(self._launched().argv)
         return shlex.split(self.command) if isinstance(self.command, str) else list(self.command)
 
-    def get_cwd(self) -> str | None:
+    def get_cwd(self) -> str | os.PathLike[str] | None:
         """Return the directory to start the program in; None means the current one."""
         return self.cwd
 
@@ -170,9 +191,9 @@ class ShellNode(Handler):
 
         return from_json(msg.encode() if isinstance(msg, str) else msg)
 
-    def __call__(self, msg: Any) -> Generator[Any, None, None]:
+    def __call__(self, msg: Any) -> Iterator[Any]:
         """Give the program one message. Yield its results."""
-        results: Generator[Any, None, None] = (self._handler or self._make_handler())(msg)
+        results: Iterator[Any] = (self._handler or self._make_handler())(msg)
         return results
 
     @property
@@ -358,7 +379,11 @@ class ShellNode(Handler):
 
     def _bare(self) -> Program:
         env = environment(self.env, self.pass_env)
-        return Program(node=self.name, argv=(), env=env, cwd=self.get_cwd())
+        return Program(node=self.name, argv=(), env=env, cwd=self._cwd())
+
+    def _cwd(self) -> str | None:
+        cwd = self.get_cwd()
+        return None if cwd is None else os.fspath(cwd)
 
     def _launched(self) -> Program:
         """
@@ -376,7 +401,7 @@ class ShellNode(Handler):
 
         if self._source is None:
             assert self.file is not None
-            self._source = runtime.locate(self.name, self.file, self.get_cwd())
+            self._source = runtime.locate(self.name, self.file, self._cwd())
         return self._source
 
     def _program_node(self) -> str | None:

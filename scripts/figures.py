@@ -23,8 +23,8 @@ LIMITS = {
     "circles of imports": 0,
     "depth of imports from emit/__init__": 11,  # 10, circles counted as one module
     # Three more since observers are told facts, one that begins what hangs on a worker, one for
-    # calls that are awaited, and one of the attributes of log records.
-    "modules of the core": 78,
+    # calls that are awaited, one of the attributes of log records, and one of the public types.
+    "modules of the core": 79,
     "public methods of a class": 20,
     # A program's version took 170: each process has one, so it is not beside the core. The facts
     # that observers are told took 970, half of it the documentation of their fields. The figures of
@@ -36,7 +36,8 @@ LIMITS = {
     # awaited took 340, and log records that tell of their message 190. Taps, which are observers
     # that are shown messages, took 90. Groups of half a window took 5.
     # A test that drives a graph took 16: its clock, its marks, and the host's waits by it.
-    "lines of the core": 23_146,
+    # The types of the public API took 285: each option once more, and what a declaration returns.
+    "lines of the core": 23_431,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,

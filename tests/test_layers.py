@@ -36,6 +36,7 @@ GRAPH = (
     "digraph",
     "testing",
     "drawing",
+    "typing",
 )
 HOST = ("host",)
 #: Plays the host to a program under test; like the command line, none of the halves knows it.
@@ -67,6 +68,7 @@ PUBLIC = {
     "emit.router.rq": "RQRouter",
     "emit.rq": "EmitWorker",
     "emit.testing": "Died Drive Sent Stuck Wait capture die drive",
+    "emit.typing": "Decorator Fields NodeFunction NodeOptions Origins RQDecorator RQFunction Rows",
 }
 
 #: The part of emit.observe that the rest may know: it imports nothing heavy, and tells those who

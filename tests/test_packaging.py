@@ -79,6 +79,11 @@ def test_wheel_carries_what_is_no_python(wheel: Path, folder: str) -> None:
     assert carried == sources(folder)
 
 
+def test_wheel_is_typed(wheel: Path) -> None:
+    """Type checkers look at a package's own types only if it has this file."""
+    assert "emit/py.typed" in zipfile.ZipFile(wheel).namelist()
+
+
 def test_wheel_made_at_once_has_the_same_files(wheel: Path, tmp_path: Path) -> None:
     """Files of other tools stay out, too, if no source distribution is made before the wheel."""
     build = (sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path))

@@ -111,7 +111,7 @@ def make_node(target: str, **settings: Any) -> ShellNode:
         program = {"file": target}
     elif len(words) == 1:
         _check_command(words[0])
-    node = ShellNode()
+    node: ShellNode = ShellNode()
     node.configure(os.path.basename(words[0].rstrip("/")), {**program, **settings}, stream=False)
     return node
 

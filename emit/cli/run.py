@@ -187,7 +187,8 @@ def print_results(router: Router, whose: Sequence[str], *, with_origin: bool) ->
         print(show({"_origin": origin, **fields} if with_origin else fields))
         return NoResult
 
-    router.node((), [exactly(name) for name in whose], name=_PRINTER)(printer)
+    origins: list[Any] = [exactly(name) for name in whose]
+    router.node((), origins, name=_PRINTER)(printer)
 
 
 def _show_counts(

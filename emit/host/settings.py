@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from emit.errors import GraphError
 from emit.host.system.program import Limits
 from emit.host.wire.frames import MAX_FRAME
+
+Mode: TypeAlias = Literal["auto", "oneshot", "persistent", "lines"]
+Codec: TypeAlias = Literal["json", "msgpack"] | None
 
 MODES = ("auto", "oneshot", "persistent", "lines")
 CODECS = (None, "json", "msgpack")
@@ -64,8 +68,8 @@ class Settings:
         limits: Resource limits of a persistent process.
     """
 
-    mode: str = "auto"
-    codec: str | None = None
+    mode: Mode = "auto"
+    codec: Codec = None
     timeout: float = 30.0
     start_timeout: float = 30.0
     acquire_timeout: float | None = None

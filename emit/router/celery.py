@@ -15,10 +15,10 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Celery, Task, current_task, signals
 from celery.app.task import Context as Request
@@ -42,6 +42,7 @@ from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, LedgerError
 from emit.exact import from_text, to_json
 from emit.letter import DeadLetter, shortened
+from emit.message import Message
 from emit.node import get_name
 from emit.observe.logs import GIVEN_UP
 from emit.router import celery_host
@@ -52,6 +53,11 @@ from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
 from emit.router.watch import Watch
 from emit.text import hide_arguments, one_line
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from emit.typing import Fields, NodeOptions, Origins
 
 __all__ = ["CeleryRouter"]
 
@@ -88,8 +94,8 @@ class CeleryRouter(QueueRouter):
         celery_task: The decorator that makes a function a task: ``app.task``,
             ``app.task(rate_limit="5/s")``, ``shared_task``. A node may have its own:
             ``router.node(..., celery_task=...)``.
-        args, kwargs: As for :class:`emit.router.Router`. The worker also imports *node_modules*,
-            so that it knows their tasks.
+        message_class, node_modules, node_package: As for :class:`emit.router.Router`. The worker
+            also imports *node_modules*, so that it knows their tasks.
 
     A node declared with it is a Celery task: ``tasks.emit_words.delay(document=...)`` runs it in a
     worker, and calling it runs it here. :mod:`emit.celery` has the settings for it.
@@ -104,8 +110,14 @@ class CeleryRouter(QueueRouter):
     carrier = "celery"
     queue_options = ("celery_task",)
 
-    def __init__(self, celery_task: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        celery_task: Callable[..., Any],
+        message_class: type[Message] | None = None,
+        node_modules: Sequence[str] | None = None,
+        node_package: str | None = None,
+    ) -> None:
+        super().__init__(message_class, node_modules, node_package)
         self.celery_task = _checked("CeleryRouter", celery_task)
         self._tasks: dict[str, str] = {}
         self._ledgers: dict[tuple[int, int], Ledger | None] = {}  # by process and app
@@ -120,6 +132,17 @@ class CeleryRouter(QueueRouter):
         signals.worker_shutdown.connect(self._stop, weak=False)
 
     # -- declaring -------------------------------------------------------------------------
+
+    if TYPE_CHECKING:
+
+        def node(
+            self,
+            fields: Fields,
+            subscribe_to: Origins | None = None,
+            entry_point: bool = False,
+            ignore: Origins | None = None,
+            **wrapper_options: Unpack[NodeOptions],
+        ) -> Callable[[Callable[..., Any]], Any]: ...
 
     def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
         """Make a node a Celery task, by its own ``celery_task`` or the router's."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from emit import context
 from emit.errors import GraphError
@@ -47,6 +47,13 @@ from emit.router.options import (
     unknown_options,
 )
 from emit.router.watch import Watch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from emit.typing import Decorator, Fields, NodeOptions, Origins
+
+AnyObserver = TypeVar("AnyObserver", bound=Observer)
 
 
 class Router:
@@ -180,12 +187,12 @@ class Router:
 
     def node(
         self,
-        fields: Iterable[str] | Mapping[str, Any] | type,
-        subscribe_to: Any = None,
+        fields: Fields,
+        subscribe_to: Origins | None = None,
         entry_point: bool = False,
-        ignore: Any = None,
-        **wrapper_options: Any,
-    ) -> Callable[[Any], Callable[..., Any]]:
+        ignore: Origins | None = None,
+        **wrapper_options: Unpack[NodeOptions],
+    ) -> Decorator:
         """
         Decorate a function, a class or a callable object to make it a node.
 
@@ -228,8 +235,8 @@ class Router:
         if callable(fields) and not has_types(fields):
             raise GraphError("write @router.node(fields, ...): it has to be told the node's fields")
 
-        def outer(func: Any) -> Callable[..., Any]:
-            options = dict(wrapper_options)
+        def outer(func: Any) -> Any:
+            options: dict[str, Any] = {**wrapper_options}
             own = {key: options.pop(key) for key in OPTIONS if key in options}
             wrapped = self.wrap_as_node(func, **own)
             node = wrapped.node  # type: ignore[attr-defined]
@@ -517,7 +524,7 @@ class Router:
             node.seam.close()
         self._observers.flush()
 
-    def __enter__(self) -> Router:
+    def __enter__(self) -> Self:
         for node in self._nodes.values():
             node.seam.open()
         return self
@@ -530,7 +537,7 @@ class Router:
         shown: dict[str, str] = importlib.import_module("emit.notebook").bundle(self)
         return shown
 
-    def observe(self, observer: Observer) -> Observer:
+    def observe(self, observer: AnyObserver) -> AnyObserver:
         """
         Have *observer* told every fact about this router's messages, and about the processes of its
         programs: see :mod:`emit.observe`.

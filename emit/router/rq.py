@@ -14,13 +14,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import reduce
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -37,6 +37,7 @@ from emit.dead import DeadLetters
 from emit.errors import DispatchError, GraphError, InProgress, LedgerError
 from emit.exact import from_text
 from emit.letter import DeadLetter, shortened
+from emit.message import Message
 from emit.node import look_like
 from emit.observe.logs import GIVEN_UP
 from emit.router.envelope import Packed, Past, by_hand, shown
@@ -44,6 +45,11 @@ from emit.router.ledger import Ledger, is_away
 from emit.router.queued import QueueRouter
 from emit.router.receiver import RAW, Delivery, Ended
 from emit.text import hide_arguments
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from emit.typing import Fields, NodeOptions, Origins, RQDecorator
 
 __all__ = ["RQRouter", "log_with_worker"]
 
@@ -102,7 +108,7 @@ class RQRouter(QueueRouter):
         redis_connection: A client of redis-py for the jobs of all nodes, or the URL for one, such
             as ``"redis://localhost:6379/0"``.
         app: The name of the application, if others keep their dead letters in the same Redis.
-        args, kwargs: As for :class:`emit.router.Router`.
+        message_class, node_modules, node_package: As for :class:`emit.router.Router`.
 
     ``router.node`` also takes
 
@@ -132,8 +138,16 @@ class RQRouter(QueueRouter):
     carrier = "rq"
     queue_options = ("queue", "connection", "timeout", "result_ttl")
 
-    def __init__(self, redis_connection: Any, *args: Any, app: str = "", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        redis_connection: str | Redis,
+        message_class: type[Message] | None = None,
+        node_modules: Sequence[str] | None = None,
+        node_package: str | None = None,
+        *,
+        app: str = "",
+    ) -> None:
+        super().__init__(message_class, node_modules, node_package)
         self._app = app
         self.redis_connection = _client("RQRouter: redis_connection", redis_connection)
         self._jobs: dict[str, Jobs] = {}
@@ -141,6 +155,17 @@ class RQRouter(QueueRouter):
         self._found: set[str] = set()
 
     # -- declaring -------------------------------------------------------------------------
+
+    if TYPE_CHECKING:
+
+        def node(
+            self,
+            fields: Fields,
+            subscribe_to: Origins | None = None,
+            entry_point: bool = False,
+            ignore: Origins | None = None,
+            **wrapper_options: Unpack[NodeOptions],
+        ) -> RQDecorator: ...
 
     def wrap_node(self, node: Callable[..., Any], options: dict[str, Any]) -> Any:
         """Return the node in a form that RQ can run, with ``delay`` and ``enqueue``."""

@@ -15,13 +15,14 @@ import tempfile
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from celery import Celery
 from kombu.transport import filesystem
-from kombu.utils.json import dumps
 
-from emit import CeleryRouter, NoResult
+from emit import CeleryRouter, Message, NoResult
 from emit.celery import configure
 
 FOLDER = Path(os.environ.get("DEMO_FOLDER") or tempfile.mkdtemp(prefix="emit-demo-"))
@@ -36,10 +37,10 @@ class WholeFiles(filesystem.Channel):
     message before it is complete, and lose it.
     """
 
-    def _put(self, queue, payload, **kwargs):
+    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]
         name = f"{time.monotonic_ns():020}_{uuid.uuid4()}.{queue}.msg"
         unfinished = FOLDER / f"{name}.part"
-        unfinished.write_text(dumps(payload))
+        unfinished.write_text(json.dumps(payload))
         unfinished.rename(FOLDER / name)
 
 
@@ -52,7 +53,7 @@ router = CeleryRouter(celery_task=app.task)
 
 
 @router.node(("words",), name="demo.read", entry_point=True)
-def read(msg):
+def read(msg: Message) -> Iterator[list[str]]:
     """Emit the words of each line of a text."""
     for line in msg.text.splitlines():
         words = re.findall("[a-z]+", line.lower())
@@ -61,14 +62,14 @@ def read(msg):
 
 
 @router.node(("counts",), "demo.read", name="demo.count", batch=500)
-def count(msg):
+def count(msg: Message) -> dict[str, int]:
     return dict(Counter(msg.words))
 
 
 @router.node((), "demo.count", name="demo.add", batch=500, many=True)
-def add(messages):
+def add(messages: list[Message]) -> type[NoResult]:
     """Add the counts of many lines as one line to a file. Each worker process has its own file."""
-    total = Counter()
+    total: Counter[str] = Counter()
     for msg in messages:
         total.update(msg.counts)
     with open(FOLDER / f"{os.getpid()}.counts", "a") as file:
@@ -76,14 +77,14 @@ def add(messages):
     return NoResult
 
 
-def main():
+def main() -> None:
     try:
         count_words()
     finally:
         shutil.rmtree(FOLDER)
 
 
-def count_words():
+def count_words() -> None:
     texts = [path.read_text("utf-8") for path in sorted(Path(os.__file__).parent.glob("[a-c]*.py"))]
     lines = [re.findall("[a-z]+", line.lower()) for text in texts for line in text.splitlines()]
     lines = [line for line in lines if line]
@@ -108,7 +109,7 @@ def count_words():
 class worker:
     """A context manager that runs a worker with two processes."""
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         env = {**os.environ, "DEMO_FOLDER": str(FOLDER), "DEMO_BROKER": BROKER or ""}
         command = [sys.executable, "-m", "celery", "-A", "demo", "worker", "-c", "2", "-l", "ERROR"]
         with open(FOLDER / "log", "w") as log:
@@ -116,12 +117,12 @@ class worker:
                 command, cwd=Path(__file__).parent, env=env, stdout=log, stderr=log
             )
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait()
 
 
-def collected(lines, patience=120.0):
+def collected(lines: int, patience: float = 120.0) -> tuple[int, Counter[str]]:
     """Wait until the worker has counted all lines, for two minutes at most. Return the counts."""
     end = time.monotonic() + patience
     while True:

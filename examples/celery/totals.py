@@ -2,11 +2,12 @@
 
 import sys
 import time
+from typing import Any
 
 from tasks import redis
 
 
-def totals():
+def totals() -> Any:
     return redis.zrevrange("celery_emit_example", 0, -1, withscores=True)
 
 

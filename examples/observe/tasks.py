@@ -3,10 +3,11 @@
 import os
 import random
 import time
+from collections.abc import Iterator
 
 from celery import Celery
 
-from emit import CeleryRouter, ShellNode
+from emit import CeleryRouter, Message, ShellNode
 from emit.celery import configure
 from emit.observe import metrics
 
@@ -19,12 +20,12 @@ metrics.instrument(router)
 
 
 @router.node(("word",), entry_point=True, name="tasks.split")
-def split(msg):
+def split(msg: Message) -> Iterator[str]:
     yield from msg.text.split()
 
 
 @router.node(("word", "length"), "tasks.split", name="tasks.measure")
-def measure(msg):
+def measure(msg: Message) -> tuple[str, int]:
     if msg.word == "bad":
         raise ValueError("not a word")  # becomes a dead letter
     time.sleep(random.uniform(0.001, 0.02))

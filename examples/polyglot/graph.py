@@ -19,13 +19,16 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from screen import progress, table
-from text import find_text, pieces, read
+from text import Text, find_text, pieces, read
 
-from emit import Router, ShellNode
+from emit import Message, Router, ShellNode
 from emit.errors import EmitError, StartError
+from emit.typing import NodeFunction
 
 HERE = Path(__file__).resolve().parent
 FILES = {"python": "words.py", "ruby": "words.rb", "node": "words.mjs", "go": "words.go"}
@@ -37,7 +40,7 @@ grouped: dict[str, list[str]] = defaultdict(list)
 
 
 @router.node(("language", "document"), entry_point=True, name="documents", stream=True)
-def documents(msg):
+def documents(msg: Message) -> Iterator[tuple[str, str]]:
     """Emit the documents as a stream: each passes the graph before the next is read."""
     done = 0
     for document, language in zip(pieces(msg.text), itertools.cycle(msg.languages)):
@@ -50,12 +53,12 @@ def documents(msg):
 class Count(ShellNode):
     """The function `count` of a language's file, for every document of this language's turn."""
 
-    def __init__(self, language):
+    def __init__(self, language: str) -> None:
         super().__init__()
         self.turn = language
         self.file = HERE / f"{FILES[language]}:count"
 
-    def __call__(self, msg):
+    def __call__(self, msg: Message) -> Iterator[Any]:
         if msg.language == self.turn:
             yield from super().__call__({"text": msg.document})
 
@@ -63,12 +66,12 @@ class Count(ShellNode):
 class Letters(ShellNode):
     """The function `letters` of a language's file, which sorts the letters of a word."""
 
-    def __init__(self, language):
+    def __init__(self, language: str) -> None:
         super().__init__()
         self.file = HERE / f"{FILES[language]}:letters"
 
 
-def words(msg):
+def words(msg: Message) -> Iterator[str]:
     """Add the counts to the totals, and emit the words that are new."""
     new = msg.counts.keys() - counted.keys()
     counted.update(msg.counts)
@@ -76,12 +79,13 @@ def words(msg):
 
 
 @router.node((), "^letters_", name="anagrams")
-def anagrams(msg):
+def anagrams(msg: Message) -> None:
     """Group words with the same letters: they are anagrams."""
     grouped[msg.letters].append(msg.word)
 
 
-count, letters = {}, {}
+count: dict[str, NodeFunction[Any]] = {}
+letters: dict[str, NodeFunction[Any]] = {}
 for language in FILES:
     node = router.node(("counts",), "documents", name=f"count_{language}")
     count[language] = node(Count(language))
@@ -92,7 +96,7 @@ for language in FILES:
 once = router.node(("word", "letters"), name="once", mode="oneshot")(Letters("python"))
 
 
-def main(source, scratch):
+def main(source: str | None, scratch: Path) -> int:
     began = time.monotonic()
     text = find_text(source, scratch)
     with router:
@@ -113,7 +117,7 @@ def main(source, scratch):
     return 0
 
 
-def find_languages():
+def find_languages() -> tuple[list[str], list[str]]:
     """Return the languages that work on this machine, and why the others do not."""
     found, left_out = [], []
     for language in FILES:
@@ -128,13 +132,14 @@ def find_languages():
     return found, left_out
 
 
-def most_anagrams():
+def most_anagrams() -> list[str]:
     """Return the largest set of anagrams with at least five letters."""
     sets = (words for words in grouped.values() if len(words) > 1 and len(words[0]) >= 5)
-    return sorted(max(sets, key=lambda words: (len(words), sorted(words)), default=[]))
+    largest = max(sets, key=lambda words: (len(words), sorted(words)), default=list[str]())
+    return sorted(largest)
 
 
-def compare(words):
+def compare(words: list[str]) -> str:
     """Return a sentence about the time that a long-lived process saves."""
     if not words:
         return "There are no words to compare with."
@@ -145,7 +150,7 @@ def compare(words):
     )
 
 
-def milliseconds(node, words):
+def milliseconds(node: NodeFunction[Any], words: list[str]) -> float:
     """Return the average time for one word, with one word at a time."""
     began = time.monotonic()
     with router.routing_disabled():
@@ -154,7 +159,7 @@ def milliseconds(node, words):
     return (time.monotonic() - began) / len(words) * 1000
 
 
-def check(text):
+def check(text: Text) -> list[str]:
     """Count again in plain Python, and return the differences."""
     expected: Counter[str] = Counter()
     for path in text.files:

@@ -75,7 +75,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _text(name: str, paths: Iterable[Path]) -> Text:
-    text, binary = Text(name), []
+    text = Text(name)
+    binary: list[Path] = []
     for path in paths:
         try:
             with path.open("rb") as file:

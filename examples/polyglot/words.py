@@ -4,10 +4,10 @@ import collections
 import re
 
 
-def count(text):
+def count(text: str) -> dict[str, dict[str, int]]:
     words = re.findall("[A-Za-z]{3,}", text)
     return {"counts": collections.Counter(map(str.lower, words))}
 
 
-def letters(word):
+def letters(word: str) -> dict[str, str]:
     return {"word": word, "letters": "".join(sorted(word))}

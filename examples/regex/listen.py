@@ -4,7 +4,7 @@ import sys
 
 from graph import redis, router
 
-listener = redis.pubsub(ignore_subscribe_messages=True)
+listener = redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
 listener.psubscribe("notify_on_emit.*")
 listener.get_message(timeout=5)  # that the subscription is there
 

@@ -2,27 +2,28 @@
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 
-from emit import Router
+from emit import Message, Router
 
 router = Router()
 
 
-def prefix(name):
+def prefix(name: str) -> str:
     return f"{__name__}.{name}"
 
 
 @router.node(("word",), entry_point=True)
-def words(msg):
+def words(msg: Message) -> Iterator[str]:
     print("got document")
     yield from msg.document.strip().split(" ")
 
 
-WORDS = Counter()
+WORDS: Counter[str] = Counter()
 
 
 @router.node(("word", "count"), prefix("words"))
-def count_word(msg):
+def count_word(msg: Message) -> tuple[str, int]:
     print(f"got word ({msg.word})")
     WORDS.update([msg.word])
     return msg.word, WORDS[msg.word]

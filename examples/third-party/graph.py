@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 
-from emit import Router, ShellNode
+from emit import Message, Router, ShellNode
 
 COUNTS: Counter[str] = Counter()
 
@@ -15,7 +15,7 @@ with Router() as router:
         command = ("perl", "words.pl")
 
     @router.node((), "words")
-    def count(msg):
+    def count(msg: Message) -> None:
         COUNTS[msg.word] += 1
 
     for line in sys.stdin:

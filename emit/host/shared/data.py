@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from emit import errors
 from emit.context import Context, Run, as_trace
@@ -137,6 +137,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, dict) and all(isinstance(x, str) for i in value.items() for x in i)
     if get_origin(kind) is Callable:
         return callable(value)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str)  # `check` names the allowed ones
     if is_dataclass(value):
         _check_types(value)
     if isinstance(value, bool):
