@@ -93,6 +93,8 @@ class Pooled(Handler):
         self._of = of
         self._has_warned = False
         self._calls: tuple[AnyHost, Calls] | None = None
+        # Of several threads with a first message, the first to register the node: one has a pool.
+        self._first: dict[AnyHost, Calls] = {}
 
     def __call__(self, msg: Any) -> Generator[Any, None, None]:
         """Give the program one message. Yield its results."""
@@ -111,7 +113,11 @@ class Pooled(Handler):
         calls = self._calls
         if calls is None or calls[0] is not host.running:
             current = host.current()
-            self._calls = calls = (current, self._of.calls(current))
+            made = self._of.calls(current)
+            first = self._first.setdefault(current, made)
+            if first is not made:  # another thread was quicker
+                current.close(made)
+            self._calls = calls = (current, first)
         if "asyncio" in sys.modules and not self._has_warned and _is_in_a_loop():
             self._has_warned = True
             self._of.logger.warning(_BLOCKS, self._of.name)
@@ -119,6 +125,11 @@ class Pooled(Handler):
         if caller is None or caller.is_over:
             return calls[1]
         return calls[1].asked_by(caller.fileno())
+
+    def running(self) -> tuple[AnyHost, Calls] | None:
+        """Return its host and its calls on it, if it has had a message."""
+        calls = self._calls
+        return calls if calls is not None and calls[0] is host.running else None
 
     def open(self) -> None:
         """
@@ -139,6 +150,7 @@ class Pooled(Handler):
     def close(self) -> None:
         """Stop the processes. A later message starts others."""
         calls, self._calls = self._calls, None
+        self._first.clear()
         if calls is not None:
             calls[0].close(calls[1])
 
@@ -314,6 +326,10 @@ class Probing(Handler):
                 self._found = self._pooled
         if self._found is None:
             self._found = self._once
+
+    def running(self) -> tuple[AnyHost, Calls] | None:
+        """Return its host and its calls on it, if its processes are long-lived and have begun."""
+        return self._pooled.running()
 
     def open(self) -> None:
         """

@@ -288,6 +288,10 @@ class ShellNode(Handler):
         if self.min_idle:
             (self._handler or self._make_handler()).open()
 
+    def running(self) -> Any:
+        """Return its host and its calls on it, if it has had a message and can be reloaded."""
+        return None if self._handler is None else self._handler.running()
+
     def observe(self, observers: Observers) -> None:
         """Tell *observers* about its processes from now on."""
         self._observers = observers

@@ -88,6 +88,10 @@ class Handler:
     def open(self) -> None:
         """Prepare what is to be ready before the first message."""
 
+    def running(self) -> Any:
+        """Return its host and its calls on it, if it has had a message and can be reloaded."""
+        return None
+
     def observe(self, observers: Observers) -> None:
         """Tell *observers* about its processes, if it has any."""
 

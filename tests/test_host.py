@@ -162,14 +162,14 @@ def test_a_pool_that_is_closed_during_a_replacement(monkeypatch: pytest.MonkeyPa
         jobs: list[Callable[[], None]] = []
         monkeypatch.setattr(node.pool, "_later", jobs.append)
         assert node.call({"n": 1}) == [1]
-        start, fresh = node.pool._source.start, []
+        start, fresh = node.pool.source.start, []
 
         def start_and_close() -> Any:
             fresh.append(start())
             host_of(node).close(node)
             return fresh[0]
 
-        monkeypatch.setattr(node.pool._source, "start", start_and_close)
+        monkeypatch.setattr(node.pool.source, "start", start_and_close)
         jobs.pop()()
         assert (node.pool.busy, node.pool.processes) == (0, [])
         assert fresh[0].child.poll()

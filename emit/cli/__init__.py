@@ -35,6 +35,7 @@ COMMANDS = {
     "contract": "write what the nodes of a graph give and take, for emit check",
     "doctor": "test everything that Emit can use on this machine",
     "top": "watch all nodes with programs on this machine",
+    "reload": "have the present version of programs take over",
     "metrics": "answer Prometheus for all Emit processes on this machine",
     "ui": "show the running graph in a browser",
     "inspect": "show what a node's program says of itself, and if it stops",

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from emit.forks import at_fork
@@ -83,7 +85,7 @@ class Host:
         Nodes that name their *program_node* share one pool with the other nodes of the same
         program, environment, configuration and settings, unless *shared* is False.
         """
-        pool = self._shared_pool(program(), settings) if program_node and shared else None
+        pool = self._shared_pool(program, settings) if program_node and shared else None
         if pool is None:
             pool = self._pool(node, program, settings)
         told = pool.account.observers
@@ -95,7 +97,8 @@ class Host:
             self.keeper.wake()
         return calls
 
-    def _shared_pool(self, program: Program, settings: Settings) -> Pool[Process]:
+    def _shared_pool(self, make: Callable[[], Program], settings: Settings) -> Pool[Process]:
+        program = make()
         if not program.name:
             # Only a command with several nodes has no name yet.
             from emit.host.language.runtime import name_of
@@ -105,14 +108,20 @@ class Host:
         key = (*started, settings)
         with self._lock:
             if key not in self._shared:
-                program = replace(program, node=program.name)
-                self._shared[key] = self._pool(program.node, lambda: program, settings)
+                named = partial(_named, make, program.name)
+                self._shared[key] = self._pool(program.name, named, settings)
             return self._shared[key]
 
     def _pool(self, node: str, program: Callable[[], Program], settings: Settings) -> Pool[Process]:
         told: list[Observers] = []
         source = Launcher(program, settings, told)
         return Pool(node, source, settings, self.admission, self.keeper, told)
+
+    @property
+    def nodes(self) -> list[Calls]:
+        """The calls of each node, registered and not closed."""
+        with self._lock:
+            return list(self._nodes)
 
     @property
     def pools(self) -> list[Pool[Process]]:
@@ -145,7 +154,7 @@ class Host:
               ``start_failures``, ``start_error`` (None, or why the last start failed: an error as
               in :meth:`describe`, with ``retry_in``, the seconds until the next start may be
               tried; 0 means with the next message), ``ends`` by cause (``failed``, ``stopped``,
-              ``idle``, ``evicted``, ``max_calls``, ``max_age``, ``max_rss``),
+              ``idle``, ``evicted``, ``reload``, ``max_calls``, ``max_age``, ``max_rss``),
               ``start_seconds``;
             * ``sent_bytes``, ``received_bytes``, ``strays`` (lines on stdout that were not
               frames), ``cpu_seconds``, ``rss_bytes`` and ``peak_rss_bytes`` (of one process
@@ -200,7 +209,13 @@ class Host:
         }
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a question of `status`: :meth:`describe` of a ``node``, else :meth:`snapshot`."""
+        """
+        Answer a question of `status`: :meth:`describe` of a ``node``, a ``swap`` by
+        `emit.host.swap`, else :meth:`snapshot`.
+        """
+        if "swap" in question:  # by its name: a host that swaps nothing does not import it
+            answer: dict[str, Any] = import_module("emit.host.swap").answer(self, question["swap"])
+            return answer
         node = question.get("node")
         return self.snapshot() if node is None else self.describe(node)
 
@@ -255,6 +270,11 @@ class Host:
         idle = [(pool, process) for pool in pools.values() for process in pool.close()]
         with self._lock:
             self._ending += idle
+
+
+def _named(make: Callable[[], Program], name: str) -> Program:
+    """Make a program that several nodes share."""
+    return replace(make(), node=name, name=name)
 
 
 def _stop_together(stopping: list[tuple[Pool[Process], Process]]) -> None:

@@ -153,6 +153,9 @@ class Pool(Generic[P]):
 
     Attributes:
         account: Costs of the processes so far.
+        source: Makes the processes.
+        needs_keeping: True if the settings need work while no message comes.
+        is_closed: True if the pool takes no more messages.
     """
 
     def __init__(
@@ -167,7 +170,9 @@ class Pool(Generic[P]):
         self.node = node
         self.settings = settings
         self.account = ProcessAccount(node, observers)
-        self._source = source
+        self.source = source
+        limits = (settings.idle_timeout, settings.max_age, settings.max_rss)
+        self.needs_keeping = settings.min_idle > 0 or any(limit is not None for limit in limits)
         self._admission = admission
         self._later = keeper.do if keeper is not None else _never
         self._pid = os.getpid()
@@ -180,7 +185,7 @@ class Pool(Generic[P]):
         self._waiters: deque[Turn] = deque()
         self._starts = Starts(settings)
         self._growing = False
-        self._closed = False
+        self.is_closed = False
         self._closing = threading.Event()
 
     # -- leases ----------------------------------------------------------------------------
@@ -276,7 +281,7 @@ class Pool(Generic[P]):
         other = self._admission.first() if self._admission.is_contended else None
         with self._lock:
             lease.process.used = time.monotonic()
-            if self._closed or lease.process.talk.condemned:
+            if self.is_closed or lease.process.talk.condemned:
                 return False
             if other is not None and self._gives_way(lease.process, other):
                 self._leaving.append(lease)
@@ -337,7 +342,7 @@ class Pool(Generic[P]):
             PoolClosed: The pool is closed.
             Unavailable: The breaker is open.
         """
-        if self._closed:
+        if self.is_closed:
             raise PoolClosed(node=self.node)
         if self._idle or not self._has_room():
             return False
@@ -421,7 +426,7 @@ class Pool(Generic[P]):
         """Free a slot and kill its process. A process that has done its work is stopped instead."""
         process, lease.process = lease.process, None
         try:
-            if process is not None and process.is_finished and not self._closed:
+            if process is not None and process.is_finished and not self.is_closed:
                 self._later(lambda: self.stop(process, process.replaced or ""))
             elif process is not None:
                 process.warn()
@@ -458,9 +463,9 @@ class Pool(Generic[P]):
 
     def _start(self) -> P:
         try:
-            process = self._source.start()
+            process = self.source.start()
         except HostError as error:
-            if not self._source.is_permanent(error):
+            if not self.source.is_permanent(error):
                 with self._lock:
                     self._starts.failed(time.monotonic(), error, random.random())
             self.account.failed_to_start(error)
@@ -478,10 +483,10 @@ class Pool(Generic[P]):
         Raises:
             StartError: The program can't be made.
         """
-        if self._idle or self._leases or self._source.is_ready:
+        if self._idle or self._leases or self.source.is_ready:
             return
         try:
-            self._source.prepare()
+            self.source.prepare()
         except HostError as error:
             self.account.failed_to_start(error)
             raise
@@ -524,7 +529,7 @@ class Pool(Generic[P]):
     def _may_grow(self) -> bool:
         with self._lock:
             delay = self._starts.delay(time.monotonic())
-            return not self._closed and self._has_room() and delay == 0
+            return not self.is_closed and self._has_room() and delay == 0
 
     def replace(self, old: P, reason: str) -> None:
         """
@@ -537,7 +542,9 @@ class Pool(Generic[P]):
         turn = Turn(self)
         try:
             with self._lock:
-                old.retiring = not self._closed and self._starts.delay(time.monotonic()) == 0
+                if old.replaced is not None:  # a reload was quicker
+                    return
+                old.retiring = not self.is_closed and self._starts.delay(time.monotonic()) == 0
             if old.retiring and self._admission.may_start(turn, evict=False):
                 with self._lock:
                     fresh = self._begin_start(time.monotonic())
@@ -554,19 +561,53 @@ class Pool(Generic[P]):
             raise
         finally:
             self._admission.leave(turn)
+        if self._succeed(old, fresh, reason):
+            self.stop(old, reason)
+
+    def exchange(self, old: P | None, fresh: P, reason: str) -> bool:
+        """
+        Have *fresh*, a process that was started beside the pool, take the place of *old*. New
+        messages go to *fresh*, and *old* is stopped when it has answered those that it has.
+
+        Args:
+            old: A process of the pool. None: there is none to replace.
+
+        Returns:
+            False if the pool has no place for *fresh*: *old* is gone, or the pool is closed.
+        """
+        lease = Lease[P]()
+        lease.process = fresh
         with self._lock:
-            worn = next((lease for lease in self._idle if lease.process is old), None)
-            if worn is not None:
-                self._give_up(worn)
-            # If *old* is in use, its caller's release ends it.
-            old.replace(reason)
+            if old not in self.processes:
+                old = None
+            if self.is_closed or (old is None and not self._has_room()):
+                return False
+            self._starts.worked()
+            self._leases.add(lease)
+        self.account.started(fresh.start_seconds)
+        if self._succeed(old, lease, reason) and old is not None:
+            ended = old
+            self._later(lambda: self.stop(ended, reason))
+        return True
+
+    def _succeed(self, old: P | None, fresh: Lease[P] | None, reason: str) -> bool:
+        """End the service of *old*, and begin that of *fresh*. Return whether *old* is idle."""
+        idle = None
+        with self._lock:
+            if old is not None:
+                leases = (*self._idle, *self._leaving)
+                idle = next((lease for lease in leases if lease.process is old), None)
+                if idle is not None:
+                    self._give_up(idle)
+                # If *old* is in use, its caller's release ends it.
+                old.replace(reason)
             if fresh is None:
                 self._wake()
-        self.account.replaced(old, reason)
+        if old is not None:
+            self.account.replaced(old, reason)
         if fresh is not None and not self._offer(fresh):
             self._drop(fresh)  # the pool was closed meanwhile
-        if worn is not None:
-            self.stop(old, reason)
+        return idle is not None
 
     def stop(self, process: P, cause: str) -> None:
         """Stop a process politely, and record *cause*."""
@@ -582,23 +623,16 @@ class Pool(Generic[P]):
             PoolClosed: The pool was closed.
         """
         end = time.monotonic() + seconds
-        while (left := remaining(end)) > 0 and not self._closed:
+        while (left := remaining(end)) > 0 and not self.is_closed:
             # In slices: an exception that is thrown into this thread arrives between two of them.
             if caller is None:
                 self._closing.wait(min(left, _SLICE))
             else:
                 pause(min(left, _SLICE), caller)
-        if self._closed:
+        if self.is_closed:
             raise PoolClosed(node=self.node, may_have_run=True)
 
     # -- housekeeping ----------------------------------------------------------------------
-
-    @property
-    def needs_keeping(self) -> bool:
-        """True if the settings need work while no message comes."""
-        settings = self.settings
-        limits = (settings.idle_timeout, settings.max_age, settings.max_rss)
-        return settings.min_idle > 0 or any(limit is not None for limit in limits)
 
     def keep(self) -> None:
         """Stop processes that idled too long, replace worn ones, and fill up to ``min_idle``."""
@@ -647,11 +681,6 @@ class Pool(Generic[P]):
             return min(map(_last_use, self._idle), default=float("inf"))
 
     @property
-    def is_closed(self) -> bool:
-        """True if the pool takes no more messages."""
-        return self._closed
-
-    @property
     def busy(self) -> int:
         """Number of processes that are in use or being started."""
         with self._lock:
@@ -660,7 +689,7 @@ class Pool(Generic[P]):
     def snapshot(self) -> dict[str, Any]:
         """Return the pool's part of a node in :meth:`emit.host.host.Host.snapshot`."""
         figures = self.account.snapshot(self.processes)
-        figures |= self._source.describe()  # it may read files, and so is not asked under the lock
+        figures |= self.source.describe()  # it may read files, and so is not asked under the lock
         with self._lock:
             now = time.monotonic()
             if figures["start_error"] is not None:
@@ -676,6 +705,12 @@ class Pool(Generic[P]):
         return figures
 
     @property
+    def starting(self) -> list[Lease[P]]:
+        """The leases whose processes are being started."""
+        with self._lock:
+            return [lease for lease in self._leases if lease.process is None]
+
+    @property
     def processes(self) -> list[P]:
         """All processes of the pool, idle and leased."""
         with self._lock:
@@ -684,7 +719,7 @@ class Pool(Generic[P]):
     def close(self) -> list[P]:
         """Take no more messages. Return the idle processes; the host stops them together."""
         with self._lock:
-            self._closed = True
+            self.is_closed = True
             self._closing.set()
             while self._waiters:
                 self._wake()
@@ -694,7 +729,7 @@ class Pool(Generic[P]):
         with self._lock:
             queued, busy = len(self._waiters), self.busy
             idle = len(self._leases) - busy
-        state = "closed" if self._closed else self._breaker()
+        state = "closed" if self.is_closed else self._breaker()
         return (
             f"<Pool {self.node} [Calls: {busy} active, {queued} queued | "
             f"Processes: {busy} busy, {idle} idle of {self.settings.size}{state}]>"

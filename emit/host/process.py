@@ -473,9 +473,27 @@ class Launcher:
         if before not in ("", process.version):
             logger_of(process.program.node).warning(
                 "process %d has version %s, and those before it have %s: a file has changed; "
-                "restart what has the router, so that all run the same code",
+                "run emit reload, so that all run the same code",
                 *(process.child.pid, process.version, before),
             )
+
+    def remake(self) -> Program:
+        """
+        Make the program of its present files. Starts are of the former one until `take`.
+
+        Raises:
+            StartError: The program can't be made.
+        """
+        with self._making:
+            return self._make()
+
+    def take(self, program: Program, version: str) -> None:
+        """Start *program*, of which *version* has been started, from now on."""
+        self._made, self._version = program, version
+
+    def start_other(self, program: Program) -> Process:
+        """Start a process of *program*, as `start`."""
+        return Process.start(program, self._settings, self._observers)
 
     def is_permanent(self, error: HostError) -> bool:
         """

@@ -229,8 +229,9 @@ class ProcessEnded(NamedTuple):
 
     Attributes:
         node, pid: As in :class:`ProcessStarted`.
-        cause: ``failed``, ``stopped``, ``idle``, ``evicted``, ``max_calls``, ``max_age``,
-            ``max_rss``; ``start``: it was never ready; ``finished``: it ran for one message.
+        cause: ``failed``, ``stopped``, ``idle``, ``evicted``, ``reload``, ``max_calls``,
+            ``max_age``, ``max_rss``; ``start``: it was never ready; ``finished``: it ran for one
+            message.
         calls: Number of messages that it has answered.
         seconds: Seconds since its start.
         cpu_seconds: Processor time that it and its children have used; 0 if it has died by itself.
@@ -250,7 +251,7 @@ class ProcessReplaced(NamedTuple):
 
     Attributes:
         node, pid: As in :class:`ProcessStarted`, of the old process.
-        cause: ``max_calls``, ``max_age`` or ``max_rss``.
+        cause: ``max_calls``, ``max_age``, ``max_rss`` or ``reload``.
     """
 
     node: str

@@ -47,6 +47,7 @@ from emit.router.options import (
     unknown_options,
 )
 from emit.router.watch import Watch
+from emit.text import nearest
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -523,6 +524,37 @@ class Router:
         for node in self._nodes.values():
             node.seam.close()
         self._observers.flush()
+
+    def reload(self, node: str | None = None, *, force: bool = False) -> list[Any]:
+        """
+        Have the present version of programs take over from processes that were started before an
+        edit. No message is lost, and none is handled by two versions.
+
+        For each program one process of the new version is started first. New messages go to it, and
+        the old processes finish what they have. A program with the version that runs already is
+        left as it is, and so is a node that has had no message.
+
+        Args:
+            node: The name of one node. None: all nodes whose programs are long-lived.
+            force: Also replace processes that run the present version.
+
+        Returns:
+            The outcome for each program; see :class:`emit.host.swap.Swapped`.
+
+        Raises:
+            StartError, StartTimeout: The new version can't be started. Its old processes go on, and
+                the other programs have been reloaded.
+            GraphError: There is no such node.
+
+        Example:
+            >>> router.reload("count")  # doctest: +SKIP
+            [Swapped(nodes=('count',), before=('91ab2c34de01',), version='6b1f0a7c93de', ...)]
+        """
+        if node is not None and node not in self._nodes:
+            raise GraphError(f'there is no node "{node}"{nearest(node, self._nodes)}')
+        chosen = {name: n.seam for name, n in self._nodes.items() if node in (None, name)}
+        done: list[Any] = importlib.import_module("emit.reload").reload(chosen, force=force)
+        return done
 
     def __enter__(self) -> Self:
         for node in self._nodes.values():

@@ -81,7 +81,7 @@ class RemoteHost:
     def __init__(self, path: str) -> None:
         self.path = path
         self.pid = os.getpid()
-        self._project = project()
+        self.project = project()
         self._admission = Admission(None, None, list, most_starts=float("inf"))
         # Guards the nodes. Reentrant: a signal handler may close the host at any time.
         self._lock = threading.RLock()
@@ -107,7 +107,7 @@ class RemoteHost:
             made = program()
             # The host runs in another directory.
             made = replace(made, cwd=directory_of(made))
-            return Described(made, settings, program_node, shared, self._project)
+            return Described(made, settings, program_node, shared, self.project)
 
         dialer = Dialer(self.path, node, describe, settings)
         pool = Pool(node, dialer, _at_the_host(settings), self._admission, keeper=None)
