@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from emit.errors import HostError, HostLost
 from emit.host import status
-from emit.host.host import Host
-from emit.host.shared.client import RemoteHost
+from emit.host.host import Host, RemoteHost
 from emit.host.shared.data import to_error
 from emit.host.swap import Swapped
 from emit.host.swap import reload as swap_here

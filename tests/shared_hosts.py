@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from emit.host.calls import Calls
-from emit.host.host import Host
+from emit.host.host import Host, RemoteHost
 from emit.host.place import Place
 from emit.host.settings import Settings
 from emit.host.shared import server
-from emit.host.shared.client import RemoteHost
 from emit.host.system.program import Program, environment
 from emit.letter import DeadLetter
 from tests.faults.nodes import PATH

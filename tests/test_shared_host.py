@@ -35,11 +35,11 @@ from emit.errors import (
     StartError,
     Unavailable,
 )
+from emit.host.host import RemoteHost
 from emit.host.place import socket_path
 from emit.host.settings import Settings
 from emit.host.shared import client as remote
 from emit.host.shared import server
-from emit.host.shared.client import RemoteHost
 from emit.host.shared.data import Described, from_node
 from emit.host.system.program import Program, environment
 from emit.host.wire.codec import encode

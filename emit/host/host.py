@@ -1,5 +1,6 @@
 """
-The host: all pools of one operating-system process.
+The host: all pools of one operating-system process, with its own programs (:class:`Host`) or with
+connections to a shared host (:class:`RemoteHost`).
 
 A host never crosses a fork: the child drops it and makes its own on first use. Two processes that
 share one pipe read each other's answers (in a test, more than half of 500 answers were wrong).
@@ -26,7 +27,9 @@ from emit.host.place import project, socket_path
 from emit.host.pool import Pool
 from emit.host.process import Launcher, Process, stop_all
 from emit.host.settings import Settings
-from emit.host.shared.client import RemoteHost
+from emit.host.shared.client import Dialer, at_the_host
+from emit.host.shared.data import Described, from_job
+from emit.host.system.command import directory_of
 from emit.host.system.program import Program
 from emit.letter import DeadLetter
 from emit.observe.observers import Observers
@@ -281,6 +284,84 @@ def _stop_together(stopping: list[tuple[Pool[Process], Process]]) -> None:
     for pool, process in stopping:
         pool.account.ended(process, "stopped")
     stop_all([process for _, process in stopping])
+
+
+class RemoteHost:
+    """
+    The shared host at a socket, for one client process.
+
+    Args:
+        path: The path of its socket.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.pid = os.getpid()
+        self.project = project()
+        self._admission = Admission(None, None, list, most_starts=float("inf"))
+        # Guards the nodes. Reentrant: a signal handler may close the host at any time.
+        self._lock = threading.RLock()
+        self._nodes: dict[Calls, Dialer] = {}
+
+    def calls(
+        self,
+        node: str,
+        program: Callable[[], Program],
+        settings: Settings,
+        *,
+        program_node: str | None = None,
+        shared: bool = True,
+        dead_letter: Callable[[DeadLetter], Any] | None = None,
+        observers: Sequence[Observers] = (),
+    ) -> Calls:
+        """
+        Register a node, like :meth:`Host.calls`. Sends nothing yet. The *observers*
+        are told nothing of processes, which are the host's.
+        """
+
+        def describe() -> Described:
+            made = program()
+            # The host runs in another directory.
+            made = replace(made, cwd=directory_of(made))
+            return Described(made, settings, program_node, shared, self.project)
+
+        dialer = Dialer(self.path, node, describe, settings)
+        pool = Pool(node, dialer, at_the_host(settings), self._admission, keeper=None)
+        calls = Calls(node, pool, dead_letter=dead_letter, tell=from_job, observers=observers)
+        with self._lock:
+            self._nodes[calls] = dialer
+        return calls
+
+    def begin_close(self, calls: Calls) -> None:
+        """Do nothing: closing connections takes no time."""
+
+    def close(self, calls: Calls | None = None) -> None:
+        """
+        Close all connections, or only those of *calls*. The host stops processes that no client
+        uses. Calls in progress in other threads end with ``PoolClosed``.
+        """
+        with self._lock:
+            chosen = list(self._nodes) if calls is None else [calls]
+            closing = {one: self._nodes.pop(one) for one in chosen if one in self._nodes}
+        for one, dialer in closing.items():
+            dialer.give_up()
+            for idle in one.pool.close():
+                idle.discard()
+            for used in one.pool.processes:
+                used.hang_up()  # its caller closes the connection
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return this client's figures: ``calls``, ``failures`` and times of each node."""
+        with self._lock:
+            nodes = list(self._nodes)
+        return {
+            "pid": self.pid,
+            "shared": self.path,
+            "nodes": {one.node: one.account.snapshot() for one in nodes},
+        }
+
+    def __repr__(self) -> str:
+        return f"<RemoteHost {self.path} [{len(self._nodes)} nodes]>"
 
 
 #: The host that carries a node's messages.

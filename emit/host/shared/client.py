@@ -1,7 +1,7 @@
 """
-A shared host, as its clients see it: the interface of :class:`emit.host.host.Host`, with the
-processes elsewhere. A node has the same calls and the same pool as with a private host. The pool
-holds connections to the shared host, which plays the process of runtimes/PROTOCOL.md.
+The connections of a client to a shared host. A node has the same calls and the same pool as with a
+private host. The pool holds connections to the shared host, which plays the process of
+runtimes/PROTOCOL.md.
 
 1. If the host is not there, a call waits for it for the node's ``timeout``. If the host is lost in
    the middle of a message, the message goes to the next host, up to ``max_attempts`` times. There
@@ -23,33 +23,26 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from emit.errors import HostError, HostLost, PoolClosed, ProtocolError
 from emit.forks import at_fork
 from emit.host.accounting import Usage
-from emit.host.admission import Admission
-from emit.host.calls import Calls
 from emit.host.conversation import Conversation
 from emit.host.fate import Job
 from emit.host.lines import logger_of
-from emit.host.place import check_path, peer_of, project
-from emit.host.pool import Pool
+from emit.host.place import check_path, peer_of
 from emit.host.settings import Settings
-from emit.host.shared.data import Described, from_job, from_node, to_error
+from emit.host.shared.data import Described, from_node, to_error
 from emit.host.starts import Lifespan
-from emit.host.system.command import directory_of
-from emit.host.system.program import Program
 from emit.host.transport import Move, remaining
 from emit.host.wire import frames
 from emit.host.wire.frames import MAX_FRAME
 from emit.host.wire.session import Session
-from emit.letter import DeadLetter
-from emit.observe.observers import Observers
 
-__all__ = ["BEAT", "Connection", "RemoteHost", "ask"]
+__all__ = ["BEAT", "Connection", "Dialer", "ask", "at_the_host"]
 
 #: Seconds between two signs of life from a host that works for a client.
 BEAT = 4.0
@@ -70,85 +63,7 @@ _CHUNK = 256 * 1024
 _ANY_NUMBER = 1 << 62
 
 
-class RemoteHost:
-    """
-    The shared host at a socket, for one client process.
-
-    Args:
-        path: The path of its socket.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.pid = os.getpid()
-        self.project = project()
-        self._admission = Admission(None, None, list, most_starts=float("inf"))
-        # Guards the nodes. Reentrant: a signal handler may close the host at any time.
-        self._lock = threading.RLock()
-        self._nodes: dict[Calls, Dialer] = {}
-
-    def calls(
-        self,
-        node: str,
-        program: Callable[[], Program],
-        settings: Settings,
-        *,
-        program_node: str | None = None,
-        shared: bool = True,
-        dead_letter: Callable[[DeadLetter], Any] | None = None,
-        observers: Sequence[Observers] = (),
-    ) -> Calls:
-        """
-        Register a node, like :meth:`emit.host.host.Host.calls`. Sends nothing yet. The *observers*
-        are told nothing of processes, which are the host's.
-        """
-
-        def describe() -> Described:
-            made = program()
-            # The host runs in another directory.
-            made = replace(made, cwd=directory_of(made))
-            return Described(made, settings, program_node, shared, self.project)
-
-        dialer = Dialer(self.path, node, describe, settings)
-        pool = Pool(node, dialer, _at_the_host(settings), self._admission, keeper=None)
-        calls = Calls(node, pool, dead_letter=dead_letter, tell=from_job, observers=observers)
-        with self._lock:
-            self._nodes[calls] = dialer
-        return calls
-
-    def begin_close(self, calls: Calls) -> None:
-        """Do nothing: closing connections takes no time."""
-
-    def close(self, calls: Calls | None = None) -> None:
-        """
-        Close all connections, or only those of *calls*. The host stops processes that no client
-        uses. Calls in progress in other threads end with ``PoolClosed``.
-        """
-        with self._lock:
-            chosen = list(self._nodes) if calls is None else [calls]
-            closing = {one: self._nodes.pop(one) for one in chosen if one in self._nodes}
-        for one, dialer in closing.items():
-            dialer.give_up()
-            for idle in one.pool.close():
-                idle.discard()
-            for used in one.pool.processes:
-                used.hang_up()  # its caller closes the connection
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return this client's figures: ``calls``, ``failures`` and times of each node."""
-        with self._lock:
-            nodes = list(self._nodes)
-        return {
-            "pid": self.pid,
-            "shared": self.path,
-            "nodes": {one.node: one.account.snapshot() for one in nodes},
-        }
-
-    def __repr__(self) -> str:
-        return f"<RemoteHost {self.path} [{len(self._nodes)} nodes]>"
-
-
-def _at_the_host(settings: Settings) -> Settings:
+def at_the_host(settings: Settings) -> Settings:
     """Return the settings of a pool of connections. The host applies the others."""
     return replace(
         settings,
@@ -279,7 +194,7 @@ class Connection:
         session = Session(node, codecs=["msgpack"], max_frame=MAX_FRAME, config=config)
         # The host has applied these limits already.
         unlimited = replace(
-            _at_the_host(settings), max_results=_ANY_NUMBER, max_result_bytes=_ANY_NUMBER
+            at_the_host(settings), max_results=_ANY_NUMBER, max_result_bytes=_ANY_NUMBER
         )
         self.talk = Conversation(node, session, self._socket, self, unlimited, logger_of(node))
         try:
