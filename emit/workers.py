@@ -2,26 +2,32 @@
 The life of a queue's worker, for what hangs on it and works beside its messages.
 
 A companion is a function that a worker calls when it is ready, in the process that the pool of
-Celery belongs to, or in RQ's worker itself. The worker knows no companion but its name, and imports
-it by that. A companion that fails is logged, and changes nothing.
+Celery belongs to, or in RQ's worker itself. Others are called before the pool forks. The worker
+knows no companion but its name, and imports it by that. A companion that fails is logged, and
+changes nothing.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from emit.text import one_line
 
-__all__ = ["COMPANIONS", "Worker", "begin", "end"]
+__all__ = ["COMPANIONS", "EARLY", "Worker", "add", "begin", "each_router", "end", "prepare"]
 
 logger = logging.getLogger("emit")
 
 #: The companions of each worker, as ``module:function``. The function takes the worker, and returns
 #: what is called at its end, or None.
 COMPANIONS = ["emit.observe.fleet:join"]
+
+#: Those that are called before the pool forks, in the same form. What they return is left alone.
+EARLY = ["emit.observe.fleet:prepare"]
 
 
 class Worker(NamedTuple):
@@ -46,19 +52,51 @@ class Worker(NamedTuple):
 
 _ends: list[Callable[[], object]] = []
 
+#: The routers of this process that a queue brings messages, and the functions that see each.
+_routers: WeakSet[Any] = WeakSet()
+_seeing: list[Callable[[Any], object]] = []
+
+
+def add(router: Any) -> None:
+    """Make a queue's router known to :func:`each_router`."""
+    _routers.add(router)
+    for see in _seeing:
+        see(router)
+
+
+def each_router(see: Callable[[Any], object]) -> Callable[[], None]:
+    """
+    Call *see* with each queue's router of this process, also with those that are made later. Return
+    what ends that.
+    """
+    _seeing.append(see)
+    for router in list(_routers):
+        see(router)
+    return partial(_seeing.remove, see)
+
+
+def prepare(worker: Worker) -> None:
+    """Call the companions that come before the pool forks. They must not wait."""
+    for name in EARLY:
+        _call(name, worker)
+
 
 def begin(worker: Worker) -> None:
     """Call the companions. They must not wait: the worker waits for them."""
     end()
     for name in COMPANIONS:
-        module, _, function = name.partition(":")
-        try:
-            ends = getattr(import_module(module), function)(worker)
-        except Exception:
-            logger.exception("%s could not begin; the worker goes on without it", name)
-        else:
-            if ends is not None:
-                _ends.append(ends)
+        ends = _call(name, worker)
+        if ends is not None:
+            _ends.append(ends)
+
+
+def _call(name: str, worker: Worker) -> Any:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(import_module(module), function)(worker)
+    except Exception:
+        logger.exception("%s could not begin; the worker goes on without it", name)
+    return None
 
 
 def end() -> None:

@@ -180,4 +180,4 @@ def test_many_looks_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         account.answered([1], seconds=0.001)
         recent = account.snapshot()["recent"]
     assert recent["calls"] / recent["seconds"] == pytest.approx(100)
-    assert len(account._looks) <= 22
+    assert len(account._recent._looks) <= 22

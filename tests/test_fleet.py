@@ -121,20 +121,26 @@ def watch(redis: str) -> None:
     head, *lines = done.stdout.splitlines()
     assert head.split() == [*figures.HEAD]
     blank = lines.index("")
-    assert [line.split()[:2] for line in lines[:blank]] == [["flow.program", "python"]]
+    assert [line.split()[:2] for line in lines[:blank]] == [
+        ["flow.answered", "function"],
+        ["flow.program", "python"],
+    ]
     assert lines[blank + 1].split() == [*fleets.HEAD]
     assert [line.split()[0] for line in lines[blank + 2 :]] == ["web1", "web2"]
     data = json.loads(top("--json", "--all", "--redis", redis).stdout)
     assert [worker["machine"] for worker in data["workers"]] == ["web1", "web2"]
     assert {host["machine"] for host in data["hosts"]} == {"web1", "web2"}
-    [row] = data["nodes"]
+    function, row = data["nodes"]
+    assert (function["node"], function["is_function"]) == ("flow.answered", True)
+    assert function["calls"] > 0
+    assert {"web1", "web2"} >= {*function["machines"]} > set()
     assert (row["node"], row["machines"]) == ("flow.program", ["web1", "web2"])
     [named] = row["versions"].values()
     assert len(named) == row["processes"]
     with terminal("--all", "--redis", redis, "--interval", "0.05") as screen:
         read_until(screen, b"2 machines")
         read_until(screen, b"web2")
-        os.write(screen, b"\r")
+        os.write(screen, b"j\r")
         read_until(screen, b"web1 ")
         read_until(screen, b"web2 ")
         os.write(screen, b"\x1b")
@@ -167,7 +173,9 @@ def test_a_worker_of_rq(jobs: Any, client: Any, tmp_path: Path) -> None:
         jobs.Answer.delay(n=1, _origin="test")
         wait_for(jobs, "jobs.answered", 1)
         eventually(lambda: any("jobs.Answer" in nodes_of(r) for r in snapshots(client)))
+        eventually(lambda: "jobs.answered" in snapshots(client)[0].functions["nodes"])
         [report] = snapshots(client)
+        assert report.functions["nodes"]["jobs.answered"]["calls"] == 1
         assert (report.machine, report.queue, report.pid) == ("job1", "rq", worker.pid)
         assert worker.stop() == 0
         assert snapshots(client) == []
@@ -182,14 +190,30 @@ def test_off(flow: Any, client: Any, tmp_path: Path) -> None:
 
 
 def test_children_that_come_and_go(flow: Any, client: Any, tmp_path: Path) -> None:
-    """A pool that forks for each message, while its master publishes all the time."""
+    """
+    A pool that forks for each message, while its master publishes all the time. The counts of
+    functions are exact, although no process counts more than one message.
+    """
     options = ("--max-tasks-per-child", "1", "-c", "4")
+
+    def counted() -> dict[str, tuple[Any, ...]]:
+        [report] = snapshots(client)
+        nodes = report.functions["nodes"].values()
+        return {n["node"]: (n["calls"], n["failures"], n["retries"]) for n in nodes}
+
     with celery_worker(tmp_path / "log", *options, EMIT_FLEET="0.05"):
         for n in range(12):
             flow.Answer.delay(n=n, _origin="test")
+        for how in ("reject", "once"):
+            flow.moody.delay(how=how)
         answers = [r["fields"]["answer"] for r in wait_for(flow, "flow.answered", 12)]
         assert sorted(n for _, n in answers) == list(range(12))
-        assert len(snapshots(client)) == 1
+        handled = {
+            "flow.answered": (12, {}, {}),
+            "flow.moody": (2, {"failed": 1}, {"retried": 1}),
+            "flow.after_moody": (1, {}, {}),
+        }
+        eventually(lambda: counted() == handled, what=f"{counted()}")
 
 
 def test_a_shared_host(flow: Any, client: Any, tmp_path: Path, short_folder: Path) -> None:
@@ -315,6 +339,7 @@ def test_reports_that_cannot_be_read(
         "list": [],
         "types": {**data, "pid": "7"},
         "hosts": {**data, "hosts": [1]},
+        "functions": {**data, "functions": []},
         "bomb": {**data, "worker": "x" * fleet._MOST},
     }
     packed = {name: fleet.zlib.compress(json.dumps(told).encode()) for name, told in odd.items()}
@@ -324,7 +349,7 @@ def test_reports_that_cannot_be_read(
         client.zadd("emit:fleet", {name: 0})
     client.zadd("emit:fleet", {"gone": 0})
     assert snapshots(client) == [report]
-    assert len(caplog.records) == 7
+    assert len(caplog.records) == 8
     decoding = redis_py.Redis.from_url(redis, decode_responses=True)
     with decoding:
         assert snapshots(decoding) == [report]

@@ -50,6 +50,8 @@ class Row:
         node: The node's name.
         project: Its project: `$EMIT_PROJECT`, or the directory in which a host began.
         language: The program's language, or the program's name; empty before its first start.
+        is_function: It is a Python function, in the workers of the fleet: it has no processes of
+            its own.
         hosts: Number of hosts that have the node.
         machines: The names of their machines; empty for hosts on this one.
         busy: Processes at work, or being started.
@@ -74,6 +76,7 @@ class Row:
     node: str
     project: str
     language: str
+    is_function: bool
     hosts: int
     machines: list[str]
     busy: int
@@ -148,6 +151,7 @@ def _row(name: str, project: str, hosts: Mapping[Any, Mapping[str, Any]]) -> Row
         node=name,
         project=project,
         language=next((node["language"] for node in nodes if node["language"]), ""),
+        is_function=not any(node["size"] for node in nodes),
         hosts=len(nodes),
         machines=sorted({machine for host in hosts if (machine := _machine(host))}),
         busy=_sum(nodes, "busy"),
@@ -205,17 +209,26 @@ _SHORT = 7
 
 def format_row(row: Row, name: str = "") -> tuple[str, ...]:
     """Return a row's cells, in the order of HEAD; *name* stands for the node's, if it is given."""
-    return (
-        one_line(name or row.node),
-        row.language or "-",
+    busy, queue, restarts, memory = (
         f"{row.busy}/{row.processes}",
         f"{row.queued}",
+        f"{row.restarts:,}" + (" open" if row.open else ""),
+        f"{row.rss_bytes / 1e6:.0f} MB",
+    )
+    language = row.language or "-"
+    if row.is_function:
+        language, busy, queue, restarts, memory = "function", "-", "-", "-", "-"
+    return (
+        one_line(name or row.node),
+        language,
+        busy,
+        queue,
         f"{row.calls_per_second:,.0f}",
         _time(row.p50),
         _time(row.p99),
         f"{row.failures:,}" + (f" +{row.failures_lately:,}" if row.failures_lately else ""),
-        f"{row.restarts:,}" + (" open" if row.open else ""),
-        f"{row.rss_bytes / 1e6:.0f} MB",
+        restarts,
+        memory,
         _version(row),
     )
 

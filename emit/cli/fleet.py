@@ -89,13 +89,24 @@ def hosts_of(reports: Sequence[Report]) -> Snapshots:
     return found
 
 
+def nodes_of(reports: Sequence[Report]) -> Snapshots:
+    """Return the snapshots of all hosts, and of each worker's Python functions."""
+    functions = {
+        (report.machine, report.pid, "functions"): report.functions
+        for report in reports
+        if is_snapshot(report.functions)
+    }
+    return {**hosts_of(reports), **functions}
+
+
 #: The heads of a worker's cells.
 HEAD = ("machine", "worker", "pid", "queue", "busy", "calls/s", "memory", "up", "emit", "python")
 
 
 def format_worker(report: Report) -> tuple[str, ...]:
     """Return a worker's cells, in the order of HEAD."""
-    nodes = [n for host in report.hosts if is_snapshot(host) for n in host["nodes"].values()]
+    told = [each for each in (*report.hosts, report.functions) if is_snapshot(each)]
+    nodes = [node for each in told for node in each["nodes"].values()]
     pools = [(node["busy"], node["idle"]) for node in nodes]
     recent = [node["recent"] for node in nodes]
     rate = sum(each["calls"] / each["seconds"] for each in recent if each["seconds"])

@@ -207,7 +207,7 @@ def _look(view: View, read: Callable[[], Sequence[Report]] | None) -> None:
             raise
         view.trouble = str(error)
     else:
-        view.take(fleet.hosts_of(reports), reports)
+        view.take(fleet.nodes_of(reports), reports)
 
 
 def _ask(opened: tuple[str, str] | None, now: Snapshots) -> dict[int, dict[str, Any]]:

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not is_once:
             return _live(arguments, read)
         reports = read()
-        _print(arguments, fleet.hosts_of(reports), reports)
+        _print(arguments, fleet.nodes_of(reports), reports)
     return 0
 
 
@@ -94,7 +94,8 @@ def _print(
     if arguments.json:
         data: dict[str, Any] = {"hosts": list(hosts.values())}
         if reports is not None:
-            data["hosts"] = [{"machine": key[0], **host} for key, host in hosts.items()]
+            of_hosts = [key for key in hosts if key[2] != "functions"]  # those of its worker
+            data["hosts"] = [{"machine": key[0], **hosts[key]} for key in of_hosts]
             each = [report._asdict() for report in reports]
             data["workers"] = [{k: v for k, v in one.items() if k != "hosts"} for one in each]
         data["nodes"] = [asdict(row) for row in table]

@@ -20,7 +20,14 @@ from emit.observe.observers import Observers, tell
 _FINENESS = 4
 
 #: Durations below this many seconds count as zero: a lease takes this long if no caller waits.
-_INSTANT = 5e-6
+INSTANT = 5e-6
+
+
+def bucket_of(seconds: float) -> int:
+    """Return the number of the bucket of a duration that is not instant."""
+    # frexp splits into a power of two and a share, which is cut in four.
+    share, power = math.frexp(seconds)
+    return power * _FINENESS + int(share * 2 * _FINENESS) - _FINENESS
 
 
 class Times:
@@ -33,17 +40,25 @@ class Times:
         self._instant = 0
         self._buckets: dict[int, int] = {}
 
+    @classmethod
+    def of(
+        cls, count: int, total: float, longest: float, instant: int, buckets: dict[int, int]
+    ) -> Times:
+        """Return the durations that were counted elsewhere, by :func:`bucket_of`."""
+        times = cls()
+        times.count, times.total, times.longest = count, total, longest
+        times._instant, times._buckets = instant, buckets
+        return times
+
     def add(self, seconds: float, times: int = 1) -> None:
         self.count += times
-        if seconds < _INSTANT:
+        if seconds < INSTANT:
             self._instant += times
             return
         self.total += seconds * times
         if seconds > self.longest:
             self.longest = seconds
-        # frexp splits into a power of two and a share, which is cut in four.
-        share, power = math.frexp(seconds)
-        bucket = power * _FINENESS + int(share * 2 * _FINENESS) - _FINENESS
+        bucket = bucket_of(seconds)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + times
 
     def percentile(self, share: float) -> float:
@@ -112,6 +127,37 @@ class _Look(NamedTuple):
     times: Times
 
 
+class Recent:
+    """The figures of a node in the last seconds, by looks at its totals."""
+
+    def __init__(self) -> None:
+        self._looks: deque[_Look] = deque()
+
+    def look(self, now: float, calls: int, failures: int, times: Times) -> dict[str, float]:
+        """
+        Return the figures of the last seconds, and keep the present ones for later looks.
+
+        Args:
+            now: The time, by the monotonic clock.
+            calls, failures, times: The totals. *times* is kept: it must not change later.
+        """
+        looks = self._looks
+        while looks and now - looks[0].at > _RECENT:
+            looks.popleft()
+        look = _Look(now, calls, failures, times)
+        first = looks[0] if looks else look
+        if not looks or now - looks[-1].at >= _BETWEEN:
+            looks.append(look)
+        times = look.times.since(first.times)
+        return {
+            "seconds": now - first.at,
+            "calls": look.calls - first.calls,
+            "failures": look.failures - first.failures,
+            "p50": times.percentile(0.5),
+            "p99": times.percentile(0.99),
+        }
+
+
 class CallAccount:
     """The outcomes of one node's messages. Each method may be called from any thread."""
 
@@ -123,7 +169,7 @@ class CallAccount:
         self._retries: Counter[str] = Counter()
         self._waits = Times()
         self._times = Times()
-        self._looks: deque[_Look] = deque()
+        self._recent = Recent()
         # (messages, seconds, waited): appended without the lock, taken under it.
         self._notes: deque[tuple[int, float | None, float]] = deque()
 
@@ -193,26 +239,10 @@ class CallAccount:
                 "retries": dict(self._retries),
                 "wait_seconds": self._waits.summary(),
                 "call_seconds": self._times.summary(),
-                "recent": self._recent(time.monotonic()),
+                "recent": self._recent.look(
+                    time.monotonic(), self._calls, self._failures.total(), self._times.copy()
+                ),
             }
-
-    def _recent(self, now: float) -> dict[str, float]:
-        """Return the figures of the last seconds, and keep the present ones for later looks."""
-        looks = self._looks
-        while looks and now - looks[0].at > _RECENT:
-            looks.popleft()
-        look = _Look(now, self._calls, self._failures.total(), self._times.copy())
-        first = looks[0] if looks else look
-        if not looks or now - looks[-1].at >= _BETWEEN:
-            looks.append(look)
-        times = look.times.since(first.times)
-        return {
-            "seconds": now - first.at,
-            "calls": look.calls - first.calls,
-            "failures": look.failures - first.failures,
-            "p50": times.percentile(0.5),
-            "p99": times.percentile(0.99),
-        }
 
 
 def _as_data(error: Exception) -> dict[str, Any]:

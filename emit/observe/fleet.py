@@ -4,8 +4,9 @@ there, and ``emit top --all`` reads them.
 
 A thread of the worker makes the report every few seconds. It has the snapshot of each host of the
 worker: its own, those of its pool's processes, and the shared host that it uses. No message waits
-for it. Without a Redis nothing is published. If Redis is away, or refuses, the log says so once,
-and the next report tries again.
+for it. A Python function has no host: :mod:`emit.observe.functions` counts for it. Without a Redis
+nothing is published. If Redis is away, or refuses, the log says so once, and the next report tries
+again.
 
 ``EMIT_FLEET``
     ``off``, or the seconds between two reports: 2 by default.
@@ -47,6 +48,7 @@ from emit.errors import LedgerError
 from emit.host import host, status
 from emit.host.host import Host
 from emit.host.place import project, socket_path
+from emit.observe.functions import Functions
 from emit.once import asking
 from emit.text import one_line
 from emit.workers import Worker
@@ -102,6 +104,9 @@ class Report(NamedTuple):
         every: Seconds between two reports.
         hosts: The snapshot of each host of the worker, as by
             :meth:`emit.host.host.Host.snapshot`; commands and the stderr of programs are empty.
+        functions: The same of the nodes that are Python functions, over all processes of the
+            worker. What only a program has is 0 or empty, and so is ``size``, the number of its
+            processes. ``calls`` are messages that were handled or given up.
     """
 
     machine: str
@@ -116,6 +121,7 @@ class Report(NamedTuple):
     at: float
     every: float
     hosts: list[dict[str, Any]]
+    functions: dict[str, Any]
 
 
 def machine() -> str:
@@ -167,6 +173,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("began", "at", "every"), (int, float)),
     "pid": int,
     "hosts": list,
+    "functions": dict,
 }
 
 
@@ -203,6 +210,18 @@ def _read(told: Any) -> Report:
 # -- Publishing ------------------------------------------------------------------------------------
 
 
+#: The counts of this worker, made before its pool forks.
+_functions: Functions | None = None
+
+
+def prepare(worker: Worker) -> None:
+    """Count what this worker's Python functions do from now on, if it is to publish reports."""
+    global _functions
+    is_off = worker.open_redis is None or os.environ.get("EMIT_FLEET") == "off"
+    if not is_off and (_functions is None or _functions.pid != os.getpid()):
+        _functions = Functions(project())
+
+
 def join(worker: Worker) -> Callable[[], None] | None:
     """
     Publish the reports of a worker from now on, unless it has no Redis or ``EMIT_FLEET`` is
@@ -211,7 +230,8 @@ def join(worker: Worker) -> Callable[[], None] | None:
     every = _every()
     if worker.open_redis is None or every is None:
         return None
-    publisher = Publisher(worker, every)
+    prepare(worker)
+    publisher = Publisher(worker, every, _functions)
     publisher.start()
     return publisher.stop
 
@@ -238,11 +258,13 @@ class Publisher:
     Args:
         worker: The worker. It has a Redis.
         every: Seconds between two reports.
+        functions: The counts of its Python functions, if there are any.
     """
 
-    def __init__(self, worker: Worker, every: float) -> None:
+    def __init__(self, worker: Worker, every: float, functions: Functions | None = None) -> None:
         self._worker = worker
         self._every = every
+        self._functions = functions
         self._began = time.time()
         self._machine = machine()
         self._project = project()
@@ -337,6 +359,7 @@ class Publisher:
             at=time.time(),
             every=self._every,
             hosts=[_shown(snapshot) for snapshot in self._snapshots()],
+            functions=self._functions.snapshot() if self._functions else {"nodes": {}},
         )
 
     def _snapshots(self) -> Iterator[dict[str, Any]]:

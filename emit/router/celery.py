@@ -125,6 +125,7 @@ class CeleryRouter(QueueRouter):
         celery_host.connect()
         signals.import_modules.connect(self._import, weak=False)
         signals.celeryd_after_setup.connect(self._check, weak=False)
+        signals.celeryd_after_setup.connect(_prepare)
         signals.worker_process_init.connect(_end_with_master)
         signals.worker_ready.connect(_begin)
         signals.worker_shutdown.connect(_end)
@@ -594,23 +595,29 @@ def _checked(who: str, celery_task: Any) -> Callable[..., Any]:
     return celery_task  # type: ignore[no-any-return]
 
 
+def _prepare(instance: Any, **_: Any) -> None:
+    """Begin what hangs on this worker, and must be there before its pool forks."""
+    workers.prepare(_described(instance.app, instance.hostname))
+
+
 def _begin(sender: Any, **_: Any) -> None:
     """Begin what hangs on this worker. It is at work from now on."""
-    app = sender.app
+    workers.begin(_described(sender.app, sender.hostname))
+
+
+def _described(app: Any, name: str) -> workers.Worker:
     try:
         address = address_of(app)
     except (
         GraphError
     ):  # a worker without nodes may have such a setting; for one with nodes see above
         address = None
-    workers.begin(
-        workers.Worker(
-            name=sender.hostname,
-            queue="celery",
-            app=app.main or "",
-            open_redis=None if address is None else partial(open_redis, address),
-            prefix="" if address is None else address.prefix,
-        )
+    return workers.Worker(
+        name=name,
+        queue="celery",
+        app=app.main or "",
+        open_redis=None if address is None else partial(open_redis, address),
+        prefix="" if address is None else address.prefix,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from emit import workers
 from emit.context import as_trace
 from emit.errors import DispatchError, GraphError
 from emit.letter import DeadLetter
@@ -56,6 +57,7 @@ class QueueRouter(Router, Queue):
         self._receiver = Receiver(
             self, self._runner, self._sender, self._plans, self._around, self._watch
         )
+        workers.add(self)
 
     # -- for the subclass, beside the methods of Queue --------------------------------------
 
