@@ -421,8 +421,7 @@ SDK = [
     Wrong(
         "does not count the attempts",
         "",
-        "read = emit_sdk.Call._read_meta\n"
-        "emit_sdk.Call._read_meta = lambda self, meta: read(self, {**meta, 'attempt': 1})",
+        "emit_sdk.Call.attempt = 1",
         ("context/all that a call says",),
     ),
     Wrong(
