@@ -71,6 +71,9 @@ PUBLIC = {
     "emit.typing": "Decorator Fields NodeFunction NodeOptions Origins RQDecorator RQFunction Rows",
 }
 
+#: What hangs on the core, and may know who observes.
+OUTSIDE = ("observe", "cases", "cli", "web")
+
 #: The part of emit.observe that the rest may know: it imports nothing heavy, and tells those who
 #: listen. All else in the package is for the application to import, and knows the rest.
 OBSERVE = ("observe.facts", "observe.observers", "observe.logs")
@@ -154,6 +157,7 @@ OPTIONAL = {
     "starlette": {"emit.web.server"},
     "uvicorn": {"emit.cli.ui"},
     "msgspec": {"emit.typed.python"},
+    "pytest": {"emit.cases.plugin"},
 }
 
 #: Files that start programs.
@@ -161,6 +165,7 @@ SPAWNING = {"emit.host.system.spawn", "emit.host.system.lifeline", "emit.host.sy
 SPAWNING |= {"emit.router.celery_host"}  # the shared host, which is Emit itself
 SPAWNING |= {"emit.host.system.greenlets"}  # whose Popen the first two take, under gevent
 SPAWNING |= {"emit.web.layout"}  # graphviz
+SPAWNING |= {"emit.cases.own"}  # the tests of other languages
 STARTS = {
     *((name, "os") for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),
     *((name, "os") for name in ("popen", "execv", "execve", "execvp", "execvpe")),
@@ -245,7 +250,9 @@ def test_the_conformance_kit_knows_only_the_host(module: str) -> None:
     assert not [name for name in own_imports(module) if within(name, (*GRAPH, *DOORS))]
 
 
-@pytest.mark.parametrize("module", [m for m in FILES if not within(m, ("observe", "cli", "web"))])
+@pytest.mark.parametrize(
+    "module", [m for m in FILES if not within(m, ("observe", "cases", "cli", "web"))]
+)
 def test_nobody_knows_who_observes(module: str) -> None:
     """The core tells facts, and imports none of those that make something of them."""
     known = {name for name in own_imports(module) if within(name, ("observe",))}

@@ -29,6 +29,8 @@ COMMANDS = {
     "run": "feed messages to a router's entry points",
     "call": "give one message to one node",
     "types": "write the types of messages and results for another language",
+    "replay": "give recorded messages to their node again",
+    "test": "run recorded cases, and each node's own tests",
     "new": "write a first version of a node, or of a project",
     "graph": "show a router's graph, as text or as a picture",
     "check": "find what is wrong with a graph, for people and for CI",

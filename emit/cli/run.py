@@ -8,10 +8,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from emit.cases.record import recording, save
 from emit.cli.input import FORMATS, MESSAGE, Fed, Feed, read_message, show
 from emit.cli.output import (
     INTERRUPTED,
@@ -65,6 +67,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--origin", action="store_true", help="add each result's node, as _origin")
     add("--quiet", action="store_true", help="print no results")
+    add(
+        "--record",
+        action="append",
+        default=[],
+        metavar="NODE=FILE",
+        help="write the messages and results of a node to a file, for emit replay",
+    )
     add("--json", action="store_true", help="print the counts as JSON, on stderr")
 
 
@@ -81,13 +90,28 @@ def run(arguments: argparse.Namespace) -> int:
             print_results(router, whose, with_origin=arguments.origin)
     show_logs()
     began = time.monotonic()
-    with counting(router) as counts, router:
+    with counting(router) as counts, router, _recording(router, seen, arguments):
         done = _run(router, feed, arguments)
     # For a queue's router, only the messages that this process sent are known.
     rows = [(edge, counts[edge.origin, edge.destination]) for edge in seen.edges]
     rows = [(edge, count) for edge, count in rows if count or is_here]
     _show_counts(rows, done, time.monotonic() - began, arguments.json)
     return done.code
+
+
+@contextmanager
+def _recording(router: Router, seen: Outline, arguments: argparse.Namespace) -> Iterator[None]:
+    """Record the nodes of ``--record`` while the block lasts, and write their files at its end."""
+    with ExitStack() as stack:
+        for told in arguments.record:
+            node, sign, file = told.rpartition("=")
+            if not sign or not node or not file:
+                raise UsageError(f'--record {told}: write NODE=FILE, such as "words=words.ndjson"')
+            _known([node], seen)
+            recorder = stack.enter_context(recording(router, node))
+            target = f"{arguments.router}:{node}"
+            stack.callback(save, Path(file), target, recorder)
+        yield
 
 
 def _feed(arguments: argparse.Namespace) -> Feed | list[Fed]:

@@ -75,6 +75,10 @@ def die() -> NoReturn:
 _driving: ContextVar[Drive | None] = ContextVar("emit_drive", default=None)
 
 
+class Results(list[Any]):
+    """A list of results. pytest tells the fields in which it differs from another list."""
+
+
 class Stuck(AssertionError):
     """A driven graph doesn't come to an end."""
 
@@ -353,21 +357,21 @@ class Drive:
     ) -> list[dict[str, Any]]:
         """Return the fields of the messages that passed an edge, or all edges of one node."""
         self._check_edge(origin, destination)
-        return [
+        return Results(
             {name: value for name, value in vars(message).items() if name != "_origin"}
             for sender, receiver, message in self.sent
             if origin in (None, sender) and destination in (None, receiver)
-        ]
+        )
 
     def results(self, node: str) -> list[dict[str, Any]]:
         """Return the results of a node, with those of runs that were repeated."""
         self._checked(node)
-        return [result for name, result in self._results if name == node]
+        return Results(result for name, result in self._results if name == node)
 
     def returned(self, node: str) -> list[Any]:
         """Return what a node's tasks or jobs returned to the queue; see ``return_results``."""
         self._checked(node)
-        return [value for name, value in self._returned if name == node]
+        return Results(value for name, value in self._returned if name == node)
 
     def _check_edge(self, *nodes: str | None) -> None:
         for node in nodes:
