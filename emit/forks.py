@@ -2,7 +2,7 @@
 The handlers of Emit that run when this process forks, all in one order.
 
 Before the fork the first three steps run, from the first on. After the fork they run in reverse
-order, in the parent and in the child. The child then continues with the other three.
+order, in the parent and in the child. The child then continues with the other four.
 
 =========== =================== =================================================================
 step        of                  what it does
@@ -14,6 +14,7 @@ starts      emit.host.system    waits for starts and closings of programs; the c
 connections emit.host.shared    closes the child's copies of sockets, so that a host sees their end
 status      emit.host.status    closes the child's copy of the socket that answers questions
 host        emit.host.host      forgets the parent's host
+looks       emit.observe.looks  observes no routers for those who look at the parent
 =========== =================== =================================================================
 
 Modules are loaded first, since loading may take the lock of imports. Starts are last, since a
@@ -30,7 +31,7 @@ from typing import NamedTuple
 __all__ = ["STEPS", "at_fork"]
 
 #: The names of all steps, in their order before a fork.
-STEPS = ("modules", "imports", "starts", "connections", "status", "host")
+STEPS = ("modules", "imports", "starts", "connections", "status", "host", "looks")
 
 #: The number of steps that have something to do before a fork.
 _BEFORE = 3

@@ -2,14 +2,15 @@
 The life of a queue's worker, for what hangs on it and works beside its messages.
 
 A companion is a function that a worker calls when it is ready, in the process that the pool of
-Celery belongs to, or in RQ's worker itself. Others are called before the pool forks. The worker
-knows no companion but its name, and imports it by that. A companion that fails is logged, and
-changes nothing.
+Celery belongs to, or in RQ's worker itself. Others are called before the pool forks, or in each of
+its processes. The worker knows no companion but its name, and imports it by that. A companion that
+fails is logged, and changes nothing.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -18,7 +19,10 @@ from weakref import WeakSet
 
 from emit.text import one_line
 
-__all__ = ["COMPANIONS", "EARLY", "Worker", "add", "begin", "each_router", "end", "prepare"]
+__all__ = [
+    *("COMPANIONS", "EARLY", "OF_PROCESSES", "Worker", "add", "begin", "begin_process"),
+    *("each_router", "end", "prepare"),
+]
 
 logger = logging.getLogger("emit")
 
@@ -28,6 +32,9 @@ COMPANIONS = ["emit.observe.fleet:join"]
 
 #: Those that are called before the pool forks, in the same form. What they return is left alone.
 EARLY = ["emit.observe.fleet:prepare"]
+
+#: The companions of each process that handles messages. They take nothing, and return the same.
+OF_PROCESSES = ["emit.observe.looks:open"]
 
 
 class Worker(NamedTuple):
@@ -50,7 +57,8 @@ class Worker(NamedTuple):
     prefix: str = ""
 
 
-_ends: list[Callable[[], object]] = []
+#: The ends of companions, each with the process that it belongs to.
+_ends: list[tuple[int, Callable[[], object]]] = []
 
 #: The routers of this process that a queue brings messages, and the functions that see each.
 _routers: WeakSet[Any] = WeakSet()
@@ -85,24 +93,36 @@ def begin(worker: Worker) -> None:
     """Call the companions. They must not wait: the worker waits for them."""
     end()
     for name in COMPANIONS:
-        ends = _call(name, worker)
-        if ends is not None:
-            _ends.append(ends)
+        _keep(_call(name, worker))
+    begin_process()
 
 
-def _call(name: str, worker: Worker) -> Any:
+def begin_process() -> None:
+    """Call the companions of a process that handles messages. They must not wait."""
+    for name in OF_PROCESSES:
+        _keep(_call(name))
+
+
+def _keep(ends: Any) -> None:
+    if ends is not None:
+        _ends.append((os.getpid(), ends))
+
+
+def _call(name: str, *args: Any) -> Any:
     module, _, function = name.partition(":")
     try:
-        return getattr(import_module(module), function)(worker)
+        return getattr(import_module(module), function)(*args)
     except Exception:
         logger.exception("%s could not begin; the worker goes on without it", name)
     return None
 
 
 def end() -> None:
-    """Tell the companions that the worker ends. May be called any number of times."""
+    """Tell the companions that the worker ends, or this process of its pool. May be repeated."""
     while _ends:
-        ends = _ends.pop()
+        pid, ends = _ends.pop()
+        if pid != os.getpid():  # those of the master that has forked this process
+            continue
         try:
             ends()
         except Exception as error:

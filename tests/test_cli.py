@@ -29,12 +29,12 @@ def run(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]
 
 
 def test_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The help names every command, in 30 lines of 80 characters."""
+    """The help names every command, in 34 lines of 80 characters."""
     monkeypatch.setenv("COLUMNS", "80")
     done = run("--help")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) <= 30
+    assert len(lines) <= 34
     assert max(map(len, lines)) <= 80
     for name in COMMANDS:
         assert f"\n  {name} " in done.stdout

@@ -31,7 +31,7 @@ def test_the_order() -> None:
     said = run_host(FORK + "pid = os.fork()\nif pid: os.waitpid(pid, 0)\nelse: os._exit(0)")
     words = said.split()
     assert words[:3] == ["before-modules", "before-imports", "before-starts"]
-    after = ["starts", "imports", "modules", "connections", "status", "host"]
+    after = ["starts", "imports", "modules", "connections", "status", "host", "looks"]
     for who in ("parent", "child"):
         mine = [word.partition("-")[2] for word in words if word.startswith(who)]
         assert mine == after

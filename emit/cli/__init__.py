@@ -38,6 +38,7 @@ COMMANDS = {
     "doctor": "test everything that Emit can use on this machine",
     "top": "watch all nodes with programs on this machine",
     "reload": "have the present version of programs take over",
+    "tap": "watch messages as they pass a node or an edge",
     "metrics": "answer Prometheus for all Emit processes on this machine",
     "ui": "show the running graph in a browser",
     "inspect": "show what a node's program says of itself, and if it stops",

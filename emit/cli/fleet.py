@@ -29,16 +29,14 @@ def reading(arguments: argparse.Namespace) -> Iterator[Callable[[], list[Report]
         CommandError: Redis can't be reached, or refuses.
         UsageError: No Redis is named.
     """
-    try:
-        import redis
-    except ModuleNotFoundError as error:
-        extras = "'emit-graph[celery]' or 'emit-graph[rq]'"
-        raise CommandError(f"--all needs redis-py: pip install {extras}") from error
+    router = load_router(arguments.app) if arguments.app else None
     with ExitStack() as stack:
-        try:
-            sources = [*_sources(arguments, redis, stack)]
-        except (EmitError, ValueError) as error:
-            raise CommandError(str(error)) from error
+        sources = redis_of(arguments, router, stack)
+        if not sources:
+            raise UsageError(
+                "which Redis? Give --redis URL, or a router as --app, or set EMIT_REDIS or "
+                "REDIS_URL"
+            )
 
         def read() -> list[Report]:
             try:
@@ -50,11 +48,27 @@ def reading(arguments: argparse.Namespace) -> Iterator[Callable[[], list[Report]
         yield read
 
 
+def redis_of(arguments: argparse.Namespace, router: Any, stack: ExitStack) -> list[tuple[Any, str]]:
+    """
+    Return a client and a prefix for each Redis that has reports; none: no Redis is named.
+
+    Raises:
+        CommandError: redis-py is missing, or a Redis can't be used.
+    """
+    try:
+        import redis
+    except ModuleNotFoundError as error:
+        extras = "'emit-graph[celery]' or 'emit-graph[rq]'"
+        raise CommandError(f"this needs redis-py: pip install {extras}") from error
+    try:
+        return [*_sources(arguments, router, redis, stack)]
+    except (EmitError, ValueError) as error:
+        raise CommandError(str(error)) from error
+
+
 def _sources(
-    arguments: argparse.Namespace, redis: Any, stack: ExitStack
+    arguments: argparse.Namespace, router: Any, redis: Any, stack: ExitStack
 ) -> Iterator[tuple[Any, str]]:
-    """Yield a client and a prefix for each Redis that has reports."""
-    router = load_router(arguments.app) if arguments.app else None
     ledgers = [*getattr(router, "ledgers", tuple)()]
     url = arguments.redis or os.environ.get("EMIT_REDIS") or os.environ.get("REDIS_URL")
     if ledgers and not arguments.redis:
@@ -66,10 +80,6 @@ def _sources(
         client = stack.enter_context(redis.Redis.from_url(url, **limits))
         prefix = arguments.prefix
         yield client, ledgers[0].prefix if prefix is None and ledgers else prefix or ""
-    else:
-        raise UsageError(
-            "which Redis? Give --redis URL, or a router as --app, or set EMIT_REDIS or REDIS_URL"
-        )
 
 
 def hosts_of(reports: Sequence[Report]) -> Snapshots:

@@ -8,7 +8,8 @@ Answers requests for a host's figures on a private unix socket, as ``emit top`` 
 3. A forked child closes its copy, and opens a socket of its own when it makes a host.
 4. The socket is removed at exit. A killed process leaves its socket, and the next reader removes
    it.
-5. ``EMIT_STATUS=off`` switches it off. If no socket can be made, that is logged at INFO, and the
+5. A process without a host may have a socket, too, with another ending: see :func:`open_idle`.
+6. ``EMIT_STATUS=off`` switches it off. If no socket can be made, that is logged at INFO, and the
    host works without one.
 """
 
@@ -26,6 +27,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,13 @@ _PAUSE = 0.1
 #: Seconds between two checks if some events don't wake us.
 _TICK = 0.05
 
-#: The name of a socket, with the ids of its process and of that process's parent.
-_NAME = re.compile(r"([0-9]+)-(?:([0-9]+)-)?[0-9a-f]+\.sock")
+#: The name of a socket, with the ids of its process and of that process's parent; ``look``: the
+#: process has no host.
+_NAME = re.compile(r"([0-9]+)-(?:([0-9]+)-)?[0-9a-f]+\.(sock|look)")
+
+#: Who answers questions that have these keys, as ``module:function``: neither the host nor this
+#: module knows them. See :mod:`emit.observe.looks`.
+OTHERS = {"look": "emit.observe.looks:answer"}
 
 #: Answers a question. Both are maps that JSON can carry.
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -75,14 +82,16 @@ class Status:
 
     Args:
         answer: Called with each question, in that thread.
+        ending: The ending of the socket's name: ``sock``, or ``look`` without a host.
 
     Raises:
         OSError: No socket can be made here.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, ending: str = "sock") -> None:
         self.pid = os.getpid()
-        self.path = private(folder()) / f"{self.pid}-{os.getppid()}-{os.urandom(4).hex()}.sock"
+        named = f"{self.pid}-{os.getppid()}-{os.urandom(4).hex()}.{ending}"
+        self.path = private(folder()) / named
         self._answer = answer
         self._listener = socket.socket(socket.AF_UNIX)
         try:
@@ -186,7 +195,7 @@ class Status:
         if not isinstance(question, dict):
             raise ValueError(f"it must be a map, not {type(question).__name__}")
         try:
-            return json.dumps(self._answer(question)).encode() + b"\n"
+            return json.dumps(_answering(question, self._answer)).encode() + b"\n"
         except Exception as error:
             logger.exception("status: a question was not answered")
             raise ValueError(type(error).__name__) from error
@@ -199,6 +208,14 @@ class Status:
             self._thread.join(_PAUSE)  # not longer: it may be making an answer
             self.path.unlink(missing_ok=True)
         self._listener.close()
+
+
+def _answering(question: Mapping[str, Any], answer: Answer) -> Mapping[str, Any]:
+    for key, named in OTHERS.items():
+        if key in question:
+            module, _, function = named.partition(":")
+            answer = getattr(import_module(module), function)
+    return answer(question)
 
 
 class _Asker:
@@ -239,14 +256,20 @@ class _Asker:
 _current: Status | None = None
 
 
-def serve(answer: Answer) -> None:
+def open_idle() -> None:
+    """Answer the questions of OTHERS from now on, if this process does not answer any yet."""
+    if _current is None:
+        serve(lambda question: {}, "look")
+
+
+def serve(answer: Answer, ending: str = "sock") -> None:
     """Answer questions from now on, unless ``EMIT_STATUS`` is ``off``."""
     global _current
     close()
     if os.environ.get("EMIT_STATUS") == "off":
         return
     try:
-        _current = Status(answer)
+        _current = Status(answer, ending)
     except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
         logger.info("status: no socket for `emit top`: %s", error)
 
@@ -266,19 +289,24 @@ at_fork("status", in_child=close)
 # -- asking ------------------------------------------------------------------------------------
 
 
-def sockets(parent: int | None = None) -> list[Path]:
+def sockets(parent: int | None = None, *, idle: bool = False) -> list[Path]:
     """
     Return the sockets of this user's hosts, killed ones included, and no other file.
 
     Args:
         parent: Only those of processes that this process has started.
+        idle: Also those of processes without a host.
     """
     try:
         files = [*private(folder(), make=False).iterdir()]
     except OSError:
         return []
     named = ((path, _NAME.fullmatch(path.name)) for path in files)
-    found = (path for path, name in named if name and parent in (None, int(name[2] or 0)))
+    found = (
+        path
+        for path, name in named
+        if name and parent in (None, int(name[2] or 0)) and (idle or name[3] == "sock")
+    )
     return sorted(path for path in found if path.is_socket())
 
 

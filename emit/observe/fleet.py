@@ -21,9 +21,13 @@ The keys, after the prefix that all of Emit's keys have there:
     the report of one worker. It expires, so that a killed worker is soon gone.
 ``emit:fleet``
     a sorted set of the ids, by the time of the worker
+``emit:fleet@looks``, ``emit:fleet@seen:<id>``
+    those who want to know more for a while, and what they have asked for: see
+    :mod:`emit.observe.taps`
 
 A report is JSON, compressed by zlib, in base64. It has figures, names of nodes and the texts of
-errors at a start; never a message, a program's command, its environment or its stderr.
+errors at a start; never a message, a program's command, its environment or its stderr. Messages are
+shown only to those who ask for them, and without the fields that a router's ``redact`` names.
 """
 
 from __future__ import annotations
@@ -49,6 +53,7 @@ from emit.host import host, status
 from emit.host.host import Host
 from emit.host.place import project, socket_path
 from emit.observe.functions import Functions
+from emit.observe.taps import Looks
 from emit.once import asking
 from emit.text import one_line
 from emit.workers import Worker
@@ -81,6 +86,10 @@ _MOST = 64 * 1024 * 1024
 #: Reports that are read from Redis at a time.
 _PAGE = 100
 
+#: Seconds between two reports while somebody looks.
+LOOKED = 0.75
+
+
 #: What is empty in a node, and in an error: it may have secrets, or the words of a program.
 _PRIVATE: dict[str, Any] = {"command": []}
 _PRIVATE_ERROR = {"stderr_tail": ""}
@@ -107,6 +116,8 @@ class Report(NamedTuple):
         functions: The same of the nodes that are Python functions, over all processes of the
             worker. What only a program has is 0 or empty, and so is ``size``, the number of its
             processes. ``calls`` are messages that were handled or given up.
+        counts: The messages of all nodes that were counted since somebody looks, as of
+            :meth:`emit.observe.totals.Totals.told`; None: nobody does.
     """
 
     machine: str
@@ -122,6 +133,7 @@ class Report(NamedTuple):
     every: float
     hosts: list[dict[str, Any]]
     functions: dict[str, Any]
+    counts: dict[str, Any] | None = None
 
 
 def machine() -> str:
@@ -174,7 +186,11 @@ _KINDS: dict[str, Any] = {
     "pid": int,
     "hosts": list,
     "functions": dict,
+    "counts": (dict, type(None)),
 }
+
+#: Fields that earlier versions don't have.
+_OPTIONAL = frozenset(Report._field_defaults)
 
 
 def _text(value: Any) -> str:
@@ -197,7 +213,8 @@ def _read(told: Any) -> Report:
         raise ValueError(f"it has more than {_MOST} bytes")
     if not isinstance(data, dict) or data.get("version") != _VERSION:
         raise ValueError("its Emit is of another version")
-    report = Report(**{name: data[name] for name in Report._fields})
+    given = {name for name in Report._fields if name in data or name not in _OPTIONAL}
+    report = Report(**{name: data[name] for name in given})
     for name, kind in _KINDS.items():
         held = getattr(report, name)
         if not isinstance(held, kind):
@@ -274,6 +291,7 @@ class Publisher:
         self._entered = float("-inf")
         self._failures = 0
         self._answers: dict[Path, tuple[float, dict[str, Any]]] = {}
+        self._looks = Looks(worker, self._machine, self._index)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="emit-fleet", daemon=True)
 
@@ -291,6 +309,7 @@ class Publisher:
         while not self._stopped.wait(wait):
             began = time.monotonic()
             wait = self._try() - (time.monotonic() - began)
+        self._looks.close()
         if not self._failures:
             self._try_to_leave()
         self._client = None
@@ -298,6 +317,7 @@ class Publisher:
     def _try(self) -> float:
         """Publish a report. Return the seconds until the next one."""
         try:
+            self._looks.serve(self._opened())
             self._publish(_write(self._report()))
         except Exception as error:  # whatever it is, no message may suffer
             self._failures += 1
@@ -309,7 +329,8 @@ class Publisher:
         if self._failures:
             logger.info("`emit top --all` shows this worker again")
         self._failures = 0
-        return self._every * random.uniform(0.9, 1.1)  # workers that began together spread out
+        every = min(self._every, LOOKED) if self._looks.are_there else self._every
+        return every * random.uniform(0.9, 1.1)  # workers that began together spread out
 
     def _said(self, error: Exception) -> str:
         said = one_line(str(error) or type(error).__name__)
@@ -317,11 +338,14 @@ class Publisher:
             said += f": give its user these keys and commands: ~{self._index}* +@read +@write"
         return f"{said}; EMIT_FLEET=off switches it off"
 
-    def _publish(self, report: bytes) -> None:
+    def _opened(self) -> Any:
         assert self._worker.open_redis is not None
         if self._client is None:
             self._client = self._worker.open_redis()
-        with asking(self._client, "publish what this worker does"):
+        return self._client
+
+    def _publish(self, report: bytes) -> None:
+        with asking(self._opened(), "publish what this worker does"):
             kept = int(1000 * max(_LEAST, _KEPT * self._every))
             now = time.monotonic()
             if now - self._entered < _ENTER:
@@ -360,6 +384,7 @@ class Publisher:
             every=self._every,
             hosts=[_shown(snapshot) for snapshot in self._snapshots()],
             functions=self._functions.snapshot() if self._functions else {"nodes": {}},
+            counts=self._looks.counts(),
         )
 
     def _snapshots(self) -> Iterator[dict[str, Any]]:

@@ -8,19 +8,22 @@ A :class:`Tap` is an observer that is shown messages and results as well.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
 from emit.context import Run, Trace
 from emit.observe.facts import Fact, Observer, Started
 
-__all__ = ["Observers", "Tap", "here", "tell"]
+__all__ = ["Observers", "Tap", "here", "noticing", "tell"]
 
 _log = logging.getLogger("emit")
 
 #: The observers of each router of this process.
 here: WeakSet[Observers] = WeakSet()
+
+#: Functions that are called with those of a new router.
+noticing: list[Callable[[Observers], object]] = []
 
 
 class Tap:
@@ -71,6 +74,8 @@ class Observers:
         self.passing: tuple[type[Exception], ...] = ()
         self.redact = frozenset(redact)
         here.add(self)
+        for notice in noticing:
+            notice(self)
 
     def add(self, observer: Observer) -> None:
         """

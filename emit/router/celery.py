@@ -127,6 +127,8 @@ class CeleryRouter(QueueRouter):
         signals.celeryd_after_setup.connect(self._check, weak=False)
         signals.celeryd_after_setup.connect(_prepare)
         signals.worker_process_init.connect(_end_with_master)
+        signals.worker_process_init.connect(_begin_process)
+        signals.worker_process_shutdown.connect(_end)
         signals.worker_ready.connect(_begin)
         signals.worker_shutdown.connect(_end)
         signals.worker_process_shutdown.connect(self._stop, weak=False)
@@ -619,6 +621,10 @@ def _described(app: Any, name: str) -> workers.Worker:
         open_redis=None if address is None else partial(open_redis, address),
         prefix="" if address is None else address.prefix,
     )
+
+
+def _begin_process(**_: Any) -> None:
+    workers.begin_process()
 
 
 def _end(**_: Any) -> None:
