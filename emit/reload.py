@@ -60,17 +60,15 @@ def _at_a_shared_host(path: str, nodes: list[str], project: str, force: bool) ->
     if asked is None or asked.swapped is None:
         reason = "it does not answer" if asked is None else asked.trouble or "it has ended"
         raise HostLost(node=nodes[0], path=path, reason=reason)
-    return [_restored(each) for each in asked.swapped]
+    return [*map(_restored, asked.swapped, asked.causes)]
 
 
-def _restored(told: Mapping[str, Any]) -> Swapped:
-    """Return the outcome in the map of :meth:`Swapped.as_data`."""
-    nodes, error = tuple(told["nodes"]), told["error"]
-    failed = None
-    if error is not None:
-        found = to_error({"type": "", **error}, nodes[0], {})
-        failed = found if isinstance(found, HostError) else HostError(str(found), node=nodes[0])
-    return Swapped(nodes, tuple(told["before"]), told["version"], told["processes"], failed)
+def _restored(told: Mapping[str, Any], cause: Mapping[str, Any] | None) -> Swapped:
+    """Return the outcome in the map of :meth:`Swapped.as_data`, with its error."""
+    nodes, before = tuple(told["nodes"]), tuple(told["before"])
+    error = None if cause is None else to_error(cause, "".join(nodes[:1]), {})
+    assert error is None or isinstance(error, HostError)
+    return Swapped(nodes, before, told["version"], told["processes"], error)
 
 
 def socket_of(path: str | None) -> Path | None:
@@ -94,12 +92,14 @@ class Asked:
         pid: The id of the host's process.
         swapped: The outcomes, each as by :meth:`emit.host.swap.Swapped.as_data`; None: they are not
             known, or the host has ended.
+        causes: The error of each, or None; see `emit.host.shared.data.to_error`.
         trouble: Why the host does not answer; empty: it does.
     """
 
     def __init__(self, socket: Path, number: int) -> None:
         self.pid = int(socket.name.partition("-")[0])
         self.swapped: list[dict[str, Any]] | None = None
+        self.causes: list[dict[str, Any] | None] = []
         self.trouble = ""
         self._socket = socket
         self._number = number
@@ -112,6 +112,7 @@ class Asked:
             try:
                 told = status.ask(self._socket, {"swap": {"outcome": self._number}})
                 self.swapped = None if told is None else told["swapped"]
+                self.causes = [] if self.swapped is None or told is None else told["causes"]
                 self._over = told is None or self.swapped is not None
             except (OSError, ValueError, KeyError) as error:
                 self.trouble, self._over = str(error) or type(error).__name__, True

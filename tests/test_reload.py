@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -14,24 +16,24 @@ from typing import Any
 import pytest
 
 from emit import Router, ShellNode
-from emit.errors import GraphError, StartError
+from emit.errors import GraphError, HostLost, StartError
 from emit.host import host
-from emit.host.host import Host
+from emit.host.host import Host, RemoteHost
 from tests.hosts import ROOT, lives, until
+from tests.queues.notes import graph, seen, wait_for
+from tests.queues.worker import celery_worker
 from tests.reloaded import CODES, load, router_of
 from tests.shared_hosts import EMIT
 
 PYTHON = CODES["python"]
+requires = pytest.mark.requires
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("builds")
 @pytest.mark.parametrize(
     "language",
-    [
-        pytest.param(name, marks=[] if name == "python" else pytest.mark.requires(name))
-        for name in CODES
-    ],
+    [pytest.param(name, marks=[] if name == "python" else requires(name)) for name in CODES],
 )
 def test_an_edit_under_load(tmp_path: Path, language: str) -> None:
     """
@@ -393,3 +395,107 @@ def test_the_command(tmp_path: Path) -> None:
         assert (none.returncode, "EMIT_PROJECT" in none.stderr) == (2, True)
         app.stdin.close()
     assert reload(tmp_path).returncode == 2
+
+
+# A shared host
+
+
+@pytest.fixture
+def shared(short_folder: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Provide a shared host in a process of its own, for all nodes of this process, and its log."""
+    path, log = short_folder / "host.sock", short_folder / "log"
+    with log.open("w") as output:
+        command = [EMIT, "host", "--socket", str(path)]
+        running = subprocess.Popen(command, stderr=output)
+    until(lambda: "listening at" in log.read_text())
+    before, host.running = host.running, RemoteHost(str(path))
+    try:
+        yield running, log
+    finally:
+        host.running.close()
+        host.running = before
+        running.terminate()
+        running.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("builds")
+@pytest.mark.parametrize("language", ["python", pytest.param("go", marks=requires("go"))])
+def test_a_shared_host(tmp_path: Path, shared: Any, language: str) -> None:
+    """It swaps for its clients, builds what is built, and tells them why a file can't be loaded."""
+    code, (process, log) = CODES[language], shared
+    router, node = router_of(code.write(tmp_path, 1), size=2)
+    with router, load(node, tmp_path / "log") as under:
+        under.more(50)
+        code.write(tmp_path, 2)
+        [swapped] = router.reload("node")
+        assert (swapped.nodes, swapped.is_new, swapped.error) == (("node",), True, None)
+        under.more(50)
+        assert under.answers[-1][1]["v"] == 102
+        code.spoil(tmp_path)
+        with pytest.raises(StartError, match=code.file):
+            router.reload()
+        code.write(tmp_path, 3)
+        process.send_signal(signal.SIGUSR1)
+        until(lambda: under.answers[-1][1]["v"] == 1003 or under.errors)
+        assert swapped.version in log.read_text()
+    under.check()
+
+
+@pytest.mark.slow
+def test_a_shared_host_that_is_gone(tmp_path: Path, shared: Any) -> None:
+    """The error names its socket."""
+    router, node = router_of(PYTHON.write(tmp_path, 1), size=1)
+    with router:
+        call(node, tmp_path)
+        shared[0].kill()
+        shared[0].wait()
+        with pytest.raises(HostLost, match=r"host\.sock"):
+            router.reload()
+
+
+@requires("redis-server")
+def test_a_celery_worker(
+    redis: str, tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All children of its pool go over without a restart, and every message is handled once."""
+    log = str(tmp_path / "log")
+    monkeypatch.setenv("EMIT_TEST_FOLDER", str(tmp_path))
+    monkeypatch.setenv("EMIT_PROJECT", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_folder))
+    PYTHON.write(tmp_path, 1)
+    with (
+        graph("edited", redis) as edited,
+        celery_worker(tmp_path / "worker.log", "-c", "3", app="edited") as worker,
+    ):
+        numbers = itertools.count()
+        stopped = threading.Event()
+
+        def send() -> None:
+            while not stopped.wait(0.005):
+                edited.router(n=next(numbers), log=log)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        try:
+            wait_for(edited, "edited.last", 100)
+            PYTHON.write(tmp_path, 2)
+            done = reload(tmp_path, "--json")
+            assert done.returncode == 0, done.stderr
+            rows = json.loads(done.stdout)
+            assert {row["pid"] for row in rows} <= set(worker.children())
+            assert any(row["processes"] for row in rows)
+            reloaded = next(numbers)
+            wait_for(edited, "edited.last", len(seen(edited, "edited.last")) + 100)
+            PYTHON.spoil(tmp_path)
+            assert reload(tmp_path).returncode == 1
+        finally:
+            stopped.set()
+            sending.join()
+        edited.router(n=reloaded, log=log)
+        count = next(numbers)
+        answers = wait_for(edited, "edited.last", count)
+        assert sorted(answer["n"] for answer in answers) == list(range(count))
+        assert sorted(map(int, Path(log).read_text().split())) == list(range(count))
+        assert {a["v"] for a in answers if a["n"] >= reloaded} == {102}
+        assert {a["v"] for a in answers} == {11, 102}

@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import signal
+import threading
 from typing import Any
 
 from emit.cli.output import CommandError
 from emit.errors import HostLost
-from emit.host import status
+from emit.host import status, swap
 from emit.host.host import Host
 from emit.host.place import VARIABLE, Place, PlaceTaken, socket_path
 from emit.host.shared.client import ask
@@ -82,8 +83,12 @@ def _serve(place: Place, arguments: argparse.Namespace) -> None:
         stopped.append(number)
         server.stop()
 
+    def reload(number: int, _: Any) -> None:  # the outcome of each program is in the log
+        threading.Thread(target=swap.reload, args=(host, host.nodes), name="emit-swap").start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    signal.signal(signal.SIGUSR1, reload)
     if arguments.standby:
         while not place.try_for(_TURN):
             if stopped or arguments.parent not in (None, os.getppid()):

@@ -30,6 +30,7 @@ from emit.host.host import Host
 from emit.host.lines import logger_of
 from emit.host.pool import Pool
 from emit.host.process import Launcher, Process
+from emit.host.shared.data import from_error
 from emit.host.system.program import Program
 from emit.host.system.version import version_of
 from emit.text import one_line
@@ -212,7 +213,12 @@ class Swaps:
                 self._done.popitem(last=False)
 
         def run() -> None:
-            done = work()
+            try:
+                done = work()
+            except Exception as error:  # its client would wait for the outcome for ever
+                logger.exception("a swap has failed")
+                text = f"the swap has failed: {type(error).__name__}: {one_line(str(error))}"
+                done = [Swapped((), (), "", 0, HostError(text, node=""))]
             with self._lock:
                 self._done[number] = done
 
@@ -242,7 +248,8 @@ def answer(host: Host, question: Mapping[str, Any]) -> dict[str, Any]:
         question: ``{"nodes": names or None, "project": name or None, "force": bool}`` begins a
             swap of these nodes, where None stands for all. The answer is ``{"swap": number}``, or
             ``{"swap": None}`` if the host has none of them. ``{"outcome": number}`` asks for its
-            outcome: ``{"swapped": list}`` of :meth:`Swapped.as_data`, or None while it goes on.
+            outcome: ``{"swapped": list, "causes": list}``, of :meth:`Swapped.as_data` and of their
+            errors as by `emit.host.shared.data.from_error`; or ``{"swapped": None}`` meanwhile.
     """
     swaps = _swaps.setdefault(host, Swaps())
     if "outcome" in question:
@@ -250,7 +257,10 @@ def answer(host: Host, question: Mapping[str, Any]) -> dict[str, Any]:
             done = swaps.outcome(question["outcome"])
         except KeyError:
             return {"error": "there is no such swap"}
-        return {"swapped": None if done is None else [each.as_data() for each in done]}
+        if done is None:
+            return {"swapped": None}
+        causes = [None if each.error is None else from_error(each.error) for each in done]
+        return {"swapped": [each.as_data() for each in done], "causes": causes}
     chosen = [*_chosen(host, question.get("nodes"), question.get("project"))]
     if not chosen:
         return {"swap": None}

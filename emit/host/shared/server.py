@@ -19,18 +19,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 from emit import context
-from emit.errors import EmitError, FrameTooLarge, HostError, HostLost, StartError
+from emit.errors import EmitError, FrameTooLarge, GraphError, HostError, HostLost, StartError
 from emit.host.calls import Calls
 from emit.host.host import Host
-from emit.host.language.launch import explain
+from emit.host.language.launch import explain, prepare
+from emit.host.language.runtime import locate
 from emit.host.place import Place, peer_of
 from emit.host.shared.client import BEAT
 from emit.host.shared.data import from_error, to_context, to_node, to_run
+from emit.host.system.program import Program
 from emit.host.transport import Abandoned, remaining
 from emit.host.wire import frames
 from emit.host.wire.codec import Msgpack
@@ -215,7 +218,7 @@ class Server:
             if key not in self._nodes:
                 calls = self._host.calls(
                     name,
-                    lambda: program,
+                    Maker(program),
                     described.settings,
                     program_node=described.program_node,
                     shared=described.shared,
@@ -250,6 +253,41 @@ class Server:
         self._host.close()
         os.close(self._wake)
         os.close(self._waker)
+
+
+class Maker:
+    """
+    Makes a program that a client has described: at first as it was described, which includes the
+    client's build, and later, for a reload, of its present files.
+
+    Args:
+        program: The program.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._described: Program | None = program
+        self._program = program
+
+    def __call__(self) -> Program:
+        """
+        Return the program.
+
+        Raises:
+            StartError: It can't be built.
+        """
+        first, self._described = self._described, None
+        return first or self._remade()
+
+    def _remade(self) -> Program:
+        program, parts = self._program, self._program.parts
+        if parts is None or not program.version:  # nothing is built: its start reads the files
+            return program
+        file = f"{parts.file}:{parts.function}" if parts.function else parts.file
+        try:
+            source = locate(program.node, file, program.cwd)
+        except GraphError as error:
+            raise StartError(node=program.node, argv=program.argv, reason=str(error)) from error
+        return prepare(replace(program, version=""), source, program.env)
 
 
 class Node:
