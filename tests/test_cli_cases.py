@@ -13,7 +13,9 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
-from tests.queues.worker import eventually
+from emit.dead import DeadLetters
+from tests.queues.notes import graph
+from tests.queues.worker import celery_worker, eventually
 from tests.test_cli import run
 
 pytestmark = pytest.mark.slow
@@ -245,3 +247,86 @@ def test_an_edited_node_of_the_polyglot_demo(tmp_path: Path) -> None:
     told = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
     assert 'result 1 .letters: expected "ainr", got "rnia"' in told
     assert {line.partition(":")[0] for line in told} == {"result 1 .letters"}
+
+
+def recording(*words: str, cwd: Path) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(cwd)])}
+    command = [sys.executable, "-u", "-m", "emit.cli", "record", *words]
+    return subprocess.Popen(command, cwd=cwd, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until_watched(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError("it ended")
+
+
+FEED = """
+import sys, time
+import app
+
+with app.router:
+    for number in range(10_000):
+        app.router(text=f"word{number} rain " + "x" * 70_000 * (number % 5 == 0), password="canary")
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.requires("ruby")
+def test_record_a_process_of_this_machine(project: Path) -> None:
+    """Values come whole or not at all, and what is redacted does not come."""
+    (project / "feed.py").write_text(FEED, "utf-8")
+    with subprocess.Popen([sys.executable, "feed.py"], cwd=project) as feed:
+        try:
+            target = ("app.router:words", "-n", "20", "-o", "words.ndjson", "--redact", "word")
+            with recording(*target, cwd=project) as recorder:
+                _, said = recorder.communicate(timeout=100)
+        finally:
+            feed.kill()
+    assert recorder.returncode == 0, said
+    assert "20 messages, 20 cases in words.ndjson" in said
+    assert "left out a message: it has 70" in said
+    text = (project / "words.ndjson").read_text("utf-8")
+    assert "canary" not in text
+    cases = [json.loads(line) for line in text.splitlines()[1:]]
+    assert {case["message"]["password"] for case in cases} == {"[hidden]"}
+    assert [result["word"] for case in cases for result in case["results"]] == ["[hidden]"] * 40
+    assert run("replay", "words.ndjson", cwd=project).returncode == 0
+    done = run("record", "app.router:words", "-o", "words.ndjson", cwd=project)
+    assert (done.returncode, "is there already" in done.stderr) == (2, True)
+
+
+@pytest.mark.requires("redis-server")
+def test_record_workers_and_a_dead_letter(redis: str, tmp_path: Path) -> None:
+    """Messages of a worker somewhere else, and one that was given up, become cases."""
+    with (
+        graph("flow", redis) as flow,
+        celery_worker(tmp_path / "log", "-c", "1", EMIT_FLEET="0.1"),
+    ):
+        path = tmp_path / "single.ndjson"
+        words = ("flow.router:flow.single", "-n", "3", "-o", str(path))
+        with recording(*words, cwd=ROOT / "tests" / "queues") as recorder:
+            wait_until_watched(recorder, "is watched")
+            flow.router.functions["flow.count"].delay(count=3)
+            flow.moody.delay(n=1, how="error")
+            assert recorder.wait(100) == 0
+        (entry,) = eventually(lambda: DeadLetters(flow.redis).list())
+        assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == [
+            {"emit_cases": 1, "target": "flow.router:flow.single"},
+            *(
+                {"message": {"n": n}, "results": [{"n": n}], "origin": "flow.count"}
+                for n in range(3)
+            ),
+        ]
+        there = ROOT / "tests" / "queues"
+        show = ("dead", "show", entry.id, "--as-test")
+        done = run(*show, "--app", "flow.router", cwd=there)
+        assert [json.loads(line) for line in done.stdout.splitlines()] == [
+            {"emit_cases": 1, "target": "flow.router:flow.moody"},
+            {"message": {"n": 1, "how": "error"}, "error": "KeyError", "name": entry.id},
+        ]
+        (tmp_path / "dead.ndjson").write_text(done.stdout, "utf-8")
+        assert run("replay", str(tmp_path / "dead.ndjson"), cwd=there).returncode == 0
+        assert "needs --app" in run(*show, "--redis", redis, cwd=there).stderr

@@ -50,6 +50,7 @@ PUBLIC = {
         "CeleryRouter Message NoResult RQRouter Reject Retry Router ShellNode __version__ "
         "idempotent"
     ),
+    "emit.cases.record": "Recorder recording save",
     "emit.celery": "configure problems",
     "emit.context": "Context current",
     "emit.dead": "DeadLetters",

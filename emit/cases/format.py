@@ -177,7 +177,7 @@ def write(path: Path, cases: Cases) -> None:
     Raises:
         CaseError: A value can't be represented, or the file can't be written.
     """
-    lines = [_head(cases), *(line_of(case) for case in cases.each)]
+    lines = [head_of(cases), *(line_of(case) for case in cases.each)]
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -190,7 +190,8 @@ def write(path: Path, cases: Cases) -> None:
         raise CaseError(f"{path} can't be written: {error.strerror}") from error
 
 
-def _head(cases: Cases) -> str:
+def head_of(cases: Cases) -> str:
+    """Return the first line of a file."""
     settings = cases.settings
     head: dict[str, Any] = {MARK: VERSION, "target": cases.target}
     if settings.ignore:

@@ -13,8 +13,8 @@ from emit.cli.nodes import load_node, make_node, split_node
 from emit.cli.output import describe_failure
 from emit.message import NoResult
 
-#: Takes the fields of a message. Returns the results.
-Call = Callable[[Mapping[str, Any]], tuple[Any, ...]]
+#: Takes the fields of a message, and perhaps its origin. Returns the results.
+Call = Callable[..., tuple[Any, ...]]
 
 
 class Outcome(NamedTuple):
@@ -51,15 +51,15 @@ def calling(target: str) -> Iterator[Call]:
         if split_node(target) is None:
             node = make_node(target)
             stack.callback(node.close)
-            yield lambda fields: tuple(node(dict(fields)))
+            yield lambda fields, origin="": tuple(node(dict(fields)))
             return
         router, name = load_node(target)
         stack.enter_context(router)
         stack.enter_context(router.routing_disabled())
         function = router.functions[name]
 
-        def call(fields: Mapping[str, Any]) -> tuple[Any, ...]:
-            outcome = function(dict(fields))
+        def call(fields: Mapping[str, Any], origin: str = "") -> tuple[Any, ...]:
+            outcome = function({**fields, "_origin": origin})
             if outcome is NoResult:
                 return ()
             return outcome if isinstance(outcome, tuple) else (outcome,)
@@ -69,9 +69,8 @@ def calling(target: str) -> Iterator[Call]:
 
 def play(case: Case, call: Call, settings: Settings) -> Outcome:
     """Give a case's message to a node, and compare what comes of it."""
-    fields = {**case.message, "_origin": case.origin} if case.origin else case.message
     try:
-        results = call(fields)
+        results = call(case.message, case.origin)
     except Exception as failure:
         kind = getattr(failure, "type", "") or type(failure).__name__
         is_expected = case.error in (kind, type(failure).__name__)

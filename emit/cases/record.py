@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,19 +21,21 @@ class Recorder:
 
     Args:
         limit: The most cases to keep; None: all.
-        full: Called once, when there are so many.
 
     Attributes:
         cases: The cases so far.
     """
 
-    def __init__(self, limit: int | None = None, full: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         self.cases: list[Case] = []
         self._limit = limit
-        self._full = full
-        self._open: dict[tuple[str, int], tuple[Passed, list[dict[str, object]]]] = {}
+        self._open: dict[tuple[object, int], tuple[Passed, list[dict[str, object]]]] = {}
 
-    def __call__(self, passed: Passed, source: str = "") -> None:
+    @property
+    def is_full(self) -> bool:
+        return self._limit is not None and len(self.cases) >= self._limit
+
+    def __call__(self, passed: Passed, source: object = None) -> None:
         """Take note of what has passed; *source*: the process, if there are several."""
         key = (source, passed.run)
         if passed.way == "message":
@@ -45,14 +47,16 @@ class Recorder:
         else:
             self._close(*self._open.pop(key), passed.error)
 
+    def drop(self, passed: Passed, source: object = None) -> None:
+        """Forget a message, with all that comes of it."""
+        self._open.pop((source, passed.run), None)
+
     def _close(self, first: Passed, results: list[dict[str, object]], error: str) -> None:
-        if self._limit is not None and len(self.cases) >= self._limit:
+        if self.is_full:
             return
         origin = "" if first.origin == ENTRY else first.origin
         message = dict(first.fields or {})
         self.cases.append(Case(message, () if error else tuple(results), error, "", origin))
-        if len(self.cases) == self._limit:
-            self._full()
 
 
 @contextmanager

@@ -29,6 +29,7 @@ COMMANDS = {
     "run": "feed messages to a router's entry points",
     "call": "give one message to one node",
     "types": "write the types of messages and results for another language",
+    "record": "write messages and results of a running node to a file",
     "replay": "give recorded messages to their node again",
     "test": "run recorded cases, and each node's own tests",
     "new": "write a first version of a node, or of a project",

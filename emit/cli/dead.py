@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
+from emit.cases.format import Case, Cases, head_of, line_of
 from emit.cli.output import CommandError, UsageError, plural
 from emit.cli.target import load_router
 from emit.dead import DeadLetters, Entry, Group
@@ -21,6 +22,7 @@ from emit.errors import EmitError, UnreadableLetter
 from emit.exact import to_text
 from emit.letter import Cause, DeadLetter, counted
 from emit.router import Router
+from emit.router.receiver import RAW
 from emit.text import clean, one_line
 
 HELP = "List, show, replay or drop dead letters: the messages that were given up."
@@ -69,6 +71,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     listing.add_argument("--limit", type=int, default=100, help="at most this many (%(default)s)")
     show = actions.add_parser("show", parents=[common], help="show a letter with its message")
+    show.add_argument(
+        "--as-test",
+        action="store_true",
+        help="print its message as a file of cases, for emit replay and emit test; needs --app",
+    )
     show.add_argument("id", help="the letter's id, or at least its first four characters")
     for action, what in (("replay", "send letters again"), ("drop", "delete letters")):
         chosen = actions.add_parser(action, parents=[common, some], help=what)
@@ -143,6 +150,18 @@ def _since(text: str) -> float:
         ) from None
 
 
+def _print_case(letter: DeadLetter, app: str | None) -> None:
+    """Print a letter's message as a case that fails as the message did."""
+    if not app:
+        raise UsageError("--as-test needs --app, so that the case can name the node")
+    if RAW in letter.route:
+        raise CommandError(f"{letter.id} could not be read, so its message has no fields to test")
+    error = letter.causes[-1].type if letter.causes else "Exception"
+    case = Case(dict(letter.message), error=error, name=letter.id, origin=letter.origin)
+    print(head_of(Cases(f"{app}:{letter.node}")))
+    print(line_of(case))
+
+
 def _show(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:
     try:
         id = letters.find(arguments.id)
@@ -154,7 +173,9 @@ def _show(letters: DeadLetters, arguments: argparse.Namespace, router: Router | 
     except LookupError as error:
         _say(str(error))
         return 1
-    if arguments.json:
+    if arguments.as_test:
+        _print_case(letter, arguments.app)
+    elif arguments.json:
         message, route = (_plain(dict(value)) for value in (letter.message, letter.route))
         print(json.dumps({**asdict(letter), "message": message, "route": route}))
     else:

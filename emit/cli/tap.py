@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     with source(wish, router, arguments) as (where, take):
         print(f"emit tap: watching {where}; Ctrl-C ends it", file=sys.stderr, flush=True)
         end = time.monotonic() + arguments.seconds
-        is_over = _until_interrupted()
+        is_over = until_interrupted()
         while not is_over.wait(_TICK) and time.monotonic() < end and not shown.has(arguments.count):
             shown.show_all(take(False), arguments.count)
         shown.show_all(take(True), arguments.count)
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _until_interrupted() -> threading.Event:
+def until_interrupted() -> threading.Event:
     """Return an event that the first Ctrl-C sets. What has come by then is shown."""
     interrupted = threading.Event()
 

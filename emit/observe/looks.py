@@ -28,11 +28,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from emit.exact import Inexact, to_text
 from emit.forks import at_fork
 from emit.host import status
 from emit.host.system.private import private
 from emit.observe import observers
-from emit.observe.tap import HIDDEN, Passed, Point, Valve
+from emit.observe.tap import HIDDEN, Passed, Point, Valve, hide
 from emit.observe.totals import Totals
 
 __all__ = ["Outlet", "Seen", "Wish", "answer", "brief", "open"]
@@ -43,6 +44,9 @@ KEPT = 5.0
 #: Limits of one message as it is shown: characters of a text and of all of them together, entries
 #: of a map or a list and of all of them together, and depth. A name has so many characters always.
 _TEXT, _TEXTS, _ENTRIES, _ALL, _DEPTH, _NAME = 1000, 16_000, 100, 1000, 12, 60
+
+#: Characters of a message that is shown whole, at most: its answer has to fit a datagram.
+_WHOLE = 60_000
 
 #: Messages that a process keeps for a look, and characters of them in one answer.
 _WAITING, _ANSWER = 1000, 1_000_000
@@ -66,6 +70,8 @@ class Wish(NamedTuple):
             empty: of all nodes. None: show no messages.
         redact: Names of fields to hide, beside those that the router of a process names.
         rate: The most messages a second that a process shows.
+        whole: Show messages and results exactly, as `emit.exact.to_text` writes them, in place of
+            fields. If that is not possible, the fields are the reason why not: a map with "not".
     """
 
     id: str
@@ -73,6 +79,7 @@ class Wish(NamedTuple):
     points: list[list[str | None]] | None = None
     redact: list[str] = []  # noqa: RUF012  # nobody adds to it
     rate: float = 10.0
+    whole: bool = False
 
     @classmethod
     def read(cls, told: Any) -> Wish:
@@ -244,7 +251,8 @@ class _Showing(Valve):
             super().message(fact, fields)
 
     def _show(self, passed: Passed) -> None:
-        shown = None if passed.fields is None else brief(passed.fields, self._hidden)
+        show = whole if self._look.wish.whole else brief
+        shown: Any = None if passed.fields is None else show(passed.fields, self._hidden)
         self._look.keep(passed._replace(fields=shown))
 
 
@@ -262,6 +270,15 @@ def brief(value: Any, names: frozenset[str] = frozenset()) -> Any:
         'inrain... 3000 more characters'
     """
     return _Brief(names).of(value, 0)
+
+
+def whole(fields: Mapping[str, Any], names: frozenset[str]) -> Any:
+    """Return fields as an exact text, without those to hide; or a map that says why not."""
+    try:
+        text = to_text(hide(fields, names))
+    except Inexact as error:
+        return {"not": str(error)}
+    return text if len(text) <= _WHOLE else {"not": f"it has {len(text)} characters"}
 
 
 class _Brief:
