@@ -350,7 +350,7 @@ def test_an_interrupt_anywhere_closes_no_descriptor_twice(
         if passed[0] < number:
             break
     assert number > 50
-    assert not caplog.records
+    assert not [each for each in caplog.records if each.name.startswith("emit.host.system")]
 
 
 def test_an_interrupted_start_leaves_nothing(tag: str) -> None:

@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 #: Seconds for the kernel to remove a killed process.
 _LAST_BREATH = 0.5
 
+#: Seconds for the kernel to say how a process has ended that it reaped itself. The process does the
+#: last of that, and a busy machine may keep it waiting in the midst.
+_LAST_WORD = 5.0
+
 #: Most children killed together. Each is locked meanwhile, by one nested call per child.
 _TOGETHER = 50
 
@@ -236,11 +240,12 @@ class Child:
         """Return how it ended, after other code has reaped it."""
         if self._end_told is not None:
             return self._end_told.status()
-        end = time.monotonic() + _LAST_BREATH
+        end = time.monotonic() + _LAST_WORD
         with self._looking:
             while self.pidfd is not None and _KERNEL_TELLS:
+                is_late = time.monotonic() > end
                 told, status = _status_of(self.pidfd)
-                if told or time.monotonic() > end:
+                if told or is_late:
                     return status
                 time.sleep(_TICK)  # its parent hears of the end a moment earlier than the pidfd
         return None
