@@ -11,6 +11,7 @@ Emit: a streaming graph whose nodes can be written in any language.
        +-------word-->  [ stem.rb ]       a ShellNode is a node in another program
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -54,3 +55,7 @@ def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'emit' has no attribute {name!r}")
+
+
+if os.environ.get("EMIT_DEV"):  # this process was started by `emit dev`, which shows its log
+    import_module("emit.dev.child").begin()

@@ -104,6 +104,9 @@ LATE = {
         "emit.cli.checkup",
     ): "the host, email and more: its help takes half as long",
     ("emit.cli.doctor", "emit.cli.queues"): "the same",
+    ("emit.cli.dev", "emit.dev.session"): "watchfiles is optional",
+    ("emit.cli.dev", "emit.dev.lines"): "the same, which its help does not need",
+    ("emit.cli.dev", "emit.dev.service"): "the same",
     ("emit.cli.call", "emit.host.host"): "only a call that took too long needs it, and has it",
     ("emit.cli.check", "emit.cli.queues"): "the same, which only a router of a queue needs",
     ("emit.cli.metrics", "emit.observe.metrics"): "prometheus_client is optional",
@@ -158,6 +161,7 @@ OPTIONAL = {
     "starlette": {"emit.web.server"},
     "uvicorn": {"emit.cli.ui"},
     "msgspec": {"emit.typed.python"},
+    "watchfiles": {"emit.dev.session"},
     "pytest": {"emit.cases.plugin"},
 }
 
@@ -166,6 +170,7 @@ SPAWNING = {"emit.host.system.spawn", "emit.host.system.lifeline", "emit.host.sy
 SPAWNING |= {"emit.router.celery_host"}  # the shared host, which is Emit itself
 SPAWNING |= {"emit.host.system.greenlets"}  # whose Popen the first two take, under gevent
 SPAWNING |= {"emit.web.layout"}  # graphviz
+SPAWNING |= {"emit.dev.service", "emit.dev.session"}  # the command of the user, and Emit itself
 SPAWNING |= {"emit.cases.own"}  # the tests of other languages
 STARTS = {
     *((name, "os") for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")),

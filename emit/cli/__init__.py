@@ -28,6 +28,7 @@ from emit.text import nearest
 COMMANDS = {
     "run": "feed messages to a router's entry points",
     "call": "give one message to one node",
+    "dev": "run a worker or a message, and take edits over when saved",
     "types": "write the types of messages and results for another language",
     "record": "write messages and results of a running node to a file",
     "replay": "give recorded messages to their node again",
@@ -55,7 +56,23 @@ EPILOG = "emit COMMAND --help prints the options of a command, and examples"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that ends with the exit code of usage errors."""
+    """
+    An argument parser that ends with the exit code of usage errors.
+
+    Attributes:
+        takes_command: What follows ``--`` is another command, in the result's ``command``.
+    """
+
+    takes_command = False
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the words of a command line."""
+        words = list(args or ())
+        end = words.index("--") if self.takes_command and "--" in words else len(words)
+        arguments: Any = super().parse_args(words[:end], namespace)
+        if self.takes_command:
+            arguments.command = words[end + 1 :]
+        return arguments
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
