@@ -104,6 +104,21 @@ def test_record_and_replay(project: Path) -> None:
     assert run("replay", "measure.ndjson", cwd=project).returncode == 0
 
 
+def test_where_the_cases_go(tmp_path: Path) -> None:
+    """Folders are made, and a place that can't be is refused before anything runs."""
+    (tmp_path / "app.py").write_text(APP.partition('@router.node(("letters"')[0], "utf-8")
+    (tmp_path / "taken").write_text("", "utf-8")
+    command = ("run", "app.router", "text=the rain", "--record")
+    done = run(*command, "words=new/folder/words.ndjson", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "new/folder/words.ndjson").read_text("utf-8").splitlines()) == 2
+    for place in ("taken/words.ndjson", "new"):
+        done = run(*command, f"words={place}", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"emit run: {place} can't be written: ")
+        assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.requires("ruby")
 def test_errors_are_results_as_well(project: Path) -> None:
     """A message that fails is to fail again in the same way."""

@@ -26,7 +26,7 @@ from typing import Any
 from emit.errors import EmitError
 from emit.exact import Inexact, from_text, to_json, to_text
 
-__all__ = ["Case", "CaseError", "Cases", "Settings", "is_cases", "read", "write"]
+__all__ = ["Case", "CaseError", "Cases", "Settings", "is_cases", "make_room", "read", "write"]
 
 #: The key of the first line that marks a file of cases; its value is the version of the form.
 MARK = "emit_cases"
@@ -168,6 +168,21 @@ def _case(path: Path, number: int, line: str) -> Case:
 
 def _value(told: Any) -> Any:
     return from_text(told) if isinstance(told, str) and told.startswith(_MARK) else told
+
+
+def make_room(path: Path) -> None:
+    """
+    Make the folder of a file of cases, before anything is recorded for it.
+
+    Raises:
+        CaseError: The file can't be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CaseError(f"{path} can't be written: {error.strerror}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise CaseError(f"{path} can't be written: it is a folder, or its folder is read-only")
 
 
 def write(path: Path, cases: Cases) -> None:

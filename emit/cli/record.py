@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-from emit.cases.format import CaseError, Settings
+from emit.cases.format import CaseError, Settings, make_room
 from emit.cases.record import Recorder, save
 from emit.cli.nodes import load_node
 from emit.cli.output import CommandError, UsageError, plural
@@ -49,6 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
     path = arguments.output or Path(f"{node}.ndjson")
     if path.exists():
         raise CommandError(f"{path} is there already; nothing was recorded")
+    try:
+        make_room(path)
+    except CaseError as error:
+        raise CommandError(str(error)) from error
     redact = sorted({*router.redact, *_words(arguments.redact)})
     wish = Wish(f"tap-{uuid4().hex}", points=[[node, None]], redact=redact, rate=_RATE, whole=True)
     recorder, left_out = Recorder(arguments.count), set[str]()

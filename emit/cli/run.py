@@ -7,12 +7,13 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from emit.cases.format import CaseError, make_room
 from emit.cases.record import recording, save
 from emit.cli.input import FORMATS, MESSAGE, Fed, Feed, read_message, show
 from emit.cli.output import (
@@ -108,10 +109,18 @@ def _recording(router: Router, seen: Outline, arguments: argparse.Namespace) -> 
             if not sign or not node or not file:
                 raise UsageError(f'--record {told}: write NODE=FILE, such as "words=words.ndjson"')
             _known([node], seen)
+            _or_refuse(make_room, Path(file))
             recorder = stack.enter_context(recording(router, node))
             target = f"{arguments.router}:{node}"
-            stack.callback(save, Path(file), target, recorder)
+            stack.callback(_or_refuse, save, Path(file), target, recorder)
         yield
+
+
+def _or_refuse(action: Callable[..., object], *args: Any) -> None:
+    try:
+        action(*args)
+    except CaseError as error:
+        raise CommandError(str(error)) from error
 
 
 def _feed(arguments: argparse.Namespace) -> Feed | list[Fed]:
