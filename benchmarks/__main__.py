@@ -12,6 +12,7 @@ NAMES = (
     "declare",
     "hops",
     "typed",
+    "drive",
     "observe",
     "observe_celery",
     "oneshot",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_cli import run
+from tests.test_cli_new import install
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,24 @@ def test_from_ruby_into_javascript(tmp_path: Path) -> None:
         "3 nodes, 3 edges: 1 finding",
     ]
     write(tmp_path, price_rb=PRICE_RB % "Integer")
+    done = run("check", "app.router", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "3 nodes, 3 edges: nothing found\n")
+
+
+@pytest.mark.requires("ruby", "node")
+def test_from_ruby_into_typescript(tmp_path: Path) -> None:
+    """The same with the annotations of TypeScript."""
+    install(tmp_path)
+    show = "export function show({ price }: { price: number }): void {}\n"
+    app = (HEAD + WORDS % ("int", "len(word)") + PRICE).replace("show.mjs", "show.ts")
+    write(tmp_path, app_py=app, price_rb=PRICE_RB % "String", show_ts=show)
+    done = run("check", "app.router", cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "✘ types         price -> show: price is string, and float is needed "
+        "(price is at price.rb, show at show.ts)",
+        "3 nodes, 3 edges: 1 finding",
+    ]
+    write(tmp_path, price_rb=PRICE_RB % "Float")
     done = run("check", "app.router", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "3 nodes, 3 edges: nothing found\n")
 
@@ -230,6 +249,9 @@ def test_what_is_no_contract(tmp_path: Path) -> None:
         ("celery", "app"),
         ("rq", "app"),
         ("third-party", "graph"),
+        ("observe", "tasks"),
+        ("tracing", "graph"),
+        ("typed", "graph"),
     ],
 )
 def test_no_false_alarm(example: str, router: str) -> None:

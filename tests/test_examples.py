@@ -23,6 +23,7 @@ from tests.test_documentation import PRINTED
 pytestmark = pytest.mark.usefixtures("builds")
 
 EXAMPLES = ROOT / "examples"
+BIN = Path(sys.executable).parent
 
 Result = subprocess.CompletedProcess[str]
 
@@ -131,6 +132,26 @@ def test_third_party(only: Callable[..., str]) -> None:
     done = run(EXAMPLES / "third-party" / "run", PATH=only("perl"))
     assert done.stdout == "[('the', 2), ('rain', 1), ('in', 1), ('spain', 1)]\n"
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+@pytest.mark.requires("go")
+def test_typed() -> None:
+    """Its types, its contract and its cases are those of its graph, and its tests pass."""
+    folder = EXAMPLES / "typed"
+    done = run(folder / "run", PATH=os.pathsep.join([str(BIN), os.environ["PATH"]]))
+    assert (done.stdout, done.stderr) == ("tea: 5.00\nmilk: 0.99\n", "")
+
+    def emit(*words: str) -> Result:
+        env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [str(BIN / "emit"), *words]
+        return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+    types = (folder / "nodes" / "types.go").read_text("utf-8")
+    assert emit("types", "graph.router", "--lang", "go").stdout == types
+    assert emit("contract", "graph.router").stdout == (folder / "contract.json").read_text("utf-8")
+    assert emit("check", "graph.router", "--against", "contract.json").returncode == 0
+    tested = emit("test")
+    assert (tested.returncode, tested.stderr.partition(" in ")[0]) == (0, "3 passed"), tested.stdout
 
 
 # The demo

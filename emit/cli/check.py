@@ -36,7 +36,7 @@ from emit.multilang import ShellNode
 from emit.node import Node
 from emit.router import Router
 from emit.router.queued import QueueRouter
-from emit.text import nearest
+from emit.text import nearest, one_line
 from emit.typed.contract import VERSION, find_breaks, make_contract
 from emit.typed.edges import Known, fields_of_result, find_misfits, relaxed
 from emit.typed.schema import Schema, subset
@@ -311,12 +311,16 @@ def _python() -> Any:
         return None
 
 
-def survey(router: Router) -> tuple[Outline, dict[str, Known]]:
+def survey(router: Router, silent: list[str] | None = None) -> tuple[Outline, dict[str, Known]]:
     """
     Return the outline of a router, and the types that are known of its nodes.
 
+    Args:
+        router: The router.
+        silent: Gets the reason why a program can't be asked. Its declared types are known then.
+
     Raises:
-        CommandError: A program can't be asked.
+        CommandError: A program can't be asked, and there is no *silent*.
         GraphError: The router declares types, and msgspec is not installed to read them.
     """
     needs = {}
@@ -324,7 +328,10 @@ def survey(router: Router) -> tuple[Outline, dict[str, Known]]:
         try:
             needs[name] = needs_of(node, router)
         except (HostError, NoSuchNode) as error:
-            raise CommandError(str(error)) from error
+            if silent is None:
+                raise CommandError(str(error)) from error
+            silent.append(one_line(str(error)))
+            needs[name] = Needs(None)
     return outline(router), known_of(router, needs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from emit.cli.check import survey
@@ -29,7 +30,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    contract = make_contract(*survey(load_router(arguments.router)))
+    # A program may not build before it has the types that are about to be written.
+    silent: list[str] = []
+    contract = make_contract(*survey(load_router(arguments.router), silent))
+    for why in silent:
+        print(f"emit types: without what the program itself tells: {why}", file=sys.stderr)
     if arguments.lang:
         command = f"emit types {arguments.router} --lang {arguments.lang}"
         text = write_types(contract, arguments.lang, command)

@@ -5,7 +5,8 @@ worker does.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
@@ -52,6 +53,7 @@ class Line:
         def send(producer: Any, name: str, message: Any, **options: Any) -> None:
             self._keep(app, name, message, options)
 
+        _replace(stack, app.events, "default_dispatcher", _no_events)
         _replace(stack, amqp, "create_task_message", create)
         _replace(stack, amqp, "send_task_message", send)
         eager = app.conf.task_always_eager
@@ -122,6 +124,18 @@ class Line:
 
     def lost(self, parcel: Parcel) -> None:
         self._put(parcel.native, is_repeat=True)
+
+
+class _Unheard:
+    """Stands where the dispatcher of a worker's events stands."""
+
+    def send(self, *_: Any, **__: Any) -> None:
+        """Nobody listens."""
+
+
+@contextmanager
+def _no_events(*_: Any, **__: Any) -> Iterator[_Unheard]:
+    yield _Unheard()
 
 
 class Results(KeyValueStoreBackend):  # type: ignore[misc]

@@ -105,7 +105,9 @@ def act(node: str, spec: dict[str, Any], path: str) -> list[Any]:
     notes.done(node, path)
     if kind == "odd":
         return [{"path"}]  # a set, which no queue can carry
-    return [f"{path}.{result}" for result in range(number if kind == "emit" else 1)]
+    # With the node in it: one that hears two nodes gets no path twice.
+    own = node.rpartition("n")[2]
+    return [f"{path}.{own}{'abc'[result]}" for result in range(number if kind == "emit" else 1)]
 
 
 def make(graph: int, number: int, spec: dict[str, Any]) -> None:
