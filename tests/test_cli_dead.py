@@ -78,6 +78,14 @@ def test_list(letters: DeadLetters, run: Run) -> None:
     assert run("list", "--node", "other").stdout == ""
 
 
+def test_show_hides_fields(letters: DeadLetters, run: Run) -> None:
+    """Those that the command names, in any case, as text and as JSON."""
+    letters.add(DeadLetter("halve", {"n": 1, "Password": "s3"}, (CAUSE,), id="hidden"))
+    assert "'Password': '[hidden]'" in run("show", "hidden", "--redact", "password").stdout
+    shown = run("show", "hidden", "--redact", "n,password", "--json").stdout
+    assert json.loads(shown)["message"] == {"n": "[hidden]", "Password": "[hidden]"}
+
+
 def test_show(letters: DeadLetters, run: Run) -> None:
     """The message and all causes."""
     done = run("show", "m13")

@@ -98,6 +98,7 @@ ORDER += ("once", "dead", "celery_redis", "celery", "workers", "router", "testin
 
 #: Imports inside a function, and why.
 LATE = {
+    ("emit.cli.run", "emit.cli.ui"): "only --ui needs it",
     ("emit.cli.ui", "emit.web.server"): "an extra may be missing, and its help does not need it",
     (
         "emit.cli.doctor",

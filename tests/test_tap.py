@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from emit import Router, ShellNode
+from emit import CeleryRouter, Router, RQRouter, ShellNode
 from emit.errors import GraphError
 from emit.observe import Started, Tap, tap
 from emit.observe.tap import HIDDEN, Passed, Point, hide, point, watch
@@ -205,6 +205,14 @@ def test_points() -> None:
     assert str(point("words->length")) == "words -> length"
     assert point("-> words", chain()) == Point("words", ENTRY)
     assert point("words", chain()) == Point("words")
+
+
+def test_routers_of_queues_hide_fields() -> None:
+    """They take the same names."""
+    celery, redis = pytest.importorskip("celery"), pytest.importorskip("redis")
+    queue = CeleryRouter(celery_task=celery.Celery("a").task, redact=["password"])
+    assert queue.redact == {"password"}
+    assert RQRouter(redis.Redis(port=1), redact=["password"]).redact == {"password"}
 
 
 def test_redact_takes_a_list() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import signal
@@ -12,12 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from emit import Router
+from emit import Router, ShellNode
 from emit.dead import DeadLetters
 from emit.letter import Cause, DeadLetter
+from emit.router.ledger import Ledger
+from tests.conftest import serving_redis
 from tests.hosts import ROOT
+from tests.queues.worker import celery_worker, eventually
 from tests.test_cli import EMIT
 
 pytest.importorskip("starlette")
@@ -27,6 +33,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from emit.web import app, layout
+from emit.web.watch import Watch
 
 CAUSE = Cause("KeyError", "row 17: no <b>key</b>", "the stderr\n", None, None, 1000.0)
 TOKEN = "a-token-that-nobody-guesses"
@@ -92,7 +99,7 @@ def test_options_that_can_not_work() -> None:
     """To allow a change without a token, or a change that there is not, is an error."""
     with pytest.raises(ValueError, match="needs a token"):
         app(graph(), allow=["drop"])
-    with pytest.raises(ValueError, match="allow takes replay, drop; unknown: erase"):
+    with pytest.raises(ValueError, match="allow takes replay, drop, edit; unknown: erase"):
         app(graph(), allow=["erase"], token=TOKEN)
 
 
@@ -207,6 +214,117 @@ def test_replay_and_drop(letters: DeadLetters) -> None:
     assert len(letters) == 0
 
 
+def test_fields_are_hidden(letters: DeadLetters) -> None:
+    """Those of the router, and those of the page."""
+    router: Any = Router(redact=["Secret"])
+    router.dead_letters = letters
+    there = client(router, token=TOKEN, payloads=True, redact=["other"])
+    there.headers["authorization"] = f"Bearer {TOKEN}"
+    shown = there.get("/api/dead/letter", params={"id": "m1", "message": "1"}).json()
+    assert json.loads(shown["message"]) == {"n": 1, "secret": "[hidden]"}
+    assert shown["editable"] is False
+
+
+def test_edit_and_replay(letters: DeadLetters, caplog: pytest.LogCaptureFixture) -> None:
+    """What was hidden stays as it was. The log says which fields were changed, and not to what."""
+    everything = {"payloads": True, "redact": ["secret"], "allow": ["edit"]}
+    router, there = kept(letters, **everything)
+    shown = there.get("/api/dead/letter", params={"id": "m1", "message": "1"}).json()
+    assert shown["editable"] is True
+    message = json.loads(shown["message"]) | {"n": 17, "new": [1]}
+    told = {"id": "m1", "message": json.dumps(message)}
+    assert there.post("/api/dead/edit", json=told).json() == {"sent": 1, "failed": {}}
+    [sent] = router.sent
+    assert sent.message == {"n": 17, "secret": "s3", "new": [1]}
+    assert (sent.id, sent.node) == ("m1", "second")
+    assert "m1 was sent again from the page, with changed fields: n, new" in caplog.text
+    assert len(letters) == 2
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ("{", "Expecting"),
+        ("[1]", "a message is a map of fields"),
+        ('{"n": "[hidden]"}', "[hidden] stands where nothing was hidden"),
+    ],
+)
+def test_an_edit_that_can_not_be_sent(letters: DeadLetters, message: str, says: str) -> None:
+    """The letter stays."""
+    router, there = kept(letters, payloads=True, redact=["secret"], allow=["edit"])
+    refused = there.post("/api/dead/edit", json={"id": "m1", "message": message})
+    assert (refused.status_code, says in refused.text) == (409, True)
+    assert there.post("/api/dead/edit", json={"id": "m1"}).status_code == 400
+    assert (len(letters), router.sent) == (3, [])
+
+
+def test_edit_needs_to_be_allowed(letters: DeadLetters) -> None:
+    """And shown: nobody edits what is hidden."""
+    _, there = kept(letters, payloads=True, allow=["replay"])
+    told = {"id": "m1", "message": "{}"}
+    refused = there.post("/api/dead/edit", json=told)
+    assert (refused.status_code, "--allow edit" in refused.text) == (403, True)
+    with pytest.raises(ValueError, match="allow = edit needs payloads"):
+        app(graph(), token=TOKEN, allow=["edit"])
+
+
+def test_a_tap_needs_payloads() -> None:
+    """Otherwise it is refused, as is a tap of what there is not."""
+    refused = client().get("/api/tap", params={"point": "first"})
+    assert (refused.status_code, "--payloads" in refused.text) == (403, True)
+    refused = client(payloads=True).get("/api/tap", params={"point": "first -> nowhere"})
+    assert (refused.status_code, 'no node "nowhere"' in refused.json()["error"]) == (404, True)
+
+
+def test_a_node_tells_its_settings() -> None:
+    """With their defaults, and what it gets; neither its command nor its environment."""
+    told = client().get("/api/node", params={"name": "second"}).json()
+    assert told["settings"][0] == {
+        "name": "stream",
+        "value": "False",
+        "default": "False",
+        "changed": False,
+    }
+    assert told["gets"] == [{"origin": "first", "fields": ["n"]}]
+    router = Router()
+
+    @router.node((), entry_point=True, name="words")
+    class Words(ShellNode):
+        command = ("ruby", "--secret")
+        timeout = 7
+
+    told = client(router).get("/api/node", params={"name": "words"}).json()
+    changed = {each["name"]: each["value"] for each in told["settings"] if each["changed"]}
+    assert changed == {"timeout": "7"}
+    assert "--secret" not in str(told)
+
+
+def test_no_page_is_open() -> None:
+    """Nothing is counted."""
+    router = graph()
+    client(router).get("/api/graph")
+    assert router._observers.each == ()
+
+
+@pytest.mark.requires("redis-server")
+def test_the_fleet_s_redis_goes_away(tmp_path: Path) -> None:
+    """The page says so, and shows this machine's processes meanwhile."""
+    redis_py = pytest.importorskip("redis")
+    with serving_redis(tmp_path) as url:
+        router: Any = graph()
+        with redis_py.Redis.from_url(url, retry=None) as connection:
+            router.ledgers = lambda: [Ledger(connection)]
+            watch = Watch(router)
+            assert watch.look()["source"] == "0 workers on 0 machines, by Redis"
+            router(n=1)
+            assert watch.look()["nodes"]["second"]["calls"] == 1
+            connection.shutdown(nosave=True)
+            figures = watch.look()
+            assert "by their sockets; " in figures["source"]
+            assert figures["nodes"]["second"]["calls"] == 1
+            watch.close()
+
+
 def test_redis_is_away() -> None:
     """The page tells it."""
     redis = pytest.importorskip("redis")
@@ -305,12 +423,40 @@ def test_the_command(tmp_path: Path) -> None:
         assert process.wait(60) == 130
 
 
+def test_the_page_of_a_run(tmp_path: Path) -> None:
+    """It is there while the run reads its input, counts what passes, and ends with it."""
+    import httpx2 as httpx
+
+    (tmp_path / "app.py").write_text(APP)
+    command = [EMIT, "run", "app.router", "-", "--follow", "--ui", "127.0.0.1:0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        url = process.stderr.readline().split()[-1]
+
+        def counted() -> int:
+            with httpx.Client() as browser, browser.stream("GET", f"{url}api/events") as stream:
+                told = json.loads(next(stream.iter_lines()).removeprefix("data: "))
+            return int(told["nodes"]["first"]["calls"])
+
+        assert counted() == 0
+        for _ in range(3):
+            process.stdin.write('{"n": 1}\n')
+        process.stdin.flush()
+        eventually(lambda: counted() == 3)
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--bind", "8088"], "--bind must be HOST:PORT"),
         (["--bind", "localhost:99999"], "--bind must be HOST:PORT"),
-        (["--allow", "erase"], "--allow takes replay, drop, not erase"),
+        (["--allow", "erase"], "--allow takes replay, drop, edit, not erase"),
     ],
 )
 def test_a_wrong_command_line(words: list[str], says: str, tmp_path: Path) -> None:
@@ -413,7 +559,7 @@ def test_a_live_graph(browser: Any, rain: tuple[str, Path], tmp_path: Path) -> N
 @pytest.mark.requires("chromium", "redis-server")
 @pytest.mark.slow
 def test_a_letter_is_sent_again(browser: Any, redis: str, tmp_path: Path) -> None:
-    """Three clicks: the cause, its button, the answer to the question."""
+    """One after an edit, and the rest by three clicks: the cause, its button, the answer."""
     (tmp_path / "app.py").write_text(f"""
 from celery import Celery
 from emit.router.celery import CeleryRouter
@@ -421,15 +567,16 @@ app = Celery("rain", broker={redis!r})
 router = CeleryRouter(celery_task=app.task)
 router.node(("n",), entry_point=True, name="second")(lambda msg: 1)
 """)
-    command = [EMIT, "ui", "app.router", "--bind", "127.0.0.1:0", "--allow", "replay,drop"]
+    command = [EMIT, "ui", "app.router", "--bind", "127.0.0.1:0", "--allow", "replay,drop,edit"]
     with pytest.importorskip("redis").Redis.from_url(redis) as connection:
         letters = DeadLetters(connection, app="rain")
         route = {"task": "second", "queue": "celery"}
-        for n in range(2):
-            letters.add(DeadLetter("second", {"n": n}, (CAUSE,), id=f"m{n}", route=route))
-        with running([*command, "--payloads"], tmp_path) as (_, url):
+        for n in range(3):
+            message = {"n": n, "secret": "s3cret"}
+            letters.add(DeadLetter("second", message, (CAUSE,), id=f"m{n}", route=route))
+        with running([*command, "--payloads", "--redact", "secret"], tmp_path) as (_, url):
             with opened(browser, url) as page:
-                page.wait_for_selector("#dead-count:has-text('2')")
+                page.wait_for_selector("#dead-count:has-text('3')")
                 page.get_by_role("button", name="Dead letters").click()
                 page.locator("summary", has_text="KeyError: row #: no <b>key</b>").click()
                 page.wait_for_selector("code:has-text('m1')")
@@ -439,11 +586,21 @@ router.node(("n",), entry_point=True, name="second")(lambda msg: 1)
                 page.wait_for_selector("pre.message:has-text('\"n\"')")
                 if picture := os.environ.get("EMIT_PICTURES"):
                     page.screenshot(path=f"{picture}/ui-dead.png")
+                assert "s3cret" not in page.content()
+                page.get_by_role("button", name="Edit").click()
+                area = page.get_by_label("The message, as JSON")
+                area.fill(area.input_value().replace('"n": 1', '"n": 100'))
+                page.get_by_role("button", name="Replay the edited message").click()
+                page.locator("#question-yes").click()
+                page.wait_for_selector("#dead-count:has-text('2')")
                 page.get_by_role("button", name="Replay").first.click()
                 page.locator("#question-yes").click()
                 page.wait_for_selector("text=No dead letters.")
         assert len(letters) == 0
-        assert connection.llen("celery") == 2
+        bodies = [json.loads(each)["body"] for each in connection.lrange("celery", 0, -1)]
+        texts = [json.loads(base64.b64decode(body))[0] for body in bodies]
+    assert sum('"n":100,"secret":"s3cret"' in str(text) for text in texts) == 1
+    assert len(texts) == 3
 
 
 @pytest.mark.requires("chromium")
@@ -469,3 +626,108 @@ for number in range(200):
             assert page.locator("#picture").get_attribute("viewBox") == before
             page.get_by_label("Find a node").fill("node199")
             assert page.locator(".node:not(.dim)").count() == 1
+
+
+CELERY_APP = """
+import os
+from celery import Celery
+from emit import CeleryRouter, ShellNode
+from redis import Redis
+
+URL = os.environ["EMIT_TEST_REDIS"]
+app = Celery("rain", broker=URL)
+app.conf.worker_prefetch_multiplier = 1
+router = CeleryRouter(celery_task=app.task, redact=["password"])
+
+@router.node(("word",), entry_point=True, name="words")
+def words(msg):
+    yield from msg.text.split()
+
+@router.node(("size",), "words", name="length")
+class Length(ShellNode):
+    file = "length.rb"
+    size = 1
+
+@router.node((), "length", name="count")
+def count(msg):
+    with Redis.from_url(URL) as redis:
+        redis.incr("counted")
+"""
+
+FEED = """
+import sys
+from app import router
+
+for text in sys.argv[1:]:
+    router(text=text, password="s3cret")
+"""
+
+
+def figure(page: Any, name: str) -> str:
+    """A figure of the node whose details are open."""
+    return str(page.locator(f"#panel dt:text-is('{name}') + dd").inner_text())
+
+
+@pytest.mark.requires("chromium", "redis-server", "ruby")
+@pytest.mark.slow
+def test_celery_on_two_machines(
+    browser: Any, redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The page shows the counts of both workers, their programs, and messages without hidden fields; a
+    program that is killed again and again turns red.
+    """
+    (tmp_path / "app.py").write_text(CELERY_APP)
+    (tmp_path / "feed.py").write_text(FEED)
+    (tmp_path / "length.rb").write_text("def length(word:) = word.size\n")
+    monkeypatch.setenv("EMIT_TEST_REDIS", redis)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = [EMIT, "ui", "app.router", "--bind", "127.0.0.1:0", "--payloads"]
+    options = {"app": "app", "cwd": tmp_path}
+    with (
+        pytest.importorskip("redis").Redis.from_url(redis) as connection,
+        celery_worker(tmp_path / "1", "-n", "a@%h", EMIT_MACHINE="web1", **options) as one,
+        celery_worker(tmp_path / "2", "-n", "b@%h", EMIT_MACHINE="web2", **options) as two,
+        running(command, tmp_path) as (_, url),
+        opened(browser, url) as page,
+    ):
+        page.wait_for_selector("#source:has-text('2 workers on 2 machines, by Redis, now')")
+
+        def send(*texts: str) -> None:
+            subprocess.run([sys.executable, "feed.py", *texts], cwd=tmp_path, check=True)
+
+        send(*["the rain in spain"] * 10)
+        eventually(lambda: int(connection.get("counted") or 0) == 40)
+        page.locator(".node", has_text="count").last.click()
+        page.wait_for_selector("#panel dt:text-is('Messages') + dd:text-is('40')")
+        page.get_by_role("button", name="Close").click()
+        page.locator(".node", has_text="length").click()
+        page.wait_for_selector("#panel dt:text-is('Messages') + dd:text-is('40')")
+        assert figure(page, "Failed") == "0"
+        page.wait_for_selector("#panel td:text-is('web1')")
+        page.wait_for_selector("#panel td:text-is('web2')")
+        page.get_by_role("button", name="Close").click()
+        page.locator(".node", has_text="words").click()
+        page.get_by_role("button", name="Watch the node").click()
+        page.wait_for_selector("#panel p:has-text('from 2 workers')")
+        send("the rain")
+        page.wait_for_selector(".passed .gave:has-text('rain')")
+        assert '"password":"[hidden]"' in page.locator(".passed .got").first.inner_text()
+        assert "s3cret" not in page.content()
+        if picture := os.environ.get("EMIT_PICTURES"):
+            page.screenshot(path=f"{picture}/ui-tap.png")
+        page.get_by_role("button", name="Stop").click()
+
+        def killed() -> bool:
+            send("the rain")
+            for worker in (one, two):
+                for process in worker.everything():
+                    with suppress(psutil.Error):
+                        if "ruby" in process.name():
+                            process.kill()
+            return bool(page.locator("[aria-label='length, failing']").count())
+
+        eventually(killed)
+        two.kill()
+        page.wait_for_selector("#source.old:has-text('silent: b@')")
+        page.wait_for_selector("#source:has-text('1 worker on 1 machine')")

@@ -8,9 +8,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -21,6 +21,7 @@ from emit.dead import DeadLetters, Entry, Group
 from emit.errors import EmitError, UnreadableLetter
 from emit.exact import to_text
 from emit.letter import Cause, DeadLetter, counted
+from emit.observe.tap import hide
 from emit.router import Router
 from emit.router.receiver import RAW
 from emit.text import clean, one_line
@@ -77,6 +78,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="print its message as a file of cases, for emit replay and emit test; needs --app",
     )
     show.add_argument("id", help="the letter's id, or at least its first four characters")
+    show.add_argument(
+        "--redact",
+        default="",
+        metavar="FIELDS",
+        help="fields of the message to hide, with commas between, beside those of the router",
+    )
     for action, what in (("replay", "send letters again"), ("drop", "delete letters")):
         chosen = actions.add_parser(action, parents=[common, some], help=what)
         which = chosen.add_mutually_exclusive_group(required=True)
@@ -173,6 +180,7 @@ def _show(letters: DeadLetters, arguments: argparse.Namespace, router: Router | 
     except LookupError as error:
         _say(str(error))
         return 1
+    letter = _without(letter, {*arguments.redact.split(","), *getattr(router, "redact", ())})
     if arguments.as_test:
         _print_case(letter, arguments.app)
     elif arguments.json:
@@ -181,6 +189,12 @@ def _show(letters: DeadLetters, arguments: argparse.Namespace, router: Router | 
     else:
         _print_letter(letter)
     return 0
+
+
+def _without(letter: DeadLetter, fields: Iterable[str]) -> DeadLetter:
+    """Return a letter whose message lacks the values of some fields."""
+    names = frozenset(name.lower() for name in fields)
+    return replace(letter, message=hide(dict(letter.message), names)) if any(names) else letter
 
 
 def _replay(letters: DeadLetters, arguments: argparse.Namespace, router: Router | None) -> int:

@@ -38,7 +38,7 @@ EXAMPLES = """
   emit run app.router text='the rain in spain'
   emit run app.router @pages.ndjson --keep-going
   emit run app.router @people.csv | jq -r .name
-  tail -f requests.log | emit run app.router - --follow
+  tail -f requests.log | emit run app.router - --follow --ui
 """
 
 #: Name of the node that prints the results.
@@ -76,6 +76,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="write the messages and results of a node to a file, for emit replay",
     )
     add("--json", action="store_true", help="print the counts as JSON, on stderr")
+    add(
+        "--ui",
+        nargs="?",
+        const="127.0.0.1:8088",
+        metavar="HOST:PORT",
+        help="show the running graph in a browser meanwhile (%(const)s), as emit ui does",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -91,7 +98,11 @@ def run(arguments: argparse.Namespace) -> int:
             print_results(router, whose, with_origin=arguments.origin)
     show_logs()
     began = time.monotonic()
-    with counting(router) as counts, router, _recording(router, seen, arguments):
+    with ExitStack() as stack:
+        stack.enter_context(_page(router, arguments))
+        counts = stack.enter_context(counting(router))
+        stack.enter_context(router)
+        stack.enter_context(_recording(router, seen, arguments))
         done = _run(router, feed, arguments)
     # For a queue's router, only the messages that this process sent are known.
     rows = [(edge, counts[edge.origin, edge.destination]) for edge in seen.edges]
@@ -121,6 +132,18 @@ def _or_refuse(action: Callable[..., object], *args: Any) -> None:
         action(*args)
     except CaseError as error:
         raise CommandError(str(error)) from error
+
+
+@contextmanager
+def _page(router: Router, arguments: argparse.Namespace) -> Iterator[None]:
+    """Serve the page of ``--ui``."""
+    with ExitStack() as stack:
+        if arguments.ui:
+            from emit.cli import ui
+
+            server = stack.enter_context(ui.serving(router, arguments, arguments.ui))
+            stack.enter_context(server.beside())
+        yield
 
 
 def _feed(arguments: argparse.Namespace) -> Feed | list[Fed]:

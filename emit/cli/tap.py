@@ -19,6 +19,7 @@ from emit.cli.target import load_router
 from emit.errors import EmitError
 from emit.graph import ENTRY
 from emit.host import status
+from emit.host.place import project
 from emit.observe.looks import Outlet, Seen, Wish
 from emit.observe.tap import point
 from emit.observe.taps import Looking
@@ -107,7 +108,7 @@ def source(wish: Wish, router: Router, arguments: argparse.Namespace) -> Iterato
         is_local = arguments.local or not (arguments.redis or hasattr(router, "ledgers"))
         sources = [] if is_local else fleet.redis_of(arguments, router, stack)
         if not sources:
-            outlet = stack.enter_context(Outlet(wish))
+            outlet = stack.enter_context(Outlet(wish._replace(project=project())))
             outlet.ask(status.sockets(idle=True))
             where = f"the processes of this user on this machine, {outlet.asked} so far"
             yield where, _often(lambda: outlet.ask(status.sockets(idle=True)), outlet.take)

@@ -6,18 +6,25 @@ import argparse
 import secrets
 import socket
 import sys
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
 
 from emit.cli.output import CommandError, UsageError
 from emit.cli.target import load_router
+from emit.router import Router
 
 HELP = "Show the running graph of a router in a browser."
 
 EXAMPLES = """
   emit ui app.router
   emit ui app.router --allow replay,drop
+  emit ui app.router --payloads --redact password,email
   emit ui app.router --bind 0.0.0.0:8088 --token "$EMIT_TOKEN"
 """
+
+USUAL = "127.0.0.1:8088"
 
 #: Addresses of the loopback.
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -28,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("router", help="dotted path of the router, such as app.router")
     add(
         "--bind",
-        default="127.0.0.1:8088",
+        default=USUAL,
         metavar="HOST:PORT",
         help="where to listen; port 0: any free one (%(default)s)",
     )
@@ -41,38 +48,95 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--allow",
         default="",
         metavar="WHAT",
-        help="what the page may change: replay, drop, with commas between",
+        help="what the page may change: replay, drop, edit, with commas between",
     )
-    add("--payloads", action="store_true", help="show the messages of dead letters")
+    add("--payloads", action="store_true", help="show messages: of dead letters, and a tap")
+    add("--redact", default="", metavar="FIELDS", help="fields to hide, with commas between")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    with serving(load_router(arguments.router), arguments, arguments.bind) as server:
+        print("emit ui: Ctrl-C ends it", file=sys.stderr)
+        server.run()
+    return 0
+
+
+@contextmanager
+def serving(router: Router, arguments: argparse.Namespace, bind: str) -> Iterator[Server]:
+    """
+    Listen, and print the address of the page.
+
+    Args:
+        router: The router.
+        arguments: May have the options of this command.
+        bind: The address.
+
+    Raises:
+        CommandError: A package is missing, or the address can't be used.
+        UsageError: An option is wrong.
+    """
     try:
         import uvicorn
 
         from emit.web.server import CHANGES, app
     except ImportError as error:
         raise CommandError(f"it needs {error.name}: pip install 'emit-graph[web]'") from error
-    host, port = _address(arguments.bind)
-    allow = [word for word in arguments.allow.split(",") if word]
+    host, port = _address(bind)
+    allow = _words(getattr(arguments, "allow", ""))
+    payloads = bool(getattr(arguments, "payloads", False))
     if unknown := set(allow) - set(CHANGES):
         raise UsageError(f"--allow takes {', '.join(CHANGES)}, not {', '.join(sorted(unknown))}")
-    token = arguments.token
+    if "edit" in allow and not payloads:
+        raise UsageError("--allow edit needs --payloads: nobody can edit what is not shown")
+    token = getattr(arguments, "token", None)
     if token is None and (allow or host not in _LOOPBACK):
         token = secrets.token_urlsafe(24)
-    served: Any = app(
-        load_router(arguments.router), token=token, allow=allow, payloads=arguments.payloads
-    )
-    listener = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    end = f"?token={token}" if token else ""
-    print(f"http://{shown}:{listener.getsockname()[1]}/{end}", flush=True)
-    print("emit ui: Ctrl-C ends it", file=sys.stderr)
-    config = uvicorn.Config(
-        served, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
-    )
-    uvicorn.Server(config).run(sockets=[listener])
-    return 0
+    redact = _words(getattr(arguments, "redact", ""))
+    served: Any = app(router, token=token, allow=allow, payloads=payloads, redact=redact)
+    with closing(_listen(host, port)) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        end = f"?token={token}" if token else ""
+        url = f"http://{shown}:{listener.getsockname()[1]}/{end}"
+        config = uvicorn.Config(
+            served, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+        )
+        yield Server(url, uvicorn.Server(config), listener)
+
+
+class Server(NamedTuple):
+    """
+    A page that is to be served.
+
+    Attributes:
+        url: Its address.
+        uvicorn: Its server.
+        listener: The socket that it listens on.
+    """
+
+    url: str
+    uvicorn: Any
+    listener: socket.socket
+
+    def run(self) -> None:
+        """Print the address, and serve the page until Ctrl-C."""
+        print(self.url, flush=True)
+        self.uvicorn.run(sockets=[self.listener])
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Print the address on stderr, and serve the page in a thread during the block."""
+        print(f"the page is at {self.url}", file=sys.stderr, flush=True)
+        thread = threading.Thread(target=self.uvicorn.run, kwargs={"sockets": [self.listener]})
+        thread.start()
+        try:
+            yield
+        finally:
+            self.uvicorn.should_exit = True
+            thread.join()
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 from emit.exact import Inexact, to_text
 from emit.forks import at_fork
 from emit.host import status
+from emit.host.place import project
 from emit.host.system.private import private
 from emit.observe import observers
 from emit.observe.tap import HIDDEN, Passed, Point, Valve, hide
@@ -72,6 +73,8 @@ class Wish(NamedTuple):
         rate: The most messages a second that a process shows.
         whole: Show messages and results exactly, as `emit.exact.to_text` writes them, in place of
             fields. If that is not possible, the fields are the reason why not: a map with "not".
+        project: Look at processes of this project only, as of :meth:`emit.host.host.Host.snapshot`;
+            empty: at all. Another project may have nodes of the same names.
     """
 
     id: str
@@ -80,6 +83,7 @@ class Wish(NamedTuple):
     redact: list[str] = []  # noqa: RUF012  # nobody adds to it
     rate: float = 10.0
     whole: bool = False
+    project: str = ""
 
     @classmethod
     def read(cls, told: Any) -> Wish:
@@ -344,7 +348,7 @@ _lock = threading.Lock()
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Begin a look, or go on with it, and return the counts so far.
+    Begin a look, or go on with it, and return the counts so far; nothing for another project.
 
     Args:
         question: ``look`` is a wish, ``outlet`` the path of the outlet.
@@ -353,6 +357,8 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: It is not a wish.
     """
     wish, path = Wish.read(question["look"]), str(question.get("outlet"))
+    if wish.project not in ("", project()):
+        return {}
     with _lock:
         for other in list(_looks.values()):
             other.is_over()

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -94,8 +94,8 @@ class CeleryRouter(QueueRouter):
         celery_task: The decorator that makes a function a task: ``app.task``,
             ``app.task(rate_limit="5/s")``, ``shared_task``. A node may have its own:
             ``router.node(..., celery_task=...)``.
-        message_class, node_modules, node_package: As for :class:`emit.router.Router`. The worker
-            also imports *node_modules*, so that it knows their tasks.
+        message_class, node_modules, node_package, redact: As for :class:`emit.router.Router`. The
+            worker also imports *node_modules*, so that it knows their tasks.
 
     A node declared with it is a Celery task: ``tasks.emit_words.delay(document=...)`` runs it in a
     worker, and calling it runs it here. :mod:`emit.celery` has the settings for it.
@@ -116,8 +116,9 @@ class CeleryRouter(QueueRouter):
         message_class: type[Message] | None = None,
         node_modules: Sequence[str] | None = None,
         node_package: str | None = None,
+        redact: Iterable[str] = (),
     ) -> None:
-        super().__init__(message_class, node_modules, node_package)
+        super().__init__(message_class, node_modules, node_package, redact)
         self.celery_task = _checked("CeleryRouter", celery_task)
         self._tasks: dict[str, str] = {}
         self._ledgers: dict[tuple[int, int], Ledger | None] = {}  # by process and app

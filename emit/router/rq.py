@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -108,7 +108,7 @@ class RQRouter(QueueRouter):
         redis_connection: A client of redis-py for the jobs of all nodes, or the URL for one, such
             as ``"redis://localhost:6379/0"``.
         app: The name of the application, if others keep their dead letters in the same Redis.
-        message_class, node_modules, node_package: As for :class:`emit.router.Router`.
+        message_class, node_modules, node_package, redact: As for :class:`emit.router.Router`.
 
     ``router.node`` also takes
 
@@ -144,10 +144,11 @@ class RQRouter(QueueRouter):
         message_class: type[Message] | None = None,
         node_modules: Sequence[str] | None = None,
         node_package: str | None = None,
+        redact: Iterable[str] = (),
         *,
         app: str = "",
     ) -> None:
-        super().__init__(message_class, node_modules, node_package)
+        super().__init__(message_class, node_modules, node_package, redact)
         self._app = app
         self.redis_connection = _client("RQRouter: redis_connection", redis_connection)
         self._jobs: dict[str, Jobs] = {}

@@ -9,7 +9,7 @@ Who may do what:
    header ``Authorization: Bearer``.
 3. What changes something must be allowed by name, and is a POST with JSON from the page itself. It
    needs the token, too.
-4. Messages are shown only with ``payloads=True``.
+4. Messages are shown only with ``payloads=True``, and never the fields of ``redact``.
 5. The page loads nothing from elsewhere and runs no script but its own, as its
    Content-Security-Policy says. It puts all texts into the page as texts.
 """
@@ -19,9 +19,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
+import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,23 +45,37 @@ from starlette.staticfiles import StaticFiles
 
 from emit.drawing.formats import tag
 from emit.drawing.outline import outline
-from emit.errors import EmitError
-from emit.exact import to_text
+from emit.errors import EmitError, GraphError
+from emit.exact import to_json, to_text
 from emit.graph import ENTRY
+from emit.letter import DeadLetter
+from emit.observe.looks import Wish
+from emit.observe.tap import HIDDEN, Point, hide, point
 from emit.router import Router
+from emit.text import one_line
 from emit.web.layout import draw
-from emit.web.watch import Watch, describe
+from emit.web.settings import settings_of
+from emit.web.tap import Tapping
+from emit.web.watch import STEP, Watch, describe
 
 __all__ = ["CHANGES", "app"]
 
+_log = logging.getLogger("emit.web")
+
 #: What a page may be allowed to change.
-CHANGES = ("replay", "drop")
+CHANGES = ("replay", "drop", "edit")
 
 #: Seconds between two looks at the figures.
 TICK = 1.0
 
 #: Letters in one answer, at most.
 _LETTERS = 200
+
+#: Taps at a time, seconds until one ends by itself, and the most messages a second that it shows.
+_TAPS, _TAPPED, _RATE = 5, 60.0, 10.0
+
+#: Seconds between two looks of a tap.
+_PULSE = 0.5
 
 _STATIC = Path(__file__).parent / "static"
 
@@ -83,6 +101,7 @@ def app(
     token: str | None = None,
     allow: Collection[str] = (),
     payloads: bool = False,
+    redact: Iterable[str] = (),
     title: str = "",
 ) -> Starlette:
     """
@@ -91,14 +110,16 @@ def app(
     the header ``Authorization: Bearer``.
 
     Args:
-        router: The router. Its messages in this process are counted from now on.
+        router: The router.
         token: What a browser needs to see anything. None: only a browser on this machine may.
-        allow: What the page may change: ``replay`` and ``drop`` dead letters. Needs a token.
-        payloads: Show the messages of dead letters.
+        allow: What the page may change: ``replay`` and ``drop`` dead letters, and ``edit`` the
+            message of one before it is sent again. Needs a token. ``edit`` needs *payloads*, too.
+        payloads: Show messages: those of dead letters, and those that pass.
+        redact: Names of fields to hide in messages, beside the router's own.
         title: The heading; empty: the name of the router's application.
 
     Raises:
-        ValueError: *allow* has an unknown word, or there is no *token* for it.
+        ValueError: *allow* has an unknown word, or lacks a *token* or *payloads*.
 
     Example:
         >>> from starlette.applications import Starlette
@@ -110,17 +131,21 @@ def app(
         raise ValueError(f"allow takes {', '.join(CHANGES)}; unknown: {', '.join(sorted(unknown))}")
     if allow and not token:
         raise ValueError(f"allow = {', '.join(allow)} needs a token: whoever has it may do that")
-    page = _Page(router, token, frozenset(allow), payloads, title)
+    if "edit" in allow and not payloads:
+        raise ValueError("allow = edit needs payloads: nobody can edit what is not shown")
+    page = _Page(router, token, frozenset(allow), payloads, redact, title)
     routes = [
         Route("/", page.index),
         Route("/api/graph", page.graph),
         Route("/api/events", page.events),
         Route("/api/node", page.node),
+        Route("/api/tap", page.tap),
         Route("/api/dead", page.dead),
         Route("/api/dead/letters", page.letters),
         Route("/api/dead/letter", page.letter),
         Route("/api/dead/replay", page.replay, methods=["POST"]),
         Route("/api/dead/drop", page.drop, methods=["POST"]),
+        Route("/api/dead/edit", page.edit, methods=["POST"]),
         Mount("/static", app=StaticFiles(directory=_STATIC)),
     ]
     served = Starlette(routes=routes)
@@ -158,12 +183,15 @@ class _Page:
         token: str | None,
         allow: frozenset[str],
         payloads: bool,
+        redact: Iterable[str],
         title: str,
     ) -> None:
         self._router = router
         self._token = token
         self._allow = allow
         self._payloads = payloads
+        self._redact = frozenset(name.lower() for name in (*router.redact, *redact))
+        self._taps = 0
         celery = getattr(router, "celery_app", None)
         self._title = title or getattr(celery, "main", None) or "Emit"
         self._watch = Watch(router)
@@ -262,7 +290,59 @@ class _Page:
         name = request.query_params.get("name", "")
         if name not in self._router.names:
             return _fault(404, f"there is no node {name!r}")
-        return JSONResponse(await run_in_threadpool(describe, name))
+        return JSONResponse(await run_in_threadpool(self._node, name))
+
+    def _node(self, name: str) -> dict[str, Any]:
+        seen = outline(self._router)
+        return {
+            **describe(name),
+            "settings": settings_of(self._router, name),
+            "processes": self._watch.processes(name),
+            "history": self._watch.history(name),
+            "step": STEP,
+            "gets": [
+                {"origin": edge.origin, "fields": seen.fields_of(edge)}
+                for edge in seen.edges
+                if edge.destination == name
+            ],
+        }
+
+    # -- the tap ---------------------------------------------------------------------------
+
+    async def tap(self, request: Request) -> Response:
+        if not self._payloads:
+            return _fault(403, "messages are not shown here: start emit ui with --payloads")
+        if self._taps >= _TAPS:
+            return _fault(429, f"{_TAPS} taps are on already: close one")
+        try:
+            where = point(request.query_params.get("point", ""), self._router)
+        except GraphError as error:
+            return _fault(404, str(error))
+        return StreamingResponse(self._tapped(request, where), media_type="text/event-stream")
+
+    async def _tapped(self, request: Request, where: Point) -> AsyncIterator[str]:
+        wish = Wish(
+            f"page-{secrets.token_hex(8)}",
+            points=[[where.node, where.origin]],
+            redact=sorted(self._redact),
+            rate=_RATE,
+        )
+        self._taps += 1
+        tap = Tapping(wish, self._router, self._watch)
+        try:
+            end = time.monotonic() + _TAPPED
+            while time.monotonic() < end and not await request.is_disconnected():
+                seen = await run_in_threadpool(tap.take)
+                told = [{**each.passed._asdict(), "machine": each.machine} for each in seen]
+                yield f"data: {json.dumps({'seen': told, 'watched': tap.watched})}\n\n"
+                await asyncio.sleep(_PULSE)
+            yield 'data: {"over": true}\n\n'
+        except EmitError as error:
+            yield f"data: {json.dumps({'fault': str(error)})}\n\n"
+        finally:
+            self._taps -= 1
+            # Not in a thread pool: the page may be gone, and this task cancelled.
+            tap.close()
 
     # -- dead letters ----------------------------------------------------------------------
 
@@ -299,7 +379,10 @@ class _Page:
                 "fields": sorted(letter.message),
             }
             if self._payloads and request.query_params.get("message"):
-                told["message"] = to_text(dict(letter.message))
+                told["message"] = _shown(letter.message, self._redact)
+                told["editable"] = (
+                    "edit" in self._allow and to_json(dict(letter.message)) is not None
+                )
             return told
 
         return await self._with_letters(shown)
@@ -324,8 +407,29 @@ class _Page:
 
         return await self._change(request, "drop", gone)
 
+    async def edit(self, request: Request) -> Response:
+        def again(letters: Any, told: dict[str, Any]) -> Any:
+            edited = json.loads(told["message"])
+
+            def send(letter: DeadLetter) -> None:
+                message = _merged(edited, dict(letter.message), self._redact)
+                changed = {n for n in {*message, *letter.message} if _differs(n, message, letter)}
+                self._router.resend(replace(letter, message=message))  # type: ignore[attr-defined]
+                named = one_line(", ".join(sorted(map(str, changed)))) or "none"
+                text = "dead letter %s was sent again from the page, with changed fields: %s"
+                _log.warning(text, letter.id, named)
+
+            letters.replay(told["id"], send)
+            return {"sent": 1, "failed": {}}
+
+        return await self._change(request, "edit", again, needs=("id", "message"))
+
     async def _change(
-        self, request: Request, what: str, work: Callable[[Any, dict[str, Any]], Any]
+        self,
+        request: Request,
+        what: str,
+        work: Callable[[Any, dict[str, Any]], Any],
+        needs: Collection[str] = (),
     ) -> Response:
         if what not in self._allow:
             return _fault(403, f"{what} is not allowed here: start emit ui with --allow {what}")
@@ -335,6 +439,8 @@ class _Page:
             told = await request.json()
             if not isinstance(told, dict) or not isinstance(told.get("id", told.get("group")), str):
                 raise ValueError("it needs an id or a group")
+            if not all(isinstance(told.get(name), str) for name in needs):
+                raise ValueError(f"it needs {' and '.join(needs)}")
         except ValueError as error:
             return _fault(400, str(error))
         return await self._with_letters(lambda letters: work(letters, told))
@@ -345,10 +451,52 @@ class _Page:
             return _fault(404, "this router keeps no dead letters")
         try:
             return JSONResponse(await run_in_threadpool(work, letters))
-        except (EmitError, LookupError) as error:
+        except (EmitError, LookupError, ValueError) as error:
             return _fault(409, str(error))
         except Exception as error:  # the client's own exception: Redis is away, or refuses
             return _fault(502, f"Redis: {type(error).__name__}: {error}")
+
+
+def _shown(message: Mapping[str, Any], names: frozenset[str]) -> str:
+    """Return a message as text: JSON in lines if that is exact, else that of `emit.exact`."""
+    shown = hide(dict(message), names) if names else dict(message)
+    if to_json(shown) is None:
+        return to_text(shown)
+    return json.dumps(shown, ensure_ascii=False, indent=2)
+
+
+def _merged(edited: Any, kept: Any, names: frozenset[str]) -> Any:
+    """
+    Return an edited message with its hidden values put back.
+
+    Raises:
+        ValueError: It is not a map, or something hidden is where nothing was hidden.
+    """
+    if not isinstance(edited, dict):
+        raise ValueError("a message is a map of fields")
+    hidden = hide(kept, names)
+
+    def merge(new: Any, shown: Any, old: Any) -> Any:
+        if new == HIDDEN and new is not None:
+            if shown == HIDDEN:
+                return old
+            raise ValueError(f"{HIDDEN} stands where nothing was hidden: write a value")
+        if isinstance(new, dict):
+            shown, old = (each if isinstance(each, dict) else {} for each in (shown, old))
+            return {name: merge(new[name], shown.get(name), old.get(name)) for name in new}
+        if isinstance(new, list):
+            shown, old = (each if isinstance(each, list) else [] for each in (shown, old))
+            beside = zip_longest(new, shown[: len(new)], old[: len(new)])
+            return [merge(*each) for each in beside]
+        return new
+
+    merged: dict[str, Any] = merge(edited, hidden, kept)
+    return merged
+
+
+def _differs(name: str, message: Mapping[str, Any], letter: DeadLetter) -> bool:
+    has = name in message, name in letter.message
+    return has != (True, True) or message[name] != letter.message[name]
 
 
 def _fault(code: int, text: str) -> Response:

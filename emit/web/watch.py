@@ -1,8 +1,13 @@
 """
-The figures that the page shows: of this process, and of all hosts of this user on this machine.
+The figures that the page shows.
 
-An observer counts what passes in this process. The hosts are asked for the figures of their
-programs, as ``emit top`` does. A look at them takes a few milliseconds, on request only.
+1. With a Redis, those of the workers of all machines, which publish them there: see
+   :mod:`emit.observe.fleet`. While a page looks they do so more often, and count messages by edge.
+2. Without one, or if it does not answer, those of the processes of this user and this project on
+   this machine, by their sockets: see :mod:`emit.observe.looks`.
+3. Always, those of this process.
+
+Nothing is counted for a page that nobody has open.
 """
 
 from __future__ import annotations
@@ -12,39 +17,67 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from emit.cli.figures import is_snapshot, rows
+from emit.cli.figures import Row, is_snapshot, rows
+from emit.cli.fleet import nodes_of
+from emit.errors import EmitError
 from emit.host import status
-from emit.host.accounting import Times
-from emit.observe import Failed, Finished, Retried, Sent
+from emit.host.accounting import Recent, Times
+from emit.host.place import project
+from emit.observe.fleet import Report, snapshots
+from emit.observe.looks import Outlet, Wish
+from emit.observe.taps import COUNTS, Looking
+from emit.observe.totals import Totals
 from emit.router import Router
+from emit.text import one_line
 
 __all__ = ["Watch"]
 
 #: Seconds between two points of the line of a node, and points of it: 15 minutes.
 STEP, POINTS = 5.0, 180
 
-#: Seconds over which a rate is taken.
+#: Seconds over which the rate of an edge is taken.
 SPAN = 5.0
 
+#: Seconds for which a process that has died is shown.
+LATELY = 10.0
 
-class _Sample(NamedTuple):
-    """Totals at a time: messages and failures by node, messages by edge."""
+#: Seconds without a new report after which a worker is silent: it was killed, or can't reach Redis.
+SILENT = 4.0
 
-    at: float
-    nodes: Mapping[str, int]
-    failures: Mapping[str, int]
-    edges: Mapping[tuple[str, str], int]
+
+class Source(NamedTuple):
+    """
+    Where figures come from.
+
+    Attributes:
+        name: A worker and its machine, or this machine.
+        age: Seconds since it has told them.
+        host: A host that it is about; for a worker None.
+    """
+
+    name: str
+    age: float
+
+
+class Seen(NamedTuple):
+    """What a look has found: snapshots of hosts, counts of messages, and who has told them."""
+
+    hosts: Mapping[Any, Mapping[str, Any]]
+    totals: Totals
+    sources: list[Source]
+    said: str
 
 
 class Watch:
     """
-    The figures of a router's graph.
+    The figures of a router's graph. All methods are for one thread at a time.
 
     Args:
-        router: The router. Its messages in this process are counted from now on.
+        router: The router.
 
     Example:
         >>> watch = Watch(router)
@@ -53,103 +86,181 @@ class Watch:
     """
 
     def __init__(self, router: Router) -> None:
-        self._lock = threading.Lock()
-        self._done: Counter[str] = Counter()
-        self._failed: Counter[str] = Counter()
-        self._passed: Counter[tuple[str, str]] = Counter()
-        self._times: dict[str, Times] = {}
-        self._samples: deque[_Sample] = deque(maxlen=int(SPAN) + 2)
-        self._lines: dict[str, deque[float]] = {}
-        self._due = 0.0
         self._router = router
-        router.observe(self._count)
-
-    def _count(self, fact: Any) -> None:
-        kind = type(fact)
-        with self._lock:
-            if kind is Finished:
-                self._done[fact.node] += 1
-                if (times := self._times.get(fact.node)) is None:
-                    times = self._times[fact.node] = Times()
-                times.add(fact.seconds)
-            elif kind is Sent:
-                self._passed[(fact.origin, fact.node)] += 1
-            elif kind is Failed:
-                self._done[fact.node] += 1
-                self._failed[fact.node] += 1
-            elif kind is Retried:
-                # Not the end of the message: its failed attempt does not count.
-                self._done[fact.node] -= 1
-                self._failed[fact.node] -= 1
+        self._outlet: Outlet | None = None
+        self._places: list[tuple[Any, str]] | None = None
+        self._past = Totals()  # of workers that have ended
+        self._workers: dict[str, tuple[float, Report]] = {}
+        self._recent: dict[str, Recent] = {}
+        self._edges: deque[tuple[float, Mapping[tuple[str, str], int]]] = deque()
+        self._ends: deque[tuple[float, Mapping[str, int]]] = deque()
+        self._lines: dict[str, deque[tuple[float, float, float]]] = {}
+        self._due = 0.0
+        self._hosts: Mapping[Any, Mapping[str, Any]] = {}
+        self._guard = threading.Lock()
 
     def look(self) -> dict[str, Any]:
         """
         Return the figures now, as plain data.
 
         Returns:
-            ``at`` (seconds since the epoch), ``source`` (what was asked), and ``nodes`` and
-            ``edges``, which have no entry for what has not been seen. A node has ``rate`` (messages
-            a second), ``calls``, ``failures`` and ``failing`` (failures a second), ``p50`` and
-            ``p99`` in seconds, ``queued``, ``busy`` and ``processes``, ``breaker`` (the number of
-            hosts with an open one), ``error`` (why it can't be started), ``rss_bytes``,
-            ``versions`` and ``line``, messages a second in steps of 5 s, the latest last. An edge
-            has ``origin``, ``node`` and ``rate``.
+            ``at`` (seconds since the epoch), ``source`` (a text that says where they come from),
+            ``sources`` (each with ``name`` and ``age``, the seconds since it has told them),
+            ``silent`` (the number of workers that have not told anything for some seconds),
+            ``nodes`` and ``edges``. A node has ``rate`` (messages a second), ``calls``,
+            ``failures`` and ``failing`` (failures in the last seconds), ``p50`` and ``p99`` in
+            seconds, ``queued``, ``busy`` and ``processes``, ``breaker`` (the number of hosts with
+            an open one), ``restarts``, ``died`` (processes, in the last seconds), ``error`` (why it
+            can't be started), ``rss_bytes``, ``versions`` and ``line``, messages a second in steps
+            of 5 s, the latest last. An edge has ``origin``, ``node``, ``rate`` and ``count``, since
+            the page looks.
         """
-        hosts = dict(_hosts())
-        with self._lock:
-            nodes = {name: self._own(name) for name in self._router.names}
-            edges = dict(self._passed)
-        for row in rows(hosts):
-            if row.node in nodes:
-                nodes[row.node] = _joined(nodes[row.node], row)
-        now = time.monotonic()
-        calls, failures = (
-            {name: node[what] for name, node in nodes.items()} for what in ("calls", "failures")
-        )
-        sample = _Sample(now, calls, failures, edges)
-        before = next((s for s in self._samples if now - s.at <= SPAN + 1), sample)
-        self._samples.append(sample)
-        seconds = max(1e-3, now - before.at)
-        for name, node in nodes.items() if before is not sample else ():
-            fresh = calls[name] - before.nodes.get(name, calls[name])
-            failed = failures[name] - before.failures.get(name, failures[name])
-            node["rate"] = max(node["rate"], fresh / seconds)
-            node["failing"] = max(node["failing"], failed / seconds)
-        self._extend(now, nodes)
-        return {
-            "at": time.time(),
-            "machine": socket.gethostname(),
-            "source": f"this process and {len(hosts)} hosts on {socket.gethostname()}",
-            "nodes": nodes,
-            "edges": [
-                {
-                    "origin": origin,
-                    "node": node,
-                    "rate": (count - before.edges.get((origin, node), count)) / seconds,
-                    "count": count,
-                }
-                for (origin, node), count in edges.items()
-            ],
+        with self._guard:
+            seen = self._see()
+            self._hosts = hosts = {key: _merged(host) for key, host in seen.hosts.items()}
+            now = time.monotonic()
+            nodes = {name: self._counted(now, name, seen.totals) for name in self._router.names}
+            for row in rows(hosts):
+                if row.node in nodes:
+                    nodes[row.node] = _joined(nodes[row.node], row)
+            self._count_deaths(now, nodes)
+            self._extend(now, nodes)
+            return {
+                "at": time.time(),
+                "source": seen.said,
+                "sources": [source._asdict() for source in seen.sources],
+                "silent": sum(source.age > SILENT for source in seen.sources),
+                "nodes": nodes,
+                "edges": [*self._of_edges(now, seen.totals)],
+            }
+
+    def history(self, node: str) -> list[tuple[float, float, float]]:
+        """Return messages a second, p50 and p99 of a node, in steps of 5 s, the latest last."""
+        return list(self._lines.get(node, ()))
+
+    def processes(self, node: str) -> list[dict[str, Any]]:
+        """Return the living processes of a node, by the last look, with the machine of each."""
+        found = []
+        for key, host in self._hosts.items():
+            machine = key[0] if isinstance(key, tuple) else socket.gethostname()
+            for each in host["nodes"].values():
+                if each["node"] == node:
+                    found += [{**process, "machine": machine} for process in each["processes"]]
+        return found
+
+    def close(self) -> None:
+        """Look no longer. The next look begins again."""
+        with self._guard:
+            if self._outlet is not None:
+                self._outlet.close()
+            self._outlet = None
+
+    # -- who is asked ----------------------------------------------------------------------
+
+    def _see(self) -> Seen:
+        if self._outlet is None:
+            self._outlet = Outlet(Wish(COUNTS, counts=True, project=project()))
+        try:
+            reports = []
+            for client, prefix in self.places():
+                Looking(client, prefix, Wish(COUNTS, counts=True)).renew()
+                reports += [_readable(report) for report in snapshots(client, prefix)]
+        except EmitError as error:
+            return self._see_here(f"; {one_line(str(error))}")
+        return self._see_workers(reports) if self._places else self._see_here("")
+
+    def places(self) -> list[tuple[Any, str]]:
+        """
+        Return a client and a prefix for each Redis that the router uses; none: it has none.
+
+        Raises:
+            GraphError: A setting of the router names no Redis that can be used.
+        """
+        if self._places is None:
+            found = {}
+            for ledger in getattr(self._router, "ledgers", tuple)():
+                where = sorted(ledger.redis.connection_pool.connection_kwargs.items(), key=str)
+                found[f"{where} {ledger.prefix}"] = ledger.redis, ledger.prefix
+            self._places = [*found.values()]
+        return self._places
+
+    def _see_here(self, trouble: str) -> Seen:
+        """Ask the processes of this user on this machine."""
+        assert self._outlet is not None
+        self._outlet.ask(status.sockets(idle=True), here=True)
+        hosts = {pid: _of_project(host) for pid, host in _hosts()}
+        count = self._outlet.asked - 1
+        others = f" and {count} other{'' if count == 1 else 's'}" if count else ""
+        machine = socket.gethostname()
+        said = f"this process{others} on {machine}, by their sockets{trouble}"
+        return Seen(hosts, self._outlet.totals(), [Source(machine, 0.0)], said)
+
+    def _see_workers(self, reports: list[Report]) -> Seen:
+        """Add what workers have published, and ask this process itself."""
+        assert self._outlet is not None
+        self._outlet.ask([], here=True)
+        now, totals = time.monotonic(), self._outlet.totals()
+        told = {f"{report.machine} {report.worker} {report.pid}": report for report in reports}
+        for key in [key for key in self._workers if key not in told]:
+            _add(self._past, self._workers.pop(key)[1])
+        for key, report in told.items():
+            since, last = self._workers.get(key, (now, report))
+            if report.counts is None and last.counts is not None:  # nobody has looked for a while
+                _add(self._past, last)
+            self._workers[key] = (since if last.at == report.at else now, report)
+            _add(totals, report)
+        totals.add(self._past.told())
+        hosts = {**nodes_of(reports), **dict(_hosts(own=True))}
+        sources = [
+            Source(one_line(f"{report.worker} on {report.machine}"), round(now - since, 1))
+            for since, report in self._workers.values()
+        ]
+        machines = len({report.machine for report in reports})
+        count = len(reports)
+        workers = f"{count} worker{'' if count == 1 else 's'}"
+        said = f"{workers} on {machines} machine{'' if machines == 1 else 's'}, by Redis"
+        return Seen(hosts, totals, sources, said)
+
+    # -- what they have told ---------------------------------------------------------------
+
+    def _counted(self, now: float, name: str, totals: Totals) -> dict[str, Any]:
+        """Return the figures of a node by the counts of messages."""
+        node = totals.nodes.get(name)
+        done, failed = (0, 0) if node is None else (node.done, node.failed)
+        times = Times() if node is None else node.times
+        lately = self._recent.setdefault(name, Recent()).look(now, done, failed, times)
+        rate = lately["calls"] / lately["seconds"] if lately["seconds"] else 0.0
+        return _NOTHING | {
+            "rate": max(0.0, rate),
+            "calls": done,
+            "failures": failed,
+            "failing": max(0, lately["failures"]),
+            "p50": lately["p50"],
+            "p99": lately["p99"],
         }
 
-    def _own(self, name: str) -> dict[str, Any]:
-        times = self._times.get(name)
-        return {
-            "rate": 0.0,
-            "calls": self._done[name],
-            "failures": self._failed[name],
-            "failing": 0.0,
-            "p50": times.percentile(0.5) if times else 0.0,
-            "p99": times.percentile(0.99) if times else 0.0,
-            "queued": 0,
-            "busy": 0,
-            "processes": 0,
-            "breaker": 0,
-            "restarts": 0,
-            "error": "",
-            "rss_bytes": 0,
-            "versions": {},
-        }
+    def _of_edges(self, now: float, totals: Totals) -> Iterator[dict[str, Any]]:
+        while self._edges and now - self._edges[0][0] > SPAN:
+            self._edges.popleft()
+        at, before = self._edges[0] if self._edges else (now, totals.edges)
+        self._edges.append((now, totals.edges))
+        seconds = max(0.5, now - at)
+        for (origin, node), count in totals.edges.items():
+            fresh = max(0, count - before.get((origin, node), 0))
+            yield {"origin": origin, "node": node, "rate": fresh / seconds, "count": count}
+
+    def _count_deaths(self, now: float, nodes: Mapping[str, dict[str, Any]]) -> None:
+        """Add the number of processes that have died in the last seconds."""
+        ends = Counter[str]()
+        for host in self._hosts.values():
+            for each in host["nodes"].values():
+                ends[each["node"]] += each["ends"].get("failed", 0)
+        while self._ends and now - self._ends[0][0] > LATELY:
+            self._ends.popleft()
+        before = self._ends[0][1] if self._ends else ends
+        self._ends.append((now, ends))
+        for name, node in nodes.items():
+            node["died"] = max(0, ends[name] - before.get(name, ends[name]))
 
     def _extend(self, now: float, nodes: Mapping[str, dict[str, Any]]) -> None:
         """Add a point to each line if it is time."""
@@ -159,25 +270,72 @@ class Watch:
         for name, node in nodes.items():
             line = self._lines.setdefault(name, deque(maxlen=POINTS))
             if is_due:
-                line.append(round(node["rate"], 2))
-            node["line"] = list(line)
+                line.append((round(node["rate"], 2), node["p50"], node["p99"]))
+            node["line"] = [rate for rate, _, _ in line]
 
 
-def _hosts() -> Any:
-    for pid, answer in status.ask_all({}):
-        if not isinstance(answer, Exception) and is_snapshot(answer):
-            yield pid, answer
+#: The figures of a node that has no program, or none that was started.
+_NOTHING: dict[str, Any] = {
+    "queued": 0,
+    "busy": 0,
+    "processes": 0,
+    "breaker": 0,
+    "restarts": 0,
+    "error": "",
+    "rss_bytes": 0,
+    "versions": {},
+}
 
 
-def _joined(own: dict[str, Any], row: Any) -> dict[str, Any]:
+def _readable(report: Report) -> Report:
+    """Return a report without the hosts of another version of Emit."""
+    return report._replace(hosts=[host for host in report.hosts if is_snapshot(host)])
+
+
+def _add(totals: Totals, report: Report) -> None:
+    if report.counts is not None:
+        try:
+            totals.add(report.counts)
+        except ValueError:  # its Emit is of another version
+            return
+
+
+def _hosts(*, own: bool = False) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the snapshot of each host of this user on this machine, or of this process alone."""
+    for path in status.sockets():
+        pid = int(path.name.partition("-")[0])
+        if own and pid != os.getpid():
+            continue
+        with suppress(OSError, ValueError):  # it is busy, or is ending
+            answer = status.ask(path, {})
+            if answer is not None and is_snapshot(answer):
+                yield pid, answer
+
+
+def _of_project(host: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the snapshot of a host without the nodes of other projects."""
+    nodes = host["nodes"].items()
+    return {**host, "nodes": {name: n for name, n in nodes if n["project"] == project()}}
+
+
+def _merged(host: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a snapshot whose nodes can be added to those of other folders with the same code."""
+    return {**host, "nodes": {key: {**n, "project": ""} for key, n in host["nodes"].items()}}
+
+
+def _joined(counted: dict[str, Any], row: Row) -> dict[str, Any]:
     """Return the figures of a node with those of its programs, which also count its messages."""
-    return own | {
+    figures = counted | {
         "rate": row.calls_per_second,
-        "calls": max(own["calls"], row.calls),
-        "failures": max(own["failures"], row.failures),
-        "failing": float(row.failures_lately),
+        "calls": max(counted["calls"], row.calls),
+        "failures": max(counted["failures"], row.failures),
+        "failing": row.failures_lately,
         "p50": row.p50,
         "p99": row.p99,
+    }
+    if row.is_function:
+        return figures
+    return figures | {
         "queued": row.queued,
         "busy": row.busy,
         "processes": row.processes,
@@ -200,5 +358,4 @@ def describe(node: str) -> dict[str, Any]:
     return {
         "errors": sorted(errors, key=lambda error: error["at"], reverse=True),
         "stderr": stderr,
-        "pid": os.getpid(),
     }

@@ -10,10 +10,15 @@ const graph = await ask("api/graph");
 document.title = `${graph.title} – Emit`;
 get("title").textContent = graph.title;
 
-const panel = new Panel(get("panel"));
+const panel = new Panel(get("panel"), graph);
 let figures = null;
 const open = (name) => panel.open(graph.nodes.find((node) => node.name === name), figures);
 const picture = new Picture(get("picture"), graph, open);
+picture.onEdge = async (edge) => {
+  await open(edge.node);
+  const from = edge.origin === "__entry_point" ? "calls of the router" : `${edge.origin} → ${edge.node}`;
+  if (graph.payloads) panel.tap.start(`Watch ${from}`, `${edge.origin} -> ${edge.node}`);
+};
 const dead = new Dead(get("dead"), graph, (count) => {
   get("dead-count").textContent = count ? String(count) : "";
 });
@@ -67,10 +72,18 @@ stream.onmessage = (event) => {
   picture.update(figures);
   panel.update(figures);
 };
+// The age of the oldest figure: that of its source when it came, and the time since.
 setInterval(() => {
-  const age = figures ? Math.round((Date.now() - heard) / 1000) : null;
-  get("source").textContent = age === null ? "waiting for figures"
-    : `${figures.source}, ${age < 3 ? "now" : `${age} s ago`}`;
-  get("source").classList.toggle("old", age !== null && age >= 3);
+  if (!figures) {
+    get("source").textContent = "waiting for figures";
+    return;
+  }
+  const told = figures.sources.filter((source) => source.age <= 4).map((source) => source.age);
+  const age = Math.max(0, ...told) + (Date.now() - heard) / 1000;
+  const silent = figures.sources.filter((source) => source.age > 4);
+  const silence = silent.length ? `; silent: ${silent.map((source) => source.name).join(", ")}` : "";
+  get("source").textContent = `${figures.source}, ${age < 3 ? "now" : `${Math.round(age)} s ago`}${silence}`;
+  get("source").title = figures.sources.map((source) => `${source.name}: ${source.age.toFixed(1)} s old`).join("\n");
+  get("source").classList.toggle("old", age >= 3 || silent.length > 0);
 }, 500);
 document.body.dataset.ready = "yes";

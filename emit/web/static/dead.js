@@ -99,10 +99,29 @@ export class Dead {
       type: "button",
       onclick: () => this.#try(async () => {
         const told = await ask(`api/dead/letter?id=${encodeURIComponent(id)}&message=1`);
-        refill(place, html("pre", { class: "message" }, told.message));
+        refill(place, html("pre", { class: "message" }, told.message),
+          told.editable ? html("button", { type: "button", onclick: () => this.#edit(place, id, told.message) }, "Edit") : null);
       }),
     }, "Show the message"));
     return place;
+  }
+
+  #edit(place, id, message) {
+    const area = html("textarea", { class: "message", rows: Math.min(20, message.split("\n").length + 1), spellcheck: "false" });
+    area.value = message;
+    const send = html("button", {
+      type: "button",
+      onclick: async () => {
+        if (!(await confirm(`Send again with the edited message: ${id}?`, "Replay"))) return;
+        await this.#try(() => ask("api/dead/edit", { id, message: area.value }));
+        const said = this.fault.textContent;
+        if (!said) await this.load();
+        this.fault.textContent ||= said;
+      },
+    }, "Replay the edited message");
+    refill(place,
+      html("label", {}, "The message, as JSON. Hidden fields stay as they are.", area), send);
+    area.focus();
   }
 
   #buttons(which, named) {

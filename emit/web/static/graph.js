@@ -6,7 +6,7 @@ import { duration, perSecond, svg } from "./dom.js";
 export const stateOf = (figures) => {
   if (!figures) return "quiet";
   if (figures.error || figures.breaker) return "down";
-  if (figures.failing > 0) return "failing";
+  if (figures.failing > 0 || figures.died > 0) return "failing";
   if (figures.queued > 0 && figures.busy >= figures.processes) return "waiting";
   return figures.rate > 0 ? "working" : "quiet";
 };
@@ -25,6 +25,7 @@ export class Picture {
     this.graph = graph;
     this.nodes = new Map();
     this.edges = new Map();
+    this.onEdge = () => {};
     this.view = { x: 0, y: 0, width: graph.width, height: graph.height };
     this.#draw(open);
     this.all();
@@ -42,6 +43,7 @@ export class Picture {
       const path = svg("path", {
         d: edge.path, class: edge.pattern ? "edge pattern" : "edge", "marker-end": "url(#arrow)",
       }, svg("title", {}, title));
+      path.addEventListener("click", () => this.onEdge(edge));
       this.edges.set(JSON.stringify([edge.origin, edge.node]), path);
       return path;
     });
@@ -100,6 +102,7 @@ export class Picture {
     for (const path of this.edges.values()) path.removeAttribute("data-load");
     for (const edge of figures.edges) {
       const path = this.edges.get(JSON.stringify([edge.origin, edge.node]));
+      if (path) path.firstChild.textContent = `${edge.origin} → ${edge.node}: ${perSecond(edge.rate)}, ${edge.count} since the page looks`;
       if (path && edge.rate > 0) {
         path.setAttribute("data-load", String(Math.min(4, Math.ceil(Math.log10(edge.rate + 1)))));
       }
