@@ -22,7 +22,7 @@ NAMES = (
     "shared",
     "memory",
 )
-NAMES += ("workers", "rq_workers", "traces")
+NAMES += ("workers", "rq_workers", "traces", "web")
 
 
 def main(chosen: list[str]) -> int:
