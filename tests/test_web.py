@@ -132,7 +132,8 @@ def test_the_graph() -> None:
 
 def test_a_node_that_there_is_not() -> None:
     assert client().get("/api/node", params={"name": "nobody"}).status_code == 404
-    assert client().get("/api/node", params={"name": "first"}).json()["errors"] == []
+    assert client().get("/api/node/errors", params={"name": "nobody"}).status_code == 404
+    assert client().get("/api/node/errors", params={"name": "first"}).json()["errors"] == []
 
 
 @pytest.fixture
@@ -654,6 +655,13 @@ def count(msg):
         redis.incr("counted")
 """
 
+LENGTH = """
+def length(word:)
+  raise ArgumentError, 'too loud' if word == 'BOOM'
+  word.size
+end
+"""
+
 FEED = """
 import sys
 from app import router
@@ -679,7 +687,7 @@ def test_celery_on_two_machines(
     """
     (tmp_path / "app.py").write_text(CELERY_APP)
     (tmp_path / "feed.py").write_text(FEED)
-    (tmp_path / "length.rb").write_text("def length(word:) = word.size\n")
+    (tmp_path / "length.rb").write_text(LENGTH)
     monkeypatch.setenv("EMIT_TEST_REDIS", redis)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     command = [EMIT, "ui", "app.router", "--bind", "127.0.0.1:0", "--payloads"]
@@ -728,6 +736,19 @@ def test_celery_on_two_machines(
             return bool(page.locator("[aria-label='length, failing']").count())
 
         eventually(killed)
+        send("BOOM")
+
+        def told() -> bool:
+            """Open the details anew, since the errors are asked for once."""
+            page.get_by_role("button", name="Close").click()
+            with page.expect_response(lambda answer: "node/errors" in answer.url) as answer:
+                page.locator(".node", has_text="length").click()
+            return bool(answer.value.json()["errors"])
+
+        eventually(told)
+        page.locator("#panel summary", has_text="on web").first.click()
+        page.wait_for_selector("#panel pre:has-text('too loud')")
+        page.wait_for_selector("#panel pre:has-text('length.rb')")
         two.kill()
         page.wait_for_selector("#source.old:has-text('silent: b@')")
         page.wait_for_selector("#source:has-text('1 worker on 1 machine')")

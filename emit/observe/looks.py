@@ -75,6 +75,8 @@ class Wish(NamedTuple):
             fields. If that is not possible, the fields are the reason why not: a map with "not".
         project: Look at processes of this project only, as of :meth:`emit.host.host.Host.snapshot`;
             empty: at all. Another project may have nodes of the same names.
+        node: Of workers, tell once the last errors of this node and the stderr of its processes,
+            as of :meth:`emit.host.host.Host.describe`.
     """
 
     id: str
@@ -84,6 +86,7 @@ class Wish(NamedTuple):
     rate: float = 10.0
     whole: bool = False
     project: str = ""
+    node: str = ""
 
     @classmethod
     def read(cls, told: Any) -> Wish:
@@ -117,7 +120,8 @@ class Seen(NamedTuple):
 
     Attributes:
         passed: As of :class:`emit.observe.tap.Passed`. The fields are JSON's; long ones are cut.
-            The way ``begin``: this worker begins to look.
+            The way ``begin``: this worker begins to look. The way ``describe``: the fields are
+            those of :meth:`emit.host.host.Host.describe`.
         pid: The process.
         machine: Its machine; empty: this one.
         worker: The worker that the process belongs to; empty if it has none.

@@ -20,7 +20,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from emit.errors import LedgerError
@@ -128,6 +128,7 @@ class Looks:
         self._index = index
         self._beats: dict[str, tuple[str, float]] = {}
         self._outlets: dict[str, Outlet] = {}
+        self._described: set[str] = set()
 
     @property
     def are_there(self) -> bool:
@@ -155,12 +156,17 @@ class Looks:
         self._keep(self._wishes(told))
         paths = status.sockets(parent=os.getpid(), idle=True) if self._outlets else []
         for id, outlet in self._outlets.items():
+            if outlet.wish.node:
+                if id not in self._described:
+                    self._described.add(id)
+                    seen = [*_described(outlet.wish.node), _told("begin")]
+                    self._show(client, f"{self._index}@seen:{id}", seen)
+                continue
             is_first = not outlet.asked
             outlet.ask(paths, here=True)
             seen = outlet.take()
             if is_first and outlet.wish.points is not None:
-                begin = Passed("begin", "", "", "", 0, 0, time.time(), None)
-                seen = [Seen(begin, os.getpid()), *seen]
+                seen = [_told("begin"), *seen]
             if seen:
                 self._show(client, f"{self._index}@seen:{id}", seen)
 
@@ -183,6 +189,7 @@ class Looks:
         """Have an outlet for each wish, and no other."""
         for id in [id for id in self._outlets if id not in wishes]:
             self._outlets.pop(id).close()
+            self._described.discard(id)
         for id, wish in wishes.items():
             if id not in self._outlets:
                 try:
@@ -199,3 +206,18 @@ class Looks:
             pipeline.ltrim(key, -_WAITING, -1)
             pipeline.expire(key, _LASTS)
             pipeline.execute()
+
+
+def _told(way: str, node: str = "", fields: dict[str, Any] | None = None) -> Seen:
+    return Seen(Passed(way, node, "", "", 0, 0, time.time(), fields), os.getpid())
+
+
+def _described(node: str) -> Iterator[Seen]:
+    """Yield what each host of this worker tells about a node."""
+    for path in status.sockets():
+        pid, parent = path.name.split("-")[:2]
+        if str(os.getpid()) in (pid, parent):
+            with contextlib.suppress(OSError, ValueError):  # it is busy, or is ending
+                answer = status.ask(path, {"node": node})
+                if answer is not None and "errors" in answer:
+                    yield _told("describe", node, answer)._replace(pid=int(pid))

@@ -56,7 +56,7 @@ from emit.text import one_line
 from emit.web.layout import draw
 from emit.web.settings import settings_of
 from emit.web.tap import Tapping
-from emit.web.watch import STEP, Watch, describe
+from emit.web.watch import STEP, Watch
 
 __all__ = ["CHANGES", "app"]
 
@@ -139,6 +139,7 @@ def app(
         Route("/api/graph", page.graph),
         Route("/api/events", page.events),
         Route("/api/node", page.node),
+        Route("/api/node/errors", page.errors),
         Route("/api/tap", page.tap),
         Route("/api/dead", page.dead),
         Route("/api/dead/letters", page.letters),
@@ -292,10 +293,15 @@ class _Page:
             return _fault(404, f"there is no node {name!r}")
         return JSONResponse(await run_in_threadpool(self._node, name))
 
+    async def errors(self, request: Request) -> Response:
+        name = request.query_params.get("name", "")
+        if name not in self._router.names:
+            return _fault(404, f"there is no node {name!r}")
+        return JSONResponse(await run_in_threadpool(self._watch.describe, name))
+
     def _node(self, name: str) -> dict[str, Any]:
         seen = outline(self._router)
         return {
-            **describe(name),
             "settings": settings_of(self._router, name),
             "processes": self._watch.processes(name),
             "history": self._watch.history(name),

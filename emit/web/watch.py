@@ -13,6 +13,7 @@ Nothing is counted for a page that nobody has open.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 import time
@@ -44,6 +45,9 @@ SPAN = 5.0
 
 #: Seconds for which a process that has died is shown.
 LATELY = 10.0
+
+#: Errors of a node that are shown, and seconds to wait for workers to tell them.
+ERRORS, PATIENCE = 20, 4.0
 
 #: Seconds without a new report after which a worker is silent: it was killed, or can't reach Redis.
 SILENT = 4.0
@@ -147,6 +151,41 @@ class Watch:
                 if each["node"] == node:
                     found += [{**process, "machine": machine} for process in each["processes"]]
         return found
+
+    def describe(self, node: str) -> dict[str, Any]:
+        """
+        Return the last errors of a node, and the end of its processes' stderr: of all workers, or
+        of the hosts of this machine. Takes up to some seconds.
+        """
+        answers = [(socket.gethostname(), pid, told) for pid, told in _described_here(node)]
+        if self._places:
+            with suppress(EmitError):  # it can't be reached: the picture says so
+                own = [each for each in answers if each[1] == os.getpid()]
+                answers = [*own, *self._described_there(node)]
+        errors = [
+            {**error, "host": pid, "machine": machine}
+            for machine, pid, told in answers
+            for error in told["errors"]
+        ]
+        stderr = [
+            {**each, "machine": machine} for machine, _, told in answers for each in told["stderr"]
+        ]
+        latest = sorted(errors, key=lambda error: error["at"], reverse=True)
+        return {"errors": latest[:ERRORS], "stderr": stderr}
+
+    def _described_there(self, node: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        wish = Wish(f"node-{secrets.token_hex(8)}", node=node)
+        end = time.monotonic() + PATIENCE
+        for client, prefix in self.places():
+            wanted, begun = len(self._workers), 0
+            with Looking(client, prefix, wish) as looking:
+                looking.renew()
+                while begun < wanted and time.monotonic() < end:
+                    time.sleep(0.1)
+                    for seen in looking.take():
+                        begun += seen.passed.way == "begin"
+                        if seen.passed.way == "describe" and seen.passed.fields is not None:
+                            yield seen.machine, seen.pid, seen.passed.fields
 
     def close(self) -> None:
         """Look no longer. The next look begins again."""
@@ -347,15 +386,7 @@ def _joined(counted: dict[str, Any], row: Row) -> dict[str, Any]:
     }
 
 
-def describe(node: str) -> dict[str, Any]:
-    """Return the last errors of a node, and the end of its processes' stderr, of all hosts here."""
-    errors, stderr = [], []
+def _described_here(node: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for pid, answer in status.ask_all({"node": node}):
-        if isinstance(answer, Exception) or "errors" not in answer:
-            continue
-        errors += [{**error, "host": pid} for error in answer["errors"]]
-        stderr += [{**each, "host": pid} for each in answer["stderr"]]
-    return {
-        "errors": sorted(errors, key=lambda error: error["at"], reverse=True),
-        "stderr": stderr,
-    }
+        if not isinstance(answer, Exception) and "errors" in answer:
+            yield pid, answer

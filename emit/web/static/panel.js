@@ -41,9 +41,11 @@ export class Panel {
     try {
       const told = await ask(`api/node?name=${encodeURIComponent(node.name)}`);
       if (this.name !== node.name) return;
-      refill(this.rest,
-        ...over(told.history, told.step), ...errors(told.errors), ...ends(told.stderr),
+      const faults = html("div", {});
+      refill(this.rest, ...over(told.history, told.step), faults,
         ...processes(told.processes), ...gets(told.gets), ...settings(told.settings));
+      const said = await ask(`api/node/errors?name=${encodeURIComponent(node.name)}`);
+      refill(faults, ...errors(said.errors), ...ends(said.stderr));
     } catch (error) {
       refill(this.rest, html("p", { class: "fault" }, error.message));
     }
@@ -128,10 +130,10 @@ const settings = (list) => (list.length ? [
 const errors = (list) => (list.length ? [
   html("h3", {}, "Last errors"),
   ...list.map((error) => html("details", {},
-    html("summary", {}, `${when(error.at)}  ${error.type}`),
+    html("summary", {}, `${when(error.at)} on ${error.machine}: ${error.type}`),
     html("pre", {}, `${error.text}\n${error.stderr_tail ?? ""}`.trim()))),
 ] : []);
 
 const ends = (list) => list.filter((each) => each.tail).map((each) => html("details", {},
-  html("summary", {}, `stderr of process ${each.pid}`),
+  html("summary", {}, `stderr of process ${each.pid} on ${each.machine}`),
   html("pre", {}, each.tail)));
