@@ -41,7 +41,8 @@ LIMITS = {
     # Reloads took 130: a process that was started beside its pool takes the place of another one.
     # What hangs on a worker sees its routers before the pool forks: 72. A late status: 5.
     # A process that emit dev has started hands it the log of nodes: 5.
-    "lines of the core": 23_706,
+    # RQ's line about a rejected message, which is no error, took 27.
+    "lines of the core": 23_734,
     "files that a message passes, there and back": 16,  # 14
     "calls on a message's way": 58,
     "changes of file on a message's way": 39,

@@ -57,6 +57,24 @@ def test_handlers_of_the_users_own(jobs: Any, kind: str, tmp_path: Path) -> None
     assert worker.text.count(HELLO) == 1
 
 
+@pytest.mark.requires("redis-server")
+@pytest.mark.parametrize("kind", ["emit.rq.EmitWorker", "rq.Worker"])
+def test_a_rejected_message_is_a_warning(jobs: Any, kind: str, tmp_path: Path) -> None:
+    """It is one in all lines of the worker, RQ's own included. Another failure is an error."""
+    form = ("--log-format", "%(levelname)s %(message)s", "default", "words")
+    with rq_worker(tmp_path / "log", kind, *form) as worker:
+        rejected = jobs.moody.delay(how="reject", _origin="test")
+        worker.said(f"job {rejected.id}: exception raised while executing")
+        failed = jobs.moody.delay(how="error", _origin="test")
+        worker.said(f"job {failed.id}: exception raised while executing")
+    levels = {
+        id: {line.split()[0] for line in worker.text.splitlines() if f"{id}: exception" in line}
+        | {line.split()[0] for line in worker.text.splitlines() if f"{id} is given up" in line}
+        for id in (rejected.id, failed.id)
+    }
+    assert levels == {rejected.id: {"WARNING"}, failed.id: {"ERROR"}}
+
+
 def test_another_process_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process without a worker's log is left alone."""
     monkeypatch.setattr(logging.root, "handlers", [])

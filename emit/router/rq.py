@@ -34,7 +34,7 @@ from rq.utils import now, parse_timeout
 
 from emit.context import as_trace
 from emit.dead import DeadLetters
-from emit.errors import DispatchError, GraphError, InProgress, LedgerError
+from emit.errors import DispatchError, GraphError, InProgress, LedgerError, Reject
 from emit.exact import from_text
 from emit.letter import DeadLetter, shortened
 from emit.message import Message
@@ -348,6 +348,8 @@ class RQRouter(QueueRouter):
         except Ended as end:
             job.retries_left = 0  # it is a dead letter now
             error = end.error
+            if isinstance(error, Reject):
+                _rejected.expect(job.id)
         except Exception as unsettled:
             self._receiver.say(node, "stay", "%s stays in the queue: %s", job.id, unsettled)
             # RQ subtracts one, but this delivery must not count.
@@ -580,6 +582,32 @@ class _WithWorker(logging.Handler):
             named.msg, named.args = f"{record.name}: {record.getMessage()}", ()
             named.name = _worker.name  # so that Sentry leaves it out: it has the first one
             _worker.handle(named)
+
+
+class _Rejected(logging.Filter):
+    """
+    Makes the line of RQ's worker that a job has failed a warning if the author's handler has
+    rejected its message: alerts are on errors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ids: set[str] = set()
+
+    def expect(self, id: str) -> None:
+        """Wait for the line about a job."""
+        self._ids.add(id)
+        _worker.addFilter(self)  # once, however often
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        id = getattr(record, "job_id", None)
+        if id in self._ids:
+            self._ids.discard(id)
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
+
+_rejected = _Rejected()
 
 
 def log_with_worker() -> None:

@@ -87,6 +87,8 @@ def moody(msg: Any) -> Any:
         if redis.incr("moody:once") == 1:
             raise emit.Retry("again", after=1)
         return 1, current.get().attempt  # type: ignore[union-attr]
+    if how == "reject":
+        raise emit.Reject("never")
     if how == "error":
         raise KeyError("canary-in-an-error")
     if how == "kill once" and redis.incr("moody:once") == 1:
