@@ -75,6 +75,8 @@ TOOLS = (
     ),
     Tool("openssl", ("openssl", "version"), "openssl", "brew install openssl"),
     Tool("graphviz", ("dot", "-V"), "graphviz", "brew install graphviz"),
+    # Evaluates the dashboard and the alerts of examples/observe. promtool is in the same package.
+    Tool("prometheus", ("prometheus", "--version"), "prometheus", "brew install prometheus"),
     # Playwright drives it in the tests of the page.
     Tool("chromium", ("chromium", "--version"), "chromium", "brew install chromium"),
 )

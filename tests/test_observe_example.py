@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from emit.observe.counts import VARIABLE
 from tests.hosts import ROOT
@@ -21,17 +25,6 @@ from tests.queues.notes import graph
 from tests.queues.worker import celery_worker, eventually
 
 EXAMPLE = ROOT / "examples" / "observe"
-
-#: The words of PromQL that the example uses, beside names of series and labels.
-WORDS = {
-    *("sum", "rate", "increase", "deriv", "histogram_quantile", "label_values"),
-    *("by", "and", "node", "le", "error", "outcome", "state", "cause", "queue", "carrier"),
-}
-
-SELECTOR = re.compile(r"\b(emit_\w+|up)\b(?:\{([^}]*)\})?")
-MATCHER = re.compile(r'(\w+)(=~|!=|!~|=)"([^"]*)"')
-
-Samples = dict[str, list[dict[str, str]]]
 
 
 def queries() -> Iterator[tuple[str, str]]:
@@ -50,79 +43,140 @@ def queries() -> Iterator[tuple[str, str]]:
 
 QUERIES = [*queries()]
 
+#: What Grafana puts in the place of its variables. Rates need two scrapes in that time.
+VARIABLES = {"$__rate_interval": "1m", "$node": ".*"}
+
+
+class Prometheus:
+    """
+    A server that scrapes a real ``emit metrics``, with the configuration of the example.
+
+    Args:
+        url: Where it answers.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def ask(self, path: str, **arguments: str) -> Any:
+        """Return the data of its answer. An error of PromQL is an exception."""
+        with urlopen(f"{self.url}/api/v1/{path}?{urlencode(arguments)}") as answer:
+            return json.load(answer)["data"]
+
+    def series(self, query: str) -> list[tuple[dict[str, str], float]]:
+        """Return the labels and the value of each series that a query results in."""
+        found = self.ask("query", query=query)["result"]
+        return [(each["metric"], float(each["value"][1])) for each in found]
+
+    def answers(self, query: str) -> list[dict[str, str]]:
+        """Return the labels of each series with a number."""
+        if values := re.fullmatch(r"label_values\((.+), (\w+)\)", query):
+            found = self.ask(f"label/{values[2]}/values", **{"match[]": values[1]})
+            return [{values[2]: value} for value in found]
+        for name, value in VARIABLES.items():
+            query = query.replace(name, value)
+        return [labels for labels, value in self.series(query) if not math.isnan(value)]
+
 
 @pytest.fixture(scope="module")
-def samples(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Samples:
-    """The labels of all samples, by name, after a worker has met every kind of trouble."""
+def prometheus(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """It watches a worker meet every kind of trouble, twice: a rate needs a change."""
     folder = tmp_path_factory.mktemp("example")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv(VARIABLE, str(folder / "metrics"))
         patch.setenv("EMIT_TEST_CARRIER", "celery")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests" / "queues")]))
-        with graph("counted", redis_server) as counted:
-            counted.redis.flushall()
-            with celery_worker(folder / "log", app="counted"):
-                counted.router(count=2)
-                counted.work.delay(n=13)  # fails
-                counted.Program.delay(n=1)
-                counted.Program.delay(n=1, how="die")
-                counted.Missing.delay(n=1)  # waits
-                return eventually(lambda: complete(scrape()))
+        counted = stack.enter_context(graph("counted", redis_server))
+        counted.redis.flushall()
+        stack.enter_context(celery_worker(folder / "log", app="counted"))
+        server = Prometheus(stack.enter_context(scraping(folder)))
+        for times in (1, 2):
+            counted.router(count=2)
+            counted.work.delay(n=13)  # fails
+            counted.Program.delay(n=1)
+            counted.Program.delay(n=1, how="die")
+            counted.Missing.delay(n=1)  # waits
+            dead = 'sum(emit_messages_dead_total{node=~"counted.work|counted.program"})'
+            wanted = [f"{dead} >= {2 * times}", "sum(emit_messages_put_back_total) > 0"]
+            eventually(lambda wanted=wanted: all(map(server.series, wanted)))
+        yield server
 
 
-def scrape() -> Samples:
-    command = [sys.executable, "-m", "emit.cli", "metrics", "--once", "--app", "counted.router"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    # Prometheus itself makes this one, for each address that it asks.
-    found: Samples = {"up": [{"job": "emit", "instance": "metrics:9464"}]}
-    for family in text_string_to_metric_families(done.stdout):
-        for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample.labels)
-    return found
+@contextmanager
+def scraping(folder: Path) -> Iterator[str]:
+    """Run ``emit metrics`` and Prometheus. Yield the address of the latter."""
+    settings = yaml.safe_load((EXAMPLE / "prometheus.yml").read_text("utf-8"))
+    (job,) = settings["scrape_configs"]
+    command = [sys.executable, "-m", "emit.cli", "metrics", "--bind", "127.0.0.1:0"]
+    with listening([*command, "--app", "counted.router"], r"http://([^/]+)/") as address:
+        job["static_configs"] = [{"targets": [address]}]
+        settings["global"] = {"scrape_interval": "200ms", "evaluation_interval": "200ms"}
+        settings["rule_files"] = [str(EXAMPLE / "alerts.yml")]
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
+        options = [f"--storage.tsdb.path={folder / 'data'}", "--web.listen-address=127.0.0.1:0"]
+        command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", *options]
+        with listening(command, r'"Listening on" address=(\S+)') as address:
+            yield f"http://{address}"
 
 
-def complete(found: Samples) -> Samples | None:
-    """Return the samples, if the last facts of all troubles are told."""
-    dead = {labels["node"] for labels in found.get("emit_messages_dead_total", ())}
-    waits = "emit_messages_put_back_total" in found
-    is_there = any(labels["state"] == "idle" for labels in found.get("emit_processes", ()))
-    return found if {"counted.work", "counted.program"} <= dead and waits and is_there else None
+@contextmanager
+def listening(command: list[str], pattern: str) -> Iterator[str]:
+    """Run a server until the end of the block. Yield what *pattern* finds in its stderr."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        found = next((x for line in server.stderr if (x := re.search(pattern, line))), None)
+        rest = threading.Thread(target=server.stderr.read)  # a full pipe would stop the server
+        rest.start()
+        try:
+            assert found is not None, command
+            yield found[1]
+        finally:
+            server.terminate()
+            rest.join()
 
 
-@pytest.mark.requires("redis-server")
-def test_every_query_finds_a_metric(samples: Samples) -> None:
-    """Each selector of each query matches a series of a real worker, and so do its labels."""
+#: A comparison at the end of a part of an alert, which leaves out series that are all right.
+LIMIT = re.compile(r" (?:[<>]=?|==|!=) [\d.]+$")
+
+
+@pytest.mark.requires("redis-server", "prometheus")
+def test_every_query_finds_a_series(prometheus: Prometheus) -> None:
+    """Each query of the dashboard, and each condition of an alert, without its limit."""
     assert len(QUERIES) > 30
     for title, query in QUERIES:
-        selectors = SELECTOR.findall(query)
-        assert selectors, title
-        for name, matchers in selectors:
-            found = [labels for labels in samples.get(name, ()) if matches(labels, matchers)]
-            assert found, f"{title}: nothing matches {name}{{{matchers}}}"
-            for labels in re.findall(r"by \(([^)]*)\)", query):
-                wanted = {label.strip() for label in labels.split(",")}
-                assert wanted <= found[0].keys(), f"{title}: {name} has no {wanted}"
+        for part in query.split(" and "):
+            shown = LIMIT.sub("", part.strip())
+            labels, *_ = eventually(lambda: prometheus.answers(shown), what=f"{title}: {shown}")  # noqa: B023
+            for by in re.findall(r"by \(([^)]*)\)", shown):
+                wanted = {label.strip() for label in by.split(",")} - {"le"}
+                assert wanted <= labels.keys(), f"{title}: a series has only {labels}"
 
 
-def matches(labels: dict[str, str], matchers: str) -> bool:
-    for label, operator, value in MATCHER.findall(matchers):
-        assert operator in ("=", "=~")
-        value = value.replace("$node", ".*")
-        if label not in labels:
-            return False
-        if operator == "=" and labels[label] != value:
-            return False
-        if operator == "=~" and not re.fullmatch(value, labels[label]):
-            return False
-    return True
+@pytest.mark.requires("redis-server", "prometheus")
+def test_alerts_in_prometheus(prometheus: Prometheus) -> None:
+    """It has evaluated each rule without an error. Dead letters are an alert at once."""
+    alert = "EmitDeadLetters"
+    eventually(lambda: prometheus.series(f'ALERTS{{alertname="{alert}", alertstate="firing"}}'))
+    (group,) = prometheus.ask("rules")["groups"]
+    assert {rule["health"] for rule in group["rules"]} == {"ok"}
+    assert len(group["rules"]) == 9
 
 
-def test_the_queries_have_no_other_names() -> None:
-    """Each name is a series or a word of PromQL: any other would be a series that nobody knows."""
-    for title, query in QUERIES:
-        rest = SELECTOR.sub("", query)
-        rest = re.sub(r"\[[^\]]*\]", "", rest)
-        assert set(re.findall(r"[A-Za-z_]\w*", rest)) <= WORDS, title
+@pytest.mark.requires("prometheus")
+def test_when_alerts_fire() -> None:
+    """Each alert of the example fires for what it is about, and for nothing else: by promtool."""
+    for command in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
+        done = subprocess.run(["promtool", *command], cwd=EXAMPLE, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    rules = yaml.safe_load((EXAMPLE / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+    tests = yaml.safe_load((EXAMPLE / "alerts_test.yml").read_text("utf-8"))["tests"]
+    fired = {
+        case["alertname"]
+        for test in tests
+        for case in test["alert_rule_test"]
+        if case.get("exp_alerts")
+    }
+    assert fired == {rule["alert"] for rule in rules}
 
 
 @pytest.mark.requires("redis-server", "ruby")
@@ -142,7 +196,15 @@ def test_what_it_prints(redis: str) -> None:
 
 
 def test_the_compose_file() -> None:
-    """Each file that it mounts is there, and the services share the folder of the counts."""
+    """
+    It fits the schema of compose files. Each file that it mounts is there, and the services share
+    the folder of the counts.
+    """
+    command = ["check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=EXAMPLE, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
     compose: dict[str, Any] = yaml.safe_load((EXAMPLE / "compose.yaml").read_text("utf-8"))
     mounted = [volume for one in compose["services"].values() for volume in one.get("volumes", ())]
     for volume in mounted:
