@@ -111,6 +111,7 @@ LATE = {
     ("emit.cli.call", "emit.host.host"): "only a call that took too long needs it, and has it",
     ("emit.cli.check", "emit.cli.queues"): "the same, which only a router of a queue needs",
     ("emit.cli.metrics", "emit.observe.metrics"): "prometheus_client is optional",
+    ("emit.cli.host", "emit.observe.metrics"): "the same",
     ("emit.cli.new", "emit.cli.checkup"): "the host, which only a project needs",
     ("emit.cli.new", "emit.host.language.launch"): "the same, which only a line about a test needs",
     ("emit.cli.top", "emit.cli.live"): "rich is optional, and only the live view needs it",

@@ -24,6 +24,7 @@ from emit.observe.counts import VARIABLE, Counts, files
 from emit.observe.series import ALL, SENT, Tally
 from tests.queues.notes import graph
 from tests.queues.worker import celery_worker, eventually, rq_worker
+from tests.shared_hosts import listening
 
 
 @pytest.fixture
@@ -122,6 +123,41 @@ def test_processes_of_programs(folder: Path, tmp_path: Path) -> None:
     assert total(found, "emit_process_start_seconds_count", node=name) == 1
     assert total(found, "emit_process_wait_seconds_count", node=name) == 1
     assert total(found, "emit_process_cpu_seconds_total", node=name) >= used
+
+
+def test_processes_of_a_shared_host(
+    folder: Path, tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host counts their starts and ends, of which its clients' routers know nothing."""
+    (tmp_path / "up.py").write_text("def up(text):\n    return text.upper()\n", "utf-8")
+    path, name = short_folder / "host.sock", f"up-{os.getpid()}"
+    monkeypatch.setenv("EMIT_HOST", str(path))
+    router = Router()
+    metrics.instrument(router)
+
+    @router.node(("x",), entry_point=True, name=name)
+    class Up(ShellNode):
+        file = str(tmp_path / "up.py")
+        max_calls = 1
+        size = 1
+
+    def ends(cause: str) -> float:
+        return total(scrape(), "emit_process_ends_total", node=name, cause=cause)
+
+    with listening(path) as host:
+        with router:
+            for _ in range(3):
+                router(text="a")
+            eventually(lambda: ends("max_calls") >= 1)
+        found = scrape()
+        assert total(found, "emit_process_starts_total", node=name) >= 2
+        assert total(found, "emit_process_start_seconds_count", node=name) >= 2
+        assert total(found, "emit_messages_handled_total", node=name) == 3
+        host.terminate()
+        host.wait(60)
+    found = scrape()
+    starts, ended = (total(found, f"emit_process_{x}_total", node=name) for x in ("starts", "ends"))
+    assert starts == ended
 
 
 def test_each_series_is_told(folder: Path) -> None:

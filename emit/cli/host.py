@@ -17,6 +17,7 @@ from emit.host.host import Host
 from emit.host.place import VARIABLE, Place, PlaceTaken, socket_path
 from emit.host.shared.client import ask
 from emit.host.shared.server import Server
+from emit.observe.observers import Observers
 
 HELP = "Run the programs of nodes for all processes of this user that have EMIT_HOST=shared."
 
@@ -75,7 +76,7 @@ def _count(text: str) -> int:
 
 
 def _serve(place: Place, arguments: argparse.Namespace) -> None:
-    host = Host(arguments.max_processes, arguments.max_rss)
+    host = Host(arguments.max_processes, arguments.max_rss, _counts())
     server = Server(place, host, parent=arguments.parent, max_clients=arguments.max_clients)
     stopped: list[int] = []
 
@@ -97,6 +98,15 @@ def _serve(place: Place, arguments: argparse.Namespace) -> None:
         place.take()
     status.serve(host.answer)
     server.run()
+
+
+def _counts() -> list[Observers]:
+    """Return what counts processes for `emit metrics`, if that is installed."""
+    try:
+        from emit.observe.metrics import of_a_shared_host
+    except ImportError:
+        return []
+    return [of_a_shared_host()]
 
 
 def _status(path: str) -> dict[str, Any]:

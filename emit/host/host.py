@@ -43,6 +43,7 @@ class Host:
         max_processes: Processes of all nodes together; None: only the pools' own sizes limit them.
         max_rss: Bytes of memory of all processes together; None: no limit. The host checks it
             before each start, so it does not stop a process that grows later.
+        observers: Told about the processes of all nodes, beside the observers of each node.
 
     At either limit the process that has idled longest, of any node, makes room for a new one. If
     none is idle, the start waits. The start that has waited longest gets the room of the next
@@ -55,7 +56,13 @@ class Host:
         >>> host.close()
     """
 
-    def __init__(self, max_processes: int | None = None, max_rss: int | None = None) -> None:
+    def __init__(
+        self,
+        max_processes: int | None = None,
+        max_rss: int | None = None,
+        observers: Sequence[Observers] = (),
+    ) -> None:
+        self._observers = observers
         self.max_processes = max_processes
         self.max_rss = max_rss
         self.pid = os.getpid()
@@ -116,7 +123,7 @@ class Host:
             return self._shared[key]
 
     def _pool(self, node: str, program: Callable[[], Program], settings: Settings) -> Pool[Process]:
-        told: list[Observers] = []
+        told = [*self._observers]
         source = Launcher(program, settings, told)
         return Pool(node, source, settings, self.admission, self.keeper, told)
 

@@ -27,6 +27,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from emit.host import status
 from emit.observe import waiting
 from emit.observe.counts import VARIABLE, Counts, files, folder_of
+from emit.observe.observers import Observers
 from emit.observe.series import CPU, Tally
 
 if TYPE_CHECKING:
@@ -56,6 +57,23 @@ def instrument(router: Router, folder: str | os.PathLike[str] | None = None) -> 
     if counts.tally is None:
         counts.tally = Tally(counts)
     router.observe(counts.tally)
+
+
+def of_a_shared_host() -> Observers:
+    """
+    Return what counts the processes of a shared host, of which the routers of its clients know
+    nothing. It counts once there is a folder of counts, as when a client's router counts.
+    """
+    counts = Counts.at(folder_of())
+    tally = Tally(counts)
+
+    def count(fact: Any) -> None:
+        if counts.folder.is_dir():
+            tally(fact)
+
+    observers = Observers()
+    observers.add(count)
+    return observers
 
 
 def register(
