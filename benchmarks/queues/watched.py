@@ -11,10 +11,12 @@ from typing import Any
 from celery import Celery
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
+from opentelemetry.trace import Link, Span, SpanKind
 
 from emit import CeleryRouter
 from emit.celery import configure
+from emit.observe import Finished, Sent, Started
 from emit.observe.counts import Counts
 from emit.observe.otel import Tracing
 from emit.observe.series import Tally
@@ -34,10 +36,48 @@ class Dropped(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-def tracing(sampler: Any) -> Tracing:
-    provider = TracerProvider(sampler=sampler)
-    provider.add_span_processor(BatchSpanProcessor(Dropped(), max_queue_size=1 << 16))
-    return Tracing(provider)
+def provider(sampler: Any) -> TracerProvider:
+    made = TracerProvider(sampler=sampler)
+    made.add_span_processor(BatchSpanProcessor(Dropped(), max_queue_size=1 << 16))
+    return made
+
+
+class Bare:
+    """
+    Makes the two spans of each message, with as many attributes and links, by the SDK and nothing
+    else: what the SDK alone costs. No context travels, so each is a trace of its own.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self._tracer = provider(sampler).get_tracer("bare")
+        self._link = [Link(self._tracer.start_span("one").get_span_context())]
+        self._spans: dict[int, Span] = {}
+
+    def __call__(self, fact: Any) -> None:
+        kind = type(fact)
+        if kind is Sent:
+            self._tracer.start_span(
+                "send", kind=SpanKind.PRODUCER, attributes=self._about(fact, "send")
+            ).end()
+        elif kind is Started:
+            about = self._about(fact, "process") | {"emit.attempt": 1, "emit.queue": fact.queue}
+            self._spans[fact.run] = self._tracer.start_span(
+                "process", kind=SpanKind.CONSUMER, attributes=about, links=self._link
+            )
+        elif kind is Finished:
+            span = self._spans.pop(fact.run)
+            span.set_attribute("emit.results", fact.results)
+            span.end()
+
+    def _about(self, fact: Any, operation: str) -> dict[str, Any]:
+        return {
+            "messaging.system": "celery",
+            "messaging.operation.name": operation,
+            "messaging.operation.type": operation,
+            "messaging.destination.name": fact.node,
+            "messaging.message.id": fact.id,
+            "emit.origin": fact.origin,
+        }
 
 
 class Metrics:
@@ -57,8 +97,11 @@ class Metrics:
 OBSERVERS: dict[str, list[Any]] = {
     "nobody": [],
     "metrics": [Metrics()],
-    "out": [tracing(ALWAYS_OFF)],
-    "all": [Metrics(), tracing(ALWAYS_ON)],
+    "bare_out": [Bare(ParentBased(ALWAYS_OFF))],
+    "out": [Tracing(provider(ParentBased(ALWAYS_OFF)))],
+    "bare_in": [Bare(ALWAYS_ON)],
+    "in": [Tracing(provider(ALWAYS_ON))],
+    "all": [Metrics(), Tracing(provider(ALWAYS_ON))],
 }
 
 

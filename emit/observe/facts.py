@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from emit.context import Trace
+
 __all__ = ["Fact", "Observer"]
 
 
@@ -278,4 +280,4 @@ Fact = (
 #: Started and Sent, a mapping with the W3C trace context ``traceparent``, and maybe ``tracestate``:
 #: of this run, or of this message. If it has a method ``flush``, that is called
 #: when its router is closed, as at the end of a worker's process.
-Observer = Callable[[Any], Mapping[str, str] | None]
+Observer = Callable[[Any], Mapping[str, str] | Trace | None]

@@ -153,6 +153,8 @@ def _trace(said: Any) -> Trace | None:
     Raises:
         TypeError: *said* is not a mapping of texts.
     """
+    if type(said) is Trace:  # of Emit's own observers
+        return said
     if not isinstance(said, Mapping):
         raise TypeError(f"an observer returns None or a mapping, not {type(said).__name__}")
     parent, state = said.get("traceparent"), said.get("tracestate") or ""
