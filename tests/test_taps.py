@@ -199,6 +199,24 @@ def test_one_machine_without_redis(tmp_path: Path) -> None:
     assert "2 messages" in err
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_sockets")
+def test_only_nodes_of_the_router(tmp_path: Path) -> None:
+    """Another graph on the machine is not shown. Without any process, what helps is told."""
+    other = "from emit import Router\nrouter = Router()\nrouter.node(())(print)\n"
+    (tmp_path / "other.py").write_text(other)
+    with tapping("other.router", cwd=tmp_path) as tap:
+        said(tap, "0 so far (one of Python functions alone first calls emit.observe.looks.open())")
+        tap.kill()
+    with feeding(tmp_path) as feed, tapping("other.router", cwd=tmp_path) as tap:
+        said(tap, "1 so far")
+        feed("the rain")
+        tap.send_signal(2)
+        out, err = tap.communicate(timeout=60)
+    assert out == ""
+    assert "0 messages" in err
+
+
 @pytest.mark.usefixtures("own_sockets")
 def test_answers() -> None:
     """A process answers with its counts so far, and with what has passed meanwhile."""

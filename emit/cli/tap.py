@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="NODE|EDGE",
         help="a node, with its results; or an edge as 'measure -> count', '-> count' from calls of "
-        "the router (default: all nodes)",
+        "the router (default: all nodes of the router)",
     )
     add("--redact", default="", metavar="FIELDS", help="fields to hide, with commas between")
     add("--rate", type=float, default=10.0, help="show at most so many messages/s (%(default)g)")
@@ -66,7 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--rate and --seconds must be above 0")
     router = load_router(arguments.router)
     points = [
-        [each.node, each.origin] for told in arguments.points for each in [point(told, router)]
+        [each.node, each.origin]
+        for told in arguments.points or sorted(router.names)
+        for each in [point(told, router)]
     ]
     redact = sorted({*router.redact, *filter(None, arguments.redact.split(","))})
     wish = Wish(f"tap-{uuid4().hex}", points=points, redact=redact, rate=arguments.rate)
@@ -111,6 +113,8 @@ def source(wish: Wish, router: Router, arguments: argparse.Namespace) -> Iterato
             outlet = stack.enter_context(Outlet(wish._replace(project=project())))
             outlet.ask(status.sockets(idle=True))
             where = f"the processes of this user on this machine, {outlet.asked} so far"
+            if not outlet.asked:
+                where += " (one of Python functions alone first calls emit.observe.looks.open())"
             yield where, _often(lambda: outlet.ask(status.sockets(idle=True)), outlet.take)
             return
         lookings = [stack.enter_context(Looking(*each, wish)) for each in sources]
