@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from emit import Router, ShellNode
@@ -213,6 +213,36 @@ def test_what_is_not_sampled(exporter: InMemorySpanExporter) -> None:
     router(n=1)
     assert sampled == [False]
     assert exporter.get_finished_spans() == ()
+
+
+@pytest.mark.parametrize("follows", [True, False], ids=["a usual sampler", "one that does not ask"])
+def test_a_trace_that_its_caller_does_not_sample(
+    exporter: InMemorySpanExporter, follows: bool
+) -> None:
+    """A sampler that follows the caller drops each run. Any other one decides for itself."""
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON) if follows else ALWAYS_ON)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    router, heard = Router(), list[trace.SpanContext]()
+
+    @router.node(("n",), entry_point=True, name="one")
+    def one(msg: Any) -> int:
+        heard.append(trace.get_current_span().get_span_context())
+        return 1
+
+    @router.node((), "one", name="two")
+    def two(msg: Any) -> None:
+        heard.append(trace.get_current_span().get_span_context())
+        raise KeyError("no")
+
+    instrument(router, provider)
+    outer = trace.SpanContext(1, 2, True, trace.TraceFlags(0))
+    with trace.use_span(trace.NonRecordingSpan(outer)):
+        with pytest.raises(KeyError):
+            router(n=1)
+        assert trace.get_current_span().get_span_context() is outer
+    assert [told.trace_id for told in heard] == [1, 1]
+    assert {told.trace_flags.sampled for told in heard} == {not follows}
+    assert len(exporter.get_finished_spans()) == (0 if follows else 4)
 
 
 def test_without_an_sdk() -> None:
