@@ -17,7 +17,7 @@ import pytest
 from emit import Router
 from emit.host import status
 from emit.observe import looks, observers
-from emit.observe.facts import Finished, Retried, Sent, Started, Waiting
+from emit.observe.facts import Finished, Retried, Started, Waiting
 from emit.observe.looks import Outlet, Wish, brief
 from emit.observe.tap import HIDDEN
 from emit.observe.totals import Totals
@@ -276,6 +276,22 @@ def test_a_look_that_nobody_renews(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("own_sockets")
+def test_outlets_of_killed_processes_are_removed() -> None:
+    """By the next one. Those of living processes stay."""
+    with Outlet(Wish("one")) as one:
+        child = os.fork()
+        if not child:
+            Outlet(Wish("left"))
+            os.kill(os.getpid(), 9)
+        os.waitpid(child, 0)
+        assert len([*status.folder().glob("*.out")]) == 2
+        with Outlet(Wish("two")) as two:
+            assert {*status.folder().glob("*.out")} == {one._path, two._path}
+    one.close()
+    assert [*status.folder().glob("*.out")] == []
+
+
+@pytest.mark.usefixtures("own_sockets")
 def test_a_full_outlet_blocks_nobody() -> None:
     """Messages that nobody takes are dropped, and counted."""
     router = Router()
@@ -348,8 +364,8 @@ def test_totals() -> None:
     totals = Totals()
     started = Started("b", "a", "1", 1, "celery", "", 1, None, 7, 0.0, None, None)
     for fact in (
-        Sent("a", "b", "1", "celery", 0, 0.0),
         started,
+        started._replace(attempt=2),
         Finished("b", "1", 1, "celery", 7, 0, 0.25, None, 0.0),
     ):
         totals(fact)

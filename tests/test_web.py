@@ -20,6 +20,7 @@ import pytest
 from emit import Router, ShellNode
 from emit.dead import DeadLetters
 from emit.letter import Cause, DeadLetter
+from emit.observe.fleet import Report
 from emit.router.ledger import Ledger
 from tests.conftest import serving_redis
 from tests.hosts import ROOT
@@ -33,6 +34,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from emit.web import app, layout
+from emit.web import watch as web_watch
 from emit.web.watch import Watch
 
 CAUSE = Cause("KeyError", "row 17: no <b>key</b>", "the stderr\n", None, None, 1000.0)
@@ -308,6 +310,32 @@ def test_no_page_is_open() -> None:
 
 
 @pytest.mark.requires("redis-server")
+def test_a_worker_s_counts_are_added_once(
+    redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if its report is missing for a while, or if it begins to count anew."""
+    router: Any = graph()
+    reports: list[Any] = []
+    monkeypatch.setattr(web_watch, "snapshots", lambda *where: list(reports))
+
+    def report(count: int, at: float) -> Any:
+        counts = {"nodes": {}, "edges": [["first", "second", count]]}
+        head = ("web1", "a", "celery", "", "", 1, "", "", 0.0, at, 2.0, [])
+        return Report(*head, {"nodes": {}}, counts)
+
+    with pytest.importorskip("redis").Redis.from_url(redis) as connection:
+        router.ledgers = lambda: [Ledger(connection)]
+        watch = Watch(router)
+        found = []
+        for told in ([report(5, 1.0)], [], [report(7, 2.0)], [report(1, 3.0)], []):
+            reports[:] = told
+            edges = {(e["origin"], e["node"]): e["count"] for e in watch.look()["edges"]}
+            found.append(edges["first", "second"])
+        watch.close()
+    assert found == [5, 5, 7, 8, 8]
+
+
+@pytest.mark.requires("redis-server")
 def test_the_fleet_s_redis_goes_away(tmp_path: Path) -> None:
     """The page says so, and shows this machine's processes meanwhile."""
     redis_py = pytest.importorskip("redis")
@@ -322,6 +350,7 @@ def test_the_fleet_s_redis_goes_away(tmp_path: Path) -> None:
             connection.shutdown(nosave=True)
             figures = watch.look()
             assert "by their sockets; " in figures["source"]
+            assert watch.describe("second") == {"errors": [], "stderr": []}
             assert figures["nodes"]["second"]["calls"] == 1
             watch.close()
 

@@ -17,6 +17,7 @@ messages that have passed since it was asked before.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -428,8 +429,11 @@ class Outlet:
     """
 
     def __init__(self, wish: Wish) -> None:
-        named = f"{os.getpid()}-{os.urandom(4).hex()}"
-        self._path = private(status.folder()) / f"{named}.out"
+        self._pid = os.getpid()
+        named = f"{self._pid}-{os.urandom(4).hex()}"
+        folder = private(status.folder())
+        _sweep(folder)
+        self._path = folder / f"{named}.out"
         self.wish = wish._replace(id=f"{wish.id}-{named}")
         self.asked = 0
         self._counts: dict[str, tuple[float, Mapping[str, Any]]] = {}
@@ -440,6 +444,7 @@ class Outlet:
         try:
             self._socket.bind(str(self._path))
             # A thread, as the kernel keeps only ten datagrams.
+            atexit.register(self.close)
             self._thread = threading.Thread(target=self._hear, name="emit-outlet", daemon=True)
             self._thread.start()
         except BaseException:
@@ -454,7 +459,10 @@ class Outlet:
         self.close()
 
     def close(self) -> None:
-        """End the look: each process notices with its next message, or after some seconds."""
+        """End the look: each process notices some seconds later. May be called repeatedly."""
+        if self._pid != os.getpid():  # it is the parent's
+            return
+        atexit.unregister(self.close)
         if (own := _looks.get(str(self._path))) is not None:
             own.close()
         with contextlib.suppress(OSError):
@@ -520,6 +528,16 @@ class Outlet:
                     _add(whole, told)
             _add(whole, self._past.told())
         return whole
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the outlets of processes that were killed."""
+    for path in folder.glob("*.out"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as it:
+            try:
+                it.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
 
 
 def _add(totals: Totals, told: Mapping[str, Any]) -> None:

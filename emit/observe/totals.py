@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from emit.host.accounting import Times
-from emit.observe.facts import Failed, Finished, Retried, Sent, Waiting
+from emit.observe.facts import Failed, Finished, Retried, Started, Waiting
 
 __all__ = ["Durations", "Node", "Totals"]
 
@@ -57,7 +57,7 @@ class Totals:
 
     Attributes:
         nodes: The counts of each node that has had a message.
-        edges: Number of messages sent along each edge, by its two ends.
+        edges: Number of messages that have come along each edge, by its two ends.
     """
 
     def __init__(self) -> None:
@@ -69,8 +69,9 @@ class Totals:
         """Count a fact: this is an observer."""
         kind = type(fact)
         with self._lock:
-            if kind is Sent:
-                self.edges[fact.origin, fact.node] += 1
+            if kind is Started:
+                # Not where it is sent: the sender may be a process that nobody can look at.
+                self.edges[fact.origin, fact.node] += fact.attempt == 1
             elif kind is Finished or kind is Failed:
                 node = self._node(fact.node)
                 node.done += 1

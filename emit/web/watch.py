@@ -52,6 +52,9 @@ ERRORS, PATIENCE = 20, 4.0
 #: Seconds without a new report after which a worker is silent: it was killed, or can't reach Redis.
 SILENT = 4.0
 
+#: Seconds after which a worker without a report has ended.
+ENDED = 60.0
+
 
 class Source(NamedTuple):
     """
@@ -91,10 +94,12 @@ class Watch:
 
     def __init__(self, router: Router) -> None:
         self._router = router
-        self._outlet: Outlet | None = None
+        self._own: Outlet | None = None
+        self._others: Outlet | None = None
         self._places: list[tuple[Any, str]] | None = None
         self._past = Totals()  # of workers that have ended
         self._workers: dict[str, tuple[float, Report]] = {}
+        self._present = 0  # workers in the last look
         self._recent: dict[str, Recent] = {}
         self._edges: deque[tuple[float, Mapping[tuple[str, str], int]]] = deque()
         self._ends: deque[tuple[float, Mapping[str, int]]] = deque()
@@ -177,7 +182,7 @@ class Watch:
         wish = Wish(f"node-{secrets.token_hex(8)}", node=node)
         end = time.monotonic() + PATIENCE
         for client, prefix in self.places():
-            wanted, begun = len(self._workers), 0
+            wanted, begun = self._present, 0
             with Looking(client, prefix, wish) as looking:
                 looking.renew()
                 while begun < wanted and time.monotonic() < end:
@@ -190,15 +195,17 @@ class Watch:
     def close(self) -> None:
         """Look no longer. The next look begins again."""
         with self._guard:
-            if self._outlet is not None:
-                self._outlet.close()
-            self._outlet = None
+            for outlet in (self._own, self._others):
+                if outlet is not None:
+                    outlet.close()
+            self._own = self._others = None
 
     # -- who is asked ----------------------------------------------------------------------
 
     def _see(self) -> Seen:
-        if self._outlet is None:
-            self._outlet = Outlet(Wish(COUNTS, counts=True, project=project()))
+        if self._own is None:
+            self._own = Outlet(Wish(COUNTS, counts=True))
+        self._own.ask([], here=True)
         try:
             reports = []
             for client, prefix in self.places():
@@ -225,37 +232,44 @@ class Watch:
 
     def _see_here(self, trouble: str) -> Seen:
         """Ask the processes of this user on this machine."""
-        assert self._outlet is not None
-        self._outlet.ask(status.sockets(idle=True), here=True)
+        assert self._own is not None
+        if self._others is None:
+            self._others = Outlet(Wish(COUNTS, counts=True, project=project()))
+        self._others.ask(status.sockets(idle=True))
         hosts = {pid: _of_project(host) for pid, host in _hosts()}
-        count = self._outlet.asked - 1
+        count = self._others.asked
         others = f" and {count} other{'' if count == 1 else 's'}" if count else ""
+        totals = self._own.totals()
+        totals.add(self._others.totals().told())
         machine = socket.gethostname()
         said = f"this process{others} on {machine}, by their sockets{trouble}"
-        return Seen(hosts, self._outlet.totals(), [Source(machine, 0.0)], said)
+        return Seen(hosts, totals, [Source(machine, 0.0)], said)
 
     def _see_workers(self, reports: list[Report]) -> Seen:
         """Add what workers have published, and ask this process itself."""
-        assert self._outlet is not None
-        self._outlet.ask([], here=True)
-        now, totals = time.monotonic(), self._outlet.totals()
+        assert self._own is not None
+        now, totals = time.monotonic(), self._own.totals()
         told = {f"{report.machine} {report.worker} {report.pid}": report for report in reports}
-        for key in [key for key in self._workers if key not in told]:
-            _add(self._past, self._workers.pop(key)[1])
         for key, report in told.items():
             since, last = self._workers.get(key, (now, report))
-            if report.counts is None and last.counts is not None:  # nobody has looked for a while
+            if _size(report) < _size(last):  # it has begun to count anew, as nobody has looked
                 _add(self._past, last)
             self._workers[key] = (since if last.at == report.at else now, report)
-            _add(totals, report)
+        for key, (since, report) in [*self._workers.items()]:
+            if key not in told and now - since > ENDED:
+                _add(self._past, report)
+                del self._workers[key]
+            else:  # one that is missing may come back, if Redis has lost its report
+                _add(totals, report)
         totals.add(self._past.told())
         hosts = {**nodes_of(reports), **dict(_hosts(own=True))}
         sources = [
             Source(one_line(f"{report.worker} on {report.machine}"), round(now - since, 1))
-            for since, report in self._workers.values()
+            for key, (since, report) in self._workers.items()
+            if key in told
         ]
         machines = len({report.machine for report in reports})
-        count = len(reports)
+        count = self._present = len(reports)
         workers = f"{count} worker{'' if count == 1 else 's'}"
         said = f"{workers} on {machines} machine{'' if machines == 1 else 's'}, by Redis"
         return Seen(hosts, totals, sources, said)
@@ -329,6 +343,11 @@ _NOTHING: dict[str, Any] = {
 def _readable(report: Report) -> Report:
     """Return a report without the hosts of another version of Emit."""
     return report._replace(hosts=[host for host in report.hosts if is_snapshot(host)])
+
+
+def _size(report: Report) -> int:
+    """Return a number that grows with the counts of a report."""
+    return sum(count for *_, count in report.counts["edges"]) if report.counts else -1
 
 
 def _add(totals: Totals, report: Report) -> None:
