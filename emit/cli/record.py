@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     wish = Wish(f"tap-{uuid4().hex}", points=[[node, None]], redact=redact, rate=_RATE, whole=True)
     recorder, left_out = Recorder(arguments.count), set[str]()
     with source(wish, router, arguments) as (where, take):
-        print(f"emit record: watching {where}; Ctrl-C ends it", file=sys.stderr, flush=True)
         end, is_over = time.monotonic() + arguments.seconds, until_interrupted()
+        print(f"emit record: watching {where}; Ctrl-C ends it", file=sys.stderr, flush=True)
         while not is_over.wait(_TICK) and time.monotonic() < end and not recorder.is_full:
             left_out |= {*_note(take(False), recorder)}
         left_out |= {*_note(take(True), recorder)}

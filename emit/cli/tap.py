@@ -74,9 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     wish = Wish(f"tap-{uuid4().hex}", points=points, redact=redact, rate=arguments.rate)
     shown = Shown(arguments.rate, arguments.json)
     with source(wish, router, arguments) as (where, take):
+        end, is_over = time.monotonic() + arguments.seconds, until_interrupted()
         print(f"emit tap: watching {where}; Ctrl-C ends it", file=sys.stderr, flush=True)
-        end = time.monotonic() + arguments.seconds
-        is_over = until_interrupted()
         while not is_over.wait(_TICK) and time.monotonic() < end and not shown.has(arguments.count):
             shown.show_all(take(False), arguments.count)
         shown.show_all(take(True), arguments.count)
