@@ -6,9 +6,10 @@ one against the other before a message is sent.
 """
 
 import sys
+from collections.abc import Iterator
 from typing import TypedDict
 
-from emit import Router, ShellNode
+from emit import Message, Router, ShellNode
 
 router = Router()
 
@@ -20,7 +21,7 @@ class Order(TypedDict):
 
 
 @router.node(Order, entry_point=True, name="orders", validate=True)
-def orders(msg):
+def orders(msg: Message) -> Iterator[tuple[str, int, int]]:
     """Emit an order for each line."""
     for line in msg.text.splitlines():
         sku, cents, count = line.split()
@@ -33,12 +34,12 @@ class Total(ShellNode):
 
 
 @router.node({"text": str}, "total", name="receipt")
-def receipt(msg):
+def receipt(msg: Message) -> str:
     return f"{msg.sku}: {msg.total / 100:.2f}"
 
 
 @router.node((), "receipt", name="show")
-def show(msg):
+def show(msg: Message) -> None:
     print(msg.text)
 
 
