@@ -174,7 +174,7 @@ def test_a_new_project(tmp_path: Path, redis: str) -> None:
     done = run("new", "--project", "tweets", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     project = tmp_path / "tweets"
-    tested = shell("python -m pytest -q -p no:cacheprovider", project)
+    tested = run("test", cwd=project)
     assert tested.returncode == 0, tested.stdout + tested.stderr
     checked = run("check", "app.router", cwd=project)
     assert checked.returncode == 0, checked.stdout

@@ -56,7 +56,7 @@ def _new_project(name: str) -> int:
     if not languages:
         raise CommandError("none of the languages is installed: see emit doctor")
     write(project_files(name, folder, languages))
-    print(f"\nTest it:  cd {name} && python -m pytest")
+    print(f"\nTest it:  cd {name} && emit test")
     print(f"Run it:   cd {name} && celery -A app worker  (needs Redis; see {folder}/README.md)")
     return 0
 

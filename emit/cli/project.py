@@ -69,31 +69,29 @@ def tell(msg):
 '''
 
 _TEST = '''\
-"""Test each node by itself, and the way of a message. This needs no Redis and no worker."""
+"""Test the whole graph, with the real programs. This needs no Redis and no worker."""
 
 import pytest
-from emit.testing import capture
 
 from app import router
 
 router.resolve_node_modules()
 
 
+def test_lines(emit_drive):
+    graph = emit_drive(router)
+    graph.give("tasks.lines", text="the rain\\n\\nin spain")
+    assert graph.results("tasks.lines") == [{"text": "the rain"}, {"text": "in spain"}]
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_words(language):
-    with router.routing_disabled():
-        words = router.functions[f"tasks.words_{language}"](text="the rain")
-    assert words == ({"word": "the", "length": 3}, {"word": "rain", "length": 4})
-
-
-def test_lines():
-    with capture(router) as sent:
-        router.functions["tasks.lines"](text="the rain\\n\\nin spain")
-    assert {(one.destination, one.message.text) for one in sent} == {
-        (f"tasks.words_{language}", text)
-        for language in LANGUAGES
-        for text in ("the rain", "in spain")
-    }
+def test_words(emit_drive, language):
+    graph = emit_drive(router)
+    graph(text="the rain")
+    words = [{"word": "the", "length": 3}, {"word": "rain", "length": 4}]
+    assert graph.results(f"tasks.words_{language}") == words
+    passed = graph.passed(f"tasks.words_{language}", "tasks.tell")
+    assert passed == words
 '''
 
 _README = """\
@@ -103,7 +101,7 @@ A graph of [Emit](https://github.com/emit-graph/emit) on Celery: each line of a 
 node in each language (LANGUAGES), and what they emit goes to the log.
 
     pip install -r requirements.txt
-    python -m pytest                                # needs no Redis and no worker
+    emit test                                       # needs no Redis and no worker
     emit check app.router                           # is the graph sound?
 
     redis-server &                                  # or REDIS_URL=redis://...
