@@ -169,6 +169,19 @@ def test_emit_test(project: Path) -> None:
     assert [json.loads(line)["verdict"] for line in done.stdout.splitlines()].count("failed") == 1
 
 
+@pytest.mark.requires("go")
+def test_a_node_that_is_a_folder(tmp_path: Path) -> None:
+    """The test of a Go node is found, run, and fails if it should."""
+    assert run("new", "words", "--lang", "go", "--test", cwd=tmp_path).returncode == 0
+    done = run("test", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "✔ nodes/words\n"), done.stdout
+    test = tmp_path / "nodes" / "words" / "words_test.go"
+    test.write_text(test.read_text("utf-8").replace("rain", "snow", 1), "utf-8")
+    done = run("test", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.startswith("✘ nodes/words\n")
+
+
 def test_a_language_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "words_test.rb").write_text("", "utf-8")
     monkeypatch.setenv("PATH", str(tmp_path))

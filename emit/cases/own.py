@@ -82,7 +82,7 @@ def _one(target: Path, own: Own) -> Finding:
     lacking = _lacks(own)
     if lacking:
         return Finding(str(target), "", "skipped", 0.0, (lacking,))
-    values = {**_places(own), "file": str(target.resolve())}
+    values = {**_places(own), "file": str(own.path.resolve())}
     began = time.monotonic()
     code, output = _call(fill(own.runtime.test, values), own, values)
     seconds = time.monotonic() - began
