@@ -223,14 +223,21 @@ def test_processes_are_killed_under_many_threads() -> None:
 
 
 @pytest.mark.skipif(not CHAOS, reason="the clock decides; only with EMIT_CHAOS=1")
-def test_a_kill_every_fifty_milliseconds() -> None:
-    """Kills at any moment lose no message, deliver none twice and bury no innocent one."""
+@pytest.mark.parametrize("cancelling", [False, True], ids=["", "cancellations"])
+def test_a_kill_every_fifty_milliseconds(cancelling: bool) -> None:
+    """
+    Kills at any moment lose no message, deliver none twice and bury no innocent one; also if
+    batches are left at any place, and messages take too long.
+    """
     count = 100_000
     chance = random.Random(2)
     poison = set(chance.sample(range(count), 14))
+    slow = set(chance.sample(range(count), 14 if cancelling else 0)) - poison
     letters: list[DeadLetter] = []
     done = threading.Event()
-    with pool(sdk(POISONED), size=4, dead_letter=letters.append) as node:
+    code = CANCELLED.replace("CONCURRENCY", "1") if cancelling else POISONED
+    limits = {"timeout": 1.0, "max_attempts": 5, "cancel_grace": 0.2} if cancelling else {}
+    with pool(sdk(code), size=4, dead_letter=letters.append, **limits) as node:
 
         def kill() -> None:
             while not done.wait(0.05):
@@ -239,9 +246,15 @@ def test_a_kill_every_fifty_milliseconds() -> None:
 
         killer = threading.Thread(target=kill)
         killer.start()
+        outcomes: list[Any] = []
         try:
-            messages = ({"n": n, "poison": n in poison} for n in range(count))
-            outcomes = list(node.call_many(messages))
+            while len(outcomes) < count:
+                rest = range(len(outcomes), count)
+                messages = ({"n": n, "poison": n in poison, "slow": n in slow} for n in rest)
+                batch = node.call_many(messages)
+                most = chance.randrange(1, 20_000) if cancelling else count
+                outcomes += itertools.islice(batch, most)
+                batch.close()
         finally:
             done.set()
             killer.join()
